@@ -1,0 +1,64 @@
+"""Opening a backend by name. One file an SDK; none is imported before it is asked for.
+
+| name               | runs on                     | extra      |
+|--------------------|-----------------------------|------------|
+| `onnxruntime`      | CPUs                        | `cpu`      |
+| `onnxruntime-cuda` | NVIDIA GPUs                 | `cuda`     |
+| `openvino`         | CPUs, fastest on x86        | `openvino` |
+
+`auto` takes the first that is installed of onnxruntime-cuda, openvino and onnxruntime.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+from seqpar_deploy.backends import onnxruntime, openvino
+from seqpar_deploy.backends.base import Backend, DecodeState, StepOutput
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
+
+BackendName = Literal["auto", "onnxruntime", "onnxruntime-cuda", "openvino"]
+
+__all__ = ["Backend", "BackendName", "DecodeState", "StepOutput", "available_backends", "open_backend"]
+
+
+def available_backends() -> list[str]:
+    """Names of the backends whose SDK is installed, in the order `auto` tries them."""
+    devices = onnxruntime.available_devices()
+    return [
+        *(["onnxruntime-cuda"] if "cuda" in devices else []),
+        *(["openvino"] if openvino.is_available() else []),
+        *(["onnxruntime"] if "cpu" in devices else []),
+    ]
+
+
+def open_backend(bundle: Bundle, name: BackendName = "auto", *, threads: int | None = None) -> Backend[Any]:
+    """Open a bundle on a backend. `threads` bounds the CPU threads of one inference; None leaves it to the runtime.
+
+    Raises BackendUnavailableError if the SDK is missing, BackendError if it cannot open the bundle.
+    """
+    if name == "auto":
+        return _open_first(bundle, threads)
+    if name == "onnxruntime":
+        return onnxruntime.OnnxRuntimeBackend(bundle, threads=threads)
+    if name == "onnxruntime-cuda":
+        return onnxruntime.OnnxRuntimeBackend(bundle, device="cuda", threads=threads)
+    if name == "openvino":
+        return openvino.OpenVinoBackend(bundle, threads=threads)
+    raise BackendUnavailableError(f"no backend {name!r}; known are {', '.join(get_args(BackendName))}")
+
+
+def _open_first(bundle: Bundle, threads: int | None) -> Backend[Any]:
+    names = available_backends()
+    if not names:
+        raise BackendUnavailableError("no backend is installed; pip install 'seqpar-deploy[openvino]' or [cpu] or [cuda]")
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        try:
+            return open_backend(bundle, name, threads=threads)  # type: ignore[arg-type]
+        except BackendError as error:
+            if following is None:
+                raise
+            warnings.warn(f"backend {name} is passed over for {following}: {error}", stacklevel=4)
+    raise AssertionError("unreachable: the last backend returns or raises")

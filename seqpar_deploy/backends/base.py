@@ -1,0 +1,70 @@
+"""What a decoding strategy asks of the thing that runs the graphs.
+
+A backend turns crops into a `DecodeState` and steps it. The state owns the self-attention cache and `cross_kv`, so that
+both can stay on a device; strategies only ever see token ids and log-probabilities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What follows each token: log-probabilities (B, T, V) and the most probable token (B, T)."""
+
+    log_probs: Float32Array
+    next_token: Int64Array
+
+
+class DecodeState(Protocol):
+    """B sequences being generated. Used by one thread at a time."""
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Tokens each row has consumed so far (B,)."""
+        ...
+
+    def truncate(self, lengths: Int64Array) -> None:
+        """Forget what each row consumed beyond `lengths` (B,). Costs nothing: stale slots are masked."""
+        ...
+
+    def reorder(self, rows: Int64Array) -> None:
+        """Make the rows `state[rows]`: drops, repeats and permutes them."""
+        ...
+
+
+State = TypeVar("State", bound=DecodeState)
+
+
+class Backend(Protocol[State]):
+    """Runs one bundle on one device. Threads may share it: each works on states of its own."""
+
+    @property
+    def name(self) -> str:
+        """`onnxruntime`, `openvino`, ..."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu`, `cuda`, ..."""
+        ...
+
+    def encode(self, crops: npt.NDArray[np.uint8]) -> State:
+        """Start B sequences from prepared crops (B, H, W, 3) uint8."""
+        ...
+
+    def step(self, state: State, tokens: Int64Array) -> StepOutput:
+        """Feed tokens (B, T), T >= 1, to the rows of `state` and advance them by T."""
+        ...
+
+    def close(self) -> None:
+        """Release the device. Safe to call twice."""
+        ...

@@ -1,0 +1,92 @@
+"""What backends share whose tensors live in host memory: the cache as NumPy arrays, and the checks around a step."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.backends.base import Int64Array, StepOutput
+from seqpar_deploy.bundle import Bundle, Dimensions
+from seqpar_deploy.errors import BackendError
+
+Cache = npt.NDArray[Any]  # float32 or float16
+
+
+class HostState:
+    """A decode state in host memory: `self_kv` (2L, B, heads, C, head size) and `cross_kv` (2L, B, heads, N, head size)."""
+
+    def __init__(self, self_kv: Cache, cross_kv: Cache) -> None:
+        self.self_kv = self_kv
+        self.cross_kv = cross_kv
+        rows = cross_kv.shape[1]
+        self._lengths = np.zeros(rows, dtype=np.int64)
+        self._crop_of_row = np.arange(rows)
+
+    @property
+    def lengths(self) -> Int64Array:
+        return self._lengths
+
+    def advance(self, tokens: int) -> None:
+        self._lengths = self._lengths + tokens
+
+    def truncate(self, lengths: Int64Array) -> None:
+        if np.any(lengths > self._lengths) or np.any(lengths < 0):
+            raise ValueError(f"cannot truncate rows of lengths {self._lengths} to {lengths}")
+        self._lengths = np.array(lengths, dtype=np.int64)
+
+    def reorder(self, rows: Int64Array) -> None:
+        self.self_kv = self.self_kv[:, rows]
+        self._lengths = self._lengths[rows]
+        crop_of_row = self._crop_of_row[rows]
+        # `cross_kv` is megabytes a row. A beam search shuffles rows of one crop among themselves at each step, and
+        # those are equal: gather only when some row gets another crop.
+        if not np.array_equal(crop_of_row, self._crop_of_row):
+            self.cross_kv = self.cross_kv[:, rows]
+        self._crop_of_row = crop_of_row
+
+
+class HostBackend(abc.ABC):
+    """Base of the host-memory backends: a subclass runs the two graphs, which take and give NumPy arrays."""
+
+    name: str
+    device: str
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._dimensions: Dimensions = bundle.dimensions
+        self._dtype = np.dtype(np.float16 if bundle.precision == "fp16" else np.float32)
+
+    @abc.abstractmethod
+    def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> Cache:
+        """`cross_kv` of prepared crops."""
+
+    @abc.abstractmethod
+    def _run_decoder_step(
+        self, tokens: Int64Array, position: Int64Array, self_kv: Cache, cross_kv: Cache
+    ) -> tuple[npt.NDArray[np.float32], Int64Array, Cache]:
+        """(`log_probs`, `next_token`, `self_kv_out`) of one step."""
+
+    def encode(self, crops: npt.NDArray[np.uint8]) -> HostState:
+        cross_kv = self._run_encoder(np.ascontiguousarray(crops))
+        d = self._dimensions
+        self_kv = np.zeros((2 * d.layers, len(crops), d.heads, d.capacity, d.head_size), dtype=self._dtype)
+        return HostState(self_kv, cross_kv)
+
+    def step(self, state: HostState, tokens: Int64Array) -> StepOutput:
+        tokens = np.ascontiguousarray(tokens, dtype=np.int64)
+        if tokens.ndim != 2 or tokens.shape[0] != len(state.lengths) or tokens.shape[1] < 1:
+            raise ValueError(f"tokens have shape {tokens.shape}, wanted ({len(state.lengths)}, T >= 1)")
+        # Runtimes differ in what they do past the end of the cache; TensorRT drops the write in silence.
+        longest = int(state.lengths.max(initial=0)) + tokens.shape[1]
+        if longest > self._dimensions.capacity:
+            raise BackendError(f"{longest} tokens in a row, the cache holds {self._dimensions.capacity}")
+        log_probs, next_token, state.self_kv = self._run_decoder_step(
+            tokens, state.lengths, state.self_kv, state.cross_kv
+        )
+        state.advance(tokens.shape[1])
+        return StepOutput(log_probs, next_token)
+
+    def close(self) -> None:
+        """Nothing to release unless a subclass says so."""

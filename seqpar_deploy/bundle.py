@@ -1,0 +1,257 @@
+"""A bundle: the folder that holds everything an edge device needs, and nothing of PyTorch.
+
+    manifest.json   encoder.onnx (+ .data)   decoder_step.onnx (+ .data)   golden.npz   model_card.md
+
+`Bundle.open` trusts nothing: the manifest's form, the SHA-256 of every file, and the places where the ONNX graphs
+look for their weights are checked before a runtime sees any of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError, LabelSetError
+from seqpar_deploy.onnx_file import external_data_locations
+from seqpar_deploy.preprocess import Preprocessing
+from seqpar_deploy.vocab import FIRST_ATTRIBUTE, SPECIAL_TOKENS, LabelSet
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+DECODER_STEP = "decoder_step.onnx"
+GOLDEN = "golden.npz"
+MODEL_CARD = "model_card.md"
+
+Precision = Literal["fp32", "fp16"]
+_EXPORT_AGAIN = "export the bundle again with seqpar-export"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dimensions:
+    """The sizes of one model's graphs."""
+
+    image_size: int  # pixels a side of the encoder's input
+    image_tokens: int  # N: class token and patches
+    layers: int  # L: decoder layers
+    heads: int  # attention heads of the decoder
+    head_size: int  # channels a head
+    capacity: int  # C = n + 1: tokens a row's cache holds, `<bos>` included
+    vocabulary: int  # V = n + 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchProfile:
+    """Crops a batch: the fewest, the usual and the most that engines are built for."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An opened bundle. `manifest` is the JSON as it stands in the file."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    label_set: LabelSet
+    dimensions: Dimensions
+    precision: Precision
+    batch: BatchProfile
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+        """Read and check a bundle. `verify=False` leaves out the hashes, which takes about a second a gigabyte.
+
+        Raises BundleFormatError or BundleIntegrityError.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise BundleFormatError(f"{path} {what}, wanted a bundle folder; make one with seqpar-export")
+        manifest = _read_manifest(path)
+        try:
+            bundle = cls(
+                path=path,
+                manifest=manifest,
+                label_set=LabelSet.from_dict(manifest["label_set"], source=f"{path.name}/{MANIFEST} label_set"),
+                dimensions=_dataclass_from(Dimensions, manifest["dimensions"]),
+                precision=manifest["precision"],
+                batch=_dataclass_from(BatchProfile, manifest["batch"]),
+            )
+            _check_consistency(bundle)
+        except (KeyError, TypeError, ValueError, AttributeError, LabelSetError) as error:
+            what = f"it misses key {error}" if isinstance(error, KeyError) else str(error)
+            raise BundleFormatError(f"{path / MANIFEST} is malformed: {what}; {_EXPORT_AGAIN}") from None
+        _check_files(path, manifest["files"], verify=verify)
+        return bundle
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / ENCODER
+
+    @property
+    def decoder_step(self) -> Path:
+        return self.path / DECODER_STEP
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.label_set.preprocessing
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, which holds the SHA-256 of every other file: it names the bundle."""
+        return sha256_of(self.path / MANIFEST)
+
+    def golden(self) -> dict[str, npt.NDArray[Any]]:
+        """The checkpoint's own answers on a few crops.
+
+        `crops` uint8 (G, H, W, 3) prepared, `tokens` int64 (G, C) greedy and right-padded, starting with `<bos>`,
+        `log_probs` float32 (G, C - 1, V) of the step that follows each token.
+        """
+        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("crops", "tokens", "log_probs")}
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def new_bundle_dir(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write a bundle into, which becomes `out` when the block ends well and vanishes when it does not.
+
+    The folder is a hidden sibling of `out`, so that the last step is one rename.
+    """
+    out = Path(os.path.abspath(out))
+    if out.exists() and not overwrite:
+        raise BundleError(f"{out} exists already; choose another name or pass --overwrite")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out} exists and is no bundle, it is not overwritten; choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error.strerror}; choose another place") from None
+    try:
+        yield staging
+        staging.chmod(0o755)  # mkdtemp makes it private
+        if out.exists():
+            replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
+            out.rename(replaced / out.name)
+            try:
+                staging.rename(out)
+            except OSError:
+                (replaced / out.name).rename(out)
+                raise
+            finally:
+                shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write `manifest.json`, with the size and SHA-256 of every file that lies in the folder, as its last file."""
+    files = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    text = json.dumps({"format": FORMAT, **values, "files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_manifest(path: Path) -> Mapping[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleFormatError(f"{path} holds no {MANIFEST}, so it is no bundle; {_EXPORT_AGAIN}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleFormatError(f"{file} cannot be read: {error}; {_EXPORT_AGAIN}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise BundleFormatError(f"{file} is no bundle manifest: it states no format number; {_EXPORT_AGAIN}")
+    if manifest["format"] > FORMAT:
+        raise BundleFormatError(
+            f"{file} has format {manifest['format']}, this package reads up to {FORMAT}; update seqpar-deploy"
+        )
+    if manifest["format"] < 1:
+        raise BundleFormatError(f"{file} has format {manifest['format']}, wanted {FORMAT}; {_EXPORT_AGAIN}")
+    return manifest
+
+
+def _dataclass_from(cls: Any, values: Mapping[str, Any]) -> Any:
+    made = cls(**values)
+    for field, value in dataclasses.asdict(made).items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{cls.__name__.lower()} {field} is {value!r}, wanted a whole number above 0")
+    return made
+
+
+def _check_consistency(bundle: Bundle) -> None:
+    if bundle.precision not in get_args(Precision):
+        raise ValueError(f"precision is {bundle.precision!r}, wanted one of {list(get_args(Precision))}")
+    if bundle.manifest["special_tokens"] != SPECIAL_TOKENS:
+        raise ValueError(f"special_tokens are {bundle.manifest['special_tokens']}, wanted {SPECIAL_TOKENS}")
+    attributes = len(bundle.label_set)
+    if bundle.dimensions.vocabulary != attributes + FIRST_ATTRIBUTE:
+        raise ValueError(f"vocabulary is {bundle.dimensions.vocabulary}, wanted {attributes} attributes + 3")
+    if bundle.dimensions.capacity != attributes + 1:
+        raise ValueError(f"capacity is {bundle.dimensions.capacity}, wanted {attributes} attributes + 1")
+    if not bundle.batch.min <= bundle.batch.opt <= bundle.batch.max:
+        raise ValueError(f"batch is {bundle.batch}, wanted min <= opt <= max")
+
+
+def _check_files(path: Path, files: Any, *, verify: bool) -> None:
+    if not isinstance(files, dict) or not {ENCODER, DECODER_STEP, GOLDEN} <= set(files):
+        raise BundleFormatError(f"{path / MANIFEST} does not list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}")
+    root = path.resolve()
+    for name, entry in files.items():
+        file = path / name
+        if not _stays_inside(name) or not file.resolve().is_relative_to(root):
+            raise BundleIntegrityError(f"{path / MANIFEST} lists {name!r}, which lies outside the bundle; do not use it")
+        if not file.is_file():
+            raise BundleIntegrityError(f"{file} is missing, the manifest lists it; {_EXPORT_AGAIN} or copy it whole")
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise BundleFormatError(f"{path / MANIFEST} gives no sha256 for {name}; {_EXPORT_AGAIN}")
+        if file.stat().st_size != entry.get("bytes"):
+            raise BundleIntegrityError(
+                f"{file} has {file.stat().st_size} bytes, manifest says {entry.get('bytes')}; "
+                f"{_EXPORT_AGAIN} or copy it whole"
+            )
+        if verify and (digest := sha256_of(file)) != entry["sha256"]:
+            raise BundleIntegrityError(
+                f"{file} has sha256 {digest[:12]}.., manifest says {entry['sha256'][:12]}..; "
+                f"{_EXPORT_AGAIN} or copy it whole"
+            )
+    for graph in (ENCODER, DECODER_STEP):
+        for location in external_data_locations(path / graph):
+            if location not in files:
+                raise BundleIntegrityError(
+                    f"{path / graph} keeps weights in {location!r}, which the manifest does not vouch for; do not use it"
+                )
+
+
+def _stays_inside(name: str) -> bool:
+    pure = PurePosixPath(name)
+    return not pure.is_absolute() and ".." not in pure.parts and "\\" not in name and ":" not in name

@@ -1,0 +1,7 @@
+"""Decoding strategies: plain NumPy over the backend protocol."""
+
+from seqpar_deploy.decoding.base import Generation, Strategy
+from seqpar_deploy.decoding.beam import Beam
+from seqpar_deploy.decoding.greedy import Greedy
+
+__all__ = ["Beam", "Generation", "Greedy", "Strategy"]

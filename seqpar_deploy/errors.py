@@ -1,0 +1,72 @@
+"""Every exception of the package.
+
+    SeqparError
+    ├── CheckpointError            a checkpoint cannot be read, or does not fit what it is used with
+    ├── LabelSetError              a label set cannot be found, read or matched
+    ├── RecipeError                an export recipe cannot be found or read
+    ├── ImageError                 a picture cannot be used as a person crop
+    ├── StrategyError              a decoding option is out of range
+    ├── BundleError                a bundle cannot be opened
+    │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
+    │   └── BundleIntegrityError   its files are not the ones the manifest vouches for
+    ├── BackendError               a backend cannot run this bundle
+    │   └── BackendUnavailableError    the SDK it needs is not installed
+    └── ExportError                an export cannot be completed
+        └── ParityError            the exported bundle does not reproduce the checkpoint
+
+Messages are one line that says what was got, what was wanted, and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class SeqparError(Exception):
+    """Base of every error that is the user's to mend; commands print it in one line and exit with code 2."""
+
+
+class CheckpointError(SeqparError):
+    """A checkpoint cannot be read, or does not fit what it is used with."""
+
+
+class LabelSetError(SeqparError):
+    """A label set cannot be found, read or matched."""
+
+
+class RecipeError(SeqparError):
+    """An export recipe cannot be found or read."""
+
+
+class ImageError(SeqparError):
+    """A picture cannot be used as a person crop."""
+
+
+class StrategyError(SeqparError):
+    """A decoding option is out of range."""
+
+
+class BundleError(SeqparError):
+    """A bundle cannot be opened."""
+
+
+class BundleFormatError(BundleError):
+    """The manifest is missing, malformed or newer than this package."""
+
+
+class BundleIntegrityError(BundleError):
+    """The bundle's files are not the ones the manifest vouches for."""
+
+
+class BackendError(SeqparError):
+    """A backend cannot run this bundle."""
+
+
+class BackendUnavailableError(BackendError):
+    """The SDK a backend needs is not installed, or finds no device."""
+
+
+class ExportError(SeqparError):
+    """An export cannot be completed."""
+
+
+class ParityError(ExportError):
+    """The exported bundle does not reproduce the checkpoint."""

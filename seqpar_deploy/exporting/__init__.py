@@ -1,0 +1,1 @@
+"""torch -> ONNX: graphs, precision, parity with the checkpoint, and the bundle made of them."""

@@ -1,0 +1,163 @@
+"""checkpoint + label set + recipe -> bundle, verified against the checkpoint before it comes into being."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+import seqpar_deploy
+from seqpar_deploy.backends import open_backend
+from seqpar_deploy.bundle import DECODER_STEP, ENCODER, GOLDEN, MODEL_CARD, Bundle, new_bundle_dir, write_manifest
+from seqpar_deploy.exporting.graphs import (
+    DecoderStepGraph,
+    EncoderGraph,
+    GraphSpec,
+    export_graph,
+    graph_specs,
+    uint8_to_images,
+)
+from seqpar_deploy.exporting.model_card import model_card
+from seqpar_deploy.exporting.parity import ParityReport, Reference, check_parity, reference_generations
+from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
+from seqpar_deploy.exporting.recipe import Recipe
+from seqpar_deploy.images import read_image
+from seqpar_deploy.modeling.architecture import Architecture
+from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
+from seqpar_deploy.modeling.eager import EagerBackend
+from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.preprocess import prepare_batch
+from seqpar_deploy.resources import sample_crops
+from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
+
+# progress(stage) opens a stage, and yields a function that takes (done, in all) while it lasts.
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+_GOLDEN_CROPS = 4
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    label_set: LabelSet,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    encoder: str | None = None,
+    decoder_heads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Make a bundle at `out`, or raise and leave nothing behind.
+
+    `encoder` and `decoder_heads` are for checkpoints that do not tell them, see `architecture_from_shapes`.
+
+    Raises CheckpointError, BundleError (`out` exists), ExportError, ParityError.
+    """
+    progress = progress or _silent
+    with new_bundle_dir(Path(out), overwrite=overwrite) as folder:
+        with progress("loading the checkpoint"):
+            model = build_model(checkpoint, label_set, encoder=encoder, decoder_heads=decoder_heads)
+            architecture = model.architecture
+            token_table = _fold_text_tower(model, label_set)
+        with progress("running the checkpoint on the sample crops") as report_progress:
+            crops = _parity_crops(architecture, label_set, recipe.parity.crops)
+            eager = EagerBackend(model, token_table, label_set.preprocessing)
+            reference = reference_generations(
+                eager, crops, max_steps=architecture.attributes, progress=report_progress
+            )
+            _write_golden(folder / GOLDEN, reference.first(_GOLDEN_CROPS))
+        specs = graph_specs(model, CACHE_DTYPE[recipe.precision])
+        convert(model, recipe.precision)
+        with progress("exporting the encoder"):
+            encoder_graph = EncoderGraph(model, uint8_to_images(label_set.preprocessing))
+            export_graph(encoder_graph, specs["encoder"], folder / ENCODER, opset=recipe.opset)
+        with progress("exporting the decoder step"):
+            step_graph = DecoderStepGraph(model, token_table_in(token_table, recipe.precision))
+            export_graph(step_graph, specs["decoder_step"], folder / DECODER_STEP, opset=recipe.opset)
+        del model, eager, encoder_graph, step_graph  # the runtime is about to load its own copy of the weights
+
+        manifest = _manifest(checkpoint, label_set, recipe, architecture, specs)
+        with progress("comparing the bundle with the checkpoint") as report_progress:
+            write_manifest(folder, manifest)
+            with closing(open_backend(Bundle.open(folder, verify=False), recipe.parity.backend)) as backend:
+                report = check_parity(backend, reference, recipe.parity, progress=report_progress)
+        report.require()
+        manifest["parity"] = report.to_dict()
+        (folder / MODEL_CARD).write_text(model_card(manifest, label_set), encoding="utf-8")
+        write_manifest(folder, manifest)
+    return Bundle.open(out, verify=False)
+
+
+@contextmanager
+def _silent(_: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
+
+def _fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
+    """The token table (V, d). The text tower, a quarter of the weights, is dropped: nothing needs it after this."""
+    with torch.inference_mode():
+        token_table = model.token_table(label_set.phrases)
+    clip = model.clip_model
+    del clip.transformer, clip.token_embedding, clip.positional_embedding, clip.ln_final, clip.text_projection
+    return token_table.clone()
+
+
+def _parity_crops(architecture: Architecture, label_set: LabelSet, crops: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    pictures = [read_image(path) for path in sample_crops()[:crops]]
+    return prepare_batch(pictures, image_size=architecture.image_size, preprocessing=label_set.preprocessing)
+
+
+def _write_golden(path: Path, reference: Reference) -> None:
+    np.savez_compressed(path, crops=reference.crops, tokens=reference.tokens, log_probs=reference.log_probs)
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    label_set: LabelSet,
+    recipe: Recipe,
+    architecture: Architecture,
+    specs: dict[str, GraphSpec],
+) -> dict[str, Any]:
+    return {
+        "producer": {
+            "seqpar_deploy": seqpar_deploy.__version__,
+            "commit": _commit(),
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "opset": recipe.opset,
+        },
+        "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        "precision": recipe.precision,
+        "dimensions": {
+            "image_size": architecture.image_size,
+            "image_tokens": architecture.image_tokens,
+            "layers": architecture.layers,
+            "heads": architecture.heads,
+            "head_size": architecture.head_size,
+            "capacity": architecture.capacity,
+            "vocabulary": architecture.vocabulary,
+        },
+        "special_tokens": SPECIAL_TOKENS,
+        "batch": dataclasses.asdict(recipe.batch),
+        "graphs": {name: dataclasses.asdict(spec) for name, spec in specs.items()},
+        "recipe": recipe.to_dict(),
+        "label_set": label_set.to_dict(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

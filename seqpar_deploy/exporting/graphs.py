@@ -1,0 +1,196 @@
+"""The two graphs of a bundle, as torch modules, and their export to ONNX.
+
+| graph | inputs | outputs |
+|---|---|---|
+| encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k) |
+| decoder_step | tokens int64 (B, T), position int64 (B,), self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token (B, T), self_kv_out |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from seqpar_deploy.errors import ExportError
+from seqpar_deploy.modeling.eager import normalise
+from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.preprocess import Preprocessing
+
+
+class EncoderGraph(nn.Module):
+    """Image tower and the decoder's cross-attention keys and values; scaling and normalisation included."""
+
+    def __init__(self, model: SequencePAR, to_images: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.clip_visual = model.clip_model.visual
+        self.decoder = model.decoder
+        self.to_images = to_images
+
+    def forward(self, crops: Tensor) -> Tensor:
+        images = self.to_images(crops).to(self.clip_visual.conv1.weight.dtype)
+        return self.decoder.cross_kv(self.clip_visual(images))
+
+
+class DecoderStepGraph(nn.Module):
+    """One step of T tokens a row, over a cache of fixed capacity whose rows may be at different positions.
+
+    The text tower is gone: its output is the constant `token_table` (V, d).
+    """
+
+    def __init__(self, model: SequencePAR, token_table: Tensor) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+        self.register_buffer("token_table", token_table)
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, self_kv: Tensor, cross_kv: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        log_probs, new_kv = self.decoder(tokens, self.token_table, cross_kv, self_kv, position)
+        # One write for all layers: slot `position + t` of each row. Within the step the cache is only read.
+        slots = position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
+        index = slots[None, :, None, :, None].expand_as(new_kv)
+        return log_probs, log_probs.argmax(-1), self_kv.scatter(3, index, new_kv)
+
+
+def uint8_to_images(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """What a bundle's encoder does first: crops uint8 (B, H, W, 3) -> normalised images (B, 3, H, W)."""
+    return lambda crops: normalise(crops, preprocessing)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """A graph input or output: its name, element type and shape, in numbers where fixed and letters where not."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """Names, types and shapes of one graph, declared once for export, manifest and check."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def example(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
+        """Zero tensors of the inputs' shapes, with these sizes for the letters."""
+        return tuple(
+            torch.zeros([sizes.get(str(size), size) for size in spec.shape], dtype=getattr(torch, spec.dtype))
+            for spec in self.inputs
+        )
+
+
+def graph_specs(model: SequencePAR, cache_dtype: str) -> dict[str, GraphSpec]:
+    """Specs of `encoder` and `decoder_step`; `cache_dtype` is `float32` or `float16`."""
+    a = model.architecture
+    pairs = 2 * a.layers
+    cross_kv = TensorSpec(name="cross_kv", dtype=cache_dtype, shape=(pairs, "B", a.heads, a.image_tokens, a.head_size))
+    self_kv = TensorSpec(name="self_kv", dtype=cache_dtype, shape=(pairs, "B", a.heads, a.capacity, a.head_size))
+    return {
+        "encoder": GraphSpec(
+            inputs=(TensorSpec(name="crops", dtype="uint8", shape=("B", a.image_size, a.image_size, 3)),),
+            outputs=(cross_kv,),
+        ),
+        "decoder_step": GraphSpec(
+            inputs=(
+                TensorSpec(name="tokens", dtype="int64", shape=("B", "T")),
+                TensorSpec(name="position", dtype="int64", shape=("B",)),
+                self_kv,
+                cross_kv,
+            ),
+            outputs=(
+                TensorSpec(name="log_probs", dtype="float32", shape=("B", "T", a.vocabulary)),
+                TensorSpec(name="next_token", dtype="int64", shape=("B", "T")),
+                dataclasses.replace(self_kv, name="self_kv_out"),
+            ),
+        ),
+    }
+
+
+def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) -> None:
+    """Write one graph with its weights beside it, and check it. Raises ExportError."""
+    dynamic = tuple(
+        {axis: _dimension(str(size)) for axis, size in enumerate(s.shape) if isinstance(size, str)} for s in spec.inputs
+    )
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            # Sizes of 1 would be taken for constants.
+            spec.example({"B": 2, "T": 2}),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[s.name for s in spec.inputs],
+            output_names=[s.name for s in spec.outputs],
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+    assert program is not None
+    _forget_sources(program.model)
+    program.save(path, external_data=True)
+    _check(path, spec, opset)
+
+
+def _forget_sources(model: Any) -> None:
+    """Drop the exporter's notes: stack traces of this machine, several times the size of the graph itself."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _dimension(name: str) -> torch.export.Dim:
+    return torch.export.Dim(name, min=1, max=1024)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks to stdout, warnings and logging of things a user cannot act on."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _check(path: Path, spec: GraphSpec, opset: int) -> None:
+    """onnx.checker, and the declared inputs, outputs and opset."""
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}") from None
+    graph = onnx.load(path, load_external_data=False)
+    versions = {entry.domain: entry.version for entry in graph.opset_import}
+    if versions != {"": opset}:
+        raise ExportError(f"{path.name} uses operator sets {versions}, wanted opset {opset} alone")
+    for declared, found in ((spec.inputs, graph.graph.input), (spec.outputs, graph.graph.output)):
+        got = [_tensor_spec(value) for value in found]
+        if got != list(declared):
+            raise ExportError(f"{path.name} has {got}, wanted {list(declared)}")
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    return TensorSpec(
+        name=value.name,
+        dtype=str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)),
+        shape=tuple(size.dim_param or size.dim_value for size in kind.shape.dim),
+    )

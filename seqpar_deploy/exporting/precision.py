@@ -1,0 +1,33 @@
+"""FP16 means FP16 in the graph: TensorRT 11 builds only strongly typed networks, so the types must be right here."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from seqpar_deploy.bundle import Precision
+from seqpar_deploy.modeling import sequencepar
+from seqpar_deploy.modeling.sequencepar import SequencePAR
+
+CACHE_DTYPE: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
+
+
+def convert(model: SequencePAR, precision: Precision) -> None:
+    """Turn a float32 model into `precision`, in place.
+
+    FP16 keeps what overflows or loses too much in float32: layer normalisation with its weights, attention's softmax
+    and the final log-softmax (the decoder's modules see to the last two themselves).
+    """
+    if precision == "fp32":
+        return
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    for norm in norms:
+        norm.__class__ = sequencepar.LayerNorm  # open_clip's own returns to FP16 too early
+    model.half()
+    for norm in norms:
+        norm.float()
+
+
+def token_table_in(table: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """The token table (V, d) in the type the decoder step computes in."""
+    return table.to(getattr(torch, CACHE_DTYPE[precision]))

@@ -1,0 +1,75 @@
+"""An export recipe: opset, precision, batch profile and parity tolerances, from a TOML file in `export/`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from seqpar_deploy.backends import BackendName
+from seqpar_deploy.bundle import BatchProfile, Precision
+from seqpar_deploy.errors import RecipeError
+from seqpar_deploy.resources import read_recipe_toml
+
+FORMAT = 1
+OPSETS = range(18, 26)  # what torch exports and the runtimes read; export/fp32.toml says which is portable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParityTolerances:
+    """What the parity check runs, and what it lets pass. Log-probabilities are natural logarithms."""
+
+    backend: BackendName = "onnxruntime"
+    crops: int = 20
+    log_prob_median: float
+    log_prob_max: float
+    tie_margin: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a checkpoint becomes a bundle."""
+
+    name: str
+    precision: Precision
+    opset: int
+    batch: BatchProfile
+    parity: ParityTolerances
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A recipe that ships with the package (`fp16`) or a TOML file of your own. Raises RecipeError."""
+    values = read_recipe_toml(name_or_path)
+    try:
+        return _recipe_from_dict(values)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
+        raise RecipeError(f"{name_or_path} is not a recipe: {what}; see export/fp32.toml for the form") from None
+
+
+def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    if values["format"] != FORMAT:
+        raise ValueError(f"format is {values['format']!r}, wanted {FORMAT}")
+    parts = {key: value for key, value in values.items() if key != "format"}
+    parts["batch"] = BatchProfile(**parts["batch"])
+    parts["parity"] = ParityTolerances(**parts["parity"])
+    recipe = Recipe(**parts)
+    if recipe.precision not in get_args(Precision):
+        raise ValueError(f"precision is {recipe.precision!r}, wanted one of {list(get_args(Precision))}")
+    if recipe.opset not in OPSETS:
+        raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
+    batch = recipe.batch
+    if not all(type(size) is int for size in dataclasses.astuple(batch)) or not 1 <= batch.min <= batch.opt <= batch.max:
+        raise ValueError(f"batch is {batch}, wanted whole numbers 1 <= min <= opt <= max")
+    if recipe.parity.backend not in get_args(BackendName):
+        raise ValueError(f"parity backend is {recipe.parity.backend!r}, wanted one of {list(get_args(BackendName))}")
+    if type(recipe.parity.crops) is not int or recipe.parity.crops < 1:
+        raise ValueError(f"parity crops is {recipe.parity.crops!r}, wanted 1 or more")
+    for name in ("log_prob_median", "log_prob_max", "tie_margin"):
+        if not float(getattr(recipe.parity, name)) > 0:
+            raise ValueError(f"parity {name} is {getattr(recipe.parity, name)!r}, wanted a number above 0")
+    return recipe

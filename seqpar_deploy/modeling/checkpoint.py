@@ -1,0 +1,215 @@
+"""Reading SequencePAR checkpoints, published `.pth` or safetensors, without running anything they contain.
+
+A published checkpoint is a pickle of tensors and, beside them, two NumPy scalars (its validation scores). torch's
+restricted unpickler reads tensors; the few NumPy names are replaced by harmless stand-ins of our own, so that not even
+NumPy's reconstruction code runs. Every other name in the file is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from seqpar_deploy.bundle import sha256_of
+from seqpar_deploy.errors import CheckpointError
+from seqpar_deploy.modeling.architecture import Architecture, architecture_from_shapes
+from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.vocab import LabelSet
+
+_STATE_DICT = "model_state_dict"  # its key in a published checkpoint
+_METADATA = "seqpar"  # its key in our safetensors
+_TOKEN_EMBEDDING = "clip_model.token_embedding.weight"
+_TOKEN_ROWS = "clip_model.token_embedding.rows"  # ours: which rows are stored, where the rest are left out
+_NOT_APPLIED = "clip_model.visual.ln_post."  # in published checkpoints, without effect on the model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A state dict with published names, and where it came from. `metadata` is what our own files say of themselves."""
+
+    state_dict: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+    path: Path
+    sha256: str
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a `.pth` as published or a `.safetensors`. Raises CheckpointError."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; wanted a .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        state_dict, metadata = _read_safetensors(path)
+    else:
+        state_dict, metadata = _read_pickle(path), {}
+    return Checkpoint(
+        state_dict=_expand_token_rows(state_dict), metadata=metadata, path=path, sha256=sha256_of(path)
+    )
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    label_set: LabelSet,
+    *,
+    encoder: str | None = None,
+    decoder_heads: int | None = None,
+) -> SequencePAR:
+    """The network with a checkpoint's weights, float32, in evaluation mode.
+
+    Raises CheckpointError if weights are missing, superfluous or of the wrong shape, or if the label set is not the
+    one the checkpoint was trained on, as far as its size shows.
+    """
+    state_dict = {name: value for name, value in checkpoint.state_dict.items() if not name.startswith(_NOT_APPLIED)}
+    stored = checkpoint.metadata.get("architecture")
+    if stored is not None and encoder is None and decoder_heads is None:
+        architecture = Architecture.from_dict(stored)
+    else:
+        shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
+        architecture = architecture_from_shapes(shapes, encoder=encoder, decoder_heads=decoder_heads)
+    if architecture.attributes != len(label_set):
+        raise CheckpointError(
+            f"{checkpoint.path.name} generates {architecture.attributes} attributes, label set {label_set.name} has "
+            f"{len(label_set)}; name the label set it was trained on with --label-set"
+        )
+    model = SequencePAR(architecture)
+    _check_fit(model.state_dict(), state_dict, checkpoint.path.name)
+    model.load_state_dict(state_dict)  # copies into float32
+    return model.eval().requires_grad_(False)
+
+
+def save_checkpoint(path: str | Path, model: SequencePAR, label_set: LabelSet, *, dtype: torch.dtype) -> None:
+    """Write safetensors that `load_checkpoint` reads: published names, the architecture in the metadata.
+
+    Rows of the text tower's token embedding that none of the label set's phrases use are left out. Atomic.
+    """
+    import open_clip
+
+    state_dict = {
+        name: value.detach().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    rows = open_clip.tokenize(list(label_set.phrases), context_length=model.clip_model.context_length).unique()
+    state_dict[_TOKEN_ROWS] = rows
+    state_dict[_TOKEN_EMBEDDING] = state_dict[_TOKEN_EMBEDDING][rows].contiguous()
+    metadata = {"architecture": model.architecture.to_dict(), "label_set": label_set.name}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        safetensors.torch.save_file(state_dict, staging, metadata={_METADATA: json.dumps(metadata)})
+        os.chmod(staging, 0o644)
+        os.replace(staging, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staging)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is no whole safetensors file: {error}; copy it again") from None
+
+
+class _NumpyDtype:
+    """Stands in for numpy.dtype and its subclasses: takes what a pickle gives it and remembers nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+def _numpy_scalar(*_: object) -> None:
+    """Stands in for NumPy's scalar reconstruction: the validation scores beside a state dict are not needed."""
+
+
+def _encode(*_: object) -> bytes:
+    """Stands in for _codecs.encode, by which protocol-2 pickles write bytes."""
+    return b""
+
+
+_STAND_INS: list[Any] = [
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_NumpyDtype, "numpy.dtype"),
+    (_NumpyDtype, "numpy.dtypes.Float64DType"),
+    (_NumpyDtype, "numpy.dtypes.Float32DType"),
+    (_encode, "_codecs.encode"),
+]
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            # Mapping the file keeps a 2 GB checkpoint out of memory; only torch's zip format can be mapped.
+            mapped = torch.serialization._is_zipfile(path.open("rb"))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path} is refused: {_one_line(error)}; it holds more than tensors and numbers, which could run code"
+            ) from None
+        raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
+    except Exception as error:  # torch.load raises nearly anything on damaged input: RuntimeError, EOFError, KeyError...
+        raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
+    state_dict = content.get(_STATE_DICT, content) if isinstance(content, dict) else content
+    if not isinstance(state_dict, dict) or not any(isinstance(value, Tensor) for value in state_dict.values()):
+        raise CheckpointError(f"{path} holds no state dict; wanted {_STATE_DICT!r} as the published training saves it")
+    if strange := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(f"{path} holds {strange[0]!r}, which is no tensor, in its state dict")
+    return state_dict
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__
+
+
+def _expand_token_rows(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    if _TOKEN_ROWS not in state_dict:
+        return state_dict
+    rows, stored = state_dict.pop(_TOKEN_ROWS), state_dict[_TOKEN_EMBEDDING]
+    full = torch.zeros(_CLIP_VOCABULARY, stored.shape[1], dtype=stored.dtype)
+    if rows.shape != stored.shape[:1] or int(rows.min()) < 0 or int(rows.max()) >= _CLIP_VOCABULARY:
+        raise CheckpointError(f"{_TOKEN_ROWS} does not fit {_TOKEN_EMBEDDING}; the checkpoint is damaged")
+    full[rows] = stored
+    return {**state_dict, _TOKEN_EMBEDDING: full}
+
+
+_CLIP_VOCABULARY = 49408
+
+
+def _check_fit(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], name: str) -> None:
+    """Raise CheckpointError naming the first of the weights that are missing, superfluous or of the wrong shape."""
+    missing = [key for key in wanted if key not in got]
+    unknown = [key for key in got if key not in wanted]
+    reshaped = [key for key in wanted if key in got and wanted[key].shape != got[key].shape]
+    if missing:
+        raise CheckpointError(f"{name} misses {_count(missing)}; it is no whole SequencePAR state dict")
+    if unknown:
+        raise CheckpointError(f"{name} has weights this network does not: {_count(unknown)}")
+    if reshaped:
+        key = reshaped[0]
+        raise CheckpointError(
+            f"{name}: {key} has shape {tuple(got[key].shape)}, wanted {tuple(wanted[key].shape)}; "
+            "name the encoder it was trained with (--encoder)"
+        )
+
+
+def _count(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -1,0 +1,222 @@
+"""SequencePAR: pedestrian attributes generated as a sequence (arXiv 2312.01640).
+
+    crops ── CLIP image tower ── image tokens ──┐ keys and values
+                                                │
+    <bos> hat jeans ── token table ── decoder: masked self-attention, cross-attention, feed-forward, x L ── next token
+                          │
+    phrases ── CLIP text tower
+
+Module names follow the published code (Event-AHU/OpenPAR), so that its state dicts load as they are. There is one
+decoder for training, for the eager reference and for export: without a cache it reads whole sequences, with one it
+continues them.
+
+Shapes: B rows, T tokens a row, N image tokens, C slots of the cache, V vocabulary, L layers, d model width,
+h heads of k channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqpar_deploy.modeling.architecture import Architecture
+from seqpar_deploy.vocab import PAD
+
+# Far below any attention score, yet finite in FP32: a row whose every key is masked stays free of NaN.
+_MASKED = -1e9
+
+
+class SequencePAR(nn.Module):
+    """The whole network. `forward` is teacher forcing; `decoder` continues sequences with a cache."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        d = architecture.embed_dim
+        # pool_type "none" makes open_clip's tower return every token, projected.
+        vision = {**architecture.vision, "pool_type": "none", "output_tokens": False}
+        self.clip_model = open_clip.CLIP(d, vision, dict(architecture.text), quick_gelu=architecture.quick_gelu)
+        self.clip_model.visual.ln_post = nn.Identity()  # in the checkpoint, but not applied by the published model
+        self.decoder = Decoder(architecture)
+        self.bos_embedding = nn.Parameter(torch.ones(1, d), requires_grad=False)
+        self.eos_embedding = nn.Parameter(-torch.ones(1, d), requires_grad=False)
+        self.pad_embedding = nn.Parameter(torch.zeros(1, d), requires_grad=False)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image tokens (B, N, d), class token first, of normalised images (B, 3, H, W)."""
+        return self.clip_model.encode_image(images)
+
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """Text features (n, d) of attribute phrases, not normalised."""
+        ids = open_clip.tokenize(list(phrases), context_length=self.clip_model.context_length)
+        return self.clip_model.encode_text(ids.to(self.bos_embedding.device))
+
+    def token_table(self, phrases: Sequence[str]) -> Tensor:
+        """The embedding of every token id (V, d). Constant once training is over."""
+        special = [self.bos_embedding, self.eos_embedding, self.pad_embedding]
+        return torch.cat([*special, self.encode_phrases(phrases)])
+
+    def forward(self, images: Tensor, tokens: Tensor, token_table: Tensor) -> Tensor:
+        """Log-probabilities (B, T, V) of what follows each of the tokens (B, T)."""
+        cross_kv = self.decoder.cross_kv(self.encode_image(images))
+        return self.decoder(tokens, token_table, cross_kv)[0]
+
+
+class Decoder(nn.Module):
+    """Masked Transformer decoder, post-norm, with a fixed sinusoid position table."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        # Row 0 is for <pad>; the token at step t uses row t + 1.
+        table = sinusoid_table(architecture.capacity + 1, architecture.embed_dim)
+        self.pos_emb = nn.Embedding.from_pretrained(table, freeze=True)
+        self.layers = nn.ModuleList(DecoderLayer(architecture) for _ in range(architecture.layers))
+        self.fc = nn.Linear(architecture.embed_dim, architecture.vocabulary, bias=False)
+
+    def cross_kv(self, image_tokens: Tensor) -> Tensor:
+        """Cross-attention keys and values (2L, B, h, N, k) of image tokens (B, N, d): layer 0's keys, its values, ..."""
+        pairs = [layer.enc_att.attention.keys_values(image_tokens) for layer in self.layers]
+        return torch.stack([half for pair in pairs for half in pair])
+
+    def forward(
+        self,
+        tokens: Tensor,
+        token_table: Tensor,
+        cross_kv: Tensor,
+        self_kv: Tensor | None = None,
+        position: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Read tokens (B, T) with token_table (V, d); without a cache they are whole sequences from `<bos>` on.
+
+        With a cache, self_kv (2L, B, h, C, k) holds keys and values of earlier tokens and position (B,) says how many
+        each row has; slots from there on are ignored, whatever is in them.
+
+        Returns log-probabilities (B, T, V) in float32 and the new tokens' own keys and values (2L, B, h, T, k).
+        """
+        real = tokens != PAD  # (B, T)
+        steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)  # (T,)
+        rows = steps if position is None else position[:, None] + steps  # (T,) or (B, T)
+        x = token_table[tokens] + self.pos_emb(torch.where(real, rows, 0))  # (B, T, d)
+
+        visible = (steps <= steps[:, None]) & real[:, None, :]  # (B, T, T): earlier or same, and not <pad>
+        if self_kv is not None:
+            assert position is not None
+            slots = torch.arange(self_kv.shape[3], device=tokens.device)  # (C,)
+            # A <pad> leaves an all-zero key behind, which no other token does (its keys have biases): that is how
+            # later steps know to ignore it.
+            cached = (slots < position[:, None]) & (self_kv[0, :, 0] != 0).any(-1)  # (B, C)
+            cached = cached[:, None, :].expand(-1, tokens.shape[1], -1)  # (B, T, C)
+            visible = torch.cat([cached, visible], dim=-1)  # (B, T, C + T)
+
+        new_kv = []
+        for i, layer in enumerate(self.layers):
+            past = None if self_kv is None else (self_kv[2 * i], self_kv[2 * i + 1])
+            cross = (cross_kv[2 * i], cross_kv[2 * i + 1])
+            x, keys_values = layer(x, cross, real[..., None].to(x.dtype), visible[:, None], past)
+            new_kv.extend(keys_values)
+        return F.log_softmax(self.fc(x).float(), dim=-1), torch.stack(new_kv)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward; rows of `<pad>` tokens are zeroed after each."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.self_att = ResidualAttention(architecture)
+        self.enc_att = ResidualAttention(architecture)
+        self.pwff = FeedForward(architecture.embed_dim, architecture.ffn)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, T, d)
+        cross: tuple[Tensor, Tensor],  # keys, values (B, h, N, k)
+        real: Tensor,  # (B, T, 1): 0 for <pad>, 1 for the rest
+        visible: Tensor,  # (B, 1, T, T or C + T)
+        past: tuple[Tensor, Tensor] | None,  # keys, values (B, h, C, k)
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        keys, values = self.self_att.attention.keys_values(x)  # (B, h, T, k)
+        new_kv = keys * real[:, None], values
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        x = self.self_att(x, (keys, values), visible) * real
+        x = self.enc_att(x, cross) * real
+        x = self.pwff(x) * real
+        return x, new_kv
+
+
+class ResidualAttention(nn.Module):
+    """LN(x + attention)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.attention = Attention(architecture.embed_dim, architecture.heads, architecture.head_size)
+        self.dropout = nn.Dropout(0.1)
+        self.layer_norm = LayerNorm(architecture.embed_dim)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
+        return self.layer_norm(x + self.dropout(self.attention(x, keys_values, visible)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose inner width h * k need not be the model's width d."""
+
+    def __init__(self, d: int, heads: int, head_size: int) -> None:
+        super().__init__()
+        self.heads, self.head_size = heads, head_size
+        inner = heads * head_size
+        self.fc_q, self.fc_k, self.fc_v = nn.Linear(d, inner), nn.Linear(d, inner), nn.Linear(d, inner)
+        self.fc_o = nn.Linear(inner, d)
+        for linear in (self.fc_q, self.fc_k, self.fc_v, self.fc_o):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, h, T, k) of x (B, T, d)."""
+        return self._split(self.fc_k(x)), self._split(self.fc_v(x))
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+        keys, values = keys_values
+        queries = self._split(self.fc_q(x)) * (1 / math.sqrt(self.head_size))  # scaled first: FP16 stays in range
+        scores = (queries @ keys.transpose(-1, -2)).float()  # (B, h, T, keys)
+        if visible is not None:
+            scores = torch.where(visible, scores, _MASKED)
+        attended = scores.softmax(-1).to(values.dtype) @ values  # (B, h, T, k)
+        return self.fc_o(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, h, T, k)
+
+
+class FeedForward(nn.Module):
+    """LN(x + W2 gelu(W1 x)), with the exact (erf) GELU."""
+
+    def __init__(self, d: int, ffn: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
+        self.dropout, self.dropout_2 = nn.Dropout(0.1), nn.Dropout(0.1)
+        self.layer_norm = LayerNorm(d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.fc2(self.dropout_2(F.gelu(self.fc1(x))))
+        return self.layer_norm(x + self.dropout(out))
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32, whatever the model's type: squares of FP16 activations overflow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+def sinusoid_table(rows: int, d: int) -> Tensor:
+    """Fixed position embeddings (rows, d), row 0 zero: even columns sin(p / 10000^(2i/d)), odd columns cos."""
+    position = torch.arange(rows, dtype=torch.float32)[:, None]
+    angle = position / 10000 ** (2 * torch.arange(d // 2, dtype=torch.float32) / d)
+    table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+    table[0] = 0
+    return table

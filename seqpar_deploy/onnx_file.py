@@ -1,0 +1,89 @@
+"""Just enough of the ONNX file format to see, without the onnx package, where a graph keeps its weights.
+
+An ONNX file names its external-data files itself. A hostile one can name `/etc/passwd` or `../../other`, and runtimes
+differ in what they refuse, so a bundle's graphs are read here before any runtime opens them.
+
+Field numbers are those of onnx.proto: ModelProto.graph 7, .functions 25; GraphProto.node 1, .initializer 5,
+.sparse_initializer 15; NodeProto.attribute 5; FunctionProto.node 7; AttributeProto.t 5, .g 6, .tensors 10,
+.graphs 11, .sparse_tensor 22, .sparse_tensors 23; SparseTensorProto.values 1, .indices 2;
+TensorProto.external_data 13; StringStringEntryProto.key 1, .value 2.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from seqpar_deploy.errors import BundleIntegrityError
+
+# Which fields of a message hold messages worth entering, and what kind they are.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_MAX_DEPTH = 32  # of nested subgraphs; ours have none
+
+
+def external_data_locations(path: Path) -> set[str]:
+    """The file names an ONNX graph reads its weights from. Raises BundleIntegrityError for a damaged file."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            view = memoryview(data)
+            try:
+                return set(_locations(view, "model", 0))
+            finally:
+                view.release()
+    except (ValueError, IndexError) as error:  # mmap raises ValueError for an empty file
+        raise BundleIntegrityError(f"{path} is no ONNX file: {error}; export the bundle again") from None
+
+
+def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("its graphs are nested too deeply")
+    for field, value in _length_delimited_fields(message):
+        child = _CHILDREN[kind].get(field)
+        if child == "entry":
+            entry = {key: bytes(text) for key, text in _length_delimited_fields(value)}
+            if entry.get(1) == b"location":
+                yield entry.get(2, b"").decode("utf-8", errors="replace")
+        elif child is not None:
+            yield from _locations(value, child, depth + 1)
+
+
+def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(field number, bytes) of every length-delimited field; other wire types are skipped."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        field, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            _, at = _varint(message, at)
+        elif wire_type in (1, 5):
+            at += 8 if wire_type == 1 else 4
+        elif wire_type == 2:
+            length, at = _varint(message, at)
+            if at + length > len(message):
+                raise ValueError("it is truncated")
+            yield field, message[at : at + length]
+            at += length
+        else:
+            raise ValueError(f"it has wire type {wire_type}")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("it has an endless number")

@@ -1,0 +1,126 @@
+"""The facade a user embeds: crops in, attributes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seqpar_deploy.backends import Backend, BackendName, open_backend
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.decoding import Generation, Greedy, Strategy
+from seqpar_deploy.errors import BackendError, StrategyError
+from seqpar_deploy.preprocess import Crop, check_crop, prepare_batch
+from seqpar_deploy.vocab import LabelSet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of one person.
+
+    `attributes` are names in the label set's order; `scores[i]` is the probability `attributes[i]` was emitted with,
+    given the attributes emitted before it. `tokens` are the ids as generated, `steps` the decoder steps they took.
+    """
+
+    attributes: tuple[str, ...]
+    scores: tuple[float, ...]
+    tokens: tuple[int, ...]
+    steps: int
+
+
+class Recognizer:
+    """Runs a bundle on pictures of people. A context manager; threads may share one.
+
+    >>> with Recognizer.from_bundle("bundles/peta") as recognizer:
+    ...     for prediction in recognizer.predict(crops):
+    ...         print(prediction.attributes)
+    """
+
+    def __init__(
+        self, bundle: Bundle, backend: Backend[Any], *, strategy: Strategy | None = None, batch_size: int | None = None
+    ) -> None:
+        """Use `from_bundle`; this constructor is for a backend of your own."""
+        self.bundle = bundle
+        self.strategy: Strategy = Greedy() if strategy is None else strategy
+        if batch_size is not None and batch_size < 1:
+            raise StrategyError(f"batch size is {batch_size}, wanted 1 or more")
+        self._batch_size = batch_size or max(1, bundle.batch.max // self.strategy.rows_per_crop())
+        self._backend: Backend[Any] | None = backend
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | Path,
+        *,
+        backend: BackendName = "auto",
+        strategy: Strategy | None = None,
+        batch_size: int | None = None,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Recognizer:
+        """Open a bundle and load it on a backend.
+
+        `strategy` is `Greedy()` unless given; `batch_size` bounds the crops of one inference, by default the bundle's
+        profile; `threads` bounds the CPU threads of one inference; `verify=False` trusts the files' hashes.
+
+        Raises BundleError, BackendError, BackendUnavailableError.
+        """
+        bundle = Bundle.open(path, verify=verify)
+        return cls(bundle, open_backend(bundle, backend, threads=threads), strategy=strategy, batch_size=batch_size)
+
+    @property
+    def backend(self) -> Backend[Any]:
+        """The backend it runs on; raises BackendError after `close`."""
+        if self._backend is None:
+            raise BackendError("this Recognizer is closed; open the bundle again")
+        return self._backend
+
+    def predict(self, crops: Sequence[Crop]) -> list[Prediction]:
+        """Attributes of each crop, uint8 RGB (h, w, 3) of any size, in the order given. Raises ImageError."""
+        return list(self.predict_iter(crops))
+
+    def predict_iter(self, crops: Sequence[Crop]) -> Iterator[Prediction]:
+        """As `predict`, a batch at a time: for progress bars and for folders larger than memory allows at once."""
+        for index, crop in enumerate(crops):
+            check_crop(crop, f"crops[{index}]")
+        for start in range(0, len(crops), self._batch_size):
+            for generation in self._generate(crops[start : start + self._batch_size]):
+                yield prediction_from_generation(generation, self.bundle.label_set)
+
+    def _generate(self, crops: Sequence[Crop]) -> list[Generation]:
+        dimensions = self.bundle.dimensions
+        batch = prepare_batch(crops, image_size=dimensions.image_size, preprocessing=self.bundle.preprocessing)
+        state = self.backend.encode(batch)
+        return self.strategy.generate(self.backend, state, max_steps=dimensions.capacity - 1)
+
+    def close(self) -> None:
+        """Release the backend. Safe to call twice."""
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+    def __enter__(self) -> Recognizer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def prediction_from_generation(generation: Generation, label_set: LabelSet) -> Prediction:
+    """The set of attributes in a generated sequence. One that was emitted twice keeps its first score."""
+    log_prob_of: dict[int, float] = {}
+    for token, log_prob in zip(generation.tokens, generation.log_probs, strict=True):
+        if label_set.attribute(token) is not None:
+            log_prob_of.setdefault(token, log_prob)
+    tokens = sorted(log_prob_of)
+    return Prediction(
+        attributes=tuple(attribute.name for token in tokens if (attribute := label_set.attribute(token))),
+        scores=tuple(math.exp(min(0.0, log_prob_of[token])) for token in tokens),
+        tokens=generation.tokens,
+        steps=generation.steps,
+    )

@@ -1,0 +1,74 @@
+"""The data files that ship with the package: label sets, export recipes and sample crops.
+
+In a wheel they lie in `seqpar_deploy/_data/`; from a checkout the originals at the repository's root are read.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from seqpar_deploy.errors import LabelSetError, RecipeError, SeqparError
+from seqpar_deploy.vocab import LabelSet
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_dir(name: str) -> Path:
+    """The folder `models`, `export` or `samples`."""
+    installed = _PACKAGE / "_data" / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def sample_crops() -> list[Path]:
+    """Paths of the sample person crops, sorted. Their source is in samples/README.md."""
+    return sorted((data_dir("samples") / "crops").glob("*.png"))
+
+
+def label_set_names() -> list[str]:
+    """Names of the label sets that ship with the package."""
+    return sorted(path.stem for path in data_dir("models").glob("*.toml"))
+
+
+def load_label_set(name_or_path: str | Path) -> LabelSet:
+    """A label set by its name (`peta`) or from a TOML file of your own. Raises LabelSetError."""
+    path = _find(name_or_path, "models", label_set_names(), LabelSetError, "label set")
+    return LabelSet.from_dict(_read_toml(path, LabelSetError), source=str(name_or_path))
+
+
+def recipe_names() -> list[str]:
+    """Names of the export recipes that ship with the package."""
+    return sorted(path.stem for path in data_dir("export").glob("*.toml"))
+
+
+def read_recipe_toml(name_or_path: str | Path) -> dict[str, Any]:
+    """The raw values of an export recipe, by name (`fp16`) or path. Raises RecipeError."""
+    path = _find(name_or_path, "export", recipe_names(), RecipeError, "recipe")
+    return _read_toml(path, RecipeError)
+
+
+def _find(
+    name_or_path: str | Path, folder: str, names: list[str], error: type[SeqparError], kind: str
+) -> Path:
+    if str(name_or_path) in names:
+        return data_dir(folder) / f"{name_or_path}.toml"
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise error(f"no {kind} {str(name_or_path)!r}: neither a file nor one of {', '.join(names)}")
+
+
+def _read_toml(path: Path, error: type[SeqparError]) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        try:
+            import tomli as tomllib
+        except ImportError:
+            message = f"reading {path.name} needs tomli on Python 3.10; pip install 'seqpar-deploy[export]'"
+            raise error(message) from None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+        raise error(f"{path} cannot be read as TOML: {cause}") from None
