@@ -31,10 +31,13 @@ def label_set_names() -> list[str]:
     return sorted(path.stem for path in data_dir("models").glob("*.toml"))
 
 
-def load_label_set(name_or_path: str | Path) -> LabelSet:
-    """A label set by its name (`peta`) or from a TOML file of your own. Raises LabelSetError."""
+def load_label_set(name_or_path: str | Path, *, sentences: bool = False) -> LabelSet:
+    """A label set by its name (`peta`) or from a TOML file of your own. Raises LabelSetError.
+
+    `sentences` gives the text tower the set's full sentences instead of its short phrases.
+    """
     path = _find(name_or_path, "models", label_set_names(), LabelSetError, "label set")
-    return LabelSet.from_dict(_read_toml(path, LabelSetError), source=str(name_or_path))
+    return LabelSet.from_dict(_read_toml(path, LabelSetError), source=str(name_or_path), sentences=sentences)
 
 
 def recipe_names() -> list[str]:

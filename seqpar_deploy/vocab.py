@@ -85,9 +85,17 @@ class LabelSet:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, source: str) -> LabelSet:
-        """Read from a TOML or JSON mapping; `source` names it in errors. Raises LabelSetError."""
+    def from_dict(cls, values: Mapping[str, Any], *, source: str, sentences: bool = False) -> LabelSet:
+        """Read from a TOML or JSON mapping; `source` names it in errors. Raises LabelSetError.
+
+        `sentences` takes the set's full sentences as phrases, for models whose text tower was given those.
+        """
+        if sentences and not values.get("sentences"):
+            raise LabelSetError(f"label set {source} has no sentences, only short phrases; leave out --sentences")
         try:
+            if sentences:
+                pairs = zip(values["attributes"], values["sentences"], strict=True)
+                values = {**values, "attributes": [{**a, "phrase": sentence} for a, sentence in pairs]}
             return cls._from_dict(values)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             what = f"misses key {error}" if isinstance(error, KeyError) else str(error)

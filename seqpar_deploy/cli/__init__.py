@@ -1,0 +1,1 @@
+"""The commands `seqpar`, `seqpar-export` and `seqpar-bench`. Heavy imports happen inside them."""

@@ -1,0 +1,83 @@
+"""What the commands share: one-line errors, progress on standard error, clean interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import typer
+
+from seqpar_deploy.errors import SeqparError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A typer application in the package's style."""
+    return typer.Typer(
+        help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run an application: a SeqparError becomes one line and exit code 2, Ctrl-C and SIGTERM clean up and leave."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except SeqparError as error:
+        print_error(error)
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left half-written", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def print_error(error: object) -> None:
+    """`error: ...` in one line on standard error."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def stage(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a stage of work on standard error with the seconds it took; the value takes (done, in all) meanwhile."""
+    start = time.perf_counter()
+    live = sys.stderr.isatty()
+
+    def show(text: str, *, end: str) -> None:
+        seconds = time.perf_counter() - start
+        lead = "\r\033[K" if live else ""
+        print(f"{lead}{title} ... {text} {seconds:6.1f} s", end=end, file=sys.stderr, flush=True)
+
+    def update(done: int, total: int) -> None:
+        if live:
+            show(f"{done}/{total}", end="")
+
+    if live:
+        show("", end="")
+    else:
+        print(f"{title} ...", file=sys.stderr, flush=True)
+    try:
+        yield update
+    except BaseException:
+        show("stopped", end="\n")
+        raise
+    show("done", end="\n")
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

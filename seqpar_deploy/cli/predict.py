@@ -1,0 +1,129 @@
+"""`seqpar predict`: attributes of people in picture files."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seqpar_deploy.backends import BackendName
+from seqpar_deploy.cli.console import USAGE_ERROR, print_error
+from seqpar_deploy.decoding import Beam, Greedy
+from seqpar_deploy.errors import ImageError
+from seqpar_deploy.images import SUFFIXES, read_image
+from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.recognizer import Prediction, Recognizer
+
+_READ_AHEAD = 256  # pictures in memory at a time
+
+
+def predict(
+    pictures: Annotated[list[str], typer.Argument(help="Picture files, folders or quoted globs, one person a picture.")],
+    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
+    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or onnxruntime-cuda.")] = "auto",
+    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
+    batch_size: Annotated[int | None, typer.Option(help="Crops an inference; the bundle's profile by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads an inference.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object a picture.")] = False,
+    annotate: Annotated[Path | None, typer.Option(help="Write the pictures with their attributes into this folder.")] = None,
+    verify: Annotated[bool, typer.Option(help="Check the bundle's hashes first.")] = True,
+) -> None:
+    """Print the attributes of each person, with the probability each was emitted with.
+
+    A picture that cannot be read gets a line on standard error; the others are still predicted, and the exit code is 2.
+    """
+    paths = _expand(pictures)
+    strategy = Greedy() if beam == 1 else Beam(width=beam)
+    failed = 0
+    with Recognizer.from_bundle(
+        bundle, backend=_backend_name(backend), strategy=strategy, batch_size=batch_size, threads=threads, verify=verify
+    ) as recognizer:
+        names = _short_names(paths)
+        width = max(map(len, names.values()))
+        for chunk in _chunks(paths, _READ_AHEAD):
+            crops: dict[Path, Crop] = {}
+            for path in chunk:
+                try:
+                    crops[path] = read_image(path)
+                except ImageError as error:
+                    failed += 1
+                    print_error(error)
+            predictions = recognizer.predict_iter(list(crops.values()))
+            for path, prediction in zip(crops, predictions, strict=True):
+                print(_json_line(path, prediction) if as_json else _table_row(names[path], width, prediction), flush=True)
+                if annotate is not None:
+                    _annotate(annotate, names[path], crops[path], prediction)
+        if not as_json:
+            print(f"{len(paths) - failed} people, on {recognizer.backend.name} ({recognizer.backend.device})", file=sys.stderr)
+    if failed:
+        raise typer.Exit(USAGE_ERROR)
+
+
+def _expand(pictures: list[str]) -> list[Path]:
+    """The picture files that names, folders and globs stand for, without repeats. Raises ImageError if there are none."""
+    found: dict[Path, None] = {}
+    for name in pictures:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise ImageError(f"folder {path} holds no pictures ({' '.join(SUFFIXES)})")
+            found.update(dict.fromkeys(inside))
+        elif not path.exists() and glob.has_magic(name):
+            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+            if not matches:
+                raise ImageError(f"no picture matches {name!r}")
+            found.update(dict.fromkeys(match for match in matches if match.is_file()))
+        else:
+            found[path] = None
+    return list(found)
+
+
+def _backend_name(name: str) -> BackendName:
+    # An unknown name is refused by `open_backend`, with the list of those there are.
+    return name  # type: ignore[return-value]
+
+
+def _chunks(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    for start in range(0, len(paths), size):
+        yield paths[start : start + size]
+
+
+def _short_names(paths: list[Path]) -> dict[Path, str]:
+    """File names, with as many of their folders as it takes to tell them apart."""
+    names = {path: path.name for path in paths}
+    if len(set(names.values())) < len(paths):
+        names = {path: str(path) for path in paths}
+    return names
+
+
+def _json_line(path: Path, prediction: Prediction) -> str:
+    values: dict[str, Any] = {
+        "image": str(path),
+        "attributes": [
+            {"name": name, "score": round(score, 6)}
+            for name, score in zip(prediction.attributes, prediction.scores, strict=True)
+        ],
+        "tokens": prediction.tokens,
+        "steps": prediction.steps,
+    }
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _table_row(name: str, width: int, prediction: Prediction) -> str:
+    attributes = ", ".join(
+        f"{attribute} {score:.2f}" for attribute, score in zip(prediction.attributes, prediction.scores, strict=True)
+    )
+    return f"{name:<{width}}  {attributes or '(no attributes)'}"
+
+
+def _annotate(folder: Path, name: str, crop: Crop, prediction: Prediction) -> None:
+    from seqpar_deploy.annotate import annotate, save_picture
+
+    flat = name.strip("/").replace("/", "_")
+    save_picture(annotate(crop, prediction), folder / f"{Path(flat).stem}.png")
