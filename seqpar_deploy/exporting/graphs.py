@@ -19,10 +19,11 @@ from typing import Any
 
 import onnx
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqpar_deploy.errors import ExportError
-from seqpar_deploy.modeling.eager import normalise
+from seqpar_deploy.modeling.eager import continue_sequences, normalise
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.preprocess import Preprocessing
 
@@ -33,12 +34,36 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: SequencePAR, to_images: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.clip_visual = model.clip_model.visual
+        for block in self.clip_visual.transformer.resblocks:
+            if isinstance(block.attn, nn.MultiheadAttention):
+                block.attn = FusableAttention(block.attn)
         self.decoder = model.decoder
         self.to_images = to_images
 
     def forward(self, crops: Tensor) -> Tensor:
         images = self.to_images(crops).to(self.clip_visual.conv1.weight.dtype)
         return self.decoder.cross_kv(self.clip_visual(images))
+
+
+class FusableAttention(nn.Module):
+    """torch's self-attention with the same weights, in the plain form that runtimes recognise and fuse.
+
+    Exported as it is, nn.MultiheadAttention folds the batch into the heads, with twice the transposes.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads, self.head_size = attention.num_heads, attention.head_dim
+        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(self, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
+        """x (B, N, width) -> (attended (B, N, width), None), the form open_clip's blocks expect."""
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in (q, k, v))
+        scores = (q * self.head_size**-0.5) @ k.transpose(-1, -2)  # (B, h, N, N)
+        attended = scores.softmax(-1) @ v
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
 
 class DecoderStepGraph(nn.Module):
@@ -55,11 +80,10 @@ class DecoderStepGraph(nn.Module):
     def forward(
         self, tokens: Tensor, position: Tensor, self_kv: Tensor, cross_kv: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        log_probs, new_kv = self.decoder(tokens, self.token_table, cross_kv, self_kv, position)
-        # One write for all layers: slot `position + t` of each row. Within the step the cache is only read.
-        slots = position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
-        index = slots[None, :, None, :, None].expand_as(new_kv)
-        return log_probs, log_probs.argmax(-1), self_kv.scatter(3, index, new_kv)
+        log_probs, self_kv_out = continue_sequences(
+            self.decoder, tokens, self.token_table, cross_kv, self_kv, position
+        )
+        return log_probs, log_probs.argmax(-1), self_kv_out
 
 
 def uint8_to_images(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:

@@ -1,7 +1,8 @@
-"""The eager reference: the network in PyTorch behind the backend protocol, so that the same strategies drive it.
+"""The network in PyTorch behind the backend protocol, so that the same strategies drive it as drive a bundle.
 
-It keeps no cache: each step reads the whole sequence again, as the published code does. That is slow, and independent
-of everything the exported graphs do to be fast.
+`EagerBackend` is the reference: it keeps no cache, each step reads the whole sequence again, as the published code
+does. That is slow, and independent of everything the exported graphs do to be fast. `CachedEagerBackend` is the rival a
+benchmark owes its readers: all that can be had without export.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqpar_deploy.backends.base import Int64Array, StepOutput
-from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.modeling.sequencepar import Decoder, SequencePAR
 from seqpar_deploy.preprocess import Preprocessing
 
 
@@ -73,9 +74,75 @@ class EagerBackend:
         if len(lengths) > 1:
             raise ValueError(f"the eager reference steps rows of one length, got lengths {sorted(lengths)}")
         sequences = torch.tensor(state.tokens, device=self._token_table.device)
-        log_probs, _ = self._model.decoder(sequences, self._token_table, state.cross_kv)
+        log_probs, _ = self._model.decoder(sequences, self._token_table[sequences], state.cross_kv)
         new_log_probs = log_probs[:, -tokens.shape[1] :].cpu().numpy()
         return StepOutput(new_log_probs, new_log_probs.argmax(-1))
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class CachedState:
+    """Keys and values of each row's tokens, in slots of fixed capacity, and of its image tokens."""
+
+    def __init__(self, self_kv: Tensor, cross_kv: Tensor) -> None:
+        self.self_kv, self.cross_kv = self_kv, cross_kv
+        self.position = torch.zeros(cross_kv.shape[1], dtype=torch.int64, device=cross_kv.device)
+
+    @property
+    def lengths(self) -> Int64Array:
+        return self.position.cpu().numpy()
+
+    def truncate(self, lengths: Int64Array) -> None:
+        self.position = torch.from_numpy(lengths).to(self.position)
+
+    def reorder(self, rows: Int64Array) -> None:
+        index = torch.from_numpy(rows).to(self.position.device)
+        self.self_kv, self.cross_kv = self.self_kv[:, index], self.cross_kv[:, index]
+        self.position = self.position[index]
+
+
+class CachedEagerBackend:
+    """What PyTorch can do without export: text tower folded, embeddings looked up at once, keys and values cached."""
+
+    name = "eager-cached"
+
+    def __init__(self, model: SequencePAR, token_table: Tensor, preprocessing: Preprocessing) -> None:
+        self._model = model
+        self._token_table = token_table
+        self._preprocessing = preprocessing
+
+    @property
+    def device(self) -> str:
+        return str(self._token_table.device.type)
+
+    @torch.inference_mode()
+    def encode(self, crops: npt.NDArray[np.uint8]) -> CachedState:
+        images = normalise(torch.from_numpy(crops).to(self._token_table.device), self._preprocessing)
+        cross_kv = self._model.decoder.cross_kv(self._model.encode_image(images))
+        pairs, rows, heads, _, head_size = cross_kv.shape
+        capacity = self._model.architecture.capacity
+        return CachedState(cross_kv.new_zeros(pairs, rows, heads, capacity, head_size), cross_kv)
+
+    @torch.inference_mode()
+    def step(self, state: CachedState, tokens: Int64Array) -> StepOutput:
+        ids = torch.from_numpy(tokens).to(self._token_table.device)
+        log_probs, state.self_kv = continue_sequences(
+            self._model.decoder, ids, self._token_table, state.cross_kv, state.self_kv, state.position
+        )
+        state.position = state.position + ids.shape[1]
+        return StepOutput(log_probs.cpu().numpy(), log_probs.argmax(-1).cpu().numpy())
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def continue_sequences(
+    decoder: Decoder, tokens: Tensor, token_table: Tensor, cross_kv: Tensor, self_kv: Tensor, position: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of T tokens a row: log-probabilities (B, T, V), and the cache with slots position .. position + T - 1
+    of each row written."""
+    log_probs, new_kv = decoder(tokens, token_table[tokens], cross_kv, self_kv, position)
+    # One write for all layers: within the step the cache is only read.
+    slots = position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
+    return log_probs, self_kv.scatter(3, slots[None, :, None, :, None].expand_as(new_kv), new_kv)

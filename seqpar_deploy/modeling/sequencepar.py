@@ -64,7 +64,7 @@ class SequencePAR(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor, token_table: Tensor) -> Tensor:
         """Log-probabilities (B, T, V) of what follows each of the tokens (B, T)."""
         cross_kv = self.decoder.cross_kv(self.encode_image(images))
-        return self.decoder(tokens, token_table, cross_kv)[0]
+        return self.decoder(tokens, token_table[tokens], cross_kv)[0]
 
 
 class Decoder(nn.Module):
@@ -86,12 +86,12 @@ class Decoder(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        token_table: Tensor,
+        embedded: Tensor,
         cross_kv: Tensor,
         self_kv: Tensor | None = None,
         position: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Read tokens (B, T) with token_table (V, d); without a cache they are whole sequences from `<bos>` on.
+        """Read tokens (B, T), embedded (B, T, d); without a cache they are whole sequences from `<bos>` on.
 
         With a cache, self_kv (2L, B, h, C, k) holds keys and values of earlier tokens and position (B,) says how many
         each row has; slots from there on are ignored, whatever is in them.
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         real = tokens != PAD  # (B, T)
         steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)  # (T,)
         rows = steps if position is None else position[:, None] + steps  # (T,) or (B, T)
-        x = token_table[tokens] + self.pos_emb(torch.where(real, rows, 0))  # (B, T, d)
+        x = embedded + self.pos_emb(torch.where(real, rows, 0))  # (B, T, d)
 
         visible = (steps <= steps[:, None]) & real[:, None, :]  # (B, T, T): earlier or same, and not <pad>
         if self_kv is not None:
