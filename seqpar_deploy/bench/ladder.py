@@ -1,7 +1,8 @@
 """A ladder of alternatives: each rung does the same work end to end, from raw crops to attributes.
 
 The rungs take turns, so that a machine whose speed drifts is the same machine for all of them; ratios are of medians
-within one run. Tokens are compared as well: a faster rung that says something else is no rung.
+within one run. Each turn brings other crops, because decoding takes longer for some than for others. Tokens are
+compared as well: a faster rung that says something else is no rung.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 
 from seqpar_deploy.backends import Backend
 from seqpar_deploy.bundle import Dimensions
-from seqpar_deploy.decoding import Greedy, Strategy
+from seqpar_deploy.decoding import Generation, Greedy, Strategy
 from seqpar_deploy.preprocess import Crop, Preprocessing, prepare_batch
 
 Progress = Callable[[int, int], None]
+
+_SETTLE = 0.3  # seconds before each turn: worker threads of the runtime that went before spin for a while
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,9 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of every run of one rung, and whether its tokens were those of the reference.
+    """Seconds of every run of one rung, and whether its tokens were always those of the first rung.
 
-    `seconds` are end to end; `encode_seconds` and `decode_seconds` are the medians of its two stages.
+    `seconds` are end to end; `encode_seconds`, `decode_seconds` and `steps` (of the decoder) are medians.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Timing:
     seconds: tuple[float, ...]
     encode_seconds: float
     decode_seconds: float
-    steps: int
+    steps: float
     identical: bool
 
     @property
@@ -54,6 +57,18 @@ class Timing:
         return {**dataclasses.asdict(self), "median": self.median, "p95": float(np.quantile(self.seconds, 0.95))}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    seconds: float
+    encode_seconds: float
+    decode_seconds: float
+    generations: list[Generation]
+
+    @property
+    def tokens(self) -> list[tuple[int, ...]]:
+        return [generation.tokens for generation in self.generations]
+
+
 def run_ladder(
     rungs: Sequence[Rung],
     crops: Sequence[Crop],
@@ -61,44 +76,44 @@ def run_ladder(
     dimensions: Dimensions,
     preprocessing: Preprocessing,
     runs: int,
+    batch: int = 1,
     warmup: int = 1,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Time every rung on the same crops as one batch, `runs` times after `warmup`. The first rung is the reference."""
-    max_steps = dimensions.capacity - 1
-    measured: list[list[tuple[float, float, float]]] = [[] for _ in rungs]
-    tokens: list[list[tuple[int, ...]]] = [[] for _ in rungs]
-    steps: list[list[int]] = [[] for _ in rungs]
+    """Time every rung `runs` times after `warmup`, each time on the next `batch` of the crops, which go round."""
+    turns: list[list[_Turn]] = [[] for _ in rungs]
     for run in range(warmup + runs):
+        chosen = [crops[(run * batch + i) % len(crops)] for i in range(batch)]
         for place, rung in enumerate(rungs):
-            start = time.perf_counter()
-            batch = prepare_batch(crops, image_size=dimensions.image_size, preprocessing=preprocessing)
-            prepared = time.perf_counter()
-            state = rung.backend.encode(batch)
-            encoded = time.perf_counter()
-            generations = rung.strategy.generate(rung.backend, state, max_steps=max_steps)
-            end = time.perf_counter()
-            tokens[place] = [generation.tokens for generation in generations]
-            steps[place] = [generation.steps for generation in generations]
-            if run >= warmup:
-                measured[place].append((end - start, encoded - prepared, end - encoded))
+            time.sleep(_SETTLE)
+            turns[place].append(_take_turn(rung, chosen, dimensions, preprocessing))
             if progress:
                 progress(run * len(rungs) + place + 1, (warmup + runs) * len(rungs))
-    timings = []
-    for place, (rung, rows) in enumerate(zip(rungs, measured, strict=True)):
-        total, encode, decode = zip(*rows, strict=True)
-        timings.append(
-            Timing(
-                name=rung.name,
-                description=rung.description,
-                seconds=total,
-                encode_seconds=float(np.median(encode)),
-                decode_seconds=float(np.median(decode)),
-                steps=max(steps[place]),
-                identical=tokens[place] == tokens[0],
-            )
-        )
-    return timings
+    return [_timing(rung, taken, turns[0], warmup) for rung, taken in zip(rungs, turns, strict=True)]
+
+
+def _take_turn(rung: Rung, crops: Sequence[Crop], dimensions: Dimensions, preprocessing: Preprocessing) -> _Turn:
+    start = time.perf_counter()
+    prepared = prepare_batch(crops, image_size=dimensions.image_size, preprocessing=preprocessing)
+    encode_start = time.perf_counter()
+    state = rung.backend.encode(prepared)
+    decode_start = time.perf_counter()
+    generations = rung.strategy.generate(rung.backend, state, max_steps=dimensions.capacity - 1)
+    end = time.perf_counter()
+    return _Turn(end - start, decode_start - encode_start, end - decode_start, generations)
+
+
+def _timing(rung: Rung, turns: Sequence[_Turn], reference: Sequence[_Turn], warmup: int) -> Timing:
+    timed = turns[warmup:]
+    return Timing(
+        name=rung.name,
+        description=rung.description,
+        seconds=tuple(turn.seconds for turn in timed),
+        encode_seconds=float(np.median([turn.encode_seconds for turn in timed])),
+        decode_seconds=float(np.median([turn.decode_seconds for turn in timed])),
+        steps=float(np.median([max(generation.steps for generation in turn.generations) for turn in timed])),
+        identical=all(turn.tokens == wanted.tokens for turn, wanted in zip(turns, reference, strict=True)),
+    )
 
 
 def format_table(timings: Sequence[Timing]) -> str:
@@ -111,13 +126,16 @@ def format_table(timings: Sequence[Timing]) -> str:
                 f"{timing.median * 1e3:.1f}",
                 f"{timing.encode_seconds * 1e3:.1f}",
                 f"{timing.decode_seconds * 1e3:.1f}",
-                str(timing.steps),
+                f"{timing.steps:g}",
                 f"{timings[0].median / timing.median:.2f}x",
                 "identical" if timing.identical else "DIFFERENT",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(text.ljust(widths[0]) if column == 0 else text.rjust(widths[column]) for column, text in enumerate(row))
+        "  ".join(
+            text.ljust(width) if column == 0 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )

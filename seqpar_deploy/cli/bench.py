@@ -32,7 +32,7 @@ def bench(
     decoder_heads: Annotated[int | None, typer.Option(help="As given to seqpar-export.")] = None,
     encoder: Annotated[str | None, typer.Option(help="As given to seqpar-export.")] = None,
     backends: Annotated[str | None, typer.Option(help="Comma-separated; all that are installed by default.")] = None,
-    crops: Annotated[int, typer.Option(help="Sample crops a batch.", min=1, max=20)] = 1,
+    crops: Annotated[int, typer.Option(help="Crops a batch, of the sample crops in turn.", min=1)] = 1,
     runs: Annotated[int, typer.Option(help="Timed runs of each alternative.", min=1)] = 5,
     threads: Annotated[int | None, typer.Option(help="CPU threads; the runtimes' choice by default.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
@@ -58,10 +58,11 @@ def bench(
     with stage("measuring") as progress:
         timings = run_ladder(
             rungs,
-            [read_image(path) for path in sample_crops()[:crops]],
+            [read_image(path) for path in sample_crops()],
             dimensions=opened.dimensions,
             preprocessing=opened.preprocessing,
             runs=runs,
+            batch=crops,
             progress=progress,
         )
     machine = describe_machine()

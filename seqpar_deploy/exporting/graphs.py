@@ -54,13 +54,15 @@ class FusableAttention(nn.Module):
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.heads, self.head_size = attention.num_heads, attention.head_dim
-        self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+        # One product each for queries, keys and values: splitting a joint one costs a copy in OpenVINO.
+        self.weights = nn.ParameterList(attention.in_proj_weight.chunk(3))
+        self.biases = nn.ParameterList(attention.in_proj_bias.chunk(3))
         self.out_proj = attention.out_proj
 
     def forward(self, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
         """x (B, N, width) -> (attended (B, N, width), None), the form open_clip's blocks expect."""
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in (q, k, v))
+        projected = (F.linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True))
+        q, k, v = (part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in projected)  # (B, h, N, k)
         scores = (q * self.head_size**-0.5) @ k.transpose(-1, -2)  # (B, h, N, N)
         attended = scores.softmax(-1) @ v
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None

@@ -1,0 +1,43 @@
+"""Regenerates results/ladder-*.json: the full-size model (ViT-L/14, PETA, random weights) on this machine's CPU.
+
+    .venv/bin/python benchmarks/ladder.py            # about 10 minutes, 6 GB of memory, 3 GB of disk in runs/
+
+Weights are random from a seed, so the labels mean nothing and the time is that of any trained checkpoint, with one
+exception: how many steps speculative decoding takes depends on the weights.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from seqpar_deploy.modeling.architecture import vit_l_14
+from seqpar_deploy.modeling.checkpoint import save_checkpoint
+from seqpar_deploy.modeling.random_weights import random_model
+from seqpar_deploy.resources import load_label_set
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "runs" / "full-size"
+
+
+def main() -> None:
+    label_set = load_label_set("peta")
+    checkpoint, bundle = WORK / "peta-random.safetensors", WORK / "peta-random-fp32"
+    if not checkpoint.exists():
+        print("making random full-size weights", file=sys.stderr)
+        save_checkpoint(checkpoint, random_model(vit_l_14(len(label_set))), label_set, dtype=torch.float32)
+    scripts = Path(sys.executable).parent
+    subprocess.run(
+        [scripts / "seqpar-export", "checkpoint", checkpoint, "--out", bundle, "--recipe", "fp32", "--overwrite"], check=True
+    )
+    result = ROOT / "benchmarks" / "results" / f"ladder-{platform.machine()}-cpu.json"
+    command = [scripts / "seqpar-bench", bundle, "--checkpoint", checkpoint, "--runs", "20", "--json", result]
+    subprocess.run([*command, *sys.argv[1:]], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from seqpar_deploy.errors import BundleIntegrityError
+from seqpar_deploy.onnx_file import external_data_locations
+
+
+def outside(location: str) -> TensorProto:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="offset", value="0")
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def save(path: Path, graph: onnx.GraphProto) -> Path:
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    return path
+
+
+def graph(*nodes: onnx.NodeProto, initializers: tuple[TensorProto, ...] = ()) -> onnx.GraphProto:
+    return helper.make_graph(list(nodes), "g", [], [], list(initializers))
+
+
+def test_initializers(tmp_path: Path) -> None:
+    inline = numpy_helper.from_array(np.zeros(1000, np.float32), "inline")
+    path = save(tmp_path / "g.onnx", graph(initializers=(inline, outside("weights.data"), outside("../../etc/passwd"))))
+    assert external_data_locations(path) == {"weights.data", "../../etc/passwd"}
+
+
+def test_constants_and_subgraphs(tmp_path: Path) -> None:
+    constant = helper.make_node("Constant", [], ["c"], value=outside("constant.data"))
+    branch = graph(initializers=(outside("branch.data"),))
+    choice = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=graph())
+    assert external_data_locations(save(tmp_path / "g.onnx", graph(constant, choice))) == {"constant.data", "branch.data"}
+
+
+def test_functions_and_sparse(tmp_path: Path) -> None:
+    sparse = onnx.SparseTensorProto(values=outside("sparse.data"), indices=outside("indices.data"), dims=[2])
+    made = graph()
+    made.sparse_initializer.append(sparse)
+    model = helper.make_model(made)
+    constant = helper.make_node("Constant", [], ["c"], value=outside("function.data"))
+    model.functions.append(helper.make_function("d", "f", [], ["c"], [constant], [helper.make_opsetid("", 20)]))
+    path = tmp_path / "g.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert external_data_locations(path) == {"sparse.data", "indices.data", "function.data"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x3a\xff\xff\xff\xff\x0f", b"\x3a\x7f", b"\x3b"])
+def test_damaged_files(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BundleIntegrityError, match="is no ONNX file"):
+        external_data_locations(path)
+
+
+def test_nesting_is_bounded(tmp_path: Path) -> None:
+    inner = graph()
+    for _ in range(40):
+        inner = graph(helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=graph()))
+    with pytest.raises(BundleIntegrityError, match="nested too deeply"):
+        external_data_locations(save(tmp_path / "g.onnx", inner))

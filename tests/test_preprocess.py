@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from seqpar_deploy.errors import ImageError
+from seqpar_deploy.modeling.eager import normalise
+from seqpar_deploy.preprocess import Crop, Preprocessing, prepare, prepare_batch
+
+
+@pytest.mark.parametrize("shape", [(160, 60), (44, 21), (60, 160), (224, 224), (1, 1), (3, 500), (1000, 400)])
+def test_equals_the_published_transform(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    """Centred black padding, then torchvision's Resize, ToTensor and Normalize on a PIL image."""
+    crop = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    side = max(shape)
+    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    square[top : top + shape[0], left : left + shape[1]] = crop
+    published = transforms.Compose(
+        [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    )
+    prepared = prepare(crop, image_size=224, preprocessing=Preprocessing())
+    ours = normalise(torch.from_numpy(prepared)[None], Preprocessing())[0]
+    torch.testing.assert_close(ours, published(Image.fromarray(square)), atol=1e-6, rtol=0)
+
+
+def test_padding_is_optional() -> None:
+    crop = np.full((40, 10, 3), 200, np.uint8)
+    unpadded = prepare(crop, image_size=32, preprocessing=Preprocessing(pad="none"))
+    assert (unpadded == 200).all()
+    grey = prepare(crop, image_size=32, preprocessing=Preprocessing(fill=(7, 8, 9)))
+    assert grey[0, 0].tolist() == [7, 8, 9]
+
+
+def test_crops_of_any_sizes_make_one_batch(crops: list[Crop]) -> None:
+    batch = prepare_batch(crops, image_size=64, preprocessing=Preprocessing())
+    assert batch.shape == (20, 64, 64, 3)
+    assert batch.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(1, 200_000), (200_000, 1)])
+def test_an_extreme_strip_does_not_exhaust_memory(shape: tuple[int, int]) -> None:
+    crop = np.full((*shape, 3), 255, np.uint8)
+    prepared = prepare(crop, image_size=32, preprocessing=Preprocessing())
+    assert prepared.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ("person.png", "crop is a str, wanted a NumPy array"),
+        (np.zeros((4, 4, 3), np.float32), "dtype float32, wanted uint8"),
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\), wanted \(h, w, 3\) in RGB order; repeat a grey image"),
+        (np.zeros((4, 4, 4), np.uint8), "drop an alpha channel"),
+        (np.zeros((0, 4, 3), np.uint8), "it is empty"),
+    ],
+)
+def test_what_is_no_crop_is_refused(crop: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        prepare(crop, image_size=32, preprocessing=Preprocessing())  # type: ignore[arg-type]
+
+
+def test_too_many_pixels_are_refused() -> None:
+    crop = np.lib.stride_tricks.as_strided(np.zeros(3, np.uint8), (9000, 9000, 3), (0, 0, 1))
+    with pytest.raises(ImageError, match="9000 x 9000 pixels"):
+        prepare(crop, image_size=32, preprocessing=Preprocessing())
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Preprocessing().pad = "none"  # type: ignore[misc]

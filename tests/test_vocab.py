@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seqpar_deploy.errors import LabelSetError
+from seqpar_deploy.resources import data_dir, label_set_names, load_label_set
+from seqpar_deploy.vocab import LabelSet
+
+SIZES = {
+    "peta": 35,
+    "pa100k": 26,
+    "rapv1": 51,
+    "rapv2": 54,
+    "wider": 14,
+    "peta-zs": 35,
+    "rap-zs": 53,
+    "msp60k": 57,
+}
+
+
+def test_every_label_set_ships() -> None:
+    assert {name: len(load_label_set(name)) for name in label_set_names()} == SIZES
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_label_sets_survive_a_manifest(name: str) -> None:
+    label_set = load_label_set(name)
+    assert LabelSet.from_dict(json.loads(json.dumps(label_set.to_dict())), source="manifest") == label_set
+    assert label_set.groups.keys() == {attribute.group for attribute in label_set.attributes}
+
+
+def test_paper_scores() -> None:
+    assert load_label_set("peta").paper == {"accuracy": 84.92, "precision": 90.44, "recall": 90.73, "f1": 90.46}
+    assert {name for name in SIZES if load_label_set(name).paper is None} == {"wider", "msp60k"}
+
+
+def test_tokens_and_attributes() -> None:
+    label_set = load_label_set("pa100k")
+    assert label_set.vocabulary_size == 29
+    assert label_set.token("Female") == 3
+    assert [label_set.attribute(token) for token in (0, 1, 2)] == [None, None, None]
+    first = label_set.attribute(3)
+    assert first is not None
+    assert (first.name, first.phrase, first.group) == ("Female", "female", "gender")
+    with pytest.raises(LabelSetError, match="'Moustache' is no attribute of label set pa100k"):
+        label_set.token("Moustache")
+
+
+def test_sentences_replace_phrases() -> None:
+    label_set = load_label_set("peta", sentences=True)
+    assert label_set.phrases[0] == "A pedestrian wearing a hat"
+    assert [a.name for a in label_set.attributes] == [a.name for a in load_label_set("peta").attributes]
+    with pytest.raises(LabelSetError, match="rapv1 has no sentences"):
+        load_label_set("rapv1", sentences=True)
+
+
+def test_a_label_set_of_ones_own(tmp_path: Path) -> None:
+    text = (data_dir("models") / "wider.toml").read_text().replace('name = "wider"', 'name = "mine"')
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_label_set(tmp_path / "mine.toml").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("format = 1", "format = 9"), "format is 9, wanted 1"),
+        (('group = "gender"', 'group = "sex"'), "group 'sex' is used but not declared"),
+        (('phrase = "female"', 'phrase = "front"'), "phrase 'front' stands twice"),
+        (('phrase = "female"', 'phrase = " "'), "an attribute's phrase is empty"),
+        (('pad = "square"', 'pad = "round"'), "pad is 'round'"),
+        (('interpolation = "bilinear"', 'interpolation = "magic"'), "interpolation is 'magic'"),
+        (("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.5, 0]"), "std is"),
+        (("name = ", "nom = "), "nom"),
+        (("format = 1", "format = "), "cannot be read as TOML"),
+    ],
+)
+def test_a_malformed_label_set_is_refused_in_one_line(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    text = (data_dir("models") / "pa100k.toml").read_text()
+    assert change[0] in text
+    (tmp_path / "bad.toml").write_text(text.replace(*change, 1))
+    with pytest.raises(LabelSetError, match=message) as caught:
+        load_label_set(tmp_path / "bad.toml")
+    assert "bad.toml" in str(caught.value)
+
+
+def test_an_unknown_label_set_names_those_there_are() -> None:
+    with pytest.raises(LabelSetError, match="no label set 'petra': neither a file nor one of msp60k, pa100k"):
+        load_label_set("petra")
