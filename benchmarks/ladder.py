@@ -32,7 +32,8 @@ def main() -> None:
         save_checkpoint(checkpoint, random_model(vit_l_14(len(label_set))), label_set, dtype=torch.float32)
     scripts = Path(sys.executable).parent
     subprocess.run(
-        [scripts / "seqpar-export", "checkpoint", checkpoint, "--out", bundle, "--recipe", "fp32", "--overwrite"], check=True
+        [scripts / "seqpar-export", "checkpoint", checkpoint, "--out", bundle, "--recipe", "fp32", "--overwrite"],
+        check=True,
     )
     result = ROOT / "benchmarks" / "results" / f"ladder-{platform.machine()}-cpu.json"
     command = [scripts / "seqpar-bench", bundle, "--checkpoint", checkpoint, "--runs", "20", "--json", result]

@@ -224,12 +224,16 @@ def _check_consistency(bundle: Bundle) -> None:
 
 def _check_files(path: Path, files: Any, *, verify: bool) -> None:
     if not isinstance(files, dict) or not {ENCODER, DECODER_STEP, GOLDEN} <= set(files):
-        raise BundleFormatError(f"{path / MANIFEST} does not list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}")
+        raise BundleFormatError(
+            f"{path / MANIFEST} does not list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}"
+        )
     root = path.resolve()
     for name, entry in files.items():
         file = path / name
         if not _stays_inside(name) or not file.resolve().is_relative_to(root):
-            raise BundleIntegrityError(f"{path / MANIFEST} lists {name!r}, which lies outside the bundle; do not use it")
+            raise BundleIntegrityError(
+                f"{path / MANIFEST} lists {name!r}, which lies outside the bundle; do not use it"
+            )
         if not file.is_file():
             raise BundleIntegrityError(f"{file} is missing, the manifest lists it; {_EXPORT_AGAIN} or copy it whole")
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
@@ -248,7 +252,7 @@ def _check_files(path: Path, files: Any, *, verify: bool) -> None:
         for location in external_data_locations(path / graph):
             if location not in files:
                 raise BundleIntegrityError(
-                    f"{path / graph} keeps weights in {location!r}, which the manifest does not vouch for; do not use it"
+                    f"{path / graph} keeps weights in {location!r}, which the manifest does not list; do not use it"
                 )
 
 

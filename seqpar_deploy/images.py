@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from seqpar_deploy.errors import ImageError
 from seqpar_deploy.preprocess import MAX_PIXELS, Crop
@@ -38,8 +38,10 @@ def read_image(path: str | Path) -> Crop:
     except IsADirectoryError:
         raise ImageError(f"{path} is a folder, wanted a picture file") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} has too many pixels, at most {MAX_PIXELS} are read; cut the person out first") from None
-    except Image.UnidentifiedImageError:
+        raise ImageError(
+            f"{path} has too many pixels, at most {MAX_PIXELS} are read; cut the person out first"
+        ) from None
+    except UnidentifiedImageError:
         what = "is empty" if path.stat().st_size == 0 else "is not a picture Pillow can read"
         raise ImageError(f"{path} {what}; wanted one of {' '.join(SUFFIXES)}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise all of these
@@ -54,4 +56,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, rgba).convert("RGB")
     return image.convert("RGB")
-

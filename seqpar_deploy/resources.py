@@ -51,9 +51,7 @@ def read_recipe_toml(name_or_path: str | Path) -> dict[str, Any]:
     return _read_toml(path, RecipeError)
 
 
-def _find(
-    name_or_path: str | Path, folder: str, names: list[str], error: type[SeqparError], kind: str
-) -> Path:
+def _find(name_or_path: str | Path, folder: str, names: list[str], error: type[SeqparError], kind: str) -> Path:
     if str(name_or_path) in names:
         return data_dir(folder) / f"{name_or_path}.toml"
     path = Path(name_or_path)

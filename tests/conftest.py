@@ -73,9 +73,7 @@ def golden() -> Callable[[str], Golden]:
 
 
 @pytest.fixture(scope="session")
-def golden_bundle(
-    golden: Callable[[str], Golden], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Bundle]:
+def golden_bundle(golden: Callable[[str], Golden], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
     """The graphs of a golden model. Its images are not bytes, so the encoder takes them as they are, normalised."""
     made: dict[str, Bundle] = {}
 
@@ -176,5 +174,3 @@ def cpu_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-

@@ -11,7 +11,9 @@ from PIL import Image
 from seqpar_deploy import read_image
 from seqpar_deploy.errors import ImageError
 
-COLOURS = np.array([[[200, 30, 40], [10, 220, 30]], [[0, 0, 255], [255, 255, 255]], [[9, 9, 9], [120, 60, 30]]], np.uint8)
+COLOURS = np.array(
+    [[[200, 30, 40], [10, 220, 30]], [[0, 0, 255], [255, 255, 255]], [[9, 9, 9], [120, 60, 30]]], np.uint8
+)
 
 
 @pytest.fixture

@@ -37,7 +37,10 @@ def test_constants_and_subgraphs(tmp_path: Path) -> None:
     constant = helper.make_node("Constant", [], ["c"], value=outside("constant.data"))
     branch = graph(initializers=(outside("branch.data"),))
     choice = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=graph())
-    assert external_data_locations(save(tmp_path / "g.onnx", graph(constant, choice))) == {"constant.data", "branch.data"}
+    assert external_data_locations(save(tmp_path / "g.onnx", graph(constant, choice))) == {
+        "constant.data",
+        "branch.data",
+    }
 
 
 def test_functions_and_sparse(tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_damaged_files(content: bytes, tmp_path: Path) -> None:
 
 def test_nesting_is_bounded(tmp_path: Path) -> None:
     inner = graph()
-    for _ in range(40):
+    for _ in range(14):
         inner = graph(helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=graph()))
     with pytest.raises(BundleIntegrityError, match="nested too deeply"):
         external_data_locations(save(tmp_path / "g.onnx", inner))

@@ -73,7 +73,7 @@ def test_a_label_set_of_ones_own(tmp_path: Path) -> None:
         (('pad = "square"', 'pad = "round"'), "pad is 'round'"),
         (('interpolation = "bilinear"', 'interpolation = "magic"'), "interpolation is 'magic'"),
         (("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.5, 0]"), "std is"),
-        (("name = ", "nom = "), "nom"),
+        (("name = ", "nom = "), "misses key 'name'"),
         (("format = 1", "format = "), "cannot be read as TOML"),
     ],
 )

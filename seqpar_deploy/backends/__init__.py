@@ -53,7 +53,9 @@ def open_backend(bundle: Bundle, name: BackendName = "auto", *, threads: int | N
 def _open_first(bundle: Bundle, threads: int | None) -> Backend[Any]:
     names = available_backends()
     if not names:
-        raise BackendUnavailableError("no backend is installed; pip install 'seqpar-deploy[openvino]' or [cpu] or [cuda]")
+        raise BackendUnavailableError(
+            "no backend is installed; pip install 'seqpar-deploy[openvino]' or [cpu] or [cuda]"
+        )
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
             return open_backend(bundle, name, threads=threads)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ class FakeBackend:
 
     def step(self, state: FakeState, tokens: Int64Array) -> StepOutput:
         self.row_steps.append(len(tokens))
-        answers = []
+        answers: list[list[Float32Array]] = []
         for row, new in enumerate(tokens):
             answers.append([])
             for token in new:

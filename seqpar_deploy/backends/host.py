@@ -16,7 +16,7 @@ Cache = npt.NDArray[Any]  # float32 or float16
 
 
 class HostState:
-    """A decode state in host memory: `self_kv` (2L, B, heads, C, head size) and `cross_kv` (2L, B, heads, N, head size)."""
+    """A decode state in host memory: `self_kv` (2L, B, heads, C, k) and `cross_kv` (2L, B, heads, N, k)."""
 
     def __init__(self, self_kv: Cache, cross_kv: Cache) -> None:
         self.self_kv = self_kv
@@ -88,5 +88,5 @@ class HostBackend(abc.ABC):
         state.advance(tokens.shape[1])
         return StepOutput(log_probs, next_token)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Nothing to release unless a subclass says so."""

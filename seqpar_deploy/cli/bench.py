@@ -54,7 +54,9 @@ def bench(
                 )
             )
     if not rungs:
-        raise BackendUnavailableError("nothing to measure: no backend is installed; pip install 'seqpar-deploy[openvino]'")
+        raise BackendUnavailableError(
+            "nothing to measure: no backend is installed; pip install 'seqpar-deploy[openvino]'"
+        )
     with stage("measuring") as progress:
         timings = run_ladder(
             rungs,

@@ -22,14 +22,18 @@ INTERRUPTED = 130
 def new_app(help_text: str) -> typer.Typer:
     """A typer application in the package's style."""
     return typer.Typer(
-        help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
 
 
 def run_app(app: typer.Typer) -> None:
     """Run an application: a SeqparError becomes one line and exit code 2, Ctrl-C and SIGTERM clean up and leave."""
     signal.signal(signal.SIGTERM, _interrupt)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
     except SeqparError as error:

@@ -28,7 +28,8 @@ def checkpoint(
         typer.Option(help=f"What it was trained on: {', '.join(label_set_names())}, or a TOML file of your own."),
     ] = None,
     sentences: Annotated[
-        bool, typer.Option("--sentences", help="It was trained on the label set's full sentences, not its short phrases.")
+        bool,
+        typer.Option("--sentences", help="It was trained on the label set's full sentences, not its short phrases."),
     ] = False,
     recipe: Annotated[str, typer.Option(help=f"{', '.join(recipe_names())}, or a TOML file of your own.")] = "fp32",
     encoder: Annotated[str | None, typer.Option(help="open_clip model, where it is not an OpenAI CLIP ViT.")] = None,

@@ -23,14 +23,18 @@ _READ_AHEAD = 256  # pictures in memory at a time
 
 
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Picture files, folders or quoted globs, one person a picture.")],
+    pictures: Annotated[
+        list[str], typer.Argument(help="Picture files, folders or quoted globs, one person a picture.")
+    ],
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
     backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or onnxruntime-cuda.")] = "auto",
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Crops an inference; the bundle's profile by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads an inference.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object a picture.")] = False,
-    annotate: Annotated[Path | None, typer.Option(help="Write the pictures with their attributes into this folder.")] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Write the pictures with their attributes into this folder.")
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Check the bundle's hashes first.")] = True,
 ) -> None:
     """Print the attributes of each person, with the probability each was emitted with.
@@ -55,17 +59,22 @@ def predict(
                     print_error(error)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
-                print(_json_line(path, prediction) if as_json else _table_row(names[path], width, prediction), flush=True)
+                print(
+                    _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction), flush=True
+                )
                 if annotate is not None:
                     _annotate(annotate, names[path], crops[path], prediction)
         if not as_json:
-            print(f"{len(paths) - failed} people, on {recognizer.backend.name} ({recognizer.backend.device})", file=sys.stderr)
+            print(
+                f"{len(paths) - failed} people, on {recognizer.backend.name} ({recognizer.backend.device})",
+                file=sys.stderr,
+            )
     if failed:
         raise typer.Exit(USAGE_ERROR)
 
 
 def _expand(pictures: list[str]) -> list[Path]:
-    """The picture files that names, folders and globs stand for, without repeats. Raises ImageError if there are none."""
+    """The picture files that names, folders and globs stand for, no repeats. Raises ImageError if there are none."""
     found: dict[Path, None] = {}
     for name in pictures:
         path = Path(name)

@@ -25,7 +25,7 @@ from seqpar_deploy.exporting.graphs import (
     uint8_to_images,
 )
 from seqpar_deploy.exporting.model_card import model_card
-from seqpar_deploy.exporting.parity import ParityReport, Reference, check_parity, reference_generations
+from seqpar_deploy.exporting.parity import Reference, check_parity, reference_generations
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
 from seqpar_deploy.exporting.recipe import Recipe
 from seqpar_deploy.images import read_image
@@ -69,9 +69,7 @@ def export_bundle(
         with progress("running the checkpoint on the sample crops") as report_progress:
             crops = _parity_crops(architecture, label_set, recipe.parity.crops)
             eager = EagerBackend(model, token_table, label_set.preprocessing)
-            reference = reference_generations(
-                eager, crops, max_steps=architecture.attributes, progress=report_progress
-            )
+            reference = reference_generations(eager, crops, max_steps=architecture.attributes, progress=report_progress)
             _write_golden(folder / GOLDEN, reference.first(_GOLDEN_CROPS))
         specs = graph_specs(model, CACHE_DTYPE[recipe.precision])
         convert(model, recipe.precision)
@@ -97,7 +95,8 @@ def export_bundle(
 
 @contextmanager
 def _silent(_: str) -> Iterator[Callable[[int, int], None]]:
-    yield lambda done, total: None
+    yield lambda _done, _total: None
+
 
 def _fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
     """The token table (V, d). The text tower, a quarter of the weights, is dropped: nothing needs it after this."""

@@ -3,7 +3,7 @@
 | graph | inputs | outputs |
 |---|---|---|
 | encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k) |
-| decoder_step | tokens int64 (B, T), position int64 (B,), self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token (B, T), self_kv_out |
+| decoder_step | tokens (B, T), position (B,) int64, self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token, self_kv_out |
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class FusableAttention(nn.Module):
     def forward(self, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
         """x (B, N, width) -> (attended (B, N, width), None), the form open_clip's blocks expect."""
         projected = (F.linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True))
-        q, k, v = (part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in projected)  # (B, h, N, k)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in projected
+        )  # (B, h, N, k)
         scores = (q * self.head_size**-0.5) @ k.transpose(-1, -2)  # (B, h, N, N)
         attended = scores.softmax(-1) @ v
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
@@ -77,14 +79,13 @@ class DecoderStepGraph(nn.Module):
     def __init__(self, model: SequencePAR, token_table: Tensor) -> None:
         super().__init__()
         self.decoder = model.decoder
+        self.token_table: Tensor
         self.register_buffer("token_table", token_table)
 
     def forward(
         self, tokens: Tensor, position: Tensor, self_kv: Tensor, cross_kv: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        log_probs, self_kv_out = continue_sequences(
-            self.decoder, tokens, self.token_table, cross_kv, self_kv, position
-        )
+        log_probs, self_kv_out = continue_sequences(self.decoder, tokens, self.token_table, cross_kv, self_kv, position)
         return log_probs, log_probs.argmax(-1), self_kv_out
 
 
@@ -112,7 +113,10 @@ class GraphSpec:
     def example(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
         """Zero tensors of the inputs' shapes, with these sizes for the letters."""
         return tuple(
-            torch.zeros([sizes.get(str(size), size) for size in spec.shape], dtype=getattr(torch, spec.dtype))
+            torch.zeros(
+                [size if isinstance(size, int) else sizes[size] for size in spec.shape],
+                dtype=getattr(torch, spec.dtype),
+            )
             for spec in self.inputs
         )
 

@@ -41,7 +41,7 @@ class Reference:
     def lengths(self) -> Int64Array:
         """Tokens generated for each crop, `<eos>` included (G,)."""
         ended = np.cumsum(self.tokens[:, 1:] == EOS, axis=1) - (self.tokens[:, 1:] == EOS)
-        return np.count_nonzero(ended == 0, axis=1)
+        return np.asarray(np.count_nonzero(ended == 0, axis=1), dtype=np.int64)
 
     def first(self, crops: int) -> Reference:
         return Reference(crops=self.crops[:crops], tokens=self.tokens[:crops], log_probs=self.log_probs[:crops])

@@ -63,7 +63,10 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     if recipe.opset not in OPSETS:
         raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
     batch = recipe.batch
-    if not all(type(size) is int for size in dataclasses.astuple(batch)) or not 1 <= batch.min <= batch.opt <= batch.max:
+    if (
+        not all(type(size) is int for size in dataclasses.astuple(batch))
+        or not 1 <= batch.min <= batch.opt <= batch.max
+    ):
         raise ValueError(f"batch is {batch}, wanted whole numbers 1 <= min <= opt <= max")
     if recipe.parity.backend not in get_args(BackendName):
         raise ValueError(f"parity backend is {recipe.parity.backend!r}, wanted one of {list(get_args(BackendName))}")

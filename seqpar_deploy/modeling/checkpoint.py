@@ -54,9 +54,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         state_dict, metadata = _read_safetensors(path)
     else:
         state_dict, metadata = _read_pickle(path), {}
-    return Checkpoint(
-        state_dict=_expand_token_rows(state_dict), metadata=metadata, path=path, sha256=sha256_of(path)
-    )
+    return Checkpoint(state_dict=_expand_token_rows(state_dict), metadata=metadata, path=path, sha256=sha256_of(path))
 
 
 def build_model(
@@ -165,7 +163,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
                 f"{path} is refused: {_one_line(error)}; it holds more than tensors and numbers, which could run code"
             ) from None
         raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
-    except Exception as error:  # torch.load raises nearly anything on damaged input: RuntimeError, EOFError, KeyError...
+    except (
+        Exception
+    ) as error:  # torch.load raises nearly anything on damaged input: RuntimeError, EOFError, KeyError...
         raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
     state_dict = content.get(_STATE_DICT, content) if isinstance(content, dict) else content
     if not isinstance(state_dict, dict) or not any(isinstance(value, Tensor) for value in state_dict.values()):

@@ -20,7 +20,7 @@ def random_model(architecture: Architecture, *, seed: int = 0) -> SequencePAR:
         model = SequencePAR(architecture)
         with torch.no_grad():
             nn.init.normal_(model.clip_model.token_embedding.weight, std=2)
-            for layer in model.decoder.layers:
+            for layer in model.decoder.decoder_layers():
                 layer.self_att.attention.fc_o.weight.mul_(0.5)
                 layer.enc_att.attention.fc_o.weight.mul_(0.1)
             nn.init.normal_(model.decoder.fc.weight, std=6 * architecture.embed_dim**-0.5)

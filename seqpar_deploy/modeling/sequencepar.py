@@ -78,9 +78,13 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(architecture) for _ in range(architecture.layers))
         self.fc = nn.Linear(architecture.embed_dim, architecture.vocabulary, bias=False)
 
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """`layers`, typed."""
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+
     def cross_kv(self, image_tokens: Tensor) -> Tensor:
-        """Cross-attention keys and values (2L, B, h, N, k) of image tokens (B, N, d): layer 0's keys, its values, ..."""
-        pairs = [layer.enc_att.attention.keys_values(image_tokens) for layer in self.layers]
+        """Cross-attention keys and values (2L, B, h, N, k) of image tokens (B, N, d): keys, values of each layer."""
+        pairs = [layer.enc_att.attention.keys_values(image_tokens) for layer in self.decoder_layers()]
         return torch.stack([half for pair in pairs for half in pair])
 
     def forward(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 from conftest import GOLDEN_NAMES, Golden
+
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Beam, Greedy, Speculative

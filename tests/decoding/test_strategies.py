@@ -42,7 +42,14 @@ def run(strategy: Strategy, backend: FakeBackend, crops: int, limit: int = LIMIT
     return strategy.generate(backend, backend.encode(batch), max_steps=limit)
 
 
-STRATEGIES = [Greedy(), Beam(width=1), Beam(width=3), Speculative(window=1), Speculative(window=5), Speculative(window=64)]
+STRATEGIES = [
+    Greedy(),
+    Beam(width=1),
+    Beam(width=3),
+    Speculative(window=1),
+    Speculative(window=5),
+    Speculative(window=64),
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
@@ -112,7 +119,9 @@ def test_beam_finds_what_greedy_misses() -> None:
 
 def test_eos_in_the_first_step_ends_a_beam_only_within_the_first_ranks() -> None:
     # `<eos>` ranks third: with two beams it ends none.
-    third = FakeBackend(lambda crop, tokens: log_probs_of({3: 0.4, 4: 0.3, EOS: 0.2} if len(tokens) == 1 else {EOS: 0.9}))
+    third = FakeBackend(
+        lambda crop, tokens: log_probs_of({3: 0.4, 4: 0.3, EOS: 0.2} if len(tokens) == 1 else {EOS: 0.9})
+    )
     assert run(Beam(width=2), third, 1)[0].tokens == (3, EOS)
     first = FakeBackend(lambda crop, tokens: log_probs_of({EOS: 0.6, 4: 0.3} if len(tokens) == 1 else {EOS: 0.9}))
     assert run(Beam(width=2), first, 1)[0].tokens == (EOS,)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-
 from conftest import GOLDEN_NAMES, Golden
+
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.modeling.eager import CachedEagerBackend, EagerBackend
 from seqpar_deploy.modeling.published import PublishedBackend
@@ -21,7 +21,9 @@ GetGolden = Callable[[str], Golden]
 @torch.inference_mode()
 def test_image_tokens_and_text_features(name: str, golden: GetGolden) -> None:
     g = golden(name)
-    torch.testing.assert_close(g.model.encode_image(g.expected["images"]), g.expected["visual_tokens"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        g.model.encode_image(g.expected["images"]), g.expected["visual_tokens"], atol=1e-4, rtol=0
+    )
     features = g.model.encode_phrases(g.label_set.phrases)
     torch.testing.assert_close(features, g.expected["text_features"], atol=1e-4, rtol=0)
 
