@@ -32,7 +32,7 @@ def read_image(path: str | Path) -> Crop:
                         "cut the person out first"
                     )
                 image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
     except IsADirectoryError:

@@ -33,12 +33,10 @@ _MAX_DEPTH = 32  # of nested subgraphs; ours have none
 def external_data_locations(path: Path) -> set[str]:
     """The file names an ONNX graph reads its weights from. Raises BundleIntegrityError for a damaged file."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            view = memoryview(data)
-            try:
-                return set(_locations(view, "model", 0))
-            finally:
-                view.release()
+        with path.open("rb") as file:
+            # Left to the garbage collector: closing it by hand fails while an error's traceback still holds views.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return set(_locations(memoryview(data), "model", 0))
     except (ValueError, IndexError) as error:  # mmap raises ValueError for an empty file
         raise BundleIntegrityError(f"{path} is no ONNX file: {error}; export the bundle again") from None
 

@@ -79,7 +79,7 @@ def prepare(crop: Crop, *, image_size: int, preprocessing: Preprocessing) -> Cro
     if preprocessing.pad == "square" and image.width != image.height:
         image = _pad_to_square(image, preprocessing.fill, image_size)
     resized = image.resize((image_size, image_size), FILTERS[preprocessing.interpolation])
-    return np.asarray(resized)
+    return np.array(resized)
 
 
 def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Preprocessing) -> Crop:
