@@ -1,7 +1,7 @@
 """`make demo`: checkpoint -> bundle -> attributes of real pedestrians, with the commands a user would type.
 
-No trained checkpoint ships yet, so the weights are random and THE LABELS MEAN NOTHING: this shows that the road is whole,
-not that anybody is recognised.
+No trained checkpoint ships yet, so the weights are random and THE LABELS MEAN NOTHING: this shows that the road is
+whole, not that anybody is recognised.
 """
 
 from __future__ import annotations

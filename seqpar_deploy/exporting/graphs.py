@@ -3,12 +3,13 @@
 | graph | inputs | outputs |
 |---|---|---|
 | encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k) |
-| decoder_step | tokens (B, T), position (B,) int64, self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token, self_kv_out |
+| decoder_step | tokens (B, T), position (B,), self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token, self_kv_out |
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import logging
@@ -33,7 +34,9 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: SequencePAR, to_images: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.clip_visual = model.clip_model.visual
+        visual = model.clip_model.visual
+        # Another tower over the same weights: the model itself is left as it is.
+        self.clip_visual = copy.deepcopy(visual, memo={id(weight): weight for weight in visual.parameters()})
         for block in self.clip_visual.transformer.resblocks:
             if isinstance(block.attn, nn.MultiheadAttention):
                 block.attn = FusableAttention(block.attn)

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_STAND_INS):
             # Mapping the file keeps a 2 GB checkpoint out of memory; only torch's zip format can be mapped.
-            mapped = torch.serialization._is_zipfile(path.open("rb"))
+            mapped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):

@@ -1,0 +1,119 @@
+"""Published checkpoints load; hostile, truncated and unfitting ones are refused in one line and run nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, Golden
+
+from seqpar_deploy.errors import CheckpointError
+from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
+from seqpar_deploy.resources import load_label_set
+
+GOLDEN = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as the published training saves it: NumPy scalars beside the state dict."""
+    path = tmp_path_factory.mktemp("published") / "f1_best.pth"
+    state_dict = {name: value.float() for name, value in load_checkpoint(GOLDEN).state_dict.items()}
+    scores = {"valid_ma": np.float64(0.87), "valid_f1": np.float32(0.9)}
+    torch.save({"epoch": 7, "model_state_dict": state_dict, **scores}, path)
+    return path
+
+
+def test_a_published_file_equals_the_golden_one(published: Path, golden: Callable[[str], Golden]) -> None:
+    model = build_model(load_checkpoint(published), load_label_set("pa100k"), decoder_heads=4)
+    for name, value in golden("pa100k-a").model.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, atol=0, rtol=0)
+
+
+def test_dimensions_come_from_the_weights(golden: Callable[[str], Golden]) -> None:
+    a = golden("peta-a").model.architecture
+    assert (a.attributes, a.layers, a.heads, a.head_size, a.ffn) == (35, 3, 4, 16, 128)
+    assert (a.image_size, a.image_tokens, a.embed_dim) == (64, 17, 64)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/seqpar-was-here",)
+
+
+def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.pth"
+    torch.save({"model_state_dict": {"w": torch.zeros(1)}, "valid_ma": Hostile()}, path)
+    with pytest.raises(CheckpointError, match=r"hostile\.pth is refused: .*more than tensors and numbers"):
+        load_checkpoint(path)
+    assert not Path("/tmp/seqpar-was-here").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.3, 0.999])
+def test_truncated_pth(published: Path, tmp_path: Path, keep: float) -> None:
+    content = published.read_bytes()
+    path = tmp_path / "cut.pth"
+    path.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
+    with pytest.raises(CheckpointError, match=r"cut\.pth is damaged or no torch checkpoint"):
+        load_checkpoint(path)
+
+
+def test_truncated_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(GOLDEN.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+        load_checkpoint(path)
+
+
+def test_files_without_a_state_dict(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_checkpoint(tmp_path / "list.pth")
+    torch.save({"model_state_dict": {"w": torch.zeros(1), "x": "text"}}, tmp_path / "text.pth")
+    with pytest.raises(CheckpointError, match="'x', which is no tensor"):
+        load_checkpoint(tmp_path / "text.pth")
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.pth")
+
+
+def altered(change: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path) -> Path:
+    state_dict = dict(load_checkpoint(GOLDEN).state_dict)
+    change(state_dict)
+    torch.save({"model_state_dict": state_dict}, tmp_path / "altered.pth")
+    return tmp_path / "altered.pth"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("decoder.layers.1.pwff.fc1.bias"), "misses decoder.layers.1.pwff.fc1.bias"),
+        (lambda d: d.pop("decoder.fc.weight"), "has no decoder.fc.weight, so it is no SequencePAR model"),
+        (lambda d: d.update(extra=torch.zeros(1)), "has weights this network does not: extra"),
+        (lambda d: d.update({"clip_model.ln_final.bias": torch.zeros(3)}), r"has shape \(3,\), wanted \(64,\)"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(altered(change, tmp_path))
+    with pytest.raises(CheckpointError, match=message):
+        build_model(checkpoint, load_label_set("pa100k"), decoder_heads=4)
+
+
+def test_the_wrong_label_set() -> None:
+    with pytest.raises(CheckpointError, match="generates 26 attributes, label set peta has 35"):
+        build_model(load_checkpoint(GOLDEN), load_label_set("peta"), decoder_heads=4)
+
+
+def test_heads_that_cannot_be_told() -> None:
+    with pytest.raises(CheckpointError, match="pass --decoder-heads"):
+        build_model(load_checkpoint(GOLDEN), load_label_set("pa100k"))
+
+
+def test_unknown_encoder() -> None:
+    with pytest.raises(CheckpointError, match="open_clip knows no model 'ViT-Z'"):
+        build_model(load_checkpoint(GOLDEN), load_label_set("pa100k"), encoder="ViT-Z", decoder_heads=4)

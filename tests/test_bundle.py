@@ -1,0 +1,156 @@
+"""Bundles that were damaged, altered or made by someone hostile are refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from seqpar_deploy import Bundle
+from seqpar_deploy.bundle import new_bundle_dir, sha256_of
+from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError
+
+
+@pytest.fixture
+def copy(bundle_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    change(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_opens_and_knows_its_model(bundle_dir: Path) -> None:
+    bundle = Bundle.open(bundle_dir)
+    assert (bundle.label_set.name, bundle.precision, bundle.dimensions.capacity) == ("pa100k", "fp32", 27)
+    assert bundle.manifest["parity"]["passed"]
+    assert bundle.manifest["parity"]["identical"] == 20
+    golden = bundle.golden()
+    assert golden["crops"].shape == (4, 32, 32, 3)
+    assert golden["tokens"].shape == (4, 27)
+    assert golden["log_probs"].shape == (4, 26, 29)
+    assert str(bundle_dir.parent) not in (bundle_dir / "manifest.json").read_text()
+
+
+def test_graphs_carry_no_paths_of_the_machine_that_made_them(bundle_dir: Path) -> None:
+    for name in ("encoder.onnx", "decoder_step.onnx"):
+        assert b"seqpar_deploy/" not in (bundle_dir / name).read_bytes()
+        onnx.checker.check_model(str(bundle_dir / name))
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "encoder.onnx.data", "decoder_step.onnx.data", "golden.npz"])
+def test_one_flipped_bit(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(BundleIntegrityError, match=rf"{name} has sha256 .*, manifest says .*; export the bundle again"):
+        Bundle.open(copy)
+
+
+def test_truncated_and_missing_files(copy: Path) -> None:
+    file = copy / "encoder.onnx.data"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BundleIntegrityError, match=r"bytes, manifest says"):
+        Bundle.open(copy, verify=False)
+    file.unlink()
+    with pytest.raises(BundleIntegrityError, match="is missing"):
+        Bundle.open(copy, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format=2), "has format 2, this package reads up to 1; update seqpar-deploy"),
+        (lambda m: m.update(format="one"), "states no format number"),
+        (lambda m: m.pop("dimensions"), "it misses key 'dimensions'"),
+        (lambda m: m["dimensions"].update(heads=0), "dimensions heads is 0"),
+        (lambda m: m["dimensions"].update(capacity=30), "capacity is 30, wanted 26 attributes"),
+        (lambda m: m["label_set"]["attributes"].pop(), "vocabulary is 29, wanted 25 attributes"),
+        (lambda m: m.update(precision="fp8"), "precision is 'fp8'"),
+        (lambda m: m["special_tokens"].update(eos=2), "special_tokens are"),
+        (lambda m: m["files"].pop("encoder.onnx"), "does not list encoder.onnx"),
+    ],
+)
+def test_malformed_manifests(copy: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    edit(copy, change)
+    with pytest.raises(BundleFormatError, match=message):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside", "..\\outside"])
+def test_listed_files_stay_inside(copy: Path, name: str) -> None:
+    edit(copy, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
+    with pytest.raises(BundleIntegrityError, match="lies outside the bundle"):
+        Bundle.open(copy)
+
+
+def test_links_stay_inside(copy: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.data"
+    shutil.move(copy / "encoder.onnx.data", outside)
+    (copy / "encoder.onnx.data").symlink_to(outside)
+    with pytest.raises(BundleIntegrityError, match="lies outside the bundle"):
+        Bundle.open(copy)
+
+
+def test_external_data_stays_inside(copy: Path) -> None:
+    graph = onnx.load(copy / "encoder.onnx", load_external_data=False)
+    entry = next(e for t in graph.graph.initializer for e in t.external_data if e.key == "location")
+    entry.value = "../../../etc/passwd"
+    (copy / "encoder.onnx").write_bytes(graph.SerializeToString())
+    file = copy / "encoder.onnx"
+    edit(copy, lambda m: m["files"].update({file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}}))
+    with pytest.raises(BundleIntegrityError, match=r"keeps weights in '\.\./\.\./\.\./etc/passwd', which the manifest"):
+        Bundle.open(copy)
+
+
+def test_what_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleFormatError, match="does not exist"):
+        Bundle.open(tmp_path / "nothing")
+    with pytest.raises(BundleFormatError, match=r"holds no manifest\.json"):
+        Bundle.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(BundleFormatError, match="cannot be read"):
+        Bundle.open(tmp_path)
+
+
+def test_golden_is_never_unpickled(copy: Path) -> None:
+    bundle = Bundle.open(copy)
+    np.savez(copy / "golden.npz", crops=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        bundle.golden()
+
+
+def interrupted_write(out: Path) -> None:
+    with new_bundle_dir(out) as folder:
+        (folder / "encoder.onnx").touch()
+        raise KeyboardInterrupt
+
+
+def write(out: Path, *, overwrite: bool) -> None:
+    with new_bundle_dir(out, overwrite=overwrite) as folder:
+        (folder / "manifest.json").write_text("new")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwriting_is_asked_for_and_bundles_only(tmp_path: Path, copy: Path) -> None:
+    with pytest.raises(BundleError, match="exists already"):
+        write(copy, overwrite=False)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(BundleError, match="is no bundle, it is not overwritten"):
+        write(tmp_path / "photos", overwrite=True)
+    write(copy, overwrite=True)
+    assert (copy / "manifest.json").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "photos"]
