@@ -1,0 +1,111 @@
+"""The commands as a user types them: what they print, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DATA
+from PIL import Image
+
+from seqpar_deploy.resources import sample_crops
+
+CROPS = [str(path) for path in sample_crops()]
+
+
+def run(command: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [Path(sys.executable).parent / command, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_predict_prints_a_table_and_annotates(bundle_dir: Path, tmp_path: Path) -> None:
+    done = run("seqpar", "predict", *CROPS[:3], "-b", bundle_dir, "--annotate", tmp_path / "out")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [Path(path).name for path in CROPS[:3]]
+    pictures = sorted((tmp_path / "out").iterdir())
+    assert [picture.name for picture in pictures] == [Path(path).name for path in CROPS[:3]]
+    with Image.open(pictures[0]) as picture:
+        assert picture.height >= 480
+
+
+def test_predict_prints_json_lines(bundle_dir: Path) -> None:
+    folder = Path(CROPS[0]).parent
+    done = run("seqpar", "predict", folder, "-b", bundle_dir, "--json", "--beam", "3")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["image"] for row in rows] == CROPS
+    assert all(0 <= attribute["score"] <= 1 for row in rows for attribute in row["attributes"])
+    globbed = run("seqpar", "predict", f"{folder}/person-0*.png", "-b", bundle_dir, "--json", "--beam", "3")
+    assert globbed.stdout.splitlines() == done.stdout.splitlines()[:9]
+
+
+def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(Path(CROPS[0]).read_bytes()[:500])
+    done = run("seqpar", "predict", bad, CROPS[0], "-b", bundle_dir, "--json", code=2)
+    assert "bad.png is" in error_line(done)
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nobody.png"], "nobody.png does not exist"),
+        (["nobody*.png"], "no picture matches 'nobody*.png'"),
+        ([CROPS[0], "--backend", "tpu"], "no backend 'tpu'"),
+        ([CROPS[0], "--backend", "onnxruntime-cuda"], "seqpar-deploy[cuda]"),
+        ([CROPS[0], "--beam", "0"], "beam width is 0"),
+    ],
+)
+def test_predict_refuses_in_one_line(bundle_dir: Path, arguments: list[str], message: str) -> None:
+    assert message in error_line(run("seqpar", "predict", *arguments, "-b", bundle_dir, code=2))
+
+
+def test_export_refuses_in_one_line_and_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
+    golden = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
+    for arguments, message in [
+        ([tmp_path / "none.pth", "--label-set", "peta"], "no checkpoint at"),
+        ([golden], "does not say what it was trained on; pass --label-set"),
+        ([golden, "--label-set", "petra"], "no label set 'petra'"),
+        ([golden, "--label-set", "peta", "--decoder-heads", "4"], "generates 26 attributes, label set peta has 35"),
+        ([checkpoint_file, "--recipe", "fp8"], "no recipe 'fp8'"),
+    ]:
+        done = run("seqpar-export", "checkpoint", *arguments, "--out", tmp_path / "bundle", code=2)
+        assert message in error_line(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_breach_of_parity_fails_the_export(tmp_path: Path, checkpoint_file: Path) -> None:
+    from seqpar_deploy.resources import data_dir
+
+    recipe = tmp_path / "strict.toml"
+    recipe.write_text((data_dir("export") / "fp16.toml").read_text().replace("2e-2", "1e-12"))
+    done = run("seqpar-export", "checkpoint", checkpoint_file, "--recipe", recipe, "--out", tmp_path / "b", code=2)
+    assert "does not reproduce the checkpoint" in error_line(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["strict.toml"]
+
+
+def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+    result = tmp_path / "bench.json"
+    done = run("seqpar-bench", bundle_dir, "--checkpoint", checkpoint_file, "--runs", "1", "--json", result)
+    assert "PyTorch, as published" in done.stdout
+    values = json.loads(result.read_text())
+    assert all(rung["identical"] for rung in values["rungs"])
+    assert values["machine"]["cores"] >= 1
+
+
+def test_bench_wants_the_checkpoint_of_the_bundle(bundle_dir: Path) -> None:
+    other = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
+    done = run("seqpar-bench", bundle_dir, "--checkpoint", other, code=2)
+    assert "the bundle was made of" in error_line(done)
