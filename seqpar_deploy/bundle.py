@@ -139,35 +139,79 @@ def sha256_of(path: Path) -> str:
 def new_bundle_dir(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write a bundle into, which becomes `out` when the block ends well and vanishes when it does not.
 
-    The folder is a hidden sibling of `out`, so that the last step is one rename.
+    The folder is a hidden sibling of `out`, so that the last step is one rename. What an export of the same name left
+    behind because it was killed is removed first. Raises BundleError.
     """
     out = Path(os.path.abspath(out))
+    _check_replaceable(out, overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error.strerror}; choose another place") from None
+    with _locked(made):
+        # Only now, locked, it takes a name that other exports look for leftovers under.
+        staging = made.rename(out.with_name(f"{_partial_prefix(out)}{made.name[-8:]}"))
+        try:
+            yield staging
+            staging.chmod(0o755)  # mkdtemp makes it private
+            _check_replaceable(out, overwrite)  # minutes have passed
+            _put_in_place(staging, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise BundleError(f"{out} exists already; choose another name or pass --overwrite")
     if out.exists() and not (out / MANIFEST).is_file():
         raise BundleError(f"{out} exists and is no bundle, it is not overwritten; choose another name")
+
+
+def _put_in_place(staging: Path, out: Path) -> None:
+    """Rename a folder to `out`. What lies there goes, but is put back if anything comes between."""
+    if not out.exists():
+        staging.rename(out)
+        return
+    replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise BundleError(f"{out} cannot be written: {error.strerror}; choose another place") from None
-    try:
-        yield staging
-        staging.chmod(0o755)  # mkdtemp makes it private
-        if out.exists():
-            replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
-            out.rename(replaced / out.name)
-            try:
-                staging.rename(out)
-            except OSError:
-                (replaced / out.name).rename(out)
-                raise
-            finally:
-                shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            staging.rename(out)
+        out.rename(replaced / out.name)
+        staging.rename(out)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if not out.exists():
+            (replaced / out.name).rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _partial_prefix(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove partial bundles that no living process holds locked. On a file system without locks they all stay."""
+    for folder in out.parent.iterdir():
+        if folder.name.startswith(_partial_prefix(out)) and folder.is_dir():
+            with contextlib.suppress(OSError), _locked(folder) as locked:
+                if locked:
+                    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which ends with the process if it is killed. False if it is held already, or has none."""
+    import fcntl  # not on Windows, where bundles can be opened all the same
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(handle)
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@
     ├── LabelSetError              a label set cannot be found, read or matched
     ├── RecipeError                an export recipe cannot be found or read
     ├── ImageError                 a picture cannot be used as a person crop
+    ├── DatasetError               a data set cannot be found or read, or disagrees with its label set
+    ├── TrainingError              a training run cannot be started, resumed or gone on with
     ├── StrategyError              a decoding option is out of range
     ├── BundleError                a bundle cannot be opened
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
@@ -38,6 +40,14 @@ class RecipeError(SeqparError):
 
 class ImageError(SeqparError):
     """A picture cannot be used as a person crop."""
+
+
+class DatasetError(SeqparError):
+    """A data set cannot be found or read, or disagrees with its label set."""
+
+
+class TrainingError(SeqparError):
+    """A training run cannot be started, resumed or gone on with."""
 
 
 class StrategyError(SeqparError):

@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_dir(name: str) -> Path:
-    """The folder `models`, `export` or `samples`."""
+    """The folder `models`, `export`, `train` or `samples`."""
     installed = _PACKAGE / "_data" / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
@@ -48,6 +48,17 @@ def recipe_names() -> list[str]:
 def read_recipe_toml(name_or_path: str | Path) -> dict[str, Any]:
     """The raw values of an export recipe, by name (`fp16`) or path. Raises RecipeError."""
     path = _find(name_or_path, "export", recipe_names(), RecipeError, "recipe")
+    return _read_toml(path, RecipeError)
+
+
+def training_recipe_names() -> list[str]:
+    """Names of the training recipes that ship with the package."""
+    return sorted(path.stem for path in data_dir("train").glob("*.toml"))
+
+
+def read_training_recipe_toml(name_or_path: str | Path) -> dict[str, Any]:
+    """The raw values of a training recipe, by name (`published`) or path. Raises RecipeError."""
+    path = _find(name_or_path, "train", training_recipe_names(), RecipeError, "training recipe")
     return _read_toml(path, RecipeError)
 
 

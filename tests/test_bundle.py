@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,10 +141,30 @@ def write(out: Path, *, overwrite: bool) -> None:
         (folder / "manifest.json").write_text("new")
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_write(tmp_path / "new")
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
+
+
+def test_a_killed_write_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "peta"
+    script = "import sys, time; from pathlib import Path; from seqpar_deploy.bundle import new_bundle_dir\n"
+    script += "with new_bundle_dir(Path(sys.argv[1])) as folder: print(folder.name, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, out], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        partial = other.stdout.readline().strip()
+        assert partial.startswith(".peta.partial-")
+        write(out, overwrite=False)  # while the other one lives
+        assert names(tmp_path) == [partial, "peta"]
+        other.kill()
+    (tmp_path / ".peta2.partial-of-another").mkdir()
+    write(out, overwrite=True)
+    assert names(tmp_path) == [".peta2.partial-of-another", "peta"]
 
 
 def test_overwriting_is_asked_for_and_bundles_only(tmp_path: Path, copy: Path) -> None:
@@ -153,4 +175,31 @@ def test_overwriting_is_asked_for_and_bundles_only(tmp_path: Path, copy: Path) -
         write(tmp_path / "photos", overwrite=True)
     write(copy, overwrite=True)
     assert (copy / "manifest.json").read_text() == "new"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "photos"]
+    assert names(tmp_path) == ["bundle", "photos"]
+
+
+def test_what_came_into_being_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    def slow_write() -> None:
+        with new_bundle_dir(tmp_path / "new"):
+            write(tmp_path / "new", overwrite=False)
+
+    with pytest.raises(BundleError, match="exists already"):
+        slow_write()
+    assert names(tmp_path) == ["new"]
+    assert names(tmp_path / "new") == ["manifest.json"]
+
+
+def test_an_interrupted_overwrite_keeps_the_old(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = (copy / "manifest.json").read_text()
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name:  # the last step, when the old bundle has made room
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(copy, overwrite=True)
+    assert (copy / "manifest.json").read_text() == old
+    assert names(copy.parent) == ["bundle"]

@@ -32,19 +32,29 @@ def new_app(help_text: str) -> typer.Typer:
 
 def run_app(app: typer.Typer) -> None:
     """Run an application: a SeqparError becomes one line and exit code 2, Ctrl-C and SIGTERM clean up and leave."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruptions: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        interruptions.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
-    except SeqparError as error:
-        print_error(error)
-        sys.exit(USAGE_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was left half-written", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        sys.exit(0)
+    except BaseException as error:
+        # typer turns an interruption into an exit of its own, and libraries into errors of theirs.
+        if interruptions and getattr(error, "code", None) != 0:
+            print("interrupted; nothing was left half-written", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        if isinstance(error, SeqparError):
+            print_error(error)
+            sys.exit(USAGE_ERROR)
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
+            sys.stderr.close()
+            sys.exit(0)
+        raise
 
 
 def print_error(error: object) -> None:
@@ -65,7 +75,8 @@ def stage(title: str) -> Iterator[Callable[[int, int], None]]:
 
     def update(done: int, total: int) -> None:
         if live:
-            show(f"{done}/{total}", end="")
+            left = (time.perf_counter() - start) * (total - done) / max(1, done)
+            show(f"{done}/{total}, {left:.0f} s left,", end="")
 
     if live:
         show("", end="")
@@ -77,10 +88,6 @@ def stage(title: str) -> Iterator[Callable[[int, int], None]]:
         show("stopped", end="\n")
         raise
     show("done", end="\n")
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

@@ -13,8 +13,8 @@ import typer
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli.console import USAGE_ERROR, print_error
-from seqpar_deploy.decoding import Beam, Greedy
-from seqpar_deploy.errors import ImageError
+from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
+from seqpar_deploy.errors import ImageError, StrategyError
 from seqpar_deploy.images import SUFFIXES, read_image
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Prediction, Recognizer
@@ -29,6 +29,9 @@ def predict(
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
     backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or onnxruntime-cuda.")] = "auto",
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
+    speculative: Annotated[
+        bool, typer.Option("--speculative", help="Greedy, several guessed tokens a step: often faster, same result.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Crops an inference; the bundle's profile by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads an inference.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object a picture.")] = False,
@@ -42,7 +45,7 @@ def predict(
     A picture that cannot be read gets a line on standard error; the others are still predicted, and the exit code is 2.
     """
     paths = _expand(pictures)
-    strategy = Greedy() if beam == 1 else Beam(width=beam)
+    strategy = _strategy(beam, speculative)
     failed = 0
     with Recognizer.from_bundle(
         bundle, backend=_backend_name(backend), strategy=strategy, batch_size=batch_size, threads=threads, verify=verify
@@ -91,6 +94,14 @@ def _expand(pictures: list[str]) -> list[Path]:
         else:
             found[path] = None
     return list(found)
+
+
+def _strategy(beam: int, speculative: bool) -> Strategy:
+    if speculative:
+        if beam != 1:
+            raise StrategyError(f"--speculative is greedy, --beam is {beam}; leave one of them out")
+        return Speculative()
+    return Greedy() if beam == 1 else Beam(width=beam)
 
 
 def _backend_name(name: str) -> BackendName:

@@ -46,21 +46,26 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     values = read_recipe_toml(name_or_path)
     try:
         return _recipe_from_dict(values)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
-        raise RecipeError(f"{name_or_path} is not a recipe: {what}; see export/fp32.toml for the form") from None
+    except ValueError as error:
+        raise RecipeError(f"{name_or_path} is not a recipe: {error}; see export/fp32.toml for the form") from None
 
 
 def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    if values["format"] != FORMAT:
-        raise ValueError(f"format is {values['format']!r}, wanted {FORMAT}")
-    parts = {key: value for key, value in values.items() if key != "format"}
-    parts["batch"] = BatchProfile(**parts["batch"])
-    parts["parity"] = ParityTolerances(**parts["parity"])
-    recipe = Recipe(**parts)
+    if values.get("format") != FORMAT:
+        raise ValueError(f"format is {values.get('format')!r}, wanted {FORMAT}")
+    recipe = _dataclass_from(
+        Recipe,
+        {
+            **{key: value for key, value in values.items() if key != "format"},
+            "batch": _dataclass_from(BatchProfile, values.get("batch", {}), "batch "),
+            "parity": _dataclass_from(ParityTolerances, values.get("parity", {}), "parity "),
+        },
+    )
+    if not isinstance(recipe.name, str):
+        raise ValueError(f"name is {recipe.name!r}, wanted a text")
     if recipe.precision not in get_args(Precision):
         raise ValueError(f"precision is {recipe.precision!r}, wanted one of {list(get_args(Precision))}")
-    if recipe.opset not in OPSETS:
+    if type(recipe.opset) is not int or recipe.opset not in OPSETS:
         raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
     batch = recipe.batch
     if (
@@ -73,6 +78,21 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     if type(recipe.parity.crops) is not int or recipe.parity.crops < 1:
         raise ValueError(f"parity crops is {recipe.parity.crops!r}, wanted 1 or more")
     for name in ("log_prob_median", "log_prob_max", "tie_margin"):
-        if not float(getattr(recipe.parity, name)) > 0:
-            raise ValueError(f"parity {name} is {getattr(recipe.parity, name)!r}, wanted a number above 0")
+        value = getattr(recipe.parity, name)
+        if type(value) not in (int, float) or not value > 0:
+            raise ValueError(f"parity {name} is {value!r}, wanted a number above 0")
     return recipe
+
+
+def _dataclass_from(cls: Any, values: Any, where: str = "") -> Any:
+    """A dataclass of what a table holds: each key a field, and a key for each field that has no default."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}is {values!r}, wanted a table")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(f"{where}has an unknown key {key!r}, known are {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ValueError(f"{where}misses key {name!r}")
+    return cls(**values)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import DATA
@@ -50,6 +51,16 @@ def test_predict_prints_json_lines(bundle_dir: Path) -> None:
     assert globbed.stdout.splitlines() == done.stdout.splitlines()[:9]
 
 
+def test_predict_speculates_to_the_same_result(bundle_dir: Path) -> None:
+    def rows(*options: str) -> list[dict[str, Any]]:
+        done = run("seqpar", "predict", *CROPS, "-b", bundle_dir, "--json", *options)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    greedy, speculative = rows(), rows("--speculative", "--batch-size", "1")
+    assert [row["tokens"] for row in speculative] == [row["tokens"] for row in greedy]
+    assert sum(row["steps"] for row in speculative) < sum(row["steps"] for row in greedy)
+
+
 def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(Path(CROPS[0]).read_bytes()[:500])
@@ -66,6 +77,7 @@ def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -
         ([CROPS[0], "--backend", "tpu"], "no backend 'tpu'"),
         ([CROPS[0], "--backend", "onnxruntime-cuda"], "seqpar-deploy[cuda]"),
         ([CROPS[0], "--beam", "0"], "beam width is 0"),
+        ([CROPS[0], "--beam", "3", "--speculative"], "--speculative is greedy, --beam is 3; leave one of them out"),
     ],
 )
 def test_predict_refuses_in_one_line(bundle_dir: Path, arguments: list[str], message: str) -> None:

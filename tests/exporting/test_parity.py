@@ -1,0 +1,110 @@
+"""The parity check against scripted models: what it lets pass, and what it calls a breach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from seqpar_deploy.backends.fake import FakeBackend
+from seqpar_deploy.errors import ParityError
+from seqpar_deploy.exporting.parity import ParityReport, Reference, check_parity, reference_generations
+from seqpar_deploy.exporting.recipe import ParityTolerances
+from seqpar_deploy.vocab import BOS, EOS, PAD
+
+VOCABULARY = 8
+LIMIT = 5  # attributes
+SAID = [(3, 4), (), (7, 6, 5, 4, 3), (5,), (3, 5), (6, 7)]  # by the checkpoint, of each crop
+TOLERANCES = ParityTolerances(log_prob_median=1e-4, log_prob_max=5e-2, tie_margin=1e-3)
+CROPS = np.arange(len(SAID), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+
+def model(*, wrong_crop: int | None = None, ahead: float = 3.0, noise: float = 0.0) -> FakeBackend:
+    """Says SAID; the token it emits scores `ahead` more than the next best, which is the following id.
+
+    Of `wrong_crop` it says that next best, by as much.
+    """
+
+    def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+        wanted = [*SAID[crop], EOS]
+        token = wanted[min(len(tokens), len(wanted)) - 1]
+        best, second = token, (token + 1) % VOCABULARY
+        if crop == wrong_crop:
+            best, second = second, best
+        scores = np.full(VOCABULARY, -10.0)
+        scores[best], scores[second] = 0.0, -ahead
+        return np.asarray(scores - np.log(np.exp(scores).sum()) + noise, dtype=np.float32)
+
+    return FakeBackend(script)
+
+
+def reference(*, ahead: float = 3.0) -> Reference:
+    return reference_generations(model(ahead=ahead), CROPS, max_steps=LIMIT)
+
+
+def check(backend: FakeBackend, *, ahead: float = 3.0) -> ParityReport:
+    return check_parity(backend, reference(ahead=ahead), TOLERANCES)
+
+
+def test_the_reference_is_what_the_checkpoint_says() -> None:
+    made = reference()
+    assert made.tokens[0].tolist() == [BOS, 3, 4, EOS, PAD, PAD]
+    assert made.tokens[2].tolist() == [BOS, 7, 6, 5, 4, 3]  # no <eos> within the limit
+    assert made.lengths.tolist() == [3, 1, 5, 2, 3, 3]
+    assert made.log_probs.shape == (len(SAID), LIMIT, VOCABULARY)
+    assert made.log_probs[2].argmax(-1).tolist() == [7, 6, 5, 4, 3]
+    assert [len(made.first(2).crops), len(made.first(2).tokens), len(made.first(2).log_probs)] == [2, 2, 2]
+
+
+def test_equals_pass_and_progress_is_told() -> None:
+    told = []
+    report = check_parity(model(), reference(), TOLERANCES, progress=lambda *done: told.append(done))
+    assert told == [(4, 6), (6, 6)]
+    assert (report.identical, report.divergences, report.log_prob_max) == (6, (), 0)
+    assert report.require() is report
+    assert report.to_dict()["passed"]
+
+
+def test_another_token_is_a_breach() -> None:
+    report = check(model(wrong_crop=3))
+    (divergence,) = report.divergences
+    assert (divergence.crop, divergence.step, divergence.wanted, divergence.got) == (3, 0, 5, 6)
+    assert divergence.margin == pytest.approx(3.0, abs=1e-5)
+    assert not divergence.tie
+    assert report.identical == 5
+    assert not report.to_dict()["passed"]
+    with pytest.raises(ParityError, match=r"on fake: crop 3 leaves the checkpoint at step 0: token 6, wanted 5 by a"):
+        report.require()
+
+
+def test_another_token_at_a_tie_passes() -> None:
+    report = check(model(wrong_crop=3, ahead=5e-4), ahead=5e-4)
+    assert [(divergence.crop, divergence.tie) for divergence in report.divergences] == [(3, True)]
+    assert report.identical == 5
+    assert report.require().log_prob_max == pytest.approx(5e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "breaches"),
+    [
+        (0.9e-4, []),
+        (2e-4, ["log_prob_median differs by 0.0002, wanted at most 0.0001"]),
+        (0.1, ["log_prob_median differs by 0.1, wanted", "log_prob_max differs by 0.1, wanted at most 0.05"]),
+        (float("nan"), ["log_prob_median differs by nan", "log_prob_max differs by nan"]),
+    ],
+)
+def test_log_probabilities_are_held_to_their_tolerances(noise: float, breaches: list[str]) -> None:
+    report = check(model(noise=noise))
+    found = [breach for breach in report.breaches if breach.startswith("log_prob")]
+    assert len(found) == len(breaches)
+    assert all(breach.startswith(start) for breach, start in zip(found, breaches, strict=True))
+
+
+def test_what_follows_a_sequences_end_does_not_count() -> None:
+    """Log-probabilities after `<eos>` are of tokens nobody generates."""
+    wanted = reference()
+    changed = Reference(crops=wanted.crops, tokens=wanted.tokens, log_probs=wanted.log_probs.copy())
+    for crop, length in enumerate(wanted.lengths):
+        changed.log_probs[crop, length:] = 0
+    assert check_parity(model(), changed, TOLERANCES).log_prob_max == 0
