@@ -1,0 +1,51 @@
+"""Data sets of people and their attributes, read from their original files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, check_images, split_by_group
+from seqpar_deploy.datasets.msp60k import load_msp60k
+from seqpar_deploy.datasets.pa100k import load_pa100k
+from seqpar_deploy.datasets.peta import load_peta, load_peta_zs
+from seqpar_deploy.datasets.rap import load_rap_zs, load_rapv1, load_rapv2
+from seqpar_deploy.datasets.table import SUFFIXES, load_table
+from seqpar_deploy.datasets.wider import load_wider
+from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.resources import load_label_set
+from seqpar_deploy.vocab import LabelSet
+
+__all__ = ["NO", "UNKNOWN", "YES", "Dataset", "check_images", "load_dataset", "split_by_group"]
+
+_READERS: dict[str, Callable[[Path, LabelSet, str | None], Dataset]] = {
+    "msp60k": load_msp60k,
+    "pa100k": load_pa100k,
+    "peta": load_peta,
+    "peta-zs": load_peta_zs,
+    "rap-zs": load_rap_zs,
+    "rapv1": load_rapv1,
+    "rapv2": load_rapv2,
+    "wider": load_wider,
+}
+
+
+def load_dataset(name: str | Path | LabelSet, root: str | Path, split: str | None = None) -> Dataset:
+    """One split of a data set. Pictures are not looked at; `check_images` does that.
+
+    `name` is a label set: the name of one that ships (`pa100k`), a TOML file, or the object. `root` is the folder of
+    the data set of that name as it is published, or a CSV or JSON Lines file of your own that is labelled with that
+    label set (see `table.py`); of such a file, no split means everyone. Raises DatasetError, LabelSetError.
+    """
+    label_set = name if isinstance(name, LabelSet) else load_label_set(name)
+    root = Path(root)
+    if root.suffix.lower() in SUFFIXES and not root.is_dir():
+        return load_table(root, label_set, split)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder of a data set, nor a file ending in {' or '.join(SUFFIXES)}")
+    if label_set.name not in _READERS:
+        raise DatasetError(
+            f"{root} is a folder, and label set {label_set.name} has no published data set, only "
+            f"{', '.join(_READERS)} do; name a CSV or JSON Lines file"
+        )
+    return _READERS[label_set.name](root, label_set, split)

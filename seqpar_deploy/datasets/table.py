@@ -1,0 +1,204 @@
+"""People's own data: a CSV or JSON Lines file beside its pictures.
+
+CSV: `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column an attribute, headed by its
+name or its phrase: 1 yes, 0 no, empty unknown. Other columns may stand before the first attribute.
+
+JSON Lines, an object a person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
+right, bottom], "group": "person 7", "split": "test"}`; all but the first two may be left out. What is listed neither as
+attribute nor as unknown is no.
+
+Paths are relative to the file, or to a folder `images` beside it. A table that names groups but no splits has two all
+the same: `test` is a fifth of the groups, always the same ones, and `train` the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, split_by_group
+from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.vocab import LabelSet
+
+SUFFIXES = (".csv", ".jsonl")
+
+_BOX = ("left", "top", "right", "bottom")
+_ABOUT = ("image", "group", "split", *_BOX)  # columns that are no attributes
+_TEST_SHARE = 0.2
+_VALUES = {"1": YES, "0": NO, "": UNKNOWN}
+_KEYS = ("image", "attributes", "unknown", "box", "group", "split")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Person:
+    image: str
+    labels: list[int]
+    box: list[int] | None = None
+    group: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.image:
+            raise ValueError("the image is empty")
+        if self.box is not None and (self.box[0] >= self.box[2] or self.box[1] >= self.box[3]):
+            raise ValueError(f"box {self.box} is empty; wanted left, top, right, bottom in pixels")
+
+
+def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) -> Dataset:
+    """The people of a CSV or JSON Lines file, in its order; all of them, or those of a split.
+
+    Raises DatasetError that names the file and the line.
+    """
+    path = Path(path)
+    read = {".csv": _read_csv, ".jsonl": _read_json_lines}.get(path.suffix.lower())
+    if read is None:
+        raise DatasetError(f"{path} is no table of people; wanted a file ending in {' or '.join(SUFFIXES)}")
+    try:
+        people = list(read(path, label_set))
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from None
+    splits = sorted({person.split for person in people if person.split})
+    if not splits and split in ("train", "test"):
+        train, test = split_by_group(load_table(path, label_set), _TEST_SHARE, seed=0)
+        return dataclasses.replace(train if split == "train" else test, split=split)
+    if split is not None:
+        people = [person for person in people if person.split == split]
+        if not people:
+            names = f"its splits are {', '.join(splits)}" if splits else "it names no splits; leave the split out"
+            raise DatasetError(f"{path} has no split {split!r}: {names}")
+    if not people:
+        raise DatasetError(f"{path} lists nobody")
+    for field in ("box", "group"):
+        without = next((person for person in people if getattr(person, field) is None), None)
+        if without and any(getattr(person, field) is not None for person in people):
+            raise DatasetError(f"{path} gives {without.image} no {field}, others have one; give one to all or none")
+    return Dataset(
+        name=path.stem,
+        split=split or "all",
+        label_set=label_set,
+        images=tuple(_picture(path.parent, person.image) for person in people),
+        labels=np.array([person.labels for person in people], np.int8),
+        boxes=np.array([person.box for person in people], np.int64) if people[0].box else None,
+        groups=tuple(str(person.group) for person in people) if people[0].group is not None else None,
+    )
+
+
+def _picture(folder: Path, image: str) -> Path:
+    path, inside = folder / image, folder / "images" / image
+    return inside if not path.exists() and inside.exists() else path
+
+
+def _columns(label_set: LabelSet) -> dict[str, int]:
+    """Where an attribute stands, by its phrase and by its name; a name wins."""
+    columns = {attribute.phrase: index for index, attribute in enumerate(label_set.attributes)}
+    return columns | {attribute.name: index for index, attribute in enumerate(label_set.attributes)}
+
+
+def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file)
+        header = [name.strip() for name in next(rows, [])]
+        index_of = _attribute_columns(path, header, label_set)
+        about = {name: header.index(name) for name in _ABOUT if name in header}
+        for row in rows:
+            if not row:  # a blank line
+                continue
+            try:
+                if len(row) != len(header):
+                    raise ValueError(f"{len(row)} columns, the header has {len(header)}")
+                given = {name: row[column].strip() for name, column in about.items()}
+                yield _Person(
+                    image=given["image"],
+                    labels=[_csv_value(row[column], header[column]) for column in index_of],
+                    box=[round(float(given[side])) for side in _BOX] if "left" in given else None,
+                    group=given.get("group") or None,
+                    split=given.get("split") or None,
+                )
+            except (ValueError, OverflowError) as error:
+                raise DatasetError(f"{path} line {rows.line_num}: {error}") from None
+
+
+def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> list[int]:
+    """The column of each attribute, in the label set's order."""
+    known = _columns(label_set)
+    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
+        raise DatasetError(f"{path} has two columns {repeated[0]!r}")
+    needed = ("image", *_BOX) if set(_BOX) & set(header) else ("image",)
+    for name in needed:
+        if name not in header:
+            raise DatasetError(f"{path} has no column {name!r}; its header begins {', '.join(header[:4]) or 'nowhere'}")
+    column_of: dict[int, int] = {}
+    for column, name in enumerate(header):
+        if name in _ABOUT:
+            continue
+        if name in known:
+            if known[name] in column_of:
+                first = header[column_of[known[name]]]
+                raise DatasetError(f"{path} has columns {first!r} and {name!r} for one attribute of {label_set.name}")
+            column_of[known[name]] = column
+        elif column_of:
+            raise DatasetError(
+                f"{path} has column {name!r}, no attribute of label set {label_set.name}; "
+                "other columns stand before the first attribute"
+            )
+    for index, attribute in enumerate(label_set.attributes):
+        if index not in column_of:
+            raise DatasetError(
+                f"{path} has no column {attribute.name!r} (or {attribute.phrase!r}), "
+                f"an attribute of label set {label_set.name}"
+            )
+    return [column_of[index] for index in range(len(label_set))]
+
+
+def _csv_value(text: str, attribute: str) -> int:
+    try:
+        return _VALUES[text.strip()]
+    except KeyError:
+        raise ValueError(f"{attribute!r} is {text!r}, wanted 1 yes, 0 no or empty for unknown") from None
+
+
+def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
+    known = _columns(label_set)
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _json_person(json.loads(line), known, label_set)
+            except json.JSONDecodeError as error:
+                raise DatasetError(f"{path} line {number} is not JSON: {error}") from None
+            except (TypeError, ValueError, OverflowError) as error:
+                raise DatasetError(f"{path} line {number}: {error}") from None
+
+
+def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Person:
+    if not isinstance(values, dict) or not isinstance(values.get("image"), str) or "attributes" not in values:
+        raise ValueError('wanted an object with "image", a path, and "attributes", a list of names')
+    if strange := sorted(set(values) - set(_KEYS)):
+        raise ValueError(f"key {strange[0]!r} is none of {', '.join(_KEYS)}")
+    labels = [NO] * len(label_set)
+    for key, value in (("attributes", YES), ("unknown", UNKNOWN)):
+        names = values.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'"{key}" is {names!r}, wanted a list of names')
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} is no attribute of label set {label_set.name}")
+            if labels[known[name]] != NO:
+                raise ValueError(f"{name!r} is listed twice")
+            labels[known[name]] = value
+    box = values.get("box")
+    if box is not None:
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
+            raise ValueError(f'"box" is {box!r}, wanted [left, top, right, bottom] in pixels')
+        box = [round(side) for side in box]
+    group, split = (None if values.get(key) is None else str(values[key]) for key in ("group", "split"))
+    return _Person(image=values["image"], labels=labels, box=box, group=group, split=split)

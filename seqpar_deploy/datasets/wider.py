@@ -1,0 +1,109 @@
+"""WIDER Attribute: people marked by boxes in pictures of scenes.
+
+As its makers publish it: `wider_attribute_trainval.json` and `wider_attribute_test.json`, in the data set's folder or
+in `wider_attribute_annotation`, `Annotations` or `Anno` there, beside the folder `Image`. Each file holds
+`{"images": [{"file_name": "train/0--Parade/..jpg", "targets": [{"attribute": [...], "bbox": [x, y, width, height]}]}],
+"attribute_id_map": {"0": "Male", ...}}`. `train` and `val` are the folders that a picture of trainval lies in.
+
+SequencePAR's authors use a copy with the people cut out, which is read where it lies: the folder `split_image`, and in
+`Annotations` a line a person in `trainval_name.txt` and `trainval_gt_label.txt` (`[1, -1, 0, ...]`, in the label set's
+order), and the same for test. It holds 28,330 and 29,161 people, the JSON a few more.
+
+A label 0 means unspecified and -1 no. SequencePAR's code counts both as no, and so does this, that scores compare.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqpar_deploy.datasets.annotations import columns_of, first_folder, pick_split, read_json, to_labels
+from seqpar_deploy.datasets.base import NO, YES, Dataset
+from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.vocab import LabelSet
+
+_MEANING = {1: YES, 0: NO, -1: NO}
+
+# The part of the file names that each split is in.
+_SCENE_SPLITS = {"train": "trainval", "val": "trainval", "trainval": "trainval", "test": "test"}
+_CUT_OUT_SPLITS = {"trainval": "trainval", "test": "test"}
+
+
+def load_wider(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
+    """A split of WIDER Attribute: trainval or test, and from the JSON files also train or val. Raises DatasetError."""
+    if (root / "Annotations" / "trainval_name.txt").is_file():
+        return _load_cut_out(root, label_set, *pick_split(_CUT_OUT_SPLITS, split, label_set))
+    split, part = pick_split(_SCENE_SPLITS, split, label_set)
+    folders = [root, *(root / name for name in ("wider_attribute_annotation", "Annotations", "Anno"))]
+    candidates = [folder / f"wider_attribute_{part}.json" for folder in folders]
+    return _load_scenes(root, next(filter(Path.is_file, candidates), candidates[0]), label_set, split)
+
+
+def _load_scenes(root: Path, path: Path, label_set: LabelSet, split: str) -> Dataset:
+    content = read_json(path)
+    images: list[str] = []
+    labels: list[Any] = []
+    boxes: list[list[int]] = []
+    try:
+        name_of = content["attribute_id_map"]
+        names = [str(name_of[str(number)]) for number in range(len(name_of))]
+        for picture in content["images"]:
+            if split in ("train", "val") and not picture["file_name"].startswith(f"{split}/"):
+                continue
+            for person in picture["targets"]:
+                left, top, right, bottom = box = _corners(person["bbox"])
+                if left < right and top < bottom:  # who is outside the picture cannot be cut out of it
+                    images.append(picture["file_name"])
+                    labels.append(person["attribute"])
+                    boxes.append(box)
+        folder = first_folder(root, "Image", "wider_attribute_image/Image")
+        paths = tuple(folder / image for image in images)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(f"{path} is no annotation of WIDER Attribute: {what}") from None
+    columns = columns_of(label_set, names, source=str(path))
+    return Dataset(
+        name=label_set.name,
+        split=split,
+        label_set=label_set,
+        images=paths,
+        labels=to_labels(labels, _MEANING, columns=len(names), source=str(path))[:, columns],
+        boxes=np.array(boxes, np.int64),
+    )
+
+
+def _corners(bbox: Any) -> list[int]:
+    """x, y, width, height -> left, top, right, bottom, cut at the picture's left and upper edge."""
+    x, y, width, height = (float(number) for number in bbox)
+    return [max(0, round(side)) for side in (x, y, x + width, y + height)]
+
+
+def _load_cut_out(root: Path, label_set: LabelSet, split: str, part: str) -> Dataset:
+    names_file, labels_file = (root / "Annotations" / f"{part}_{what}.txt" for what in ("name", "gt_label"))
+    names, rows = _lines(names_file), _lines(labels_file)
+    if len(names) != len(rows):
+        raise DatasetError(f"{labels_file} has {len(rows)} lines, {names_file.name} has {len(names)}")
+    try:
+        labels = [json.loads(row) for row in rows]
+    except ValueError as error:
+        raise DatasetError(f"{labels_file} has a line that is no list of numbers: {error}") from None
+    folder = first_folder(root, "split_image")
+    return Dataset(
+        name=label_set.name,
+        split=split,
+        label_set=label_set,
+        images=tuple(folder / name for name in names),
+        labels=to_labels(labels, _MEANING, columns=len(label_set), source=str(labels_file)),
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from None

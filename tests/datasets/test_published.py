@@ -1,0 +1,445 @@
+"""Each published set, written small in its original format, checked with the expressions the published code reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from scipy.io import loadmat, savemat
+
+from seqpar_deploy.datasets import check_images, load_dataset
+from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.resources import load_label_set
+
+Ints = npt.NDArray[np.int64]
+
+
+def cells(values: list[Any], *, row: bool = False) -> npt.NDArray[Any]:
+    """A MATLAB cell array: a column, or a row."""
+    array = np.empty((1, len(values)) if row else (len(values), 1), object)
+    array.ravel()[:] = values
+    return array
+
+
+def names_of(name: str) -> list[str]:
+    return [attribute.name for attribute in load_label_set(name).attributes]
+
+
+def random_labels(people: int, attributes: int) -> Ints:
+    return np.random.default_rng(people + attributes).integers(0, 2, (people, attributes))
+
+
+def touch(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 3)).save(folder / name)
+
+
+# PETA: 7 pictures, the 35 evaluated attributes scattered among others, five partitions of columns.
+def write_peta(root: Path) -> tuple[list[str], Ints]:
+    others = ["upperBodyBlack", "hairBald", "personalFemale"]
+    names = [*others, *reversed(names_of("peta"))]
+    labels = random_labels(7, len(names))
+    partitions = [
+        {"train": column([1, 7, 3]), "val": column([2]), "test": column([6, 4, 5])},
+        *({"train": column([1]), "val": column([2]), "test": column([3])} for _ in range(4)),
+    ]
+    peta = {
+        "data": np.hstack([np.arange(28).reshape(7, 4), labels]),
+        "attribute": cells(names),
+        "selected_attribute": column(range(4, 39)),
+        "partition": cells(partitions),
+    }
+    savemat(root / "PETA.mat", {"peta": peta}, do_compression=True)
+    touch(root / "images", [f"{number:05}.png" for number in range(1, 8)])
+    return names, labels
+
+
+def column(values: Any) -> Ints:
+    return np.array(list(values)).reshape(-1, 1)
+
+
+def test_peta(tmp_path: Path) -> None:
+    names, labels = write_peta(tmp_path)
+    published = loadmat(tmp_path / "PETA.mat")["peta"]
+    assert [cell[0][0] for cell in published[0][0][1]] == names
+    test_rows = published[0][0][3][0][0][0][0][2][:, 0] - 1
+
+    test = load_dataset("peta", tmp_path, "test")
+    assert [path.name for path in test.images] == ["00006.png", "00004.png", "00005.png"]
+    order = [names.index(name) for name in names_of("peta")]
+    assert np.array_equal(test.labels, published[0][0][0][:, 4:][test_rows][:, order])
+    assert np.array_equal(test.labels, labels[[5, 3, 4]][:, order])
+    check_images(test)
+
+    trainval = load_dataset("peta", tmp_path, "trainval")
+    assert [path.name for path in trainval.images] == ["00001.png", "00007.png", "00003.png", "00002.png"]
+    assert len(load_dataset("peta", tmp_path, "train")) == 3
+    assert len(load_dataset("peta", tmp_path, "val")) == 1
+
+
+def test_peta_zs(tmp_path: Path) -> None:
+    names, labels = write_peta(tmp_path)
+    with pytest.raises(DatasetError, match=r"zero_shot\.json does not exist; docs/datasets\.md says how"):
+        load_dataset("peta-zs", tmp_path, "test")
+    parts = {"train": ["00002.png"], "val": ["00007.png"], "test": ["00004.png", "00001.png"]}
+    (tmp_path / "zero_shot.json").write_text(json.dumps(parts))
+    test = load_dataset("peta-zs", tmp_path, "test")
+    assert [path.name for path in test.images] == parts["test"]
+    assert np.array_equal(test.labels, labels[[3, 0]][:, [names.index(name) for name in names_of("peta-zs")]])
+    assert [path.name for path in load_dataset("peta-zs", tmp_path, "trainval").images] == ["00002.png", "00007.png"]
+
+    (tmp_path / "zero_shot.json").write_text(json.dumps({"train": [], "val": [], "test": ["9.png"]}))
+    with pytest.raises(DatasetError, match=r"zero_shot\.json names '9\.png' in test"):
+        load_dataset("peta-zs", tmp_path, "test")
+    (tmp_path / "zero_shot.json").write_text("[]")
+    with pytest.raises(DatasetError, match="has no list 'test'"):
+        load_dataset("peta-zs", tmp_path, "test")
+
+
+def write_pa100k(root: Path, names: list[str] | None = None, label: int = 1) -> dict[str, Ints]:
+    sizes = {"train": 4, "val": 2, "test": 3}
+    labels = {part: random_labels(size, 26) for part, size in sizes.items()}
+    labels["test"][0, 0] = label
+    contents: dict[str, Any] = {"attributes": cells(names or names_of("pa100k"))}
+    number = 0
+    for part, size in sizes.items():
+        images = [f"{number + i + 1:06}.jpg" for i in range(size)]
+        number += size
+        contents |= {f"{part}_images_name": cells(images), f"{part}_label": labels[part].astype(np.uint8)}
+        touch(root / "release_data" / "release_data", images)
+    savemat(root / "annotation.mat", contents)
+    return labels
+
+
+def test_pa100k(tmp_path: Path) -> None:
+    labels = write_pa100k(tmp_path)
+    published = loadmat(tmp_path / "annotation.mat")
+    test = load_dataset("pa100k", tmp_path, "test")
+    folder = tmp_path / "release_data" / "release_data"
+    assert test.images == tuple(folder / published["test_images_name"][i][0][0] for i in range(3))
+    assert np.array_equal(test.labels, published["test_label"])
+    check_images(test)
+    trainval = load_dataset("pa100k", tmp_path, "trainval")
+    assert np.array_equal(trainval.labels, np.vstack([labels["train"], labels["val"]]))
+    assert [path.name for path in trainval.images] == [f"{number:06}.jpg" for number in range(1, 7)]
+
+    assert test.name == "pa100k"
+    (tmp_path / "SYNTHETIC.txt").touch()  # `seqpar synth` leaves it: such scores are not PA-100K's
+    assert load_dataset("pa100k", tmp_path, "test").name == "pa100k-rendered"
+
+    (tmp_path / "data").mkdir()  # the other way it is unpacked
+    assert load_dataset("pa100k", tmp_path, "val").images[0] == tmp_path / "data" / "000005.jpg"
+
+
+def test_pa100k_columns_are_found_by_name(tmp_path: Path) -> None:
+    names = names_of("pa100k")
+    labels = write_pa100k(tmp_path, [*names[1:], " FEMALE "])
+    assert np.array_equal(load_dataset("pa100k", tmp_path, "val").labels, np.roll(labels["val"], 1, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "message"),
+    [
+        (["Cape"], 1, r"annotation\.mat names 26 attributes, 'Female' of label set pa100k is not among them"),
+        (["AgeOver60"], 1, "'Female' of label set pa100k is not among them"),
+        ([], 3, r"annotation\.mat has a label 3, wanted one of 0, 1"),
+    ],
+)
+def test_annotations_that_disagree_with_the_label_set(
+    tmp_path: Path, names: list[str], label: int, message: str
+) -> None:
+    write_pa100k(tmp_path, [*names, *names_of("pa100k")[len(names) :]], label)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset("pa100k", tmp_path, "test")
+
+
+def test_shapes_that_disagree(tmp_path: Path) -> None:
+    contents: dict[str, Any] = {
+        "attributes": cells(names_of("pa100k")),
+        "test_images_name": cells(["1.jpg", "2.jpg"]),
+        "test_label": random_labels(3, 26),
+    }
+    touch(tmp_path / "data", ["1.jpg"])
+    savemat(tmp_path / "annotation.mat", contents)
+    with pytest.raises(DatasetError, match=r"annotation\.mat: test_label has 3 rows, wanted 2"):
+        load_dataset("pa100k", tmp_path, "test")
+    savemat(tmp_path / "annotation.mat", contents | {"test_label": random_labels(2, 25)})
+    with pytest.raises(DatasetError, match="test_label has 25 columns, wanted 26"):
+        load_dataset("pa100k", tmp_path, "test")
+    savemat(tmp_path / "annotation.mat", contents | {"test_images_name": np.ones((2, 1))})
+    with pytest.raises(DatasetError, match="test_images_name is a 2 x 1 array of numbers, wanted a cell array"):
+        load_dataset("pa100k", tmp_path, "test")
+    with pytest.raises(DatasetError, match="has no variable train_images_name"):
+        load_dataset("pa100k", tmp_path, "train")
+
+
+# RAP v1: fields by place, partitions of rows; a label 2 is "not sure".
+def write_rapv1(root: Path, test: list[int]) -> Ints:
+    names = [*names_of("rapv1"), "faceFront", "up-Black"]
+    labels = random_labels(5, len(names))
+    labels[4, 0] = 2
+    images = [f"CAM01_{number}.png" for number in range(5)]
+    annotation = {
+        "partion": cells([{"train_index": np.array([[3, 1, 2]]), "test_index": np.array([test])}] * 5),
+        "label": labels,
+        "attribute_chinese": cells(["女"] * len(names)),
+        "attribute_eng": cells(names),
+        "position": np.zeros((5, 4)),
+        "imagesname": cells(images),
+        "attribute_exp": cells(["-"]),
+    }
+    (root / "RAP_annotation").mkdir()
+    savemat(root / "RAP_annotation" / "RAP_annotation.mat", {"RAP_annotation": annotation})
+    touch(root / "RAP_dataset", images)
+    return labels
+
+
+def test_rapv1(tmp_path: Path) -> None:
+    labels = write_rapv1(tmp_path, [5, 4])
+    published = loadmat(tmp_path / "RAP_annotation" / "RAP_annotation.mat")["RAP_annotation"]
+    rows = published[0][0][0][0][0][0][0][1][0, :] - 1
+    test = load_dataset("rapv1", tmp_path, "test")
+    assert test.images == tuple(tmp_path / "RAP_dataset" / published[0][0][5][row][0][0] for row in rows)
+    assert published[0][0][3][8][0][0] == "Clerk"
+    expected = labels[rows][:, :51]
+    assert expected[0, 0] == 2
+    assert np.array_equal(test.labels, np.where(expected == 2, 0, expected))
+    check_images(test)
+    assert [path.name for path in load_dataset("rapv1", tmp_path, "trainval").images] == [
+        "CAM01_2.png",
+        "CAM01_0.png",
+        "CAM01_1.png",
+    ]
+    with pytest.raises(DatasetError, match="rapv1 has splits trainval, test, not 'val'"):
+        load_dataset("rapv1", tmp_path, "val")
+
+
+def test_indices_outside_the_set(tmp_path: Path) -> None:
+    write_rapv1(tmp_path, [5, 0])
+    with pytest.raises(DatasetError, match=r"partion\{1\}\.test_index holds more than the indices 1 to 5"):
+        load_dataset("rapv1", tmp_path, "test")
+
+
+# RAP v2: fields by name, the evaluated attributes out of order, partitions in a row of cells.
+def write_rapv2(root: Path) -> tuple[list[str], Ints]:
+    names = [*sorted(names_of("rapv2")), "AgeBiger60", "ub-ColorBlack"]
+    labels = random_labels(6, len(names))
+    part = {"train_index": np.array([[1, 5]]), "val_index": np.array([[6]]), "test_index": np.array([[4, 2, 3]])}
+    annotation = {
+        "name": cells([f"CAM{number}.png" for number in range(6)]),
+        "data": labels,
+        "attribute": cells(names),
+        "selected_attribute": np.arange(1, 55).reshape(1, -1),
+        "partition_attribute": cells([part] * 5, row=True),
+    }
+    (root / "RAP_annotation").mkdir()
+    path = root / "RAP_annotation" / "RAP_annotation.mat"
+    savemat(path, {"RAP_annotation": annotation}, do_compression=True)
+    touch(root / "RAP_datasets", [f"CAM{number}.png" for number in range(6)])
+    return names, labels
+
+
+def test_rapv2(tmp_path: Path) -> None:
+    names, labels = write_rapv2(tmp_path)
+    published = loadmat(tmp_path / "RAP_annotation" / "RAP_annotation.mat")["RAP_annotation"]
+    rows = published["partition_attribute"][0][0][0][0]["test_index"][0][0][0] - 1
+    test = load_dataset("rapv2", tmp_path, "test")
+    assert test.images == tuple(tmp_path / "RAP_datasets" / published["name"][0][0][row][0][0] for row in rows)
+    order = [names.index(name) for name in names_of("rapv2")]
+    assert np.array_equal(test.labels, published["data"][0][0][rows][:, order])
+    assert np.array_equal(load_dataset("rapv2", tmp_path, "trainval").labels, labels[[0, 4, 5]][:, order])
+    check_images(test)
+
+
+def test_rap_zs(tmp_path: Path) -> None:
+    names, labels = write_rapv2(tmp_path)
+    parts = {"train": ["CAM2.png"], "val": ["CAM0.png"], "test": ["CAM5.png", "CAM1.png"]}
+    (tmp_path / "zero_shot.json").write_text(json.dumps(parts))
+    test = load_dataset("rap-zs", tmp_path, "test")
+    assert test.labels.shape == (2, 53)
+    assert np.array_equal(test.labels, labels[[5, 1]][:, [names.index(name) for name in names_of("rap-zs")]])
+    assert [path.name for path in test.images] == parts["test"]
+
+
+def write_wider(root: Path, **changes: Any) -> None:
+    first = {"attribute": [1, -1, 0, *[1] * 11], "bbox": [3, 4.6, 10.2, 20]}
+    second = {"attribute": [-1] * 13 + [1], "bbox": [-2, 5, 4, 5]}
+    outside = {"attribute": [-1] * 14, "bbox": [-9, 5, 4, 5]}
+    trainval = {
+        "images": [
+            {"file_name": "train/0--Parade/a.jpg", "scene_id": 0, "targets": [first, second, outside]},
+            {"file_name": "val/1--Fair/b.jpg", "scene_id": 1, "targets": [first]},
+        ],
+        "attribute_id_map": {str(number): name for number, name in enumerate(names_of("wider"))},
+        "scene_id_map": {"0": "Parade", "1": "Fair"},
+    }
+    (root / "wider_attribute_annotation").mkdir(exist_ok=True)
+    (root / "Image").mkdir(exist_ok=True)
+    path = root / "wider_attribute_annotation" / "wider_attribute_trainval.json"
+    path.write_text(json.dumps({**trainval, **changes}))
+
+
+def test_wider_scenes(tmp_path: Path) -> None:
+    write_wider(tmp_path)
+    trainval = load_dataset("wider", tmp_path, "trainval")
+    assert [path.relative_to(tmp_path).as_posix() for path in trainval.images] == [
+        "Image/train/0--Parade/a.jpg",
+        "Image/train/0--Parade/a.jpg",
+        "Image/val/1--Fair/b.jpg",
+    ]
+    assert trainval.boxes is not None
+    assert trainval.boxes.tolist() == [[3, 5, 13, 25], [0, 5, 2, 10], [3, 5, 13, 25]]
+    assert trainval.labels.tolist()[0] == [1, 0, 0, *[1] * 11]
+    assert trainval.labels.tolist()[1] == [0] * 13 + [1]
+    assert len(load_dataset("wider", tmp_path, "train")) == 2
+    assert len(load_dataset("wider", tmp_path, "val")) == 1
+    with pytest.raises(DatasetError, match=r"wider_attribute_test\.json does not exist"):
+        load_dataset("wider", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"file_name": "a.jpg"}]}, "misses key 'targets'"),
+        ({"images": 5}, "is no annotation of WIDER Attribute"),
+        ({"attribute_id_map": {"0": "Cape"}}, "names 1 attributes, 'Male' of label set wider is not among them"),
+        ({"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0, 2, 2]}]}]}, "wanted 14 for each"),
+        (
+            {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0]}]}]},
+            "is no annotation of WIDER",
+        ),
+        ({"images": []}, "lists nobody in this split"),
+    ],
+)
+def test_wider_that_is_not_as_published(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_wider(tmp_path, **changes)
+    with pytest.raises(DatasetError, match=rf"wider_attribute_trainval\.json .*{message}"):
+        load_dataset("wider", tmp_path, "trainval")
+
+
+def test_wider_cut_out(tmp_path: Path) -> None:
+    (tmp_path / "split_image").mkdir()
+    annotations = tmp_path / "Annotations"
+    annotations.mkdir()
+    (annotations / "trainval_name.txt").write_text("a_0.jpg\n")
+    (annotations / "test_name.txt").write_text("b_0.jpg\nb_1.jpg\n")
+    lines = [[1, -1, 0, *[-1] * 11], [-1] * 13 + [1]]
+    (annotations / "test_gt_label.txt").write_text("".join(f"{line}\n" for line in lines))
+    test = load_dataset("wider", tmp_path, "test")
+    assert test.images == (tmp_path / "split_image" / "b_0.jpg", tmp_path / "split_image" / "b_1.jpg")
+    assert test.boxes is None
+    assert test.labels.tolist() == [[1] + [0] * 13, [0] * 13 + [1]]
+    (annotations / "test_gt_label.txt").write_text(f"{lines[0]}\n")
+    with pytest.raises(DatasetError, match=r"test_gt_label\.txt has 1 lines, test_name\.txt has 2"):
+        load_dataset("wider", tmp_path, "test")
+
+
+def test_msp60k(tmp_path: Path) -> None:
+    labels = random_labels(5, 57)
+    images = [f"{number}.png" for number in range(5)]
+    label_of = dict(zip(images, labels.tolist(), strict=True))
+    split = {"train": images[:2], "val": images[2:3], "test": images[3:]}
+    random = {part: {image: label_of[image] for image in names} for part, names in split.items()}
+    (tmp_path / "random_split.json").write_text(json.dumps(random))
+    touch(tmp_path / "images", images)
+    test = load_dataset("msp60k", tmp_path, "test")
+    assert test.images == (tmp_path / "images" / "3.png", tmp_path / "images" / "4.png")
+    assert np.array_equal(test.labels, labels[3:])
+    assert np.array_equal(load_dataset("msp60k", tmp_path, "trainval").labels, labels[:3])
+    check_images(test)
+
+    scenes = {
+        "split": {"split_1": {"trainval": ["park", "mall"], "test": ["snow"]}},
+        "image_names": {"park": images[1:2], "mall": images[:1], "snow": images[2:]},
+    }
+    (tmp_path / "Multi_Sences.json").write_text(json.dumps(scenes))
+    (tmp_path / "merged_labels.json").write_text(json.dumps(label_of))
+    assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/trainval").labels, labels[[1, 0]])
+    assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/test").labels, labels[2:])
+    with pytest.raises(DatasetError, match=r"Multi_Sences\.json .* split split_2/test: misses key 'split_2'"):
+        load_dataset("msp60k", tmp_path, "split_2/test")
+    random["test"]["3.png"] = [1, 0]
+    (tmp_path / "random_split.json").write_text(json.dumps(random))
+    with pytest.raises(DatasetError, match=r"random_split\.json has labels that are not numbers, or rows of different"):
+        load_dataset("msp60k", tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("peta", r"PETA\.mat does not exist"),
+        ("pa100k", r"annotation\.mat does not exist"),
+        ("rapv1", r"RAP_annotation\.mat does not exist"),
+        ("rap-zs", r"RAP_annotation\.mat does not exist"),
+        ("wider", r"wider_attribute_test\.json does not exist"),
+        ("msp60k", r"random_split\.json does not exist"),
+    ],
+)
+def test_missing_annotations_are_named(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(name, tmp_path, "test")
+    with pytest.raises(DatasetError, match=r"has splits .*; name one of them"):
+        load_dataset(name, tmp_path)
+
+
+def test_missing_folder_of_pictures_is_named(tmp_path: Path) -> None:
+    write_peta(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"00006\.png does not exist; 3 of the 3 pictures of peta test"):
+        check_images(load_dataset("peta", tmp_path, "test"))
+    (tmp_path / "images").rmdir()
+    with pytest.raises(DatasetError, match="holds no folder images; the pictures belong there"):
+        load_dataset("peta", tmp_path, "test")
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Cut short, or with some bytes changed."""
+    generator = np.random.default_rng(seed)
+    if seed % 2:
+        return content[: int(generator.integers(0, len(content)))]
+    changed = bytearray(content)
+    for place in generator.integers(0, len(content), 4):
+        changed[place] ^= int(generator.integers(1, 256))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "file"),
+    [(write_peta, "peta", "PETA.mat"), (write_rapv2, "rapv2", "RAP_annotation/RAP_annotation.mat")],
+)
+def test_damaged_files_are_one_line(tmp_path: Path, write: Callable[[Path], Any], name: str, file: str) -> None:
+    write(tmp_path)
+    content = (tmp_path / file).read_bytes()
+    for seed in range(60):
+        (tmp_path / file).write_bytes(damaged(content, seed))
+        with pytest.raises(DatasetError) as refusal:
+            load_dataset(name, tmp_path, "test")
+        assert str(refusal.value).startswith(str(tmp_path / file))
+        assert "\n" not in str(refusal.value)
+
+
+def test_version_7_3_and_other_files(tmp_path: Path) -> None:
+    (tmp_path / "PETA.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(100))
+    with pytest.raises(DatasetError, match=r"PETA\.mat is a MAT file of version 7\.3.* -v7"):
+        load_dataset("peta", tmp_path, "test")
+    savemat(tmp_path / "PETA.mat", {"peta": 5})
+    with pytest.raises(DatasetError, match=r"PETA\.mat: peta is a 1 x 1 array of numbers, wanted one struct"):
+        load_dataset("peta", tmp_path, "test")
+    savemat(tmp_path / "PETA.mat", {"peta": {"data": 5}})
+    with pytest.raises(DatasetError, match="has fields data; wanted field 1"):
+        load_dataset("peta", tmp_path, "test")
+
+
+def test_without_scipy_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(DatasetError, match=r"pip install 'seqpar-deploy\[eval\]'"):
+        load_dataset("peta", tmp_path, "test")

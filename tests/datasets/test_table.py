@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seqpar_deploy.datasets import Dataset, check_images, load_dataset, split_by_group
+from seqpar_deploy.errors import DatasetError, ImageError
+from seqpar_deploy.preprocess import Preprocessing
+from seqpar_deploy.vocab import Attribute, Group, LabelSet
+
+TINY = LabelSet(
+    name="tiny",
+    attributes=(
+        Attribute(name="Hat", phrase="a hat", group="g"),
+        Attribute(name="Boots", phrase="brown boots", group="g"),
+        Attribute(name="Skirt&Dress", phrase="skirt and dress", group="g"),
+    ),
+    groups={"g": Group()},
+    preprocessing=Preprocessing(),
+)
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def picture(path: Path, width: int = 4, height: int = 6) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.arange(width * height * 3, dtype=np.uint8).reshape(height, width, 3)
+    Image.fromarray(pixels).save(path)
+
+
+def test_csv_by_name_and_phrase_with_unknowns(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "b.png")
+    table = write(
+        tmp_path / "people.csv",
+        "image,source,group,skirt and dress,Hat,Boots,split",
+        "a.png,zoo,anna,1,0,,train",
+        "",
+        '"b.png",zoo,bert, 0 ,1,1,test',
+    )
+    dataset = load_dataset(TINY, table)
+    assert dataset.images == (tmp_path / "images" / "a.png", tmp_path / "b.png")
+    assert dataset.labels.tolist() == [[0, -1, 1], [1, 1, 0]]
+    assert dataset.labels.dtype == np.int8
+    assert dataset.groups == ("anna", "bert")
+    assert dataset.boxes is None
+    assert (dataset.name, dataset.split) == ("people", "all")
+    check_images(dataset)
+
+    test = load_dataset(TINY, table, "test")
+    assert (test.split, test.images) == ("test", (tmp_path / "b.png",))
+    with pytest.raises(DatasetError, match=r"people\.csv has no split 'val': its splits are test, train"):
+        load_dataset(TINY, table, "val")
+
+
+def test_csv_boxes_are_cut_out(tmp_path: Path) -> None:
+    picture(tmp_path / "scene.png", width=8, height=6)
+    table = write(
+        tmp_path / "p.csv",
+        "image,left,top,right,bottom,Hat,Boots,Skirt&Dress",
+        "scene.png,2,1,5.2,4,1,0,0",
+        "scene.png,-3,-3,2,2,1,0,0",
+        "scene.png,20,1,25,4,1,0,0",
+    )
+    dataset = load_dataset(TINY, table)
+    assert dataset.boxes is not None
+    assert dataset.boxes.tolist() == [[2, 1, 5, 4], [-3, -3, 2, 2], [20, 1, 25, 4]]
+    whole = np.asarray(Image.open(tmp_path / "scene.png"))
+    assert np.array_equal(dataset.crop(0), whole[1:4, 2:5])
+    assert np.array_equal(dataset.crop(1), whole[:2, :2])
+    with pytest.raises(DatasetError, match=r"scene\.png is 8 x 6, its box 20, 1, 25, 4 lies outside"):
+        dataset.crop(2)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    people: list[dict[str, object]] = [
+        {"image": "a.png", "attributes": ["Hat", "brown boots"], "unknown": ["Skirt&Dress"], "group": 7},
+        {"image": "b.png", "attributes": [], "group": "8"},
+    ]
+    path = write(tmp_path / "p.jsonl", *map(json.dumps, people))
+    dataset = load_dataset(TINY, path)
+    assert dataset.labels.tolist() == [[1, 1, -1], [0, 0, 0]]
+    assert dataset.groups == ("7", "8")
+    assert dataset.images == (tmp_path / "a.png", tmp_path / "b.png")
+
+    write(path, json.dumps({**people[0], "box": [1, 2, 3, 4], "split": "test"}))
+    boxed = load_dataset(TINY, path, "test")
+    assert boxed.boxes is not None
+    assert boxed.boxes.tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "has no column 'image'"),
+        (["image,Hat,Boots,Skirt&Dress"], "lists nobody"),
+        (["image,Hat,Boots", "a,1,0"], r"has no column 'Skirt&Dress' \(or 'skirt and dress'\)"),
+        (["image,Hat,Boots,Skirt&Dress,Cape", "a,1,0,0,1"], "has column 'Cape', no attribute of label set tiny"),
+        (["image,Hat,a hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has columns 'Hat' and 'a hat' for one attribute"),
+        (["image,Hat,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has two columns 'Hat'"),
+        (["image,left,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has no column 'top'"),
+        (["image,Hat,Boots,Skirt&Dress", "a,1,0,yes"], r"line 2: 'Skirt&Dress' is 'yes', wanted 1 yes, 0 no or empty"),
+        (["image,Hat,Boots,Skirt&Dress", "a,1,0,0", "b,1,0"], "line 3: 3 columns, the header has 4"),
+        (["image,Hat,Boots,Skirt&Dress", ",1,0,0"], "line 2: the image is empty"),
+        (["image,group,Hat,Boots,Skirt&Dress", "a,g,1,0,0", "b,,1,0,0"], "gives b no group, others have one"),
+        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,5,5,5,9,1,0,0"], "line 2: box .* is empty"),
+        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,inf,5,5,9,1,0,0"], "line 2: "),
+    ],
+)
+def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    path = write(tmp_path / "p.csv", *lines)
+    with pytest.raises(DatasetError, match=rf"p\.csv.* ?{message}"):
+        load_dataset(TINY, path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", 'wanted an object with "image"'),
+        ('{"image": "a"}', '"attributes", a list of names'),
+        ('{"image": "a", "attributes": ["Cape"]}', "'Cape' is no attribute of label set tiny"),
+        ('{"image": "a", "attributes": ["Hat"], "unknown": ["a hat"]}', "'a hat' is listed twice"),
+        ('{"image": "a", "attributes": "Hat"}', "wanted a list of names"),
+        ('{"image": "a", "attributes": [], "unkown": []}', "key 'unkown' is none of"),
+        ('{"image": "a", "attributes": [], "box": [1, 2]}', r"wanted \[left, top, right, bottom\]"),
+        ('{"image": "a", "attributes": [], "box": [1, 2, null, 4]}', r"wanted \[left, top, right, bottom\]"),
+    ],
+)
+def test_json_lines_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path / "p.jsonl", line)
+    with pytest.raises(DatasetError, match=rf"p\.jsonl line 1.*{message}"):
+        load_dataset(TINY, path)
+
+
+def test_what_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none\.csv does not exist"):
+        load_dataset(TINY, tmp_path / "none.csv")
+    with pytest.raises(DatasetError, match=r"people\.xls is no folder of a data set, nor a file ending in \.csv"):
+        load_dataset(TINY, tmp_path / "people.xls")
+    with pytest.raises(DatasetError, match="label set tiny has no published data set"):
+        load_dataset(TINY, tmp_path)
+    (tmp_path / "latin.csv").write_bytes("image,Hät".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"latin\.csv cannot be read"):
+        load_dataset(TINY, tmp_path / "latin.csv")
+
+
+def test_missing_pictures_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    path = write(tmp_path / "p.csv", "image,Hat,Boots,Skirt&Dress", "a.png,1,0,0", "b.png,1,0,0")
+    dataset = load_dataset(TINY, path)
+    with pytest.raises(DatasetError, match=r"b\.png does not exist; 1 of the 2 pictures of p all are missing"):
+        check_images(dataset)
+    with pytest.raises(ImageError, match=r"b\.png does not exist"):
+        dataset.crop(1)
+
+
+def people(groups: list[str]) -> Dataset:
+    return Dataset(
+        name="people",
+        split="all",
+        label_set=TINY,
+        images=tuple(Path(f"{number}.png") for number in range(len(groups))),
+        labels=np.zeros((len(groups), 3), np.int8),
+        groups=tuple(groups),
+    )
+
+
+def test_groups_stay_together_and_do_not_move_when_people_are_added() -> None:
+    groups = [f"person {number % 300}" for number in range(1000)]
+    rest, held_out = split_by_group(people(groups), 0.2, seed=1)
+    assert rest.groups is not None
+    assert held_out.groups is not None
+    assert not set(rest.groups) & set(held_out.groups)
+    assert len(rest) + len(held_out) == 1000
+    assert 0.14 < len(set(held_out.groups)) / 300 < 0.26
+    assert (rest.split, held_out.split) == ("rest", "held-out")
+
+    more_rest, more_held_out = split_by_group(people([*groups, *(f"new {n}" for n in range(500))]), 0.2, seed=1)
+    assert set(rest.groups) <= set(more_rest.groups or ())
+    assert set(held_out.groups) <= set(more_held_out.groups or ())
+    assert set(held_out.groups) != set(split_by_group(people(groups), 0.2, seed=2)[1].groups or ())
+
+
+def test_a_split_is_the_same_on_every_machine() -> None:
+    rest, held_out = split_by_group(people(list("abcdefgh")), 0.5, seed=0)
+    assert rest.groups == tuple("abce")
+    assert held_out.groups == tuple("dfgh")
+
+
+def test_splits_that_cannot_be() -> None:
+    with pytest.raises(DatasetError, match=r"too few to hold out 0\.5"):
+        split_by_group(people(["one"] * 5), 0.5, seed=0)
+    with pytest.raises(DatasetError, match=r"fraction is 1\.5"):
+        split_by_group(people(["a", "b"]), 1.5, seed=0)
+    one = people(["a"])
+    alone = Dataset(name="p", split="all", label_set=TINY, images=one.images, labels=one.labels)
+    with pytest.raises(DatasetError, match="p has no groups to split by"):
+        split_by_group(alone, 0.5, seed=0)
