@@ -1,0 +1,176 @@
+"""`seqpar eval`: the same scores and sequences from a checkpoint and from its bundle, and how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seqpar_deploy.cli.eval import evaluate
+from seqpar_deploy.errors import DatasetError, SeqparError
+from seqpar_deploy.resources import sample_crops
+from seqpar_deploy.vocab import LabelSet
+
+CROPS = sample_crops()
+
+
+@pytest.fixture(scope="module")
+def people(label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 20 sample crops with random labels, a tenth of them unknown."""
+    rng = np.random.default_rng(5)
+    path = tmp_path_factory.mktemp("people") / "people.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "split", *(attribute.name for attribute in label_set.attributes)])
+        for number, crop in enumerate(CROPS):
+            labels = rng.choice(["1", "0", ""], size=len(label_set), p=[0.3, 0.6, 0.1])
+            table.writerow([crop, "test" if number % 2 else "train", *labels])
+    return path
+
+
+def run(*arguments: object, code: int) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "seqpar", "eval", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def scores(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+def test_checkpoint_and_bundle_score_alike_on_every_backend(
+    checkpoint_file: Path, bundle_dir: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], beam: int
+) -> None:
+    reference = tmp_path / "checkpoint.jsonl"
+    evaluate(
+        checkpoint_file, people, backend="torch", beam=beam, predictions=reference, json_file=tmp_path / "torch.json"
+    )
+    wanted = scores(tmp_path / "torch.json")
+    assert 0 < wanted["metrics"]["f1"] < 1
+    assert wanted["model"]["kind"] == "checkpoint"
+    for backend in ("onnxruntime", "openvino"):
+        out = tmp_path / f"{backend}.json"
+        evaluate(bundle_dir, people, backend=backend, beam=beam, batch_size=7, against=reference, json_file=out)
+        assert f"all 20 sequences equal those in {reference}" in capsys.readouterr().out
+        got = scores(out)
+        assert got["metrics"] == wanted["metrics"]
+        assert got["against"] == {"file": str(reference), "different": 0}
+        assert got["backend"]["name"] == backend
+
+
+def test_it_prints_and_writes_scores_of_each_attribute(
+    bundle_dir: Path, people: Path, label_set: LabelSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, picture = tmp_path / "new" / "scores.json", tmp_path / "scores.png"
+    evaluate(bundle_dir, people, split="test", json_file=result, picture=picture)
+    out, err = capsys.readouterr()
+    values = scores(result)
+    assert values["data"] == {
+        "name": "people",
+        "split": "test",
+        "people": 10,
+        "known_share": values["data"]["known_share"],
+    }
+    assert 0.8 < values["data"]["known_share"] < 1
+    assert list(values["metrics"]["attributes"]) == [attribute.name for attribute in label_set.attributes]
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    for name, row in values["metrics"]["attributes"].items():
+        assert [int(cell) for cell in rows[name][1:4]] == [row["positives"], row["known"], row["predicted"]]
+    overall = [f"{100 * values['metrics'][name]:.2f}" for name in ("ma", "accuracy", "precision", "recall", "f1")]
+    assert rows["this"] == ["this", "model", *overall]
+    assert "paper" not in rows  # these are not PA100K's people
+    assert "evaluating" in err
+    assert values["images_per_second"] > 0
+    assert values["machine"]["cores"] >= 1
+    with Image.open(picture) as drawn:
+        assert drawn.width == 1200
+        assert len(np.unique(np.asarray(drawn.convert("L")))) > 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "scores.png"]
+
+
+def test_limit_takes_the_first_people(
+    bundle_dir: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = tmp_path / "three.jsonl"
+    evaluate(bundle_dir, people, limit=3, predictions=predictions)
+    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert [row["image"] for row in rows] == [f"crops/{crop.name}" for crop in CROPS[:3]]
+
+    # An earlier run that said something else of the second person; then one over other people.
+    rows[1]["tokens"] = rows[1]["tokens"][::-1]
+    predictions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    evaluate(bundle_dir, people, limit=3, against=predictions)
+    assert f"1 of 3 sequences differ from those in {predictions}: {rows[1]['image']}" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match=r"3 other people than people all with 4"):
+        evaluate(bundle_dir, people, limit=4, against=predictions)
+
+
+def test_a_damaged_picture_ends_it_in_one_line_and_writes_nothing(bundle_dir: Path, people: Path) -> None:
+    bad = people.with_name("bad.png")
+    bad.write_bytes(CROPS[1].read_bytes()[:500])
+    table = people.with_name("bad.csv")
+    table.write_text(people.read_text().replace(str(CROPS[1]), bad.name))
+    done = run(bundle_dir, "--data", table, "--json", people.with_name("bad.json"), code=2)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"{bad} is damaged" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not people.with_name("bad.json").exists()
+
+
+def test_a_missing_picture_is_named_before_anything_runs(bundle_dir: Path, people: Path) -> None:
+    table = people.with_name("gone.csv")
+    table.write_text(people.read_text().replace(CROPS[2].name, "gone.png"))
+    with pytest.raises(DatasetError, match=r"gone\.png does not exist"):
+        evaluate(bundle_dir, table)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_set": "pa100k"}, "leave out --label-set"),
+        ({"backend": "torch"}, "no backend 'torch'"),
+        ({"beam": 0}, "beam width is 0"),
+        ({"split": "val"}, "has no split 'val'"),
+        ({"against": Path("nowhere.jsonl")}, "nowhere.jsonl cannot be read: No such file"),
+        ({"against": CROPS[0].parent.parent / "README.md"}, "is no file of --predictions"),
+        ({"json_file": CROPS[0] / "scores.json"}, "scores.json cannot be written"),
+    ],
+)
+def test_it_refuses_in_one_line(bundle_dir: Path, people: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SeqparError) as refused:
+        evaluate(bundle_dir, people, limit=1 if "json_file" in options else None, **options)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "openvino"}, "runs on torch or torch-cuda, not on 'openvino'"),
+        ({"label_set": "peta"}, "generates 26 attributes, label set peta has 35"),
+    ],
+)
+def test_a_checkpoint_refuses_in_one_line(
+    checkpoint_file: Path, people: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SeqparError, match=message):
+        evaluate(checkpoint_file, people, **options)
+    with pytest.raises(SeqparError, match="no model at"):
+        evaluate(checkpoint_file.with_name("none.pth"), people)
