@@ -22,6 +22,7 @@ import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.modeling.eager import continue_sequences, normalise
@@ -37,6 +38,8 @@ class EncoderGraph(nn.Module):
         visual = model.clip_model.visual
         # Another tower over the same weights: the model itself is left as it is.
         self.clip_visual = copy.deepcopy(visual, memo={id(weight): weight for weight in visual.parameters()})
+        if isinstance(visual.conv1, nn.Sequential):
+            self.clip_visual.conv1 = normalisation_folded(visual.conv1)
         for block in self.clip_visual.transformer.resblocks:
             if isinstance(block.attn, nn.MultiheadAttention):
                 block.attn = FusableAttention(block.attn)
@@ -44,8 +47,22 @@ class EncoderGraph(nn.Module):
         self.to_images = to_images
 
     def forward(self, crops: Tensor) -> Tensor:
-        images = self.to_images(crops).to(self.clip_visual.conv1.weight.dtype)
+        images = self.to_images(crops).to(self.clip_visual.class_embedding.dtype)
         return self.decoder.cross_kv(self.clip_visual(images))
+
+
+def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
+    """A convolutional stem whose batch normalisations are part of its convolutions."""
+    layers: list[nn.Module] = []
+    for layer in stem:
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = layers.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            dtype = convolution.weight.dtype
+            layers.append(fuse_conv_bn_eval(convolution.float(), copy.deepcopy(layer).float()).to(dtype=dtype))
+        else:
+            layers.append(copy.deepcopy(layer))
+    return nn.Sequential(*layers)
 
 
 class FusableAttention(nn.Module):

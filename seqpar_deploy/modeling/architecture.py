@@ -33,6 +33,9 @@ class Architecture:
     heads: int = 8
     head_size: int = 64
     ffn: int = 2048
+    stem: tuple[
+        int, ...
+    ] = ()  # channels of a convolutional stem before the tower's width; the published model has none
 
     @property
     def vocabulary(self) -> int:
@@ -59,7 +62,7 @@ class Architecture:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
         try:
-            return cls(**values)
+            return cls(**{**values, "stem": tuple(values.get("stem", ()))})
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's stored architecture does not fit this package: {error}") from None
 

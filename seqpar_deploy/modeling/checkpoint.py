@@ -7,12 +7,9 @@ NumPy's reconstruction code runs. Every other name in the file is refused.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +22,13 @@ from torch import Tensor
 
 from seqpar_deploy.bundle import sha256_of
 from seqpar_deploy.errors import CheckpointError
+from seqpar_deploy.files import replacing
 from seqpar_deploy.modeling.architecture import Architecture, architecture_from_shapes
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.vocab import LabelSet
 
 _STATE_DICT = "model_state_dict"  # its key in a published checkpoint
+_CLIP_STATE_DICT = "state_dict"  # its key in a checkpoint of open_clip's own training
 _METADATA = "seqpar"  # its key in our safetensors
 _TOKEN_EMBEDDING = "clip_model.token_embedding.weight"
 _TOKEN_ROWS = "clip_model.token_embedding.rows"  # ours: which rows are stored, where the rest are left out
@@ -88,7 +87,14 @@ def build_model(
     return model.eval().requires_grad_(False)
 
 
-def save_checkpoint(path: str | Path, model: SequencePAR, label_set: LabelSet, *, dtype: torch.dtype) -> None:
+def save_checkpoint(
+    path: str | Path,
+    model: SequencePAR,
+    label_set: LabelSet,
+    *,
+    dtype: torch.dtype,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Write safetensors that `load_checkpoint` reads: published names, the architecture in the metadata.
 
     Rows of the text tower's token embedding that none of the label set's phrases use are left out. Atomic.
@@ -102,18 +108,9 @@ def save_checkpoint(path: str | Path, model: SequencePAR, label_set: LabelSet, *
     rows = open_clip.tokenize(list(label_set.phrases), context_length=model.clip_model.context_length).unique()
     state_dict[_TOKEN_ROWS] = rows
     state_dict[_TOKEN_EMBEDDING] = state_dict[_TOKEN_EMBEDDING][rows].contiguous()
-    metadata = {"architecture": model.architecture.to_dict(), "label_set": label_set.name}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        safetensors.torch.save_file(state_dict, staging, metadata={_METADATA: json.dumps(metadata)})
-        os.chmod(staging, 0o644)
-        os.replace(staging, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staging)
+    values = {"architecture": model.architecture.to_dict(), "label_set": label_set.name, **(metadata or {})}
+    with replacing(Path(path)) as staging:
+        safetensors.torch.save_file(state_dict, staging, metadata={_METADATA: json.dumps(values)})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -168,7 +165,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         Exception
     ) as error:  # torch.load raises nearly anything on damaged input: RuntimeError, EOFError, KeyError...
         raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
-    state_dict = content.get(_STATE_DICT, content) if isinstance(content, dict) else content
+    if isinstance(content, dict):
+        state_dict = content.get(_STATE_DICT, content.get(_CLIP_STATE_DICT, content))
+    else:
+        state_dict = content
     if not isinstance(state_dict, dict) or not any(isinstance(value, Tensor) for value in state_dict.values()):
         raise CheckpointError(f"{path} holds no state dict; wanted {_STATE_DICT!r} as the published training saves it")
     if strange := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:

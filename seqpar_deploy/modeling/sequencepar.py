@@ -42,6 +42,10 @@ class SequencePAR(nn.Module):
         vision = {**architecture.vision, "pool_type": "none", "output_tokens": False}
         self.clip_model = open_clip.CLIP(d, vision, dict(architecture.text), quick_gelu=architecture.quick_gelu)
         self.clip_model.visual.ln_post = nn.Identity()  # in the checkpoint, but not applied by the published model
+        if architecture.stem:
+            self.clip_model.visual.conv1 = convolutional_stem(
+                *architecture.stem, self.clip_model.visual.conv1.out_channels
+            )
         self.decoder = Decoder(architecture)
         self.bos_embedding = nn.Parameter(torch.ones(1, d), requires_grad=False)
         self.eos_embedding = nn.Parameter(-torch.ones(1, d), requires_grad=False)
@@ -65,6 +69,18 @@ class SequencePAR(nn.Module):
         """Log-probabilities (B, T, V) of what follows each of the tokens (B, T)."""
         cross_kv = self.decoder.cross_kv(self.encode_image(images))
         return self.decoder(tokens, token_table[tokens], cross_kv)[0]
+
+
+def convolutional_stem(*channels: int) -> nn.Sequential:
+    """Patch embeddings (B, width, H / p, W / p) by convolutions, each halving the sides, in place of one of stride p.
+
+    Small networks that start from random weights learn many times faster with it (Xiao et al., Early Convolutions
+    Help Transformers See Better, arXiv 2106.14881). The published model has none.
+    """
+    layers: list[nn.Module] = []
+    for before, after in zip((3, *channels), channels):  # noqa: B905
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1], nn.Conv2d(channels[-1], channels[-1], 1, bias=False))
 
 
 class Decoder(nn.Module):
