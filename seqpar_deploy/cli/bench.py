@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,8 @@ from seqpar_deploy.bench.machine import describe_machine
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import new_app, run_app, stage
 from seqpar_deploy.decoding import Speculative
-from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, SeqparError
+from seqpar_deploy.errors import BackendUnavailableError, CheckpointError
+from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.resources import sample_crops
 
@@ -72,7 +72,8 @@ def bench(
     print(f"on {machine['processor']}, {machine['cores']} cores\n")
     print(format_table(timings))
     if json_file:
-        _write_json(json_file, _result(opened, timings, machine, crops, runs, threads))
+        result = _result(opened, timings, machine, crops, runs, threads)
+        write_whole(json_file, (json.dumps(result, indent=2) + "\n").encode())
     if not all(timing.identical for timing in timings):
         raise typer.Exit(1)
 
@@ -136,16 +137,6 @@ def _result(
         "rungs": [timing.to_dict() for timing in timings],
         "faster_than_first": {timing.name: timings[0].median / timing.median for timing in timings},
     }
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name}.partial")
-        staging.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(staging, path)
-    except OSError as error:
-        raise SeqparError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def run() -> None:

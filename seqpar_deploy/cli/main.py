@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from seqpar_deploy.cli import predict
+from seqpar_deploy.cli import eval as evaluation
+from seqpar_deploy.cli import predict, synth, train
 from seqpar_deploy.cli.console import new_app, run_app
 
-app = new_app("Pedestrian attributes with SequencePAR: run a bundle on pictures of people.")
+app = new_app("Pedestrian attributes with SequencePAR: from data to a bundle that runs on pictures of people.")
 app.command("predict")(predict.predict)
-
-
-@app.callback()
-def _subcommands() -> None:
-    """Keeps `predict` a subcommand while it is the only one."""
+app.command("eval")(evaluation.evaluate)
+app.command("train")(train.train)
+app.command("synth")(synth.synth)
 
 
 def run() -> None:

@@ -1,0 +1,154 @@
+"""Training pictures in an order, and with an augmentation, that depend on nothing but the seed and the step.
+
+So a run that was killed goes on with exactly the pictures it would have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from seqpar_deploy.datasets import Dataset
+from seqpar_deploy.preprocess import Preprocessing, prepare
+from seqpar_deploy.training.augment import vary_crop, vary_prepared
+from seqpar_deploy.training.recipe import Augmentation
+
+Key = tuple[int, int, int]  # source, person, epoch
+
+_ORDER, _PICTURE = 0, 1  # so that no two random streams are the same
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set and the share of each epoch it makes, beside the others' shares."""
+
+    dataset: Dataset
+    share: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Which people each step takes."""
+
+    sources: Sequence[Source]
+    pictures_per_epoch: int  # 0: as many as there are
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last batch of an epoch is left out where it would not be full, unless it is the only one."""
+        return max(1, self._pictures // self.batch_size)
+
+    @property
+    def _pictures(self) -> int:
+        return self.pictures_per_epoch or sum(len(source.dataset) for source in self.sources)
+
+    def epoch(self, epoch: int) -> list[list[Key]]:
+        """The batches of one epoch."""
+        total_share = sum(source.share for source in self.sources)
+        keys: list[Key] = []
+        for number, source in enumerate(self.sources):
+            take = round(self._pictures * source.share / total_share) if self._weighted else len(source.dataset)
+            keys += [(number, person, epoch) for person in self._people(number, len(source.dataset), epoch, take)]
+        order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(keys))
+        size, steps = self.batch_size, self.steps_per_epoch
+        return [[keys[i] for i in order[step * size : (step + 1) * size]] for step in range(steps)]
+
+    @property
+    def _weighted(self) -> bool:
+        return self.pictures_per_epoch > 0
+
+    def _people(self, number: int, people: int, epoch: int, take: int) -> npt.NDArray[np.int64]:
+        """`take` people of one source: its people in one random order after another, cut into epochs."""
+        start = epoch * take
+        rounds = range(start // people, math.ceil((start + take) / people))
+        orders = [np.random.default_rng([self.seed, _ORDER, number, r, 1]).permutation(people) for r in rounds]
+        offset = start - (start // people) * people
+        return np.concatenate(orders)[offset : offset + take] if orders else np.empty(0, dtype=np.int64)
+
+
+class _Pictures(TorchDataset[tuple[Any, Any]]):
+    """Prepared, varied pictures (H, W, 3) uint8 and labels (n,) int8 by key. Lives in the loader's processes."""
+
+    def __init__(
+        self, schedule: Schedule, image_size: int, preprocessing: Preprocessing, augmentation: Augmentation
+    ) -> None:
+        self._schedule, self._image_size = schedule, image_size
+        self._preprocessing, self._augmentation = preprocessing, augmentation
+
+    def __getitem__(self, key: Key) -> tuple[Any, Any]:
+        number, person, epoch = key
+        dataset = self._schedule.sources[number].dataset
+        rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, epoch])
+        crop = vary_crop(dataset.crop(person), self._augmentation, rng)
+        image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
+        return vary_prepared(image, self._augmentation, rng), dataset.labels[person]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loader:
+    """Batches of a schedule, made by `workers` processes ahead of need; of each batch, this process's part."""
+
+    schedule: Schedule
+    image_size: int
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Crops uint8 (B, H, W, 3) and labels int8 (B, n) of steps `first_step` up to, not including, `last_step`."""
+        pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation)
+        loader = DataLoader(
+            pictures,
+            batch_sampler=_Steps(self, first_step, last_step),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=_quiet_worker,
+        )
+        yield from loader
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    loader: Loader
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        schedule = self.loader.schedule
+        per_epoch = schedule.steps_per_epoch
+        batches: list[list[Key]] = []
+        for step in range(self.first, self.last):
+            epoch, within = divmod(step, per_epoch)
+            if step == self.first or within == 0:
+                batches = schedule.epoch(epoch)
+            yield batches[within][self.loader.rank :: self.loader.world]
+
+
+def _collate(rows: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*rows, strict=True)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+
+
+def _quiet_worker(_worker: int) -> None:
+    """Signals are the main process's to handle; a worker that dies of one ends the run before its state is saved."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

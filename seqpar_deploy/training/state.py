@@ -1,0 +1,85 @@
+"""The state of a run between two steps, in one safetensors file: what a killed run goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from seqpar_deploy.errors import TrainingError
+from seqpar_deploy.files import replacing
+
+STATE = "state.safetensors"
+_METADATA = "seqpar_training"
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainingState:
+    """`tensors` by role and name (`model.decoder.fc.weight`, `exp_avg...`, `exp_avg_sq...`, `average...`).
+
+    `run` says what is being trained on what: a state only serves the run it was saved by. `history` has a row an epoch.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    run: dict[str, Any]
+    history: list[dict[str, Any]]
+    scaler: dict[str, Any]
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Atomic: a kill leaves the earlier state. Raises TrainingError."""
+    values = {"step": state.step, "run": state.run, "history": state.history, "scaler": state.scaler}
+    try:
+        with replacing(folder / STATE) as staging:
+            safetensors.torch.save_file(state.tensors, staging, metadata={_METADATA: json.dumps(values)})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TrainingError(
+            f"{folder / STATE} cannot be written: {error}; the last whole state stays, make room and resume"
+        ) from None
+
+
+def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
+    """The state a run left in its folder; None if it left none. Raises TrainingError if it is another run's."""
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()[_METADATA])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is no whole training state: {error}; remove it to start again") from None
+    if different := [key for key in run if values["run"].get(key) != run[key]]:
+        raise TrainingError(
+            f"{folder} holds a run with another {', '.join(different)}; choose another --out or remove it"
+        )
+    return TrainingState(tensors=tensors, **values)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, Tensor]:
+    """AdamW's moments and step counts by role and parameter name; `names` maps `id(parameter)` to its name."""
+    return {
+        f"{role}.{names[id(parameter)]}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, moments in optimiser.state.items()
+        for role, value in moments.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, names: dict[int, str], tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimiser_tensors`."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            if f"exp_avg.{name}" in tensors:
+                optimiser.state[parameter] = {
+                    "step": tensors[f"step.{name}"].to(parameter.device),
+                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+                }

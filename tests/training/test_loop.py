@@ -1,0 +1,211 @@
+"""Training learns, and can be stopped at any moment without a trace."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
+from seqpar_deploy.resources import load_label_set
+from seqpar_deploy.training.loop import learning_rate
+from seqpar_deploy.training.recipe import Optimiser
+
+SEQPAR = Path(sys.executable).parent / "seqpar"
+
+
+def command(squares: Path, recipe: Path, out: Path, *more: object) -> list[str]:
+    arguments = [SEQPAR, "train", "--label-set", "pa100k", "--recipe", recipe, "--out", out, *more]
+    arguments += ["--data", f"{squares}@train", "--validation", f"{squares}@test", "--workers", "0"]
+    return list(map(str, arguments))
+
+
+def train(squares: Path, recipe: Path, out: Path, *more: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(squares, recipe, out, *more), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_training_learns_and_writes_what_it_says(
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = train(squares, recipe_file(epochs=12), out)
+    assert done.stdout.count("epoch") == 12
+    with (out / "log.csv").open() as file:
+        log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert log[-1]["loss"] < 0.2 < 1.5 < log[0]["loss"]
+    assert log[-1]["f1"] > 0.95 > log[0]["f1"]
+    assert {path.name for path in out.iterdir()} == {
+        "best-f1.safetensors", "best-ma.safetensors", "last.safetensors", "learning_curves.png", "log.csv",
+        "recipe.json", "state.safetensors",
+    }  # fmt: skip
+    best = load_checkpoint(out / "best-f1.safetensors")
+    assert best.metadata["training"]["f1"] == pytest.approx(max(row["f1"] for row in log), abs=1e-5)
+    assert build_model(best, load_label_set("pa100k")).architecture.embed_dim == 32
+
+
+@pytest.mark.parametrize("kill", ["SIGKILL", "SIGTERM"])
+def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, kill: str
+) -> None:
+    """`benchmarks/kill_training.py` does this ten times over on a longer run."""
+    recipe = recipe_file(epochs=30)
+    train(squares, recipe, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    rng = random.Random(kill)
+    running = subprocess.Popen(
+        command(squares, recipe, killed, "--save-every", "0.2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "state.safetensors").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 0.5))
+    assert running.poll() is None, "it was over before it could be stopped"
+    os.kill(running.pid, getattr(signal, kill))
+    _, errors = running.communicate(timeout=60)
+    if kill == "SIGTERM":
+        assert running.returncode == 130
+        assert "interrupted" in errors
+    assert not (killed / "last.safetensors").exists()
+    train(squares, recipe, killed)
+    assert_same_weights(tmp_path / "whole" / "last.safetensors", killed / "last.safetensors")
+    assert_same_weights(tmp_path / "whole" / "best-f1.safetensors", killed / "best-f1.safetensors")
+    again = train(squares, recipe, killed)
+    assert "is a finished run" in again.stderr
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Dropout differs between the two, so the losses of the first epoch are compared to one part in 20."""
+    train(squares, recipe_file(epochs=1), tmp_path / "whole")
+    train(squares, recipe_file(epochs=1, more="accumulate = 4"), tmp_path / "parts")
+    losses = []
+    for run in ("whole", "parts"):
+        with (tmp_path / run / "log.csv").open() as file:
+            losses.append(float(next(csv.DictReader(file))["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_two_processes_train_as_one_would(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = recipe_file(epochs=12)
+    launched = command(squares, recipe, tmp_path / "two")[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "seqpar_deploy.cli.main", *launched],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch") == 12
+    with (tmp_path / "two" / "log.csv").open() as file:
+        assert float(list(csv.DictReader(file))[-1]["f1"]) > 0.95
+
+
+@pytest.mark.parametrize(
+    "more", ["eos = false", 'precision = "bf16"', "image_tower = 0", "label_smoothing = 0.1", "presence = 0.5"]
+)
+def test_options_train(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, more: str) -> None:
+    out = tmp_path / "run"
+    train(squares, recipe_file(epochs=2, pictures=64, more=more), out)
+    tensors = safetensors.torch.load_file(out / "state.safetensors")
+    moments = {name for name in tensors if name.startswith("exp_avg.")}
+    assert ("exp_avg.model.clip_model.visual.proj" in moments) == (more != "image_tower = 0")
+    assert ("presence.weight" in tensors) == (more == "presence = 0.5")
+    assert "exp_avg.model.decoder.fc.weight" in moments
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
+
+
+def test_training_goes_on_from_a_checkpoint(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = recipe_file(epochs=12)
+    train(squares, recipe, tmp_path / "first")
+    recipe = recipe_file(epochs=1)
+    train(squares, recipe, tmp_path / "second", "--start", tmp_path / "first" / "last.safetensors")
+    with (tmp_path / "second" / "log.csv").open() as file:
+        assert float(next(csv.DictReader(file))["loss"]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", "1"], "holds a run with another seed"),
+        (["--recipe", "none"], "no training recipe 'none'"),
+        (["--data", "nowhere.csv"], "nowhere.csv does not exist"),
+        (["--start", "nowhere.safetensors"], "no checkpoint at nowhere.safetensors"),
+        (["--label-set", "peta"], "no column"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, change: list[str], message: str
+) -> None:
+    recipe, out = recipe_file(epochs=1), tmp_path / "run"
+    if "--seed" in change:
+        train(squares, recipe, out)
+    done = train(squares, recipe, out, *change, code=2)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_picture_ends_the_run_with_its_name(
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(squares.parent, copy)
+    (copy / "007.png").write_bytes(b"\x89PNG\r\n")
+    for workers in ("0", "1"):
+        done = train(copy / squares.name, recipe_file(epochs=1), tmp_path / workers, "--workers", workers, code=2)
+        assert "007.png" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_rate_warms_up_and_falls_as_published() -> None:
+    recipe = Optimiser(epochs=50, learning_rate=1.0)
+    by_epoch = [learning_rate(recipe, epoch * 10 + 9, 10) for epoch in range(50)]
+    assert by_epoch[0] == pytest.approx(0.01)
+    assert by_epoch[1] == pytest.approx(0.01 + 0.99 / 5)
+    assert by_epoch[25] == pytest.approx(0.501)
+    assert by_epoch == [*sorted(by_epoch[:5]), *sorted(by_epoch[5:], reverse=True)]
+
+
+def test_a_full_disk_ends_the_run_with_the_files_name(
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for the disk."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    done = subprocess.run(
+        command(squares, recipe_file(epochs=1), tmp_path / "run"),
+        capture_output=True, text=True, check=False, preexec_fn=limit,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]

@@ -1,0 +1,96 @@
+"""Training starts from random weights, from CLIP's, or from a checkpoint; and says what it cannot start from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_architecture
+
+from seqpar_deploy.errors import CheckpointError, RecipeError
+from seqpar_deploy.modeling.checkpoint import save_checkpoint
+from seqpar_deploy.modeling.random_weights import random_model
+from seqpar_deploy.resources import load_label_set, training_recipe_names
+from seqpar_deploy.training.recipe import Model, load_training_recipe, training_recipe_from_dict
+from seqpar_deploy.training.start import model_from_checkpoint, new_model
+from seqpar_deploy.vocab import LabelSet
+
+
+def tiny_model(**changes: Any) -> Model:
+    values = {key: value for key, value in tiny_architecture(26).to_dict().items() if key != "attributes"}
+    return Model(architecture={**values, **changes.pop("architecture", {})}, **changes)
+
+
+def test_the_seed_decides_the_weights(label_set: LabelSet) -> None:
+    one, same, other = (new_model(tiny_model(), label_set, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["decoder.fc.weight"], other["decoder.fc.weight"])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_clip_weights_come_from_a_local_file(tmp_path: Path, label_set: LabelSet, wrapped: bool) -> None:
+    clip = random_model(tiny_architecture(26), seed=9).clip_model.state_dict()
+    weights = {**clip, "visual.ln_post.weight": torch.ones(64), "input_resolution": torch.tensor(32)}
+    torch.save({"state_dict": weights} if wrapped else weights, tmp_path / "clip.pt")
+    made = new_model(tiny_model(pretrained=str(tmp_path / "clip.pt")), label_set, seed=1)
+    assert all(torch.equal(clip[name], value) for name, value in made.clip_model.state_dict().items())
+
+
+def test_clip_weights_that_do_not_fit_are_refused(tmp_path: Path, label_set: LabelSet) -> None:
+    clip = random_model(tiny_architecture(26), seed=9).clip_model.state_dict()
+    clip.pop("visual.proj")
+    torch.save(clip, tmp_path / "clip.pt")
+    with pytest.raises(CheckpointError, match="1 weights missing"):
+        new_model(tiny_model(pretrained=str(tmp_path / "clip.pt")), label_set, seed=1)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "program.pt")
+    with pytest.raises(CheckpointError, match=r"program\.pt"):
+        new_model(tiny_model(pretrained=str(tmp_path / "program.pt")), label_set, seed=1)
+    with pytest.raises(CheckpointError, match="neither a file nor one of"):
+        new_model(tiny_model(pretrained="closedai"), label_set, seed=1)
+
+
+def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label_set: LabelSet) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, random_model(tiny_architecture(26), seed=3), label_set, dtype=torch.float32)
+    assert model_from_checkpoint(path, label_set).decoder.fc.weight.requires_grad
+    foreign = [dataclasses.replace(a, phrase=f"zebra {a.phrase}") for a in label_set.attributes]
+    with pytest.raises(CheckpointError, match="without the words"):
+        model_from_checkpoint(path, dataclasses.replace(label_set, attributes=tuple(foreign)))
+
+
+def test_an_architecture_with_a_wrong_field_is_refused(label_set: LabelSet) -> None:
+    with pytest.raises(RecipeError, match="depth"):
+        new_model(tiny_model(architecture={"depth": 3}), label_set, seed=0)
+
+
+def test_the_recipes_that_ship_are_recipes() -> None:
+    assert {"published", "demo"} <= set(training_recipe_names())
+    published = load_training_recipe("published")
+    assert published.optimiser.learning_rate == 1e-6
+    assert (published.optimiser.epochs, published.optimiser.batch_size, published.augmentation.shift) == (50, 32, 10)
+    for name in training_recipe_names():
+        recipe = load_training_recipe(name)
+        assert training_recipe_from_dict(recipe.to_dict(), source="itself") == recipe
+    new_model(load_training_recipe("demo").model, load_label_set("pa100k"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("optimiser", {"learning_rat": 1.0}, "learning_rat"),
+        ("optimiser", {"learning_rate": "fast"}, "learning_rate is 'fast', wanted float"),
+        ("optimiser", {"epochs": 0}, "epochs, batch_size and accumulate must be 1 or more"),
+        ("optimiser", {"accumulate": 5}, "accumulate 5 does not divide batch_size 32"),
+        ("optimiser", {"precision": "int8"}, "precision is 'int8', wanted one of"),
+        ("optimiser", {"average": 1.0}, "average is 1.0"),
+        ("augmentation", {"flip": 1}, "flip is 1, wanted bool"),
+        ("augmentation", {"erase": 2.0}, "erase is 2.0, wanted 0 to 1"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_line(part: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        training_recipe_from_dict({"format": 1, "name": "mine", part: values}, source="mine.toml")
+    assert "\n" not in str(caught.value)
