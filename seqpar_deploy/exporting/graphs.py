@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.modeling.eager import continue_sequences, normalise
-from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.modeling.sequencepar import ResidualConvolutions, SequencePAR
 from seqpar_deploy.preprocess import Preprocessing
 
 
@@ -60,8 +60,10 @@ def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
             assert isinstance(convolution, nn.Conv2d)
             dtype = convolution.weight.dtype
             layers.append(fuse_conv_bn_eval(convolution.float(), copy.deepcopy(layer).float()).to(dtype=dtype))
-        else:
-            layers.append(copy.deepcopy(layer))
+            continue
+        layers.append(copy.deepcopy(layer))
+        if isinstance(layer, ResidualConvolutions):
+            layers[-1].body = normalisation_folded(layer.body)
     return nn.Sequential(*layers)
 
 

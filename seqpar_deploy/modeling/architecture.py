@@ -33,9 +33,8 @@ class Architecture:
     heads: int = 8
     head_size: int = 64
     ffn: int = 2048
-    stem: tuple[
-        int, ...
-    ] = ()  # channels of a convolutional stem before the tower's width; the published model has none
+    # Channels of a convolutional stem, before the tower's width; each halves the sides. The published model has none.
+    stem: tuple[int, ...] = ()
 
     @property
     def vocabulary(self) -> int:
@@ -62,9 +61,16 @@ class Architecture:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
         try:
-            return cls(**{**values, "stem": tuple(values.get("stem", ()))})
+            made = cls(**{**values, "stem": tuple(values.get("stem", ()))})
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's stored architecture does not fit this package: {error}") from None
+        halvings = len(made.stem) + 1
+        if made.stem and made.vision.get("patch_size") != 2**halvings:
+            raise CheckpointError(
+                f"a stem of {len(made.stem)} channels and the tower's width halves the sides {halvings} times, "
+                f"patch_size is {made.vision.get('patch_size')}; wanted {2**halvings}"
+            )
+        return made
 
 
 def vit_l_14(attributes: int) -> Architecture:

@@ -78,9 +78,28 @@ def convolutional_stem(*channels: int) -> nn.Sequential:
     Help Transformers See Better, arXiv 2106.14881). The published model has none.
     """
     layers: list[nn.Module] = []
-    for before, after in zip((3, *channels), channels):  # noqa: B905
+    for number, (before, after) in enumerate(zip((3, *channels), channels)):  # noqa: B905
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1], nn.Conv2d(channels[-1], channels[-1], 1, bias=False))
+        if 0 < number < len(channels) - 1:  # not at the finest, where it costs most, nor where the tower takes over
+            layers.append(ResidualConvolutions(after))
+    return nn.Sequential(*layers, nn.Conv2d(channels[-1], channels[-1], 1, bias=False))
+
+
+class ResidualConvolutions(nn.Module):
+    """ReLU(x + two convolutions of x), over (B, c, H, W)."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(c, c, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c),
+            nn.ReLU(),
+            nn.Conv2d(c, c, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
 
 
 class Decoder(nn.Module):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from conftest import tiny_architecture
 
+from seqpar_deploy.errors import CheckpointError
 from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.recipe import load_recipe
+from seqpar_deploy.modeling.architecture import Architecture
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
 from seqpar_deploy.modeling.random_weights import random_model
 from seqpar_deploy.preprocess import Crop
@@ -34,6 +36,12 @@ def test_the_checkpoint_says_that_it_has_a_stem(stem_checkpoint: Path, label_set
     model = build_model(load_checkpoint(stem_checkpoint), label_set)
     assert model.architecture.stem == (8, 16)
     assert model.encode_image(torch.zeros(2, 3, 32, 32)).shape == (2, 17, 48)
+
+
+def test_a_stem_that_is_no_patch_is_refused(label_set: LabelSet) -> None:
+    values = dataclasses.replace(tiny_architecture(len(label_set)), stem=(8, 12, 16)).to_dict()
+    with pytest.raises(CheckpointError, match="halves the sides 4 times, patch_size is 8; wanted 16"):
+        Architecture.from_dict(values)
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "fp16"])
