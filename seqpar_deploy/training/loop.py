@@ -36,7 +36,7 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.loader import Loader, Schedule, Source
 from seqpar_deploy.training.recipe import Optimiser, TrainingRecipe
 from seqpar_deploy.training.report import write_log
-from seqpar_deploy.training.state import TrainingState, load_state, optimiser_tensors, restore_optimiser, save_state
+from seqpar_deploy.training.state import TrainingState, load_state, optimiser_tensors, restore_optimisers, save_state
 from seqpar_deploy.training.targets import presence_loss, sequence_loss, sequences_from_labels
 from seqpar_deploy.vocab import PAD, LabelSet
 
@@ -44,6 +44,8 @@ BEST_MA, BEST_F1, LAST = "best-ma.safetensors", "best-f1.safetensors", "last.saf
 
 _VALIDATION_BATCH = 64
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
 
 Progress = Callable[[int, int], None]
 
@@ -124,7 +126,7 @@ class _Training:
         taught = _Taught(model, run.label_set, presence=self.optimiser_recipe.presence > 0).to(process.device).train()
         self.taught, self.model = taught, taught.model
         self.names = {id(parameter): name for name, parameter in taught.named_parameters()}
-        self.optimiser = _optimiser(taught, self.optimiser_recipe)
+        self.optimisers = _optimisers(taught, self.optimiser_recipe)
         scaled = self.optimiser_recipe.precision == "fp16" and process.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=scaled)
         self.schedule = Schedule(
@@ -187,11 +189,12 @@ class _Training:
         recipe, device = self.optimiser_recipe, self.process.device
         inputs, targets = sequences_from_labels(labels, eos=recipe.eos)
         count = int((targets != PAD).sum())
-        rates = learning_rate(recipe, self.step, self.schedule.steps_per_epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rates * group["share"]
+        share = learning_rate(recipe, self.step, self.schedule.steps_per_epoch) / recipe.learning_rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = share * group["full_rate"]
         torch.manual_seed(_seed(self.run.seed, self.step, self.process.rank))  # of dropout
-        self.optimiser.zero_grad(set_to_none=True)
+        self.taught.zero_grad(set_to_none=True)
         total = 0.0
         parts = torch.arange(len(crops)).chunk(recipe.accumulate)
         for number, part in enumerate(parts):
@@ -206,9 +209,11 @@ class _Training:
                 if presence is not None:
                     loss = loss + recipe.presence * presence_loss(presence, known)
                 self.scaler.scale(loss / count).backward()
-        self.scaler.unscale_(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(self.taught.parameters(), recipe.clip_norm)
-        self.scaler.step(self.optimiser)
+        for optimiser in self.optimisers:
+            self.scaler.step(optimiser)
         self.scaler.update()
         if self.average is not None:
             self._update_average(self.average)
@@ -271,7 +276,7 @@ class _Training:
         if self.process.rank == 0:
             tensors = {name: value.cpu().contiguous() for name, value in self.taught.state_dict().items()}
             tensors |= {f"average.{name}": value.cpu() for name, value in (self.average or {}).items()}
-            tensors |= optimiser_tensors(self.optimiser, self.names)
+            tensors |= optimiser_tensors(self.optimisers, self.names)
             state = TrainingState(
                 step=self.step,
                 tensors=tensors,
@@ -289,7 +294,7 @@ class _Training:
         self.taught.load_state_dict({name: values[name] for name in self.taught.state_dict()})
         if self.average is not None:
             self.average = {name: values[f"average.{name}"].to(self.process.device) for name in self.average}
-        restore_optimiser(self.optimiser, self.names, values)
+        restore_optimisers(self.optimisers, self.names, values)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         self.step, self.history = state.step, state.history
@@ -346,22 +351,39 @@ def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
     return recipe.learning_rate * share
 
 
-def _optimiser(taught: _Taught, recipe: Optimiser) -> torch.optim.Optimizer:
-    """AdamW over the three parts, each at its share of the rate; a part whose share is 0 is frozen."""
+def _optimisers(taught: _Taught, recipe: Optimiser) -> list[torch.optim.Optimizer]:
+    """Over the three parts, each at its share of the rate; a part whose share is 0 is frozen."""
     taught.model.clip_model.logit_scale.requires_grad_(False)  # of CLIP's contrastive loss, which is not used here
     shares = {"image": recipe.image_tower, "text": recipe.text_tower, "decoder": recipe.decoder}
-    parts: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
+    adamw: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
+    muon: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
     for name, parameter in taught.named_parameters():
         image = name.startswith(("model.clip_model.visual.", "presence."))
         part = "image" if image else "text" if name.startswith("model.clip_model.") else "decoder"
         if shares[part] == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
-            parts[part].append(parameter)
-    groups = [{"params": parts[part], "share": shares[part]} for part in shares if parts[part]]
-    if not groups:
+            inside = parameter.ndim == 2 and "embedding" not in name and not name.endswith(_HEADS)
+            (muon if recipe.muon and inside else adamw)[part].append(parameter)
+    if not any([*adamw.values(), *muon.values()]):
         raise TrainingError("nothing is left to train: image_tower, text_tower and decoder are all 0 in the recipe")
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+    def groups(parameters: dict[str, list[nn.Parameter]], rate: float) -> list[dict[str, Any]]:
+        return [{"params": parameters[part], "full_rate": rate * shares[part]} for part in shares if parameters[part]]
+
+    made: list[torch.optim.Optimizer] = []
+    if any(adamw.values()):
+        made.append(
+            torch.optim.AdamW(
+                groups(adamw, recipe.learning_rate),
+                lr=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                fused=True,
+            )
+        )
+    if any(muon.values()):
+        made.append(torch.optim.Muon(groups(muon, recipe.muon), lr=recipe.muon, weight_decay=recipe.weight_decay))
+    return made
 
 
 def _seed(*parts: int) -> int:

@@ -30,12 +30,17 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimiser:
-    """AdamW, linear warm-up, cosine decay. Rates are per step of `batch_size` pictures, however split."""
+    """AdamW, linear warm-up, cosine decay. Rates are per step of `batch_size` pictures, however split.
+
+    With `muon`, weight matrices inside the network are updated by Muon at that rate, the rest by AdamW at
+    `learning_rate`: networks that start from random weights learn more from the same pictures.
+    """
 
     epochs: int = 50
     batch_size: int = 32
     accumulate: int = 1  # parts a batch is computed in, where it does not fit at once
     learning_rate: float = 1e-6
+    muon: float = 0.0  # Muon's rate; 0 leaves everything to AdamW
     image_tower: float = 1.0  # shares of the learning rate; 0 freezes the part
     text_tower: float = 1.0
     decoder: float = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +64,26 @@ def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
     return TrainingState(tensors=tensors, **values)
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, Tensor]:
-    """AdamW's moments and step counts by role and parameter name; `names` maps `id(parameter)` to its name."""
+def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer], names: dict[int, str]) -> dict[str, Tensor]:
+    """Moments and step counts by role and parameter name; `names` maps `id(parameter)` to its name."""
     return {
         f"{role}.{names[id(parameter)]}": torch.as_tensor(value).detach().cpu().contiguous()
+        for optimiser in optimisers
         for parameter, moments in optimiser.state.items()
         for role, value in moments.items()
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, names: dict[int, str], tensors: dict[str, Tensor]) -> None:
+def restore_optimisers(
+    optimisers: Sequence[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]
+) -> None:
     """The inverse of `optimiser_tensors`."""
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            name = names[id(parameter)]
-            if f"exp_avg.{name}" in tensors:
-                optimiser.state[parameter] = {
-                    "step": tensors[f"step.{name}"].to(parameter.device),
-                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
+    for optimiser in optimisers:
+        roles = ("momentum_buffer",) if isinstance(optimiser, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                stored = {role: tensors.get(f"{role}.{names[id(parameter)]}") for role in roles}
+                if all(value is not None for value in stored.values()):
+                    optimiser.state[parameter] = {
+                        role: value.to(parameter.device) for role, value in stored.items() if value is not None
+                    }

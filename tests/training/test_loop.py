@@ -70,7 +70,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, kill: str
 ) -> None:
     """`benchmarks/kill_training.py` does this ten times over on a longer run."""
-    recipe = recipe_file(epochs=30)
+    recipe = recipe_file(epochs=30, more="muon = 0.02")
     train(squares, recipe, tmp_path / "whole")
     killed = tmp_path / "killed"
     rng = random.Random(kill)
@@ -124,16 +124,24 @@ def test_two_processes_train_as_one_would(squares: Path, recipe_file: Callable[.
 
 
 @pytest.mark.parametrize(
-    "more", ["eos = false", 'precision = "bf16"', "image_tower = 0", "label_smoothing = 0.1", "presence = 0.5"]
+    "more",
+    [
+        "eos = false",
+        'precision = "bf16"',
+        "image_tower = 0",
+        "label_smoothing = 0.1",
+        "presence = 0.5",
+        "muon = 0.02\npresence = 0.5",
+    ],
 )
 def test_options_train(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, more: str) -> None:
     out = tmp_path / "run"
     train(squares, recipe_file(epochs=2, pictures=64, more=more), out)
     tensors = safetensors.torch.load_file(out / "state.safetensors")
-    moments = {name for name in tensors if name.startswith("exp_avg.")}
-    assert ("exp_avg.model.clip_model.visual.proj" in moments) == (more != "image_tower = 0")
-    assert ("presence.weight" in tensors) == (more == "presence = 0.5")
-    assert "exp_avg.model.decoder.fc.weight" in moments
+    assert ("exp_avg.model.clip_model.visual.proj" in tensors) == (more != "image_tower = 0" and "muon" not in more)
+    assert ("momentum_buffer.model.clip_model.visual.proj" in tensors) == ("muon" in more)
+    assert ("presence.weight" in tensors) == ("presence" in more)
+    assert "exp_avg.model.decoder.fc.weight" in tensors
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
 
 
