@@ -5,6 +5,7 @@ user types. It takes minutes, and 3 GB of disk until it ends.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from exporting.test_rtx import plan_bytes
 
 from seqpar_deploy import Bundle
 from seqpar_deploy.backends import open_backend
@@ -116,10 +118,8 @@ def test_fp16_says_what_fp32_says(exports: dict[str, Exported]) -> None:
     assert report.breaches == []  # the same tokens, but for ties
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="no wheel for this platform")
 @pytest.mark.parametrize("name", ["encoder", "decoder_step"])
 def test_tensorrt_rtx_builds_the_fp16_graph(exports: dict[str, Exported], name: str) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="no wheel for this platform")
-    from exporting.test_rtx import plan_bytes
-
     graph = exports["fp16"].bundle / f"{name}.onnx"
     assert plan_bytes(graph) > 0.9 * graph.with_suffix(".onnx.data").stat().st_size
