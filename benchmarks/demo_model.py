@@ -1,6 +1,7 @@
-"""Make the demo model: draw people, train, store it small, score it. What models/demo/README.md quotes comes from here.
+"""Make the demo model: draw people, train, store it small, score it, before and after export. What
+models/demo/README.md quotes comes from here.
 
-    .venv/bin/python benchmarks/demo_model.py --people PEOPLE.csv [--street runs/vtest/people.csv] [--epochs N]
+    .venv/bin/python benchmarks/demo_model.py --people PEOPLE.csv [--street runs/vtest/people.csv] [--score-only]
 
 Writes models/demo/demo.safetensors and benchmarks/results/demo-model.json. Interrupted, it goes on where it was. Two
 processes train with a core each, which is faster on two cores than one process with both.
@@ -9,8 +10,10 @@ processes train with a core each, which is faster on two cores than one process 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -24,60 +27,105 @@ from seqpar_deploy.resources import load_label_set
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs"
 MODEL = ROOT / "models" / "demo" / "demo.safetensors"
-RESULT = ROOT / "benchmarks" / "results" / "demo-model.json"
+RESULTS = ROOT / "benchmarks" / "results"
 SEQPAR = Path(sys.executable).parent / "seqpar"
+
+RENDERED, RENDERED_TEST = RUNS / "rendered", RUNS / "rendered-test"
+TRAIN_SEED, TEST_SEED = 0, 1000  # of the drawings: the test's are another seed's
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=Path, required=True, help="real people: a table with groups")
-    parser.add_argument("--street", type=Path, help="people cut from the street video: examples/cut_tracks.py")
-    parser.add_argument("--recipe", default="demo")
-    parser.add_argument("--out", type=Path, default=RUNS / "demo")
-    parser.add_argument("--score-only", action="store_true", help="the run is finished: store and score it")
-    options = parser.parse_args()
-
-    rendered = RUNS / "rendered"
+    options = arguments(__doc__)
+    out = RUNS / "demo"
+    draw()
     if not options.score_only:
-        run(SEQPAR, "synth", rendered, "--train", 40000, "--val", 500, "--test", 5000, "--seed", 0)
-        train(options.recipe, rendered, options.people, options.out)
-    store(options.out / "last.safetensors")
-    tests = {"rendered": (rendered, "test"), "people": (options.people, "test")}
-    if options.street:
-        tests["street"] = (options.street, "held_out")
+        train("demo", out, sources(options), "--validate-every", 4)
+    store(out / "last.safetensors", MODEL)
     result: dict[str, Any] = {
         "bytes": MODEL.stat().st_size,
-        "recipe": json.loads((options.out / "recipe.json").read_text()),
+        "recipe": json.loads((out / "recipe.json").read_text()),
+        "training": speed(out),
     }
-    for name, (data, split) in tests.items():
-        result[name] = score(name, data, split)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    for name, (data, split) in tests(options).items():
+        result[name] = score(MODEL, name, data, split)
+    result["after_export"] = {recipe: export_and_score(recipe) for recipe in ("fp32", "fp16")}
+    write(RESULTS / "demo-model.json", result)
 
 
-def train(recipe: str, rendered: Path, people: Path, out: Path) -> None:
+def arguments(description: str | None) -> argparse.Namespace:
+    """What both scripts about the demo model take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=Path, required=True, help="real people: a table with groups")
+    parser.add_argument("--street", type=Path, help="people cut from the street video: examples/cut_tracks.py")
+    parser.add_argument("--score-only", action="store_true", help="the training is finished: only store and score")
+    return parser.parse_args()
+
+
+def draw() -> None:
+    run(SEQPAR, "synth", RENDERED, "--train", 40000, "--val", 1000, "--test", 0, "--seed", TRAIN_SEED)
+    run(SEQPAR, "synth", RENDERED_TEST, "--train", 0, "--val", 0, "--test", 5000, "--seed", TEST_SEED)
+
+
+def sources(options: argparse.Namespace) -> dict[str, float]:
+    """Where the pictures of training come from, and in what shares."""
+    shares = {f"{RENDERED}@train": 0.84, f"{options.people}@train": 0.13}
+    return shares | ({f"{options.street}@train": 0.03} if options.street else {})
+
+
+def tests(options: argparse.Namespace) -> dict[str, tuple[Path, str]]:
+    found = {"rendered": (RENDERED_TEST, "test"), "people": (options.people, "test")}
+    return found | ({"street": (options.street, "held_out")} if options.street else {})
+
+
+def train(recipe: str | Path, out: Path, shares: dict[str, float], *more: object) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "seqpar_deploy.cli.main", "train", "--label-set", "pa100k", "--recipe", recipe, "--out", out]
-    command += ["--data", f"{rendered}@train=0.85", "--data", f"{people}@train=0.15"]
-    command += ["--validation", f"{rendered}@val", "--validate-every", "2"]
-    run(*command, environment={"OMP_NUM_THREADS": "1"})
+    command += ["-m", "seqpar_deploy.cli.main", "train", "--label-set", "pa100k", "--recipe", str(recipe)]
+    for source, share in shares.items():
+        command += ["--data", f"{source}={share}"]
+    run(*command, "--out", out, "--validation", f"{RENDERED}@val", *more, environment={"OMP_NUM_THREADS": "1"})
 
 
-def store(trained: Path) -> None:
+def speed(run_folder: Path) -> dict[str, float]:
+    """Of the epochs of a training: pictures a second, and the share of the time it waited for pictures."""
+    with (run_folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = ("images_per_second", "waiting")
+    return {f"{column}_median": statistics.median(float(row[column]) for row in rows) for column in columns}
+
+
+def store(trained: Path, path: Path) -> None:
     """Float16, and without the words that no phrase uses."""
     label_set = load_label_set("pa100k")
     checkpoint = load_checkpoint(trained)
-    MODEL.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"training": checkpoint.metadata.get("training")}
-    save_checkpoint(MODEL, build_model(checkpoint, label_set), label_set, dtype=torch.float16, metadata=metadata)
+    save_checkpoint(path, build_model(checkpoint, label_set), label_set, dtype=torch.float16, metadata=metadata)
 
 
-def score(name: str, data: Path, split: str) -> dict[str, Any]:
-    """`seqpar eval` of the stored checkpoint, with a picture beside it in runs/."""
-    out, picture = RUNS / f"demo-{name}.json", RUNS / f"demo-{name}.png"
-    run(SEQPAR, "eval", MODEL, "--data", data, "--split", split, "--json", out, "--picture", picture)
+def score(model: Path, name: str, data: Path, split: str, *more: object) -> dict[str, Any]:
+    """`seqpar eval`, with the sequences and a picture beside it in runs/."""
+    out = RUNS / f"{model.stem}-{name}.json"
+    files = ["--json", out, "--picture", out.with_suffix(".png"), "--predictions", out.with_suffix(".jsonl")]
+    run(SEQPAR, "eval", model, "--data", data, "--split", split, *files, *more)
     values: dict[str, Any] = json.loads(out.read_text())
-    values.pop("predictions", None)
     return values
+
+
+def export_and_score(recipe: str) -> dict[str, Any]:
+    """Scores of the bundle on each backend, and how many of the sequences differ from the checkpoint's."""
+    bundle = RUNS / f"demo-{recipe}"
+    export = Path(sys.executable).parent / "seqpar-export"
+    run(export, "checkpoint", MODEL, "--recipe", recipe, "--out", bundle, "--overwrite")
+    found = {}
+    for backend in ("onnxruntime", "openvino"):
+        against = ["--backend", backend, "--against", RUNS / f"{MODEL.stem}-rendered.jsonl"]
+        values = score(bundle, f"rendered-{backend}", RENDERED_TEST, "test", *against)
+        overall = {key: value for key, value in values["metrics"].items() if key != "attributes"}
+        found[backend] = {"different_sequences": values["against"]["different"], **overall}
+    return found
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def run(*command: object, environment: dict[str, str] | None = None) -> None:
