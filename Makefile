@@ -36,4 +36,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist runs
+	rm -rf .venv build dist

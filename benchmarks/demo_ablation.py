@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/demo_ablation.py --people PEOPLE.csv [--street runs/vtest/people.csv]
 
-Every training sees as many pictures; the demo model itself sees sixteen times more. Writes
+Every training sees as many pictures; the demo model itself sees thirteen times more. Writes
 benchmarks/results/demo-ablation.json. Interrupted, it goes on where it was.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from demo_model import RENDERED, RESULTS, RUNS, arguments, draw, score, sources, store, tests, train, write
 
-EPOCHS = 3  # of the demo recipe's 48
+EPOCHS = 3  # of the demo recipe's 40
 
 NO_AUGMENTATION = """
 [augmentation]

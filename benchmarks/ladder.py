@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/ladder.py            # about 10 minutes, 6 GB of memory, 3 GB of disk in runs/
 
-Weights are random from a seed, so the labels mean nothing and the time is that of any trained checkpoint, with one
-exception: how many steps speculative decoding takes depends on the weights.
+Weights are random from a seed, so the labels mean nothing. They never say `<eos>`: every sequence has the full 35
+tokens, the most a PETA checkpoint can take. How many steps speculative decoding takes depends on the weights.
 """
 
 from __future__ import annotations

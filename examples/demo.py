@@ -23,7 +23,8 @@ def main() -> None:
     run("seqpar", "predict", crops, "--bundle", OUT / "bundle", "--annotate", OUT / "annotated")
     sheet = contact_sheet(sorted((OUT / "annotated").glob("*.png"))[:6], OUT / "people.png")
     print(f"\nPictures with their attributes: {OUT}/annotated, six of them together: {sheet}")
-    print("The demo model is small and learned from drawings and 870 people; see models/demo/README.md.")
+    print("The demo model is small; it learned from drawings and few real people, five of these among them.")
+    print("How far to trust it: models/demo/README.md.")
 
 
 def run(command: str, *arguments: object) -> None:

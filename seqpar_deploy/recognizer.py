@@ -66,7 +66,7 @@ class Recognizer:
         `strategy` is `Greedy()` unless given; `batch_size` bounds the crops of one inference, by default the bundle's
         profile; `threads` bounds the CPU threads of one inference; `verify=False` trusts the files' hashes.
 
-        Raises BundleError, BackendError, BackendUnavailableError.
+        Raises BundleError, BackendError, BackendUnavailableError, StrategyError (`batch_size` below 1).
         """
         bundle = Bundle.open(path, verify=verify)
         return cls(bundle, open_backend(bundle, backend, threads=threads), strategy=strategy, batch_size=batch_size)
@@ -79,11 +79,14 @@ class Recognizer:
         return self._backend
 
     def predict(self, crops: Sequence[Crop]) -> list[Prediction]:
-        """Attributes of each crop, uint8 RGB (h, w, 3) of any size, in the order given. Raises ImageError."""
+        """Attributes of each crop, uint8 RGB (h, w, 3) of any size, in the order given.
+
+        Raises ImageError, StrategyError (a beam too wide for the vocabulary), BackendError (closed).
+        """
         return list(self.predict_iter(crops))
 
     def predict_iter(self, crops: Sequence[Crop]) -> Iterator[Prediction]:
-        """As `predict`, a batch at a time: for progress bars and for folders larger than memory allows at once."""
+        """As `predict`, yielding results a batch at a time, for progress bars. All crops are checked first."""
         for index, crop in enumerate(crops):
             check_crop(crop, f"crops[{index}]")
         for start in range(0, len(crops), self._batch_size):

@@ -14,6 +14,7 @@ def test_the_public_surface_is_pinned() -> None:
         "Prediction",
         "Recognizer",
         "SeqparError",
+        "Speculative",
         "read_image",
     ]
 

@@ -4,7 +4,7 @@
 |--------------------|-----------------------------|------------|
 | `onnxruntime`      | CPUs                        | `cpu`      |
 | `onnxruntime-cuda` | NVIDIA GPUs                 | `cuda`     |
-| `openvino`         | CPUs, fastest on x86        | `openvino` |
+| `openvino`         | CPUs                        | `openvino` |
 
 `auto` takes the first that is installed of onnxruntime-cuda, openvino and onnxruntime.
 """

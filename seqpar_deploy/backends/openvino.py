@@ -1,4 +1,4 @@
-"""OpenVINO, on CPUs: the fastest way this package knows to run FP32 graphs on x86."""
+"""OpenVINO, on CPUs."""
 
 from __future__ import annotations
 

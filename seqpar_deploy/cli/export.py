@@ -33,10 +33,12 @@ def checkpoint(
     ] = False,
     recipe: Annotated[str, typer.Option(help=f"{', '.join(recipe_names())}, or a TOML file of your own.")] = "fp32",
     encoder: Annotated[str | None, typer.Option(help="open_clip model, where it is not an OpenAI CLIP ViT.")] = None,
-    decoder_heads: Annotated[int | None, typer.Option(help="Where they are not of 64 channels.")] = None,
+    decoder_heads: Annotated[
+        int | None, typer.Option(help="Number of decoder heads, where they are not of 64 channels.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that lies at --out.")] = False,
 ) -> None:
-    """Turn a checkpoint into a bundle, and prove that the bundle says what the checkpoint says.
+    """Turn a checkpoint into a bundle, and check that the bundle says what the checkpoint says.
 
     The bundle comes into being only if it reproduces the checkpoint on real crops within the recipe's tolerances.
     """

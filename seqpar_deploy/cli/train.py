@@ -24,8 +24,8 @@ def train(
     data: Annotated[
         list[str],
         typer.Option(
-            help="A data set's folder, or a CSV or JSON Lines file; PATH@SPLIT for another split than trainval, "
-            "PATH=SHARE where several are mixed. May be given again."
+            help="A data set's folder, or a CSV or JSON Lines file; PATH@SPLIT for another split than trainval "
+            "(a table: than everyone), PATH=SHARE where several are mixed. May be given again."
         ),
     ],
     label_set: Annotated[
@@ -33,7 +33,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; a run that lies there is gone on with.")],
     validation: Annotated[
-        str | None, typer.Option(help="What is scored after each epoch, as --data; its split is test unless given.")
+        str | None, typer.Option(help="What is scored after each epoch, as --data; of a folder test unless given.")
     ] = None,
     recipe: Annotated[
         str, typer.Option(help=f"{', '.join(training_recipe_names())}, or a TOML file of your own.")
@@ -87,13 +87,15 @@ def train(
     with joined_processes() as process:
         first = process.rank == 0
         if first:
-            write_recipe(out, run.identity())
             people = sum(len(source.dataset) for source in sources)
             weights = sum(parameter.numel() for parameter in model.parameters())
             print(f"{people:,} people, {weights / 1e6:.1f} M weights, on {process.device}", file=sys.stderr)
         row = None
         try:
-            for row in run_training(run, model, process, progress=_progress(first)):
+            rows = run_training(run, model, process, progress=_progress(first))  # refuses another run's folder
+            if first:
+                write_recipe(out, run.identity())
+            for row in rows:
                 if first:
                     print(_line(row), flush=True)
                     draw_curves(out)

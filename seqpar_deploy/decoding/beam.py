@@ -20,6 +20,8 @@ class Beam:
 
     A hypothesis scores its summed log-probability divided by `length ** length_penalty`, `<bos>` counted and `<eos>`
     not, as published. With a width of 1 and a penalty of 0 this is greedy decoding.
+
+    `width` is 1 to 64, and at most half the vocabulary. Raises StrategyError.
     """
 
     width: int = 3

@@ -67,7 +67,7 @@ def build_model(
     """The network with a checkpoint's weights, float32, in evaluation mode.
 
     Raises CheckpointError if weights are missing, superfluous or of the wrong shape, or if the label set is not the
-    one the checkpoint was trained on, as far as its size shows.
+    one the checkpoint was trained on, as far as that shows: by its phrases in our own files, by its size in others.
     """
     state_dict = {name: value for name, value in checkpoint.state_dict.items() if not name.startswith(_NOT_APPLIED)}
     stored = checkpoint.metadata.get("architecture")
@@ -81,10 +81,21 @@ def build_model(
             f"{checkpoint.path.name} generates {architecture.attributes} attributes, label set {label_set.name} has "
             f"{len(label_set)}; name the label set it was trained on with --label-set"
         )
+    _check_phrases(checkpoint, label_set)
     model = SequencePAR(architecture)
     _check_fit(model.state_dict(), state_dict, checkpoint.path.name)
     model.load_state_dict(state_dict)  # copies into float32
     return model.eval().requires_grad_(False)
+
+
+def _check_phrases(checkpoint: Checkpoint, label_set: LabelSet) -> None:
+    """Files that say so were trained on these phrases; others leave it to the user."""
+    for trained, got in zip(checkpoint.metadata.get("phrases", ()), label_set.phrases, strict=False):
+        if trained != got:
+            raise CheckpointError(
+                f"{checkpoint.path.name} was trained on the phrase {trained!r}, label set {label_set.name} gives "
+                f"{got!r}; pass the --label-set it was trained on, with or without --sentences as then"
+            )
 
 
 def save_checkpoint(
@@ -108,7 +119,12 @@ def save_checkpoint(
     rows = open_clip.tokenize(list(label_set.phrases), context_length=model.clip_model.context_length).unique()
     state_dict[_TOKEN_ROWS] = rows
     state_dict[_TOKEN_EMBEDDING] = state_dict[_TOKEN_EMBEDDING][rows].contiguous()
-    values = {"architecture": model.architecture.to_dict(), "label_set": label_set.name, **(metadata or {})}
+    values = {
+        "architecture": model.architecture.to_dict(),
+        "label_set": label_set.name,
+        "phrases": list(label_set.phrases),
+        **(metadata or {}),
+    }
     with replacing(Path(path)) as staging:
         safetensors.torch.save_file(state_dict, staging, metadata={_METADATA: json.dumps(values)})
 

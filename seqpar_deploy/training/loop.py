@@ -76,6 +76,7 @@ class Run:
         return {
             "recipe": self.recipe.to_dict(),
             "label_set": self.label_set.name,
+            "phrases": list(self.label_set.phrases),
             "data": digest.hexdigest(),
             "seed": self.seed,
         }

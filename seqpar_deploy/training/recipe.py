@@ -128,7 +128,7 @@ def _check_ranges(recipe: TrainingRecipe) -> None:
     for name in ("learning_rate", "clip_norm"):
         if not getattr(optimiser, name) > 0:
             raise ValueError(f"{name} is {getattr(optimiser, name)}, wanted a number above 0")
-    for name in ("image_tower", "text_tower", "decoder", "weight_decay", "warmup_epochs", "presence"):
+    for name in ("muon", "image_tower", "text_tower", "decoder", "weight_decay", "warmup_epochs", "presence"):
         if getattr(optimiser, name) < 0:
             raise ValueError(f"{name} is {getattr(optimiser, name)}, wanted 0 or more")
     for name in ("margin", "colour", "erase", "blur"):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, Golden
+from conftest import DATA, Golden, tiny_architecture
 
 from seqpar_deploy.errors import CheckpointError
-from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
+from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
+from seqpar_deploy.modeling.random_weights import random_model
 from seqpar_deploy.resources import load_label_set
 
 GOLDEN = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
@@ -41,16 +42,21 @@ def test_dimensions_come_from_the_weights(golden: Callable[[str], Golden]) -> No
 
 
 class Hostile:
+    """What unpickles to a command that makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/seqpar-was-here",)
+        return os.system, (f"touch {self._file}",)
 
 
 def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "hostile.pth"
-    torch.save({"model_state_dict": {"w": torch.zeros(1)}, "valid_ma": Hostile()}, path)
+    torch.save({"model_state_dict": {"w": torch.zeros(1)}, "valid_ma": Hostile(tmp_path / "was-here")}, path)
     with pytest.raises(CheckpointError, match=r"hostile\.pth is refused: .*more than tensors and numbers"):
         load_checkpoint(path)
-    assert not Path("/tmp/seqpar-was-here").exists()
+    assert not (tmp_path / "was-here").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.999])
@@ -107,6 +113,20 @@ def test_weights_that_do_not_fit(
 def test_the_wrong_label_set() -> None:
     with pytest.raises(CheckpointError, match="generates 26 attributes, label set peta has 35"):
         build_model(load_checkpoint(GOLDEN), load_label_set("peta"), decoder_heads=4)
+
+
+def test_the_wrong_phrases(tmp_path: Path) -> None:
+    labels = load_label_set("pa100k")
+    save_checkpoint(
+        tmp_path / "short.safetensors",
+        random_model(tiny_architecture(len(labels))),
+        labels,
+        dtype=torch.float16,
+    )
+    checkpoint = load_checkpoint(tmp_path / "short.safetensors")
+    build_model(checkpoint, labels)
+    with pytest.raises(CheckpointError, match=r"trained on the phrase 'female', .*--sentences"):
+        build_model(checkpoint, load_label_set("pa100k", sentences=True))
 
 
 def test_heads_that_cannot_be_told() -> None:
