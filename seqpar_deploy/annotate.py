@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from seqpar_deploy.files import replacing
+from seqpar_deploy.files import write_whole
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Prediction
 
@@ -42,9 +43,10 @@ def annotate(crop: Crop, prediction: Prediction) -> Image.Image:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    with replacing(path) as staging:
-        picture.save(staging, format="PNG")
+    """Write a PNG, whole or not at all. Raises SeqparError."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:

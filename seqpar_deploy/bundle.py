@@ -96,7 +96,7 @@ class Bundle:
         except (KeyError, TypeError, ValueError, AttributeError, LabelSetError) as error:
             what = f"it misses key {error}" if isinstance(error, KeyError) else str(error)
             raise BundleFormatError(f"{path / MANIFEST} is malformed: {what}; {_EXPORT_AGAIN}") from None
-        _check_files(path, manifest["files"], verify=verify)
+        _check_files(path, manifest.get("files"), verify=verify)
         return bundle
 
     @property

@@ -46,11 +46,13 @@ def predict(
     """
     paths = _expand(pictures)
     strategy = _strategy(beam, speculative)
+    names = _short_names(paths)
+    if annotate:
+        _check_apart(paths, annotate, names)
     failed = 0
     with Recognizer.from_bundle(
         bundle, backend=_backend_name(backend), strategy=strategy, batch_size=batch_size, threads=threads, verify=verify
     ) as recognizer:
-        names = _short_names(paths)
         width = max(map(len, names.values()))
         for chunk in _chunks(paths, _READ_AHEAD):
             crops: dict[Path, Crop] = {}
@@ -93,6 +95,8 @@ def _expand(pictures: list[str]) -> list[Path]:
             found.update(dict.fromkeys(match for match in matches if match.is_file()))
         else:
             found[path] = None
+    if not found:
+        raise ImageError(f"no pictures in {', '.join(pictures)}; name files, folders or a glob that matches some")
     return list(found)
 
 
@@ -145,5 +149,18 @@ def _table_row(name: str, width: int, prediction: Prediction) -> str:
 def _annotate(folder: Path, name: str, crop: Crop, prediction: Prediction) -> None:
     from seqpar_deploy.annotate import annotate, save_picture
 
+    save_picture(annotate(crop, prediction), _annotated_path(folder, name))
+
+
+def _annotated_path(folder: Path, name: str) -> Path:
+    """Where a picture's annotated one goes; `a.jpg` and `a.png` do not go to the same."""
     flat = name.strip("/").replace("/", "_")
-    save_picture(annotate(crop, prediction), folder / f"{Path(flat).stem}.png")
+    return folder / (flat if flat.lower().endswith(".png") else f"{flat}.png")
+
+
+def _check_apart(paths: list[Path], folder: Path, names: dict[Path, str]) -> None:
+    """Raise ImageError if an annotated picture would take the place of one that is read."""
+    read = {path.resolve() for path in paths}
+    for path in paths:
+        if (written := _annotated_path(folder, names[path])).resolve() in read:
+            raise ImageError(f"{written} is one of the pictures, it is not overwritten; give --annotate another folder")

@@ -64,6 +64,9 @@ class Architecture:
             made = cls(**{**values, "stem": tuple(values.get("stem", ()))})
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's stored architecture does not fit this package: {error}") from None
+        for key in [*made.vision, *made.text]:
+            if key.startswith(("timm_", "hf_")):  # open_clip would fetch and build what they name
+                raise CheckpointError(f"the stored architecture names {key!r}, a model from elsewhere; it is refused")
         halvings = len(made.stem) + 1
         if made.stem and made.vision.get("patch_size") != 2**halvings:
             raise CheckpointError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from seqpar_deploy.datasets import Dataset
+from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.preprocess import Preprocessing, prepare
 from seqpar_deploy.training.augment import vary_crop, vary_prepared
 from seqpar_deploy.training.recipe import Augmentation
@@ -78,7 +79,8 @@ class Schedule:
 
 
 class _Pictures(TorchDataset[tuple[Any, Any]]):
-    """Prepared, varied pictures (H, W, 3) uint8 and labels (n,) int8 by key. Lives in the loader's processes."""
+    """Prepared, varied pictures (H, W, 3) uint8 and labels (n,) int8 by key; in place of a picture that cannot be read,
+    the error. Lives in the loader's processes."""
 
     def __init__(
         self, schedule: Schedule, image_size: int, preprocessing: Preprocessing, augmentation: Augmentation
@@ -90,7 +92,11 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
         number, person, epoch = key
         dataset = self._schedule.sources[number].dataset
         rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, epoch])
-        crop = vary_crop(dataset.crop(person), self._augmentation, rng)
+        try:
+            crop = dataset.crop(person)
+        except SeqparError as error:  # handed over as it is: the loader would turn what is raised into a traceback
+            return error, None
+        crop = vary_crop(crop, self._augmentation, rng)
         image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
         return vary_prepared(image, self._augmentation, rng), dataset.labels[person]
 
@@ -107,8 +113,11 @@ class Loader:
     rank: int = 0
     world: int = 1
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Crops uint8 (B, H, W, 3) and labels int8 (B, n) of steps `first_step` up to, not including, `last_step`."""
+    def batches(self, first_step: int, last_step: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Crops uint8 (B, H, W, 3) and labels int8 (B, n) of steps `first_step` up to, not including, `last_step`.
+
+        Raises ImageError, DatasetError. Close it if it is not read to its end: its processes heed no signals.
+        """
         pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation)
         loader = DataLoader(
             pictures,
@@ -117,7 +126,15 @@ class Loader:
             collate_fn=_collate,
             worker_init_fn=_quiet_worker,
         )
-        yield from loader
+        iterator = iter(loader)
+        try:
+            for batch in iterator:
+                if isinstance(batch, SeqparError):
+                    raise batch
+                yield batch
+        finally:
+            # Where an exception's traceback keeps the iterator alive, its processes would be waited for without end.
+            getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +157,10 @@ class _Steps:
             yield batches[within][self.loader.rank :: self.loader.world]
 
 
-def _collate(rows: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+def _collate(rows: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | SeqparError:
+    for first, _ in rows:
+        if isinstance(first, SeqparError):
+            return first
     images, labels = zip(*rows, strict=True)
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,6 +44,7 @@ from seqpar_deploy.vocab import PAD, LabelSet
 BEST_MA, BEST_F1, LAST = "best-ma.safetensors", "best-f1.safetensors", "last.safetensors"
 
 _VALIDATION_BATCH = 64
+_PRESENCE = 1 << 31  # no step's number, so that no two random streams are the same
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
@@ -124,7 +126,8 @@ class _Training:
     def __init__(self, run: Run, model: SequencePAR, process: Process, progress: Progress) -> None:
         self.run, self.process, self.progress = run, process, progress
         self.optimiser_recipe = run.recipe.optimiser
-        taught = _Taught(model, run.label_set, presence=self.optimiser_recipe.presence > 0).to(process.device).train()
+        taught = _Taught(model, run.label_set, presence=self.optimiser_recipe.presence > 0, seed=run.seed)
+        taught.to(process.device).train()
         self.taught, self.model = taught, taught.model
         self.names = {id(parameter): name for name, parameter in taught.named_parameters()}
         self.optimisers = _optimisers(taught, self.optimiser_recipe)
@@ -164,7 +167,7 @@ class _Training:
         )
         batches = loader.batches(self.step, total)
         meter, saved = _Meter(), time.monotonic()
-        with _deferred_interrupt() as interrupted:
+        with contextlib.closing(batches), _deferred_interrupt() as interrupted:
             for crops, labels in meter.watch(batches):
                 loss = self._train_step(crops, labels)
                 if not math.isfinite(loss):
@@ -270,7 +273,7 @@ class _Training:
         metadata = {"training": {"recipe": self.run.recipe.name, "seed": self.run.seed, **row}}
         try:
             save_checkpoint(self.run.out / name, model, self.run.label_set, dtype=torch.float32, metadata=metadata)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TrainingError(f"{self.run.out / name} cannot be written: {error}; make room and resume") from None
 
     def _save(self) -> None:
@@ -309,12 +312,14 @@ class _Taught(nn.Module):
     something, and tokens mean nothing until queries look somewhere.
     """
 
-    def __init__(self, model: SequencePAR, label_set: LabelSet, *, presence: bool) -> None:
+    def __init__(self, model: SequencePAR, label_set: LabelSet, *, presence: bool, seed: int) -> None:
         super().__init__()
         self.model, self._phrases = model, label_set.phrases
         architecture = model.architecture
         patches = (architecture.image_tokens - 1) * architecture.embed_dim
-        self.presence = nn.Linear(patches, architecture.attributes) if presence else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(seed, _PRESENCE))
+            self.presence = nn.Linear(patches, architecture.attributes) if presence else None
 
     def forward(self, images: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (B, T, V) of what follows each token; logits (B, n) of each attribute's presence."""

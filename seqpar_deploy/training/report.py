@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqpar_deploy.files import replacing
+from seqpar_deploy.files import write_whole
 
 RECIPE, LOG, CURVES = "recipe.json", "log.csv", "learning_curves.png"
 
@@ -18,18 +19,18 @@ _COLUMNS = (
 
 
 def write_recipe(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the recipe as it was resolved, and what it was run on. Atomic."""
-    with replacing(folder / RECIPE) as staging:
-        staging.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    """Write the recipe as it was resolved, and what it was run on. Atomic. Raises SeqparError."""
+    write_whole(folder / RECIPE, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def write_log(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Write the log anew, a row an epoch. Atomic."""
-    with replacing(folder / LOG) as staging, staging.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for row in history:
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    """Write the log anew, a row an epoch. Atomic. Raises SeqparError."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    write_whole(folder / LOG, file.getvalue().encode())
 
 
 def draw_curves(folder: Path) -> Path:
@@ -52,6 +53,7 @@ def draw_curves(folder: Path) -> Path:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    with replacing(folder / CURVES) as staging:
-        figure.savefig(staging, format="png", dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_whole(folder / CURVES, picture.getvalue())
     return folder / CURVES

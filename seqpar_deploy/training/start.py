@@ -15,6 +15,8 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.recipe import Model
 from seqpar_deploy.vocab import LabelSet
 
+_FIXED = ("bos_embedding", "eos_embedding", "pad_embedding", "decoder.pos_emb.weight")  # never trained
+
 
 def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
     """A network as the recipe describes it; what is not pretrained is random, reproducible from the seed."""
@@ -35,7 +37,9 @@ def model_from_checkpoint(path: str | Path, label_set: LabelSet) -> SequencePAR:
             f"{path} was stored without the words of {label_set.name}'s phrases; start from a checkpoint that was "
             "trained on this label set"
         )
-    return made.requires_grad_(True)
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(name not in _FIXED)
+    return made
 
 
 def _architecture(model: Model, attributes: int) -> Architecture:
@@ -73,6 +77,12 @@ def _load_clip(made: SequencePAR, model: Model) -> None:
                 "name a local file as pretrained"
             ) from None
     weights = {name: value for name, value in load_checkpoint(path).state_dict.items() if "ln_post" not in name}
+    for name, value in made.clip_model.state_dict().items():
+        if name in weights and weights[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path} does not fit {model.encoder}: {name} has shape {tuple(weights[name].shape)}, "
+                f"wanted {tuple(value.shape)}"
+            )
     result = made.clip_model.load_state_dict(weights, strict=False)
     # Files of OpenAI's carry their sizes as tensors beside the weights.
     unknown = [

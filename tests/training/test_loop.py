@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from seqpar_deploy.datasets import load_dataset
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.training.loop import learning_rate
@@ -31,7 +32,9 @@ def command(squares: Path, recipe: Path, out: Path, *more: object) -> list[str]:
 
 
 def train(squares: Path, recipe: Path, out: Path, *more: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(squares, recipe, out, *more), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(squares, recipe, out, *more), capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == code, done.stderr
     return done
 
@@ -70,7 +73,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, kill: str
 ) -> None:
     """`benchmarks/kill_training.py` does this ten times over on a longer run."""
-    recipe = recipe_file(epochs=30, more="muon = 0.02")
+    recipe = recipe_file(epochs=30, more="muon = 0.02\npresence = 0.5")
     train(squares, recipe, tmp_path / "whole")
     killed = tmp_path / "killed"
     rng = random.Random(kill)
@@ -184,10 +187,16 @@ def test_a_damaged_picture_ends_the_run_with_its_name(
 
     copy = tmp_path / "data"
     shutil.copytree(squares.parent, copy)
-    (copy / "007.png").write_bytes(b"\x89PNG\r\n")
-    for workers in ("0", "1"):
-        done = train(copy / squares.name, recipe_file(epochs=1), tmp_path / workers, "--workers", workers, code=2)
-        assert "007.png" in done.stderr
+    train_split = load_dataset("pa100k", copy / squares.name, "train")
+    test_split = load_dataset("pa100k", copy / squares.name, "test")
+    for damaged, workers in ((train_split, "0"), (train_split, "1"), (test_split, "1")):
+        picture = damaged.images[3]
+        whole = picture.read_bytes()
+        picture.write_bytes(b"\x89PNG\r\n")
+        out = tmp_path / f"{damaged.split}-{workers}"
+        done = train(copy / squares.name, recipe_file(epochs=1), out, "--workers", workers, code=2)
+        picture.write_bytes(whole)
+        assert picture.name in done.stderr
         assert "Traceback" not in done.stderr
 
 
