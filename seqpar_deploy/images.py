@@ -44,7 +44,9 @@ def read_image(path: str | Path) -> Crop:
     except UnidentifiedImageError:
         what = "is empty" if path.stat().st_size == 0 else "is not a picture Pillow can read"
         raise ImageError(f"{path} {what}; wanted one of {' '.join(SUFFIXES)}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise all of these
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow meets damage with OSError, SyntaxError, TypeError, struct.error and others
         raise ImageError(f"{path} is damaged: {error}") from None
 
 

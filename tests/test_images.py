@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +109,25 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         read_image(tmp_path / "nobody.png")
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
+
+
+def test_damaged_exif_is_one_error(tmp_path: Path) -> None:
+    """Pillow answers some of these with TypeError, struct.error or AttributeError."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
+    whole, path = io.BytesIO(), tmp_path / "exif.jpg"
+    Image.new("RGB", (20, 20)).save(whole, "JPEG", exif=exif)
+    rng, read = random.Random(0), 0
+    for _ in range(500):
+        content = bytearray(whole.getvalue())
+        for _ in range(3):
+            content[rng.randrange(2, 120)] = rng.randrange(256)
+        path.write_bytes(content)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read_image(path)
+            read += 1
+        except ImageError as error:
+            assert str(path) in str(error)
+    assert 0 < read < 500

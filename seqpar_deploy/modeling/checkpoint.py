@@ -133,8 +133,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            if not isinstance(metadata, dict) or not isinstance(metadata.get("phrases", []), list):
+                raise ValueError(f"its {_METADATA} metadata is malformed")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file: {error}; copy it again") from None
 
 

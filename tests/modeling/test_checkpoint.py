@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import DATA, Golden, tiny_architecture
 
@@ -72,6 +73,14 @@ def test_truncated_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(GOLDEN.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="no whole safetensors file"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("metadata", ["[]", '{"phrases": 3}', "[" * 100_000, "{"])
+def test_malformed_metadata(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "odd.safetensors"
+    safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"seqpar": metadata})
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors is no whole safetensors file"):
         load_checkpoint(path)
 
 
