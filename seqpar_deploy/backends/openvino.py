@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,14 @@ def is_available() -> bool:
     return True
 
 
+@functools.cache
+def _core() -> Any:
+    """One for the process, never destroyed: the last to go unloads the CPU plugin, whose threads may still be running."""
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoBackend(HostBackend):
     """Runs a bundle's graphs with arithmetic in FP32, whatever the CPU would rather do."""
 
@@ -43,7 +52,7 @@ class OpenVinoBackend(HostBackend):
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
+        core = _core()
         try:
             self._encoder = _Requests(core.compile_model(bundle.encoder, "CPU", config))
             self._decoder_step = _Requests(core.compile_model(bundle.decoder_step, "CPU", config))

@@ -38,7 +38,8 @@ def train(
     recipe: Annotated[
         str, typer.Option(help=f"{', '.join(training_recipe_names())}, or a TOML file of your own.")
     ] = "published",
-    start: Annotated[Path | None, typer.Option(help="A SequencePAR checkpoint to start from.")] = None,
+    # Not --start: torchrun would take it for its own --start-method.
+    start: Annotated[Path | None, typer.Option("--from", help="A SequencePAR checkpoint to start from.")] = None,
     eos: Annotated[bool, typer.Option(help="End the targets with <eos>; the release does not.")] = True,
     sentences: Annotated[bool, typer.Option("--sentences", help="Give the text tower full sentences.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Other than the recipe's.", min=1)] = None,

@@ -158,7 +158,8 @@ class Decoder(nn.Module):
             cross = (cross_kv[2 * i], cross_kv[2 * i + 1])
             x, keys_values = layer(x, cross, real[..., None].to(x.dtype), visible[:, None], past)
             new_kv.extend(keys_values)
-        return F.log_softmax(self.fc(x).float(), dim=-1), torch.stack(new_kv)
+        logits = self.fc(x.to(self.fc.weight.dtype)).float()
+        return F.log_softmax(logits, dim=-1), torch.stack(new_kv)
 
 
 class DecoderLayer(nn.Module):

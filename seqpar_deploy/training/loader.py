@@ -123,6 +123,8 @@ class Loader:
             pictures,
             batch_sampler=_Steps(self, first_step, last_step),
             num_workers=self.workers,
+            # Not forked: a process whose runtimes hold threads may die of it, in silence.
+            multiprocessing_context="spawn" if self.workers else None,
             collate_fn=_collate,
             worker_init_fn=_quiet_worker,
         )

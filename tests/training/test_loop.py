@@ -152,7 +152,7 @@ def test_training_goes_on_from_a_checkpoint(squares: Path, recipe_file: Callable
     recipe = recipe_file(epochs=12)
     train(squares, recipe, tmp_path / "first")
     recipe = recipe_file(epochs=1)
-    train(squares, recipe, tmp_path / "second", "--start", tmp_path / "first" / "last.safetensors")
+    train(squares, recipe, tmp_path / "second", "--from", tmp_path / "first" / "last.safetensors")
     with (tmp_path / "second" / "log.csv").open() as file:
         assert float(next(csv.DictReader(file))["loss"]) < 0.5
 
@@ -163,7 +163,7 @@ def test_training_goes_on_from_a_checkpoint(squares: Path, recipe_file: Callable
         (["--seed", "1"], "holds a run with another seed"),
         (["--recipe", "none"], "no training recipe 'none'"),
         (["--data", "nowhere.csv"], "nowhere.csv does not exist"),
-        (["--start", "nowhere.safetensors"], "no checkpoint at nowhere.safetensors"),
+        (["--from", "nowhere.safetensors"], "no checkpoint at nowhere.safetensors"),
         (["--label-set", "peta"], "no column"),
     ],
 )
