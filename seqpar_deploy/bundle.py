@@ -8,15 +8,11 @@ look for their weights are checked before a runtime sees any of it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -24,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError, LabelSetError
+from seqpar_deploy.files import new_folder, sha256_of
 from seqpar_deploy.onnx_file import external_data_locations
 from seqpar_deploy.preprocess import Preprocessing
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, SPECIAL_TOKENS, LabelSet
@@ -54,7 +51,7 @@ class Dimensions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchProfile:
-    """Crops a batch: the fewest, the usual and the most that engines are built for."""
+    """Crops a batch: the fewest, the usual and the most that an engine is tuned for."""
 
     min: int = 1
     opt: int = 8
@@ -70,7 +67,7 @@ class Bundle:
     label_set: LabelSet
     dimensions: Dimensions
     precision: Precision
-    batch: BatchProfile
+    batches: tuple[BatchProfile, ...]
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
@@ -90,7 +87,7 @@ class Bundle:
                 label_set=LabelSet.from_dict(manifest["label_set"], source=f"{path.name}/{MANIFEST} label_set"),
                 dimensions=_dataclass_from(Dimensions, manifest["dimensions"]),
                 precision=manifest["precision"],
-                batch=_dataclass_from(BatchProfile, manifest["batch"]),
+                batches=tuple(_dataclass_from(BatchProfile, batch) for batch in manifest["batches"]),
             )
             _check_consistency(bundle)
         except (KeyError, TypeError, ValueError, AttributeError, LabelSetError) as error:
@@ -106,6 +103,11 @@ class Bundle:
     @property
     def decoder_step(self) -> Path:
         return self.path / DECODER_STEP
+
+    @property
+    def max_batch(self) -> int:
+        """The most rows a batch may have."""
+        return max(batch.max for batch in self.batches)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -126,92 +128,12 @@ class Bundle:
             return {name: arrays[name] for name in ("crops", "tokens", "log_probs")}
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def new_bundle_dir(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_bundle_dir(out: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:
     """A folder to write a bundle into, which becomes `out` when the block ends well and vanishes when it does not.
 
-    The folder is a hidden sibling of `out`, so that the last step is one rename. What an export of the same name left
-    behind because it was killed is removed first. Raises BundleError.
+    Raises BundleError where `out` exists, unless `overwrite` says to replace the bundle there, or cannot be written.
     """
-    out = Path(os.path.abspath(out))
-    _check_replaceable(out, overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-    except OSError as error:
-        raise BundleError(f"{out} cannot be written: {error.strerror}; choose another place") from None
-    with _locked(made):
-        # Only now, locked, it takes a name that other exports look for leftovers under.
-        staging = made.rename(out.with_name(f"{_partial_prefix(out)}{made.name[-8:]}"))
-        try:
-            yield staging
-            staging.chmod(0o755)  # mkdtemp makes it private
-            _check_replaceable(out, overwrite)  # minutes have passed
-            _put_in_place(staging, out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check_replaceable(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise BundleError(f"{out} exists already; choose another name or pass --overwrite")
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise BundleError(f"{out} exists and is no bundle, it is not overwritten; choose another name")
-
-
-def _put_in_place(staging: Path, out: Path) -> None:
-    """Rename a folder to `out`. What lies there goes, but is put back if anything comes between."""
-    if not out.exists():
-        staging.rename(out)
-        return
-    replaced = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
-    try:
-        out.rename(replaced / out.name)
-        staging.rename(out)
-    finally:
-        if not out.exists():
-            (replaced / out.name).rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _partial_prefix(out: Path) -> str:
-    return f".{out.name}.partial-"
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove partial bundles that no living process holds locked. On a file system without locks they all stay."""
-    for folder in out.parent.iterdir():
-        if folder.name.startswith(_partial_prefix(out)) and folder.is_dir():
-            with contextlib.suppress(OSError), _locked(folder) as locked:
-                if locked:
-                    shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which ends with the process if it is killed. False if it is held already, or has none."""
-    import fcntl  # not on Windows, where bundles can be opened all the same
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(handle)
+    return new_folder(out, marker=MANIFEST, overwrite=overwrite, error=BundleError)
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -262,8 +184,8 @@ def _check_consistency(bundle: Bundle) -> None:
         raise ValueError(f"vocabulary is {bundle.dimensions.vocabulary}, wanted {attributes} attributes + 3")
     if bundle.dimensions.capacity != attributes + 1:
         raise ValueError(f"capacity is {bundle.dimensions.capacity}, wanted {attributes} attributes + 1")
-    if not bundle.batch.min <= bundle.batch.opt <= bundle.batch.max:
-        raise ValueError(f"batch is {bundle.batch}, wanted min <= opt <= max")
+    if not bundle.batches or not all(batch.min <= batch.opt <= batch.max for batch in bundle.batches):
+        raise ValueError(f"batches are {list(bundle.batches)}, wanted one or more with min <= opt <= max")
 
 
 def _check_files(path: Path, files: Any, *, verify: bool) -> None:

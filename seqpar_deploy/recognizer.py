@@ -47,7 +47,7 @@ class Recognizer:
         self.strategy: Strategy = Greedy() if strategy is None else strategy
         if batch_size is not None and batch_size < 1:
             raise StrategyError(f"batch size is {batch_size}, wanted 1 or more")
-        self._batch_size = batch_size or max(1, bundle.batch.max // self.strategy.rows_per_crop())
+        self._batch_size = batch_size or max(1, bundle.max_batch // self.strategy.rows_per_crop())
         self._backend: Backend[Any] | None = backend
 
     @classmethod

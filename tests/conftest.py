@@ -107,7 +107,7 @@ def _golden_bundle(golden: Golden, folder: Path) -> Bundle:
             vocabulary=a.vocabulary,
         ),
         precision="fp32",
-        batch=BatchProfile(),
+        batches=(BatchProfile(),),
     )
 
 

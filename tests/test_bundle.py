@@ -15,8 +15,9 @@ import onnx
 import pytest
 
 from seqpar_deploy import Bundle
-from seqpar_deploy.bundle import new_bundle_dir, sha256_of
+from seqpar_deploy.bundle import new_bundle_dir
 from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError
+from seqpar_deploy.files import sha256_of
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def test_overwriting_is_asked_for_and_bundles_only(tmp_path: Path, copy: Path) -
     with pytest.raises(BundleError, match="exists already"):
         write(copy, overwrite=False)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(BundleError, match="is no bundle, it is not overwritten"):
+    with pytest.raises(BundleError, match=r"holds no manifest\.json, it is not overwritten"):
         write(tmp_path / "photos", overwrite=True)
     write(copy, overwrite=True)
     assert (copy / "manifest.json").read_text() == "new"

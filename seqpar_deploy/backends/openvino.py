@@ -28,7 +28,7 @@ def is_available() -> bool:
 
 @functools.cache
 def _core() -> Any:
-    """One for the process, never destroyed: the last to go unloads the CPU plugin, whose threads may still be running."""
+    """One for the process, never destroyed: the last to go unloads the CPU plugin, whose threads may still run."""
     import openvino
 
     return openvino.Core()

@@ -130,7 +130,7 @@ def _open_bundle(path: Path, backend: str, threads: int | None, label_set: str |
         sha256=bundle.digest,
         label_set=bundle.label_set,
         image_size=bundle.dimensions.image_size,
-        max_rows=bundle.batch.max,
+        max_rows=bundle.max_batch,
         backend=open_backend(bundle, backend, threads=threads),  # type: ignore[arg-type]
     )
 

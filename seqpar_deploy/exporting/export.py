@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,9 @@ from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.preprocess import prepare_batch
+from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
-
-# progress(stage) opens a stage, and yields a function that takes (done, in all) while it lasts.
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 _GOLDEN_CROPS = 4
 
@@ -52,7 +49,7 @@ def export_bundle(
     encoder: str | None = None,
     decoder_heads: int | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Make a bundle at `out`, or raise and leave nothing behind.
 
@@ -60,7 +57,6 @@ def export_bundle(
 
     Raises CheckpointError, BundleError (`out` exists), ExportError, ParityError.
     """
-    progress = progress or _silent
     with new_bundle_dir(Path(out), overwrite=overwrite) as folder:
         with progress("loading the checkpoint"):
             model = build_model(checkpoint, label_set, encoder=encoder, decoder_heads=decoder_heads)
@@ -91,11 +87,6 @@ def export_bundle(
         (folder / MODEL_CARD).write_text(model_card(manifest, label_set), encoding="utf-8")
         write_manifest(folder, manifest)
     return Bundle.open(out, verify=False)
-
-
-@contextmanager
-def _silent(_: str) -> Iterator[Callable[[int, int], None]]:
-    yield lambda _done, _total: None
 
 
 def _fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
@@ -143,7 +134,7 @@ def _manifest(
             "vocabulary": architecture.vocabulary,
         },
         "special_tokens": SPECIAL_TOKENS,
-        "batch": dataclasses.asdict(recipe.batch),
+        "batches": [dataclasses.asdict(batch) for batch in recipe.batches],
         "graphs": {name: dataclasses.asdict(spec) for name, spec in specs.items()},
         "recipe": recipe.to_dict(),
         "label_set": label_set.to_dict(),

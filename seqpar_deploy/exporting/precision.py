@@ -16,8 +16,8 @@ def convert(model: SequencePAR, precision: Precision) -> None:
     """Turn a float32 model into `precision`, in place.
 
     FP16 keeps what overflows or loses too much in float32: layer normalisation with its weights, attention's softmax,
-    the logits and their log-softmax (the decoder's modules see to the softmaxes themselves). Logits are around 10, where
-    FP16 tells 0.008 from nothing: near-ties would fall either way.
+    the logits and their log-softmax (the decoder's modules see to the softmaxes themselves). Logits are around 10,
+    where FP16 numbers lie 0.008 apart: near-ties would fall either way.
     """
     if precision == "fp32":
         return

@@ -1,4 +1,4 @@
-"""An export recipe: opset, precision, batch profile and parity tolerances, from a TOML file in `export/`."""
+"""An export recipe: opset, precision, batch profiles and parity tolerances, from a TOML file in `export/`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Recipe:
     name: str
     precision: Precision
     opset: int
-    batch: BatchProfile
+    batches: tuple[BatchProfile, ...]
     parity: ParityTolerances
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         Recipe,
         {
             **{key: value for key, value in values.items() if key != "format"},
-            "batch": _dataclass_from(BatchProfile, values.get("batch", {}), "batch "),
+            "batches": _batches(values.get("batches", [{}])),
             "parity": _dataclass_from(ParityTolerances, values.get("parity", {}), "parity "),
         },
     )
@@ -67,12 +67,6 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"precision is {recipe.precision!r}, wanted one of {list(get_args(Precision))}")
     if type(recipe.opset) is not int or recipe.opset not in OPSETS:
         raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
-    batch = recipe.batch
-    if (
-        not all(type(size) is int for size in dataclasses.astuple(batch))
-        or not 1 <= batch.min <= batch.opt <= batch.max
-    ):
-        raise ValueError(f"batch is {batch}, wanted whole numbers 1 <= min <= opt <= max")
     if recipe.parity.backend not in get_args(BackendName):
         raise ValueError(f"parity backend is {recipe.parity.backend!r}, wanted one of {list(get_args(BackendName))}")
     if type(recipe.parity.crops) is not int or recipe.parity.crops < 1:
@@ -82,6 +76,17 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         if type(value) not in (int, float) or not value > 0:
             raise ValueError(f"parity {name} is {value!r}, wanted a number above 0")
     return recipe
+
+
+def _batches(tables: Any) -> tuple[BatchProfile, ...]:
+    if not isinstance(tables, list) or not tables:
+        raise ValueError(f"batches are {tables!r}, wanted one or more tables [[batches]]")
+    batches = tuple(_dataclass_from(BatchProfile, table, "batches ") for table in tables)
+    for batch in batches:
+        sizes = dataclasses.astuple(batch)
+        if not all(type(size) is int for size in sizes) or not 1 <= batch.min <= batch.opt <= batch.max:
+            raise ValueError(f"batches hold {batch}, wanted whole numbers 1 <= min <= opt <= max")
+    return batches
 
 
 def _dataclass_from(cls: Any, values: Any, where: str = "") -> Any:

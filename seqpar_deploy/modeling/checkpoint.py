@@ -20,9 +20,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from seqpar_deploy.bundle import sha256_of
 from seqpar_deploy.errors import CheckpointError
-from seqpar_deploy.files import replacing
+from seqpar_deploy.files import replacing, sha256_of
 from seqpar_deploy.modeling.architecture import Architecture, architecture_from_shapes
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.vocab import LabelSet

@@ -27,9 +27,10 @@ def test_what_ships_loads_by_name_and_by_path(name: str) -> None:
         ("format = 1\n", "", "format is None, wanted 1"),
         ("format = 1", "format = 2", "format is 2, wanted 1"),
         ("format = 1", "format = 1\nopsett = 20", "has an unknown key 'opsett'"),
-        ("min = 1", "mini = 1", "batch has an unknown key 'mini'"),
+        ("min = 1", "mini = 1", "batches has an unknown key 'mini'"),
         ("crops = 20", "crop = 20", "parity has an unknown key 'crop'"),
-        ("[batch]", "[batches]", "has an unknown key 'batches'"),
+        ("[[batches]]", "[batch]", "has an unknown key 'batch'"),
+        ("[[batches]]", "[batches]", "wanted one or more tables [[batches]]"),
         ("tie_margin = 1e-3", "", "parity misses key 'tie_margin'"),
         ('precision = "fp32"', "", "misses key 'precision'"),
         ('precision = "fp32"', 'precision = "fp8"', "precision is 'fp8', wanted one of ['fp32', 'fp16']"),
@@ -62,8 +63,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, ours: str, theirs: st
 
 def test_a_table_is_wanted(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('format = 1\nname = "mine"\nprecision = "fp32"\nopset = 20\nbatch = 8\n')
-    with pytest.raises(RecipeError, match="batch is 8, wanted a table"):
+    file.write_text('format = 1\nname = "mine"\nprecision = "fp32"\nopset = 20\nparity = 8\n')
+    with pytest.raises(RecipeError, match="parity is 8, wanted a table"):
         load_recipe(file)
 
 
