@@ -12,7 +12,8 @@
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
     │   └── BundleIntegrityError   its files are not the ones the manifest vouches for
     ├── BackendError               a backend cannot run this bundle
-    │   └── BackendUnavailableError    the SDK it needs is not installed
+    │   ├── BackendUnavailableError    the SDK it needs is not installed, or finds no device
+    │   └── EngineError            an engine is missing, cannot be built, or is not for this bundle, runtime and GPU
     └── ExportError                an export cannot be completed
         └── ParityError            the exported bundle does not reproduce the checkpoint
 
@@ -72,6 +73,10 @@ class BackendError(SeqparError):
 
 class BackendUnavailableError(BackendError):
     """The SDK a backend needs is not installed, or finds no device."""
+
+
+class EngineError(BackendError):
+    """An engine is missing, cannot be built, or is not for this bundle, runtime and GPU."""
 
 
 class ExportError(SeqparError):

@@ -47,7 +47,7 @@ class Recognizer:
         self.strategy: Strategy = Greedy() if strategy is None else strategy
         if batch_size is not None and batch_size < 1:
             raise StrategyError(f"batch size is {batch_size}, wanted 1 or more")
-        self._batch_size = batch_size or max(1, bundle.max_batch // self.strategy.rows_per_crop())
+        self._batch_size = largest_batch(bundle.max_batch, backend, self.strategy, batch_size)
         self._backend: Backend[Any] | None = backend
 
     @classmethod
@@ -112,6 +112,13 @@ class Recognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: int | None = None) -> int:
+    """Crops an inference: as many as `wanted`, or else as make `rows` of a batch, within what the backend holds."""
+    per_crop = strategy.rows_per_crop()
+    crops = wanted or rows // per_crop
+    return max(1, crops if backend.max_rows is None else min(crops, backend.max_rows // per_crop))
 
 
 def prediction_from_generation(generation: Generation, label_set: LabelSet) -> Prediction:

@@ -2,11 +2,14 @@
 
 | name               | runs on                     | extra      |
 |--------------------|-----------------------------|------------|
-| `onnxruntime`      | CPUs                        | `cpu`      |
+| `tensorrt`         | NVIDIA GPUs                 | `tensorrt` |
+| `tensorrt_rtx`     | NVIDIA GPUs                 | `rtx`      |
 | `onnxruntime-cuda` | NVIDIA GPUs                 | `cuda`     |
 | `openvino`         | CPUs                        | `openvino` |
+| `onnxruntime`      | CPUs                        | `cpu`      |
 
-`auto` takes the first that is installed of onnxruntime-cuda, openvino and onnxruntime.
+`auto` takes the first that opens the bundle: of the flavours of TensorRT those that engines lie beside the bundle for,
+of the others those that are installed.
 """
 
 from __future__ import annotations
@@ -14,18 +17,19 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal, get_args
 
-from seqpar_deploy.backends import onnxruntime, openvino
+from seqpar_deploy.backends import onnxruntime, openvino, tensorrt
 from seqpar_deploy.backends.base import Backend, DecodeState, StepOutput
+from seqpar_deploy.backends.engine_folder import RUNTIMES, has_engines
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
-BackendName = Literal["auto", "onnxruntime", "onnxruntime-cuda", "openvino"]
+BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
 
 __all__ = ["Backend", "BackendName", "DecodeState", "StepOutput", "available_backends", "open_backend"]
 
 
 def available_backends() -> list[str]:
-    """Names of the backends whose SDK is installed, in the order `auto` tries them."""
+    """Names of the backends that need no engines and whose SDK is installed, in the order `auto` tries them."""
     devices = onnxruntime.available_devices()
     return [
         *(["onnxruntime-cuda"] if "cuda" in devices else []),
@@ -47,11 +51,13 @@ def open_backend(bundle: Bundle, name: BackendName = "auto", *, threads: int | N
         return onnxruntime.OnnxRuntimeBackend(bundle, device="cuda", threads=threads)
     if name == "openvino":
         return openvino.OpenVinoBackend(bundle, threads=threads)
+    if name in RUNTIMES:
+        return tensorrt.TensorRtBackend(bundle, runtime=name)
     raise BackendUnavailableError(f"no backend {name!r}; known are {', '.join(get_args(BackendName))}")
 
 
 def _open_first(bundle: Bundle, threads: int | None) -> Backend[Any]:
-    names = available_backends()
+    names = [*(runtime for runtime in RUNTIMES if has_engines(bundle, runtime)), *available_backends()]
     if not names:
         raise BackendUnavailableError(
             "no backend is installed; pip install 'seqpar-deploy[openvino]' or [cpu] or [cuda]"

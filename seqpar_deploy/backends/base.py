@@ -7,7 +7,7 @@ both can stay on a device; strategies only ever see token ids and log-probabilit
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,18 @@ class DecodeState(Protocol):
 State = TypeVar("State", bound=DecodeState)
 
 
+@runtime_checkable
+class GreedyBackend(Protocol):
+    """A backend that decodes greedily by itself, where going back to the host at each step would cost."""
+
+    def greedy(self, state: Any, *, stop: int, max_steps: int) -> StepOutput:
+        """Feed `<bos>` and then each row's most probable token, until all have said `stop` or `max_steps` are done.
+
+        Log-probabilities (B, S, V) and tokens (B, S) of S steps. What a row says after its `stop` means nothing.
+        """
+        ...
+
+
 class Backend(Protocol[State]):
     """Runs one bundle on one device. Threads may share it: each works on states of its own."""
 
@@ -55,6 +67,11 @@ class Backend(Protocol[State]):
     @property
     def device(self) -> str:
         """Where it runs: `cpu`, `cuda`, ..."""
+        ...
+
+    @property
+    def max_rows(self) -> int | None:
+        """The most rows of a batch, where what was built for it sets a limit."""
         ...
 
     def encode(self, crops: npt.NDArray[np.uint8]) -> State:

@@ -38,6 +38,7 @@ class FakeBackend:
     """
 
     name = "fake"
+    max_rows = None
     device = "cpu"
 
     def __init__(self, script: Script) -> None:

@@ -53,6 +53,7 @@ class HostBackend(abc.ABC):
 
     name: str
     device: str
+    max_rows = None
 
     def __init__(self, bundle: Bundle) -> None:
         self._dimensions: Dimensions = bundle.dimensions

@@ -1,4 +1,4 @@
-"""`seqpar-export`: checkpoint -> bundle."""
+"""`seqpar-export`: checkpoint -> bundle -> engines."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
+from seqpar_deploy.backends.engine_folder import Runtime
+from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.cli.console import new_app, run_app, stage
-from seqpar_deploy.errors import BackendUnavailableError, LabelSetError
+from seqpar_deploy.errors import BackendUnavailableError, EngineError, LabelSetError
 from seqpar_deploy.resources import label_set_names, load_label_set, recipe_names
 
-app = new_app("Make bundles: verified ONNX graphs that run without PyTorch.")
-
-
-@app.callback()
-def _subcommands() -> None:
-    """Keeps `checkpoint` a subcommand while it is the only one."""
+app = new_app("Make bundles, verified ONNX graphs that run without PyTorch, and TensorRT engines from them.")
 
 
 @app.command()
@@ -37,11 +34,16 @@ def checkpoint(
         int | None, typer.Option(help="Number of decoder heads, where they are not of 64 channels.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that lies at --out.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="Build TensorRT engines too, for this machine.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle, and check that the bundle says what the checkpoint says.
 
     The bundle comes into being only if it reproduces the checkpoint on real crops within the recipe's tolerances.
     """
+    if engine:
+        from seqpar_deploy.engines import build_engines, runtime_to_build_with
+
+        runtime_to_build_with()  # before minutes of work
     try:
         from seqpar_deploy.exporting.export import export_bundle
         from seqpar_deploy.exporting.recipe import load_recipe
@@ -79,6 +81,55 @@ def checkpoint(
         f"{parity['crops']} sequences equal the checkpoint's{f', {ties} differ at a tie' if ties else ''}; "
         f"log-probabilities differ by {parity['log_prob_median']:.1e} (median), {parity['log_prob_max']:.1e} (at most)"
     )
+    if engine:
+        print(build_engines(bundle, progress=stage))
+
+
+@app.command()
+def engine(
+    bundle: Annotated[Path, typer.Argument(help="The bundle; the engines are put beside it.")],
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="Which flavour of TensorRT; by default the one that is installed.")
+    ] = None,
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(help="Crops a batch as FEWEST,USUAL,MOST; may be given again. By default the bundle's profiles."),
+    ] = None,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Run on every GPU from Ampere on, slower than on its own.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Run on later versions of the same major one.")
+    ] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Leave out the weights; opening puts them back from the graphs.")
+    ] = False,
+) -> None:
+    """Build TensorRT engines of a bundle, on the machine that is to run them.
+
+    Needs no PyTorch. TensorRT tunes for the GPU it finds; TensorRT-RTX builds without one, for all GPUs it knows.
+    """
+    from seqpar_deploy.bundle import Bundle
+    from seqpar_deploy.engines import EngineOptions, build_engines
+
+    options = EngineOptions(
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        strip_weights=strip_weights,
+    )
+    opened = Bundle.open(bundle)
+    batches = [_batch_profile(text) for text in batch] if batch else None
+    print(build_engines(opened, runtime=runtime, batches=batches, options=options, progress=stage))
+
+
+def _batch_profile(text: str) -> BatchProfile:
+    try:
+        least, usual, most = (int(part) for part in text.split(","))
+    except ValueError:
+        raise EngineError(f"--batch is {text!r}, wanted three numbers such as 1,8,32") from None
+    if not 1 <= least <= usual <= most:
+        raise EngineError(f"--batch is {text!r}, wanted 1 <= fewest <= usual <= most")
+    return BatchProfile(min=least, opt=usual, max=most)
 
 
 def run() -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -27,7 +27,7 @@ def predict(
         list[str], typer.Argument(help="Picture files, folders or quoted globs, one person a picture.")
     ],
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
-    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or onnxruntime-cuda.")] = "auto",
+    backend: Annotated[str, typer.Option(help=f"{', '.join(get_args(BackendName))}.")] = "auto",
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
     speculative: Annotated[
         bool, typer.Option("--speculative", help="Greedy, several guessed tokens a step: often faster, same result.")

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from seqpar_deploy.backends.base import Backend, State
+from seqpar_deploy.backends.base import Backend, GreedyBackend, State, StepOutput
 from seqpar_deploy.decoding.base import Generation
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
@@ -23,6 +23,8 @@ class Greedy:
         return 1
 
     def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+        if isinstance(backend, GreedyBackend):
+            return _generations(backend.greedy(state, stop=EOS, max_steps=max_steps))
         crops = len(state.lengths)
         tokens = np.full((crops, max_steps), PAD, dtype=np.int64)
         log_probs = np.zeros((crops, max_steps), dtype=np.float32)
@@ -56,3 +58,16 @@ class Greedy:
             )
             for crop in range(crops)
         ]
+
+
+def _generations(output: StepOutput) -> list[Generation]:
+    """Each row up to its `<eos>`."""
+    generations = []
+    for tokens, log_probs in zip(output.next_token, output.log_probs, strict=True):
+        ends = np.flatnonzero(tokens == EOS)
+        steps = int(ends[0]) + 1 if len(ends) else len(tokens)
+        emitted = log_probs[np.arange(steps), tokens[:steps]]
+        generations.append(
+            Generation(tokens=tuple(tokens[:steps].tolist()), log_probs=tuple(emitted.tolist()), steps=steps)
+        )
+    return generations

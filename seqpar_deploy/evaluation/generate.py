@@ -15,6 +15,7 @@ from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.recognizer import largest_batch
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
 
@@ -46,7 +47,7 @@ def generate(
     cannot be read: a score over the others would be another test's.
     """
     _check_attributes(model.label_set, dataset)
-    size = batch_size or max(1, model.max_rows // strategy.rows_per_crop())
+    size = largest_batch(model.max_rows, model.backend, strategy, batch_size)
     generations: list[Generation] = []
     for batch in _batches(model, dataset, size):
         state = model.backend.encode(batch)

@@ -48,6 +48,7 @@ class EagerBackend:
     """Runs a SequencePAR network without export and without a cache."""
 
     name = "eager"
+    max_rows = None
 
     def __init__(self, model: SequencePAR, token_table: Tensor, preprocessing: Preprocessing) -> None:
         self._model = model
@@ -106,6 +107,7 @@ class CachedEagerBackend:
     """What PyTorch can do without export: text tower folded, embeddings looked up at once, keys and values cached."""
 
     name = "eager-cached"
+    max_rows = None
 
     def __init__(self, model: SequencePAR, token_table: Tensor, preprocessing: Preprocessing) -> None:
         self._model = model

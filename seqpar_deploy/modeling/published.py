@@ -46,6 +46,7 @@ class PublishedBackend:
     """The published procedure behind the backend protocol. For benchmarks only."""
 
     name = "published"
+    max_rows = None
 
     def __init__(self, model: SequencePAR, phrases: Sequence[str], preprocessing: Preprocessing) -> None:
         self._model = model
