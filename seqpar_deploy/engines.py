@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -114,24 +115,32 @@ class _Build:
         """A serialised engine. Raises EngineError; Ctrl-C stops the builder and is raised on."""
         monitor = _monitor(self._trt)
         built: list[bytes | BaseException] = []
+        done = threading.Event()  # `Thread.join` believes that a thread has ended when it is interrupted itself
 
         def build() -> None:
             try:
                 with _complaints() as complaints:
                     built.append(self._build(onnx, profiles, monitor, complaints))
+            except EngineError as error:
+                # Without its frames: they hold the builder, which must not live until the interpreter goes.
+                error.__context__ = None
+                built.append(error.with_traceback(None))
             except BaseException as error:
                 built.append(error)
+            finally:
+                done.set()
 
         # In a thread: the builder calls the monitor from C++, where an exception, Ctrl-C's for one, has no way out.
         thread = threading.Thread(target=build, name=f"build {onnx.stem}")
-        thread.start()
         try:
-            while thread.is_alive():
-                thread.join(timeout=0.2)
+            with _signals_held():
+                thread.start()
+            while not done.wait(timeout=0.2):
                 report_progress(*monitor.so_far())
         except BaseException:
             monitor.cancelled = True
-            thread.join()
+            if thread.ident is not None:  # it was started
+                done.wait()
             raise
         result = built[0]
         if isinstance(result, BaseException):
@@ -199,6 +208,17 @@ def _polygraphy(*, rtx: bool) -> Any:
             "seqpar-export engine"
         )
     return polygraphy
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals come after the block: within `Thread.start`, one would leave a thread that nobody knows to be running."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from exporting.test_rtx import plan_bytes
+from test_engines import assert_typed_as_designed
 
 from seqpar_deploy import Bundle
 from seqpar_deploy.backends import open_backend
@@ -119,7 +119,14 @@ def test_fp16_says_what_fp32_says(exports: dict[str, Exported]) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="no wheel for this platform")
-@pytest.mark.parametrize("name", ["encoder", "decoder_step"])
-def test_tensorrt_rtx_builds_the_fp16_graph(exports: dict[str, Exported], name: str) -> None:
-    graph = exports["fp16"].bundle / f"{name}.onnx"
-    assert plan_bytes(graph) > 0.9 * graph.with_suffix(".onnx.data").stat().st_size
+def test_tensorrt_rtx_builds_the_fp16_engines(exports: dict[str, Exported]) -> None:
+    bundle = Bundle.open(exports["fp16"].bundle, verify=False)
+    assert_typed_as_designed(bundle)
+    printed, memory = run("seqpar-export", "engine", bundle.path)
+    folder = Path(printed.strip())
+    values = json.loads((folder / "engine.json").read_text())
+    assert values["batches"] == bundle.manifest["batches"]
+    for name in ("encoder", "decoder_step"):
+        weights = (bundle.path / f"{name}.onnx.data").stat().st_size
+        assert (folder / f"{name}.plan").stat().st_size > 0.9 * weights
+    assert memory < 8e9

@@ -54,7 +54,7 @@ class DeviceBatch:
         self.history_stride = outputs_size(rows, 1, d.vocabulary)
         self.history_staging = cuda.pinned(d.capacity * self.history_stride)
 
-        self.encoded, self.used = cuda.event(), cuda.event()
+        self.encoded, self.stepped = cuda.event(), cuda.event()
         self.looks = (cuda.event(), cuda.event())
         self._cuda, self._self_kv_size = cuda, self_kv
 
@@ -98,6 +98,6 @@ class Pool:
             return made
 
     def give_back(self, batch: DeviceBatch) -> None:
-        """It may be lent again. Whoever takes it waits for what still uses it (`DeviceBatch.used`)."""
+        """It may be lent again, while the device still works on it."""
         with self._lock:
             self._free.setdefault(batch.rows, []).append(batch)

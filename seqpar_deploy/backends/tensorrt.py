@@ -171,10 +171,10 @@ class TensorRtBackend:
         batch = self.pool.take(self._batches[profile].max)
         state = TensorRtState(self, batch, len(crops))
         cuda, stream = self._cuda, self._encoder.stream
-        cuda.wait_for(batch.encoded)  # a state that was given up may still be reading the staging
         batch.crops_staging[: crops.size] = crops.reshape(-1)
+        # Whoever had the batch before may have work under way, steps that nobody waited for: they read what is written
+        # here, and nobody reads what they write.
         with self._encoder.lock:
-            cuda.make_wait(stream, batch.used)
             cuda.copy(batch.crops, batch.crops_staging.ctypes.data, crops.size, stream)
             self._encoder.run(profile, {"crops": crops.shape}, {"crops": batch.crops, "cross_kv": batch.cross_kv})
             cuda.record(batch.encoded, stream)
@@ -199,9 +199,9 @@ class TensorRtBackend:
             cuda.copy(batch.inputs, batch.inputs_staging.ctypes.data, end, stream)
             outputs, size = self._enqueue_step(state, count, batch.inputs, batch.inputs + positions_at)
             cuda.copy(batch.outputs_staging.ctypes.data, outputs, size, stream)
-            cuda.record(batch.used, stream)
+            cuda.record(batch.stepped, stream)
         state.advance(count)
-        cuda.wait_for(batch.used)
+        cuda.wait_for(batch.stepped)
         return self._outputs(batch.outputs_staging, state.rows, count)
 
     def greedy(self, state: TensorRtState, *, stop: int, max_steps: int) -> StepOutput:
@@ -235,7 +235,6 @@ class TensorRtBackend:
                     break
             if not running.any():
                 break
-        cuda.record(batch.used, stream)
         return StepOutput(
             np.concatenate([output.log_probs for output in said], axis=1),
             np.concatenate([output.next_token for output in said], axis=1),
@@ -302,7 +301,6 @@ class TensorRtBackend:
             cuda.make_wait(stream, batch.encoded)
             if target is not batch:
                 cuda.make_wait(stream, target.encoded)
-                cuda.make_wait(stream, target.used)
             # What was written last is read, so the pair's other buffer is free.
             source, free = batch.self_kv[1 - state.parity], target.self_kv[state.parity]
             self._gather(free, source, rows, state.rows, batch.self_row)
@@ -312,8 +310,6 @@ class TensorRtBackend:
                 self._gather(cross_kv, batch.cross_kv, rows, state.rows, batch.cross_row)
             if target is batch and not same_crops:
                 batch.swap_cross_kv()
-            for held in {id(held): held for held in (batch, target)}.values():
-                cuda.record(held.used, stream)
         if target is not batch:
             state.move_to(target)
 

@@ -42,6 +42,12 @@ colour = 0.05
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the commands the tests run: two threads that wait for each other are slow on networks as small as these."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV of 64 squares in three colours, each with attributes of its own, in 16 groups."""
