@@ -30,20 +30,29 @@ MODEL = ROOT / "models" / "demo" / "demo.safetensors"
 RESULTS = ROOT / "benchmarks" / "results"
 SEQPAR = Path(sys.executable).parent / "seqpar"
 
-RENDERED, RENDERED_TEST = RUNS / "rendered", RUNS / "rendered-test"
-TRAIN_SEED, TEST_SEED = 0, 1000  # of the drawings: the test's are another seed's
+RENDERED, MORE_RENDERED, RENDERED_TEST = RUNS / "rendered", RUNS / "rendered-more", RUNS / "rendered-test"
+# Two trainings, each with drawings of its own; the second goes on from the first's weights. The test's drawings are
+# another seed's again.
+FIRST_EPOCHS, MORE_EPOCHS, TEST_SEED = 40, 56, 1000
 
 
 def main() -> None:
     options = arguments(__doc__)
-    out = RUNS / "demo"
-    draw()
+    first, out = RUNS / "demo-first", RUNS / "demo"
+    draw(RENDERED_TEST, test=5000, seed=TEST_SEED)
     if not options.score_only:
-        train("demo", out, sources(options), "--validate-every", 4)
+        draw(RENDERED, train=40000, val=1000, seed=0)
+        draw(MORE_RENDERED, train=60000, seed=1)
+        train("demo", first, sources(options, RENDERED), "--epochs", FIRST_EPOCHS, "--validate-every", 4)
+        start = first.with_suffix(".safetensors")
+        store(first / "last.safetensors", start)
+        more = ["--from", start, "--epochs", MORE_EPOCHS, "--seed", 1, "--validate-every", 4]
+        train("demo", out, sources(options, MORE_RENDERED), *more)
     store(out / "last.safetensors", MODEL)
     result: dict[str, Any] = {
         "bytes": MODEL.stat().st_size,
         "recipe": json.loads((out / "recipe.json").read_text()),
+        "epochs": [FIRST_EPOCHS, MORE_EPOCHS],
         "training": speed(out),
     }
     for name, (data, split) in tests(options).items():
@@ -61,14 +70,13 @@ def arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw() -> None:
-    run(SEQPAR, "synth", RENDERED, "--train", 40000, "--val", 1000, "--test", 0, "--seed", TRAIN_SEED)
-    run(SEQPAR, "synth", RENDERED_TEST, "--train", 0, "--val", 0, "--test", 5000, "--seed", TEST_SEED)
+def draw(folder: Path, *, train: int = 0, val: int = 0, test: int = 0, seed: int) -> None:
+    run(SEQPAR, "synth", folder, "--train", train, "--val", val, "--test", test, "--seed", seed)
 
 
-def sources(options: argparse.Namespace) -> dict[str, float]:
+def sources(options: argparse.Namespace, rendered: Path) -> dict[str, float]:
     """Where the pictures of training come from, and in what shares."""
-    shares = {f"{RENDERED}@train": 0.84, f"{options.people}@train": 0.13}
+    shares = {f"{rendered}@train": 0.84, f"{options.people}@train": 0.13}
     return shares | ({f"{options.street}@train": 0.03} if options.street else {})
 
 
