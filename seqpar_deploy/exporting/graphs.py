@@ -39,7 +39,8 @@ class EncoderGraph(nn.Module):
         # Another tower over the same weights: the model itself is left as it is.
         self.clip_visual = copy.deepcopy(visual, memo={id(weight): weight for weight in visual.parameters()})
         if isinstance(visual.conv1, nn.Sequential):
-            self.clip_visual.conv1 = normalisation_folded(visual.conv1)
+            to_tower = _To(visual.class_embedding.dtype)
+            self.clip_visual.conv1 = nn.Sequential(*normalisation_folded(visual.conv1), to_tower)
         for block in self.clip_visual.transformer.resblocks:
             if isinstance(block.attn, nn.MultiheadAttention):
                 block.attn = FusableAttention(block.attn)
@@ -47,7 +48,7 @@ class EncoderGraph(nn.Module):
         self.to_images = to_images
 
     def forward(self, crops: Tensor) -> Tensor:
-        images = self.to_images(crops).to(self.clip_visual.class_embedding.dtype)
+        images = self.to_images(crops).to(next(self.clip_visual.conv1.parameters()).dtype)
         return self.decoder.cross_kv(self.clip_visual(images))
 
 
@@ -65,6 +66,17 @@ def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
         if isinstance(layer, ResidualConvolutions):
             layers[-1].body = normalisation_folded(layer.body)
     return nn.Sequential(*layers)
+
+
+class _To(nn.Module):
+    """From the type of a stem to that of its tower."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype)
 
 
 class FusableAttention(nn.Module):

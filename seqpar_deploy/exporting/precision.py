@@ -17,7 +17,8 @@ def convert(model: SequencePAR, precision: Precision) -> None:
 
     FP16 keeps what overflows or loses too much in float32: layer normalisation with its weights, attention's softmax,
     the logits and their log-softmax (the decoder's modules see to the softmaxes themselves). Logits are around 10,
-    where FP16 numbers lie 0.008 apart: near-ties would fall either way.
+    where FP16 numbers lie 0.008 apart: near-ties would fall either way. A convolutional stem stays in float32 as well:
+    in FP16 it alone makes more of the error than all that follows.
     """
     if precision == "fp32":
         return
@@ -25,7 +26,8 @@ def convert(model: SequencePAR, precision: Precision) -> None:
     for norm in norms:
         norm.__class__ = sequencepar.LayerNorm  # open_clip's own returns to FP16 too early
     model.half()
-    for module in (*norms, model.decoder.fc):
+    stem = model.clip_model.visual.conv1
+    for module in (*norms, model.decoder.fc, *([stem] if isinstance(stem, nn.Sequential) else [])):
         module.float()
 
 

@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -23,7 +22,7 @@ from seqpar_deploy.preprocess import Preprocessing, prepare
 from seqpar_deploy.training.augment import vary_crop, vary_prepared
 from seqpar_deploy.training.recipe import Augmentation
 
-Key = tuple[int, int, int]  # source, person, epoch
+Key = tuple[int, int, int]  # source, person, how often this person was shown before
 
 _ORDER, _PICTURE = 0, 1  # so that no two random streams are the same
 
@@ -60,7 +59,7 @@ class Schedule:
         keys: list[Key] = []
         for number, source in enumerate(self.sources):
             take = round(self._pictures * source.share / total_share) if self._weighted else len(source.dataset)
-            keys += [(number, person, epoch) for person in self._people(number, len(source.dataset), epoch, take)]
+            keys += [(number, *sight) for sight in self._sights(number, len(source.dataset), epoch * take, take)]
         order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(keys))
         size, steps = self.batch_size, self.steps_per_epoch
         return [[keys[i] for i in order[step * size : (step + 1) * size]] for step in range(steps)]
@@ -69,13 +68,14 @@ class Schedule:
     def _weighted(self) -> bool:
         return self.pictures_per_epoch > 0
 
-    def _people(self, number: int, people: int, epoch: int, take: int) -> npt.NDArray[np.int64]:
-        """`take` people of one source: its people in one random order after another, cut into epochs."""
-        start = epoch * take
-        rounds = range(start // people, math.ceil((start + take) / people))
-        orders = [np.random.default_rng([self.seed, _ORDER, number, r, 1]).permutation(people) for r in rounds]
-        offset = start - (start // people) * people
-        return np.concatenate(orders)[offset : offset + take] if orders else np.empty(0, dtype=np.int64)
+    def _sights(self, number: int, people: int, start: int, take: int) -> Iterator[tuple[int, int]]:
+        """(person, round) of one source, from the `start`-th on: its people in one random order after another, so that
+        nobody is shown twice in a round, and no sight of a person is varied like another."""
+        end = start + take
+        for turn in range(start // people, math.ceil(end / people)) if people else ():
+            order = np.random.default_rng([self.seed, _ORDER, number, turn, 1]).permutation(people)
+            for person in order[max(start - turn * people, 0) : end - turn * people]:
+                yield int(person), turn
 
 
 class _Pictures(TorchDataset[tuple[Any, Any]]):
@@ -89,9 +89,9 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
         self._preprocessing, self._augmentation = preprocessing, augmentation
 
     def __getitem__(self, key: Key) -> tuple[Any, Any]:
-        number, person, epoch = key
+        number, person, turn = key
         dataset = self._schedule.sources[number].dataset
-        rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, epoch])
+        rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, turn])
         try:
             crop = dataset.crop(person)
         except SeqparError as error:  # handed over as it is: the loader would turn what is raised into a traceback

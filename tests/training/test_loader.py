@@ -43,6 +43,7 @@ def test_an_epoch_takes_the_shares_and_everybody_in_turn(schedule: Schedule) -> 
     seen = Counter((source, person) for keys in epochs for source, person, _ in keys)
     assert {seen[0, person] for person in range(64)} == {15}
     assert {seen[1, person] for person in range(8)} == {40}
+    assert max(Counter(key for keys in epochs for key in keys).values()) == 1  # so that no two sights are varied alike
 
 
 def test_without_a_size_an_epoch_is_everybody_once(squares: Path) -> None:

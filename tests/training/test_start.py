@@ -57,6 +57,11 @@ def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label
     save_checkpoint(path, random_model(tiny_architecture(26), seed=3), label_set, dtype=torch.float32)
     assert model_from_checkpoint(path, label_set).decoder.fc.weight.requires_grad
     foreign = [dataclasses.replace(a, phrase=f"zebra {a.phrase}") for a in label_set.attributes]
+    with pytest.raises(CheckpointError, match="trained on the phrase 'female'"):
+        model_from_checkpoint(path, dataclasses.replace(label_set, attributes=tuple(foreign)))
+    save_checkpoint(
+        path, random_model(tiny_architecture(26), seed=3), label_set, dtype=torch.float32, metadata={"phrases": []}
+    )
     with pytest.raises(CheckpointError, match="without the words"):
         model_from_checkpoint(path, dataclasses.replace(label_set, attributes=tuple(foreign)))
 
