@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from seqpar_deploy.backends import Backend, BackendName, open_backend
+from seqpar_deploy.backends.base import GreedyBackend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
@@ -89,15 +90,17 @@ class Recognizer:
         """As `predict`, yielding results a batch at a time, for progress bars. All crops are checked first."""
         for index, crop in enumerate(crops):
             check_crop(crop, f"crops[{index}]")
-        for start in range(0, len(crops), self._batch_size):
-            for generation in self._generate(crops[start : start + self._batch_size]):
+        size = self._batch_size
+        states = (self._encode(crops[start : start + size]) for start in range(0, len(crops), size))
+        for state in _one_ahead(states) if isinstance(self.backend, GreedyBackend) else states:
+            generations = self.strategy.generate(self.backend, state, max_steps=self.bundle.dimensions.capacity - 1)
+            for generation in generations:
                 yield prediction_from_generation(generation, self.bundle.label_set)
 
-    def _generate(self, crops: Sequence[Crop]) -> list[Generation]:
-        dimensions = self.bundle.dimensions
-        batch = prepare_batch(crops, image_size=dimensions.image_size, preprocessing=self.bundle.preprocessing)
-        state = self.backend.encode(batch)
-        return self.strategy.generate(self.backend, state, max_steps=dimensions.capacity - 1)
+    def _encode(self, crops: Sequence[Crop]) -> Any:
+        image_size = self.bundle.dimensions.image_size
+        batch = prepare_batch(crops, image_size=image_size, preprocessing=self.bundle.preprocessing)
+        return self.backend.encode(batch)
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""
@@ -112,6 +115,14 @@ class Recognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _one_ahead(states: Iterator[Any]) -> Iterator[Any]:
+    """The same states, each when the one after it has been started: a device encodes that one meanwhile."""
+    following = next(states, None)
+    while following is not None:
+        state, following = following, next(states, None)
+        yield state
 
 
 def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: int | None = None) -> int:

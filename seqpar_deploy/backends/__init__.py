@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal, get_args
 
-from seqpar_deploy.backends import onnxruntime, openvino, tensorrt
+from seqpar_deploy.backends import onnxruntime, onnxruntime_cuda, openvino, tensorrt
 from seqpar_deploy.backends.base import Backend, DecodeState, StepOutput
 from seqpar_deploy.backends.engine_folder import RUNTIMES, has_engines
 from seqpar_deploy.bundle import Bundle
@@ -39,7 +39,7 @@ def available_backends() -> list[str]:
 
 
 def open_backend(bundle: Bundle, name: BackendName = "auto", *, threads: int | None = None) -> Backend[Any]:
-    """Open a bundle on a backend. `threads` bounds the CPU threads of one inference; None leaves it to the runtime.
+    """Open a bundle on a backend. `threads` bounds the threads of one inference on a CPU.
 
     Raises BackendUnavailableError if the SDK is missing, BackendError if it cannot open the bundle.
     """
@@ -48,7 +48,7 @@ def open_backend(bundle: Bundle, name: BackendName = "auto", *, threads: int | N
     if name == "onnxruntime":
         return onnxruntime.OnnxRuntimeBackend(bundle, threads=threads)
     if name == "onnxruntime-cuda":
-        return onnxruntime.OnnxRuntimeBackend(bundle, device="cuda", threads=threads)
+        return onnxruntime_cuda.OnnxRuntimeCudaBackend(bundle)
     if name == "openvino":
         return openvino.OpenVinoBackend(bundle, threads=threads)
     if name in RUNTIMES:

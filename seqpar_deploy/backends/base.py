@@ -46,12 +46,14 @@ State = TypeVar("State", bound=DecodeState)
 
 @runtime_checkable
 class GreedyBackend(Protocol):
-    """A backend that decodes greedily by itself, where going back to the host at each step would cost."""
+    """A backend whose device works on its own: `encode` returns while it is at work, and greedy decoding, where going
+    back to the host at each step would cost, is the backend's own."""
 
     def greedy(self, state: Any, *, stop: int, max_steps: int) -> StepOutput:
         """Feed `<bos>` and then each row's most probable token, until all have said `stop` or `max_steps` are done.
 
-        Log-probabilities (B, S, V) and tokens (B, S) of S steps. What a row says after its `stop` means nothing.
+        Log-probabilities (B, S, V) and tokens (B, S) of S steps. What a row says after its `stop` means nothing. Uses
+        the state up.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The CUDA calls the TensorRT backend makes, through cuda-python: addresses are integers, failures are one line.
+"""The CUDA calls the backends on NVIDIA GPUs make, through cuda-python: addresses are integers, failures are one line.
 
 The only file that imports cuda-python. Everything runs on the first visible GPU (`CUDA_VISIBLE_DEVICES` chooses it).
 """
@@ -28,7 +28,7 @@ def cuda_runtime() -> Any:
         from cuda.bindings import runtime
     except ImportError:
         raise BackendUnavailableError(
-            "TensorRT needs cuda-python, which is not installed; pip install 'seqpar-deploy[tensorrt]' or [rtx]"
+            "backends on NVIDIA GPUs need cuda-python, which is not installed; pip install cuda-python"
         ) from None
     return runtime
 

@@ -1,12 +1,9 @@
-"""ONNX Runtime, on the CPU and, with the `cuda` extra, on NVIDIA GPUs.
-
-The CUDA path moves the cache over the bus at each step. It is not yet measured on hardware.
-"""
+"""ONNX Runtime on the CPU, and what its CUDA backend shares with it: importing it, opening a graph."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +13,16 @@ from seqpar_deploy.backends.host import Cache, HostBackend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 def available_devices() -> list[str]:
-    """Devices the installed ONNX Runtime can use; empty if it is not installed."""
+    """Devices the installed ONNX Runtime was built for; empty if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
         return []
-    cuda = ["cuda"] if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else []
+    cuda = ["cuda"] if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else []
     return [*cuda, "cpu"]
 
 
@@ -31,43 +30,14 @@ class OnnxRuntimeBackend(HostBackend):
     """Runs a bundle's graphs as they are."""
 
     name = "onnxruntime"
+    device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, device: Literal["cpu", "cuda"] = "cpu", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         super().__init__(bundle)
-        try:
-            import onnxruntime
-        except ImportError:
-            extra = "cuda" if device == "cuda" else "cpu"
-            raise BackendUnavailableError(
-                f"backend onnxruntime needs ONNX Runtime, which is not installed; pip install 'seqpar-deploy[{extra}]'"
-            ) from None
-        if device not in available_devices():
-            raise BackendUnavailableError(
-                f"the installed ONNX Runtime {onnxruntime.__version__} cannot use {device!r}; "
-                "pip uninstall onnxruntime, then pip install 'seqpar-deploy[cuda]' (the two exclude each other)"
-            )
-        self.device = device
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only: they are raised as well
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
-        # A pass for convolution networks, of no use here: in ONNX Runtime 1.32 it ends in a segmentation fault when the
-        # CPU opens an FP16 encoder (at the residual additions).
-        passes_off = ["NchwcTransformer"]
-
-        def open_graph(path: Path) -> Any:
-            return onnxruntime.InferenceSession(path, options, providers=providers, disabled_optimizers=passes_off)
-
-        try:
-            self._encoder = open_graph(bundle.encoder)
-            self._decoder_step = open_graph(bundle.decoder_step)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
-            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.path}: {error}") from None
-        if device == "cuda" and "CUDAExecutionProvider" not in self._encoder.get_providers():
-            raise BackendUnavailableError(
-                "ONNX Runtime found no usable CUDA device (driver, CUDA or cuDNN missing); use backend onnxruntime"
-            )
+        onnxruntime = import_onnxruntime("cpu")
+        providers = [PROVIDERS["cpu"]]
+        self._encoder = open_session(onnxruntime, bundle.encoder, providers, intra_op_num_threads=threads)
+        self._decoder_step = open_session(onnxruntime, bundle.decoder_step, providers, intra_op_num_threads=threads)
 
     def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> Cache:
         outputs: list[Any] = self._encoder.run(["cross_kv"], {"crops": crops})
@@ -81,3 +51,35 @@ class OnnxRuntimeBackend(HostBackend):
             {"tokens": tokens, "position": position, "self_kv": self_kv, "cross_kv": cross_kv},
         )
         return outputs[0], outputs[1], outputs[2]
+
+
+def import_onnxruntime(device: str) -> Any:
+    """The module, built for a device, `cpu` or `cuda`. Raises BackendUnavailableError that says what to install."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BackendUnavailableError(
+            f"backend onnxruntime needs ONNX Runtime, which is not installed; pip install 'seqpar-deploy[{device}]'"
+        ) from None
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise BackendUnavailableError(
+            f"the installed ONNX Runtime {onnxruntime.__version__} cannot use {device!r}; "
+            "pip uninstall onnxruntime, then pip install 'seqpar-deploy[cuda]' (the two exclude each other)"
+        )
+    return onnxruntime
+
+
+def open_session(onnxruntime: Any, graph: Path, providers: list[Any], **options: Any) -> Any:
+    """A session of a graph; `options` are attributes of its SessionOptions, None leaves one. Raises BackendError."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # errors only: they are raised as well
+    for name, value in options.items():
+        if value is not None:
+            setattr(settings, name, value)
+    # A pass for convolution networks, of no use here: in ONNX Runtime 1.32 it ends in a segmentation fault when the
+    # CPU opens an FP16 encoder (at the residual additions).
+    passes_off = ["NchwcTransformer"]
+    try:
+        return onnxruntime.InferenceSession(graph, settings, providers=providers, disabled_optimizers=passes_off)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
+        raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot open {graph}: {error}") from None

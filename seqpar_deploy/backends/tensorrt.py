@@ -1,88 +1,32 @@
-"""TensorRT and TensorRT-RTX, on NVIDIA GPUs. Crops go in and tokens come out; everything between stays on the device.
+"""TensorRT and TensorRT-RTX: opening the engines beside a bundle, and running them.
 
-    host    crops ─┐                                                      ┌─ tokens, log-probabilities
-    device         └─ encoder ── cross_kv ──┬── step ──┬── step ──┬── step ┘
-                                      self_kv[0]  self_kv[1]  self_kv[0]   ...and so outputs[0], outputs[1]
-
-A step reads the cache and the token that the step before wrote, and writes into the other buffer of each pair: TensorRT
-may not write where it reads. The host looks at what came out every few steps, one look behind the device. Encoding has
-a stream of its own, so that another batch can be encoded meanwhile.
-
-Not yet measured on hardware: tests run this file on stand-ins for the two SDKs, see tests/backends.
+Not yet measured on hardware: tests run this file on stand-ins for the SDK and for CUDA, see tests/backends.
 """
 
 from __future__ import annotations
 
-import collections
-import weakref
-from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from seqpar_deploy.backends.base import Int64Array, StepOutput
-from seqpar_deploy.backends.cuda import Address, Cuda, aligned, cuda_runtime, find_gpu
-from seqpar_deploy.backends.device_batch import FLOAT32, INT64, DeviceBatch, Pool, outputs_size
+from seqpar_deploy.backends.cuda import Address, Cuda, cuda_runtime, find_gpu
+from seqpar_deploy.backends.device import DeviceBackend
+from seqpar_deploy.backends.engine import Engine, Shape
 from seqpar_deploy.backends.engine_folder import (
     GRAPHS,
+    EngineIdentity,
     Runtime,
     identity_of,
     import_runtime,
     open_engines,
     save_compiled,
 )
-from seqpar_deploy.backends.tensorrt_engine import Engine, SdkRuntime
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError
-from seqpar_deploy.vocab import BOS
 
 
-class TensorRtState:
-    """Rows being decoded in a device batch. `parity` says which buffer of each pair the next step writes."""
-
-    def __init__(self, backend: TensorRtBackend, batch: DeviceBatch, rows: int) -> None:
-        self._backend = backend
-        self.rows = rows
-        self.parity = 0
-        self._lengths = np.zeros(rows, dtype=np.int64)
-        self.crop_of_row = np.arange(rows)
-        self.hold(batch)
-
-    def hold(self, batch: DeviceBatch) -> None:
-        """Live in this batch from now on; it is given back when nobody holds the state any more."""
-        self.batch = batch
-        self.batch = batch
-        self._give_back = weakref.finalize(self, self._backend.pool.give_back, batch)
-        self._give_back.atexit = False
-
-    def move_to(self, batch: DeviceBatch) -> None:
-        """Live in another batch, and give this one back."""
-        self._give_back()
-        self.hold(batch)
-
-    @property
-    def lengths(self) -> Int64Array:
-        return self._lengths
-
-    def advance(self, tokens: int) -> None:
-        self._lengths = self._lengths + tokens
-        self.parity = 1 - self.parity
-
-    def truncate(self, lengths: Int64Array) -> None:
-        if np.any(lengths > self._lengths) or np.any(lengths < 0):
-            raise ValueError(f"cannot truncate rows of lengths {self._lengths} to {lengths}")
-        self._lengths = np.array(lengths, dtype=np.int64)
-
-    def reorder(self, rows: Int64Array) -> None:
-        self._backend.gather(self, np.asarray(rows))
-        self.rows, self._lengths, self.crop_of_row = len(rows), self._lengths[rows], self.crop_of_row[rows]
-
-
-class TensorRtBackend:
+class TensorRtBackend(DeviceBackend):
     """Runs the engines beside a bundle. Threads may share it."""
-
-    device = "cuda"
 
     def __init__(
         self,
@@ -94,250 +38,152 @@ class TensorRtBackend:
         sdk: Any = None,
         cuda_python: Any = None,
     ) -> None:
-        """Open the engines for `runtime` on the first visible GPU.
+        """Open the engines for `runtime` on the first visible GPU. See `DeviceBackend` for `look_every`.
 
-        While decoding greedily, the host looks for finished rows each `look_every` steps: looking costs time, not
-        looking costs steps that nobody needs. `sdk` and `cuda_python` stand in for the real modules.
-
-        Raises BackendUnavailableError (an SDK or the GPU is missing), EngineError (no engines that may run here),
-        BackendError.
+        `sdk` and `cuda_python` stand in for the real modules. Raises BackendUnavailableError (an SDK or the GPU is
+        missing), EngineError (no engines that may run here), BackendError.
         """
-        self.name = runtime
         trt = import_runtime(runtime) if sdk is None else sdk
         cuda_python = cuda_runtime() if cuda_python is None else cuda_python
         gpu = find_gpu(cuda_python)
         engines = open_engines(bundle, identity_of(bundle, runtime, trt.__version__, gpu))
         self._engines, self._gpu = engines, gpu
-        self._dimensions, self._batches = bundle.dimensions, engines.identity.batches
-        self._look_every = look_every
-        self._cuda = Cuda(cuda_python)
+        cuda = Cuda(cuda_python)
         try:
             self._sdk = SdkRuntime(trt, engines.identity, engines.compiled(gpu))
-            self._encoder, self._decoder_step = (
+            graphs = cuda_graphs and not self._sdk.captures_by_itself
+            encoder, decoder_step = (
                 Engine(
-                    self._sdk,
-                    self._cuda,
-                    engines.plans[name],
-                    bundle.path / file,
-                    stream=self._cuda.stream(),
-                    graphs=cuda_graphs,
+                    TensorRtExecutor(self._sdk, engines.plans[name], bundle.path / file),
+                    cuda,
+                    name=name,
+                    stream=cuda.stream(),
+                    graphs=graphs,
                 )
                 for name, file in GRAPHS.items()
             )
-            item = 2 if bundle.precision == "fp16" else 4
-            self.pool = Pool(self._cuda, self._dimensions, item, self._decoder_step.stream)
-            self._positions, self._bos = self._constants()
+            super().__init__(
+                bundle,
+                name=runtime,
+                batches=engines.identity.batches,
+                cuda=cuda,
+                encoder=encoder,
+                decoder_step=decoder_step,
+                look_every=look_every,
+            )
         except BaseException:
-            self._cuda.close()
+            cuda.close()
             raise
-        self._closed = False
-
-    @property
-    def max_rows(self) -> int:
-        """The most rows a batch may have: of the largest profile the engines were built for."""
-        return max(batch.max for batch in self._batches)
-
-    def _constants(self) -> tuple[Address, Address]:
-        """On the device: for each step a row of its position, and a row of `<bos>`."""
-        rows, capacity = self.max_rows, self._dimensions.capacity
-        values = np.repeat(np.arange(capacity + 1, dtype=np.int64), rows)
-        values[-rows:] = BOS
-        staging = self._cuda.pinned(values.nbytes)
-        staging[:] = values.view(np.uint8)
-        address = self._cuda.allocate(values.nbytes)
-        self._cuda.copy(address, staging.ctypes.data, values.nbytes, self._decoder_step.stream)
-        self._cuda.synchronise(self._decoder_step.stream)
-        return address, address + capacity * rows * INT64
-
-    def _profile(self, rows: int) -> int:
-        """The batch profile with the least room that holds `rows`."""
-        fitting = [i for i, batch in enumerate(self._batches) if batch.min <= rows <= batch.max]
-        if not fitting:
-            room = ", ".join(f"{batch.min} to {batch.max}" for batch in self._batches)
-            raise BackendError(
-                f"a batch of {rows} rows, the engines hold {room}; pass a smaller batch size, or build them for more: "
-                "seqpar-export engine --batch"
-            )
-        return min(fitting, key=lambda i: self._batches[i].max)
-
-    # Encoding
-
-    def encode(self, crops: npt.NDArray[np.uint8]) -> TensorRtState:
-        """Start B sequences from prepared crops (B, H, W, 3) uint8. Returns while the device is at work.
-
-        Raises BackendError where the engines do not hold B rows, or memory runs out.
-        """
-        profile = self._profile(len(crops))
-        batch = self.pool.take(self._batches[profile].max)
-        state = TensorRtState(self, batch, len(crops))
-        cuda, stream = self._cuda, self._encoder.stream
-        batch.crops_staging[: crops.size] = crops.reshape(-1)
-        # Whoever had the batch before may have work under way, steps that nobody waited for: they read what is written
-        # here, and nobody reads what they write.
-        with self._encoder.lock:
-            cuda.copy(batch.crops, batch.crops_staging.ctypes.data, crops.size, stream)
-            self._encoder.run(profile, {"crops": crops.shape}, {"crops": batch.crops, "cross_kv": batch.cross_kv})
-            cuda.record(batch.encoded, stream)
-        return state
-
-    # Decoding
-
-    def step(self, state: TensorRtState, tokens: Int64Array) -> StepOutput:
-        """Feed tokens (B, T), T >= 1, to the rows of `state` and advance them by T."""
-        tokens = np.ascontiguousarray(tokens, dtype=np.int64)
-        if tokens.ndim != 2 or tokens.shape[0] != state.rows or tokens.shape[1] < 1:
-            raise ValueError(f"tokens have shape {tokens.shape}, wanted ({state.rows}, T >= 1)")
-        count = tokens.shape[1]
-        self._check_capacity(int(state.lengths.max(initial=0)) + count)
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        positions_at = aligned(tokens.nbytes)
-        end = positions_at + state.rows * INT64
-        batch.inputs_staging[: tokens.nbytes] = tokens.reshape(-1).view(np.uint8)
-        batch.inputs_staging[positions_at:end] = np.ascontiguousarray(state.lengths).view(np.uint8)
-        with self._decoder_step.lock:
-            cuda.make_wait(stream, batch.encoded)
-            cuda.copy(batch.inputs, batch.inputs_staging.ctypes.data, end, stream)
-            outputs, size = self._enqueue_step(state, count, batch.inputs, batch.inputs + positions_at)
-            cuda.copy(batch.outputs_staging.ctypes.data, outputs, size, stream)
-            cuda.record(batch.stepped, stream)
-        state.advance(count)
-        cuda.wait_for(batch.stepped)
-        return self._outputs(batch.outputs_staging, state.rows, count)
-
-    def greedy(self, state: TensorRtState, *, stop: int, max_steps: int) -> StepOutput:
-        """Feed `<bos>` and then each row's most probable token, until all have said `stop` or `max_steps` are done.
-
-        Log-probabilities (B, S, V) and tokens (B, S) of the S steps that were looked at. What a row says after its
-        `stop` means nothing. Uses the state up.
-        """
-        self._check_capacity(max_steps)
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        with self._decoder_step.lock:
-            cuda.make_wait(stream, batch.encoded)
-            cuda.copy(batch.outputs[1 - state.parity], self._bos, state.rows * INT64, stream)
-        said: list[StepOutput] = []
-        running = np.ones(state.rows, dtype=bool)
-        looks: collections.deque[tuple[Any, range]] = collections.deque()
-        for number, steps in enumerate(_in_pieces(max_steps, self._look_every)):
-            for step in steps:
-                self._enqueue_greedy_step(state, step)
-            event = batch.looks[number % 2]
-            cuda.record(event, stream)
-            looks.append((event, steps))
-            # The device has these steps to work at while the host waits for the ones before.
-            while len(looks) > (0 if steps.stop == max_steps else 1):
-                event, seen = looks.popleft()
-                cuda.wait_for(event)
-                for step in seen:
-                    said.append(self._outputs(batch.history_staging[step * batch.history_stride :], state.rows, 1))
-                    running &= said[-1].next_token[:, 0] != stop
-                if not running.any():
-                    break
-            if not running.any():
-                break
-        return StepOutput(
-            np.concatenate([output.log_probs for output in said], axis=1),
-            np.concatenate([output.next_token for output in said], axis=1),
-        )
-
-    def _enqueue_greedy_step(self, state: TensorRtState, step: int) -> None:
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        with self._decoder_step.lock:
-            positions = self._positions + step * self.max_rows * INT64
-            cuda.copy(batch.position, positions, state.rows * INT64, stream)
-            before = batch.outputs[1 - state.parity]
-            outputs, size = self._enqueue_step(state, 1, before, batch.position)
-            cuda.copy(batch.history_staging.ctypes.data + step * batch.history_stride, outputs, size, stream)
-        state.advance(1)
-
-    def _enqueue_step(
-        self, state: TensorRtState, count: int, tokens: Address, position: Address
-    ) -> tuple[Address, int]:
-        """One decoder step of `count` tokens a row; where its outputs will be, and their bytes."""
-        d, batch, rows = self._dimensions, state.batch, state.rows
-        profile = 2 * self._profile(rows) + (count > 1)  # see engine_folder.graph_profiles
-        outputs = batch.outputs[state.parity]
-        pairs = 2 * d.layers
-        self._decoder_step.run(
-            profile,
-            {
-                "tokens": (rows, count),
-                "position": (rows,),
-                "self_kv": (pairs, rows, d.heads, d.capacity, d.head_size),
-                "cross_kv": (pairs, rows, d.heads, d.image_tokens, d.head_size),
-            },
-            {
-                "tokens": tokens,
-                "position": position,
-                "self_kv": batch.self_kv[1 - state.parity],
-                "cross_kv": batch.cross_kv,
-                "next_token": outputs,
-                "log_probs": outputs + aligned(rows * count * INT64),
-                "self_kv_out": batch.self_kv[state.parity],
-            },
-        )
-        return outputs, outputs_size(rows, count, d.vocabulary)
-
-    def _outputs(self, staging: npt.NDArray[np.uint8], rows: int, count: int) -> StepOutput:
-        """Copies of what a step wrote, out of the staging that the next one writes."""
-        vocabulary = self._dimensions.vocabulary
-        log_probs_at = aligned(rows * count * INT64)
-        log_probs = staging[log_probs_at : log_probs_at + rows * count * vocabulary * FLOAT32].view(np.float32)
-        next_token = staging[: rows * count * INT64].view(np.int64)
-        return StepOutput(log_probs.reshape(rows, count, vocabulary).copy(), next_token.reshape(rows, count).copy())
-
-    def _check_capacity(self, tokens: int) -> None:
-        # TensorRT would drop the write in silence.
-        if tokens > self._dimensions.capacity:
-            raise BackendError(f"{tokens} tokens in a row, the cache holds {self._dimensions.capacity}")
-
-    def gather(self, state: TensorRtState, rows: Int64Array) -> None:
-        """Make the rows of a state's buffers `buffers[rows]`, in another device batch where they are too many."""
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        target = batch if len(rows) <= batch.rows else self.pool.take(self._batches[self._profile(len(rows))].max)
-        crops = state.crop_of_row
-        same_crops = target is batch and np.array_equal(crops[rows], crops)
-        with self._decoder_step.lock:
-            cuda.make_wait(stream, batch.encoded)
-            if target is not batch:
-                cuda.make_wait(stream, target.encoded)
-            # What was written last is read, so the pair's other buffer is free.
-            source, free = batch.self_kv[1 - state.parity], target.self_kv[state.parity]
-            self._gather(free, source, rows, state.rows, batch.self_row)
-            state.parity = 1 - state.parity
-            if not same_crops:  # rows of one crop are equal, and megabytes each
-                cross_kv = batch.other_cross_kv() if target is batch else target.cross_kv
-                self._gather(cross_kv, batch.cross_kv, rows, state.rows, batch.cross_row)
-            if target is batch and not same_crops:
-                batch.swap_cross_kv()
-        if target is not batch:
-            state.move_to(target)
-
-    def _gather(self, target: Address, source: Address, rows: Int64Array, rows_before: int, row_bytes: int) -> None:
-        """Rows of tensors (2L, B, ...): a row's pieces lie a tensor apart."""
-        pieces = 2 * self._dimensions.layers
-        for to, row in enumerate(rows.tolist()):
-            self._cuda.copy_strided(
-                (target + to * row_bytes, len(rows) * row_bytes),
-                (source + row * row_bytes, rows_before * row_bytes),
-                row_bytes,
-                pieces,
-                self._decoder_step.stream,
-            )
 
     def close(self) -> None:
-        """Release the device. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        for engine in (self._encoder, self._decoder_step):
-            self._cuda.synchronise(engine.stream)
-            engine.close()
-        save_compiled(self._engines, self._gpu, self._sdk.compiled())
-        self._cuda.close()
+        """Release the device, and keep what TensorRT-RTX compiled for it. Safe to call twice."""
+        if not self._closed:
+            super().close()
+            save_compiled(self._engines, self._gpu, self._sdk.compiled())
 
 
-def _in_pieces(steps: int, size: int) -> Iterator[range]:
-    """`range(steps)` in pieces of `size`."""
-    for start in range(0, steps, size):
-        yield range(start, min(start + size, steps))
+class SdkRuntime:
+    """What deserialises engines in one flavour of TensorRT, and the flavours' differences."""
+
+    def __init__(self, trt: Any, identity: EngineIdentity, compiled: bytes | None) -> None:
+        """`compiled` is what TensorRT-RTX had compiled for this GPU when its runtime was last closed."""
+        self.trt = trt
+        self.captures_by_itself = identity.runtime == "tensorrt_rtx"
+        self._identity = identity
+        self._compiled = compiled
+        self._log = _Log(trt)
+        self.runtime = trt.Runtime(self._log.logger)
+        if identity.version_compatible:
+            self.runtime.engine_host_code_allowed = True  # such a plan carries the runtime it was built for
+        self._cache: Any = None
+
+    def deserialise(self, plan: bytes, onnx: Path) -> Any:
+        """An engine. Raises BackendError."""
+        engine = self.runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BackendError(f"{self._what} cannot open the engine of {onnx}: {self.complaint()}")
+        if self._identity.strip_weights:
+            refitter = self.trt.Refitter(engine, self._log.logger)
+            parser = self.trt.OnnxParserRefitter(refitter, self._log.logger)
+            if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
+                raise BackendError(f"{self._what} cannot put back the weights of {onnx}: {self.complaint()}")
+        return engine
+
+    def context(self, engine: Any) -> Any:
+        """A new execution context. Raises BackendError."""
+        if self.captures_by_itself:
+            config = engine.create_runtime_config()
+            config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.set_runtime_cache(self._runtime_cache(config))
+            context = engine.create_execution_context(config)
+        else:
+            context = engine.create_execution_context()
+        if context is None:
+            raise BackendError(f"{self._what} cannot make an execution context: {self.complaint()}")
+        return context
+
+    def _runtime_cache(self, config: Any) -> Any:
+        """One for all engines. What does not fit the GPU or the version is passed over by the SDK itself."""
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            if self._compiled:
+                self._cache.deserialize(self._compiled)
+        return self._cache
+
+    def compiled(self) -> bytes | None:
+        """What has been compiled for this GPU, if the flavour compiles when it runs."""
+        return bytes(self._cache.serialize()) if self._cache is not None else None
+
+    def complaint(self) -> str:
+        """What the SDK last complained about."""
+        return self._log.last or "it does not say why"
+
+    @property
+    def _what(self) -> str:
+        return f"{self._identity.runtime} {self._identity.version}"
+
+
+class _Log:
+    """Keeps the SDK's last error, which it would print."""
+
+    def __init__(self, trt: Any) -> None:
+        self.last = ""
+        keep = self
+
+        class Logger(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                    keep.last = " ".join(message.split())
+
+        self.logger = Logger()
+
+
+class TensorRtExecutor:
+    """Runs one engine: an execution context for each profile."""
+
+    def __init__(self, sdk: SdkRuntime, plan: bytes, onnx: Path) -> None:
+        self._sdk, self._name = sdk, onnx.stem
+        self._engine = sdk.deserialise(plan, onnx)
+        self._contexts: dict[int, Any] = {}
+
+    def enqueue(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address], stream: Any) -> None:
+        context = self._context(profile, stream)
+        accepted = [context.set_input_shape(name, tuple(shape)) for name, shape in shapes.items()]
+        accepted += [context.set_tensor_address(name, address) for name, address in addresses.items()]
+        if not all(accepted) or not context.execute_async_v3(int(stream)):
+            raise BackendError(f"the {self._name} engine does not run for {dict(shapes)}: {self._sdk.complaint()}")
+
+    def _context(self, profile: int, stream: Any) -> Any:
+        if profile not in self._contexts:
+            context = self._sdk.context(self._engine)
+            if not context.set_optimization_profile_async(profile, int(stream)):
+                raise BackendError(f"the {self._name} engine has no profile {profile}: {self._sdk.complaint()}")
+            self._contexts[profile] = context
+        return self._contexts[profile]
+
+    def close(self) -> None:
+        self._contexts.clear()
+        self._engine = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import inspect
+import itertools
 import json
 import re
 import shutil
@@ -205,10 +206,20 @@ def test_encoding_the_next_batch_while_one_is_decoded(
     del again
 
 
+def test_a_recognizer_encodes_one_batch_ahead(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device(eager=True)
+    backend = made.open()
+    with Recognizer(made.bundle, backend, batch_size=4) as recognizer:
+        recognizer.predict(crops[:16])
+        runs = [(name, len(list(same))) for name, same in itertools.groupby(name for name, _ in made.trt.executions)]
+        assert [count for name, count in runs if name == "encoder"] == [2, 1, 1]
+        assert len(backend.pool._free[12]) == 2  # what one batch's decoding gives back, the one after the next takes
+
+
 def test_graphs_are_bounded_and_can_be_left_out(
     device: Callable[..., Device], crops: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seqpar_deploy.backends.tensorrt_engine._MOST_GRAPHS", 3)
+    monkeypatch.setattr("seqpar_deploy.backends.engine._MOST_GRAPHS", 3)
     made = device()
     with Recognizer(made.bundle, made.open()) as recognizer:
         for size in (1, 2, 3, 4, 1, 2, 3, 4, 1, 1, 1, 1):
