@@ -22,7 +22,7 @@ from seqpar_deploy.vocab import BOS, EOS, PAD
 
 Progress = Callable[[int, int], None]  # (crops done, crops in all)
 
-_BATCH = 4  # crops at a time: the reference keeps no cache, and a full-size batch is to stay small in memory
+BATCH = 4  # crops at a time: the reference keeps no cache, and a full-size batch is to stay small in memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,14 +104,19 @@ class ParityReport:
 
 
 def reference_generations(
-    backend: Backend[Any], crops: npt.NDArray[np.uint8], *, max_steps: int, progress: Progress | None = None
+    backend: Backend[Any],
+    crops: npt.NDArray[np.uint8],
+    *,
+    max_steps: int,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
 ) -> Reference:
-    """Greedy sequences and their log-probabilities from the eager backend."""
+    """Greedy sequences and their log-probabilities from an eager backend."""
     tokens = np.full((len(crops), max_steps + 1), PAD, dtype=np.int64)
     tokens[:, 0] = BOS
     log_probs = []
-    for start in range(0, len(crops), _BATCH):
-        batch = crops[start : start + _BATCH]
+    for start in range(0, len(crops), batch_size):
+        batch = crops[start : start + batch_size]
         state = backend.encode(batch)
         for row, generation in enumerate(Greedy().generate(backend, state, max_steps=max_steps)):
             tokens[start + row, 1 : 1 + len(generation.tokens)] = generation.tokens
@@ -122,15 +127,20 @@ def reference_generations(
 
 
 def check_parity(
-    backend: Backend[Any], reference: Reference, tolerances: ParityTolerances, *, progress: Progress | None = None
+    backend: Backend[Any],
+    reference: Reference,
+    tolerances: ParityTolerances,
+    *,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Run a bundle's backend over the reference's crops and compare. Does not raise on a breach: see `require`."""
     max_steps = reference.tokens.shape[1] - 1
     lengths = reference.lengths
     generated: list[Sequence[int]] = []
     differences = []
-    for start in range(0, len(reference.crops), _BATCH):
-        batch = reference.crops[start : start + _BATCH]
+    for start in range(0, len(reference.crops), batch_size):
+        batch = reference.crops[start : start + batch_size]
         state = backend.encode(batch)
         teacher = reference.tokens[start : start + len(batch), :-1]
         log_probs = backend.step(state, teacher).log_probs

@@ -104,7 +104,10 @@ class CachedState:
 
 
 class CachedEagerBackend:
-    """What PyTorch can do without export: text tower folded, embeddings looked up at once, keys and values cached."""
+    """What PyTorch can do without export: text tower folded, embeddings looked up at once, keys and values cached.
+
+    In FP16 as well: `precision.convert` the model, and hand over the token table in float16.
+    """
 
     name = "eager-cached"
     max_rows = None
@@ -121,7 +124,7 @@ class CachedEagerBackend:
     @torch.inference_mode()
     def encode(self, crops: npt.NDArray[np.uint8]) -> CachedState:
         images = normalise(torch.from_numpy(crops).to(self._token_table.device), self._preprocessing)
-        cross_kv = self._model.decoder.cross_kv(self._model.encode_image(images))
+        cross_kv = self._model.decoder.cross_kv(self._model.encode_image(images.to(self._token_table.dtype)))
         pairs, rows, heads, _, head_size = cross_kv.shape
         capacity = self._model.architecture.capacity
         return CachedState(cross_kv.new_zeros(pairs, rows, heads, capacity, head_size), cross_kv)

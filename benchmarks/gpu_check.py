@@ -1,0 +1,338 @@
+"""Everything this project claims of an NVIDIA GPU, checked on the one at hand and written to one JSON file.
+
+    python benchmarks/gpu_check.py                     # both models, 8 minutes at most, no network
+    python benchmarks/gpu_check.py --device cpu --model demo --crops 20      # tries the script without a GPU
+
+Of each model, the full-size one with random weights and the demo model, it exports an FP16 bundle, builds TensorRT
+engines where TensorRT is installed, and compares every backend it can open with eager PyTorch in FP32: tokens on real
+and rendered crops, with beams, and in every slot of a batch; latency and throughput; and how much is reached of what
+the device can do at best, measured in the same run. What is not installed or does not work is skipped, in words. The
+file is written after every measurement, so that a run cut short keeps what it has.
+
+Needs torch, open_clip_torch, onnx, onnxscript and safetensors, cuda-python for the backends on a GPU, and of
+onnxruntime-gpu, and of tensorrt or tensorrt-rtx with polygraphy, whatever there is; from a checkout, PYTHONPATH=. does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import datetime
+import itertools
+import json
+import multiprocessing
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqpar_deploy import Bundle, Recognizer
+from seqpar_deploy.backends import Backend, open_backend
+from seqpar_deploy.backends.cuda import find_gpu
+from seqpar_deploy.backends.engine_folder import RUNTIMES, installed_runtimes
+from seqpar_deploy.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+from seqpar_deploy.bench.limits import durations, encoder_flops, measure_limits, median_seconds, step_bytes
+from seqpar_deploy.bench.machine import describe_machine
+from seqpar_deploy.bundle import BatchProfile
+from seqpar_deploy.decoding import Beam, Greedy
+from seqpar_deploy.engines import build_engines
+from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.exporting.export import export_bundle
+from seqpar_deploy.exporting.graphs import EncoderGraph, uint8_to_images
+from seqpar_deploy.exporting.parity import Reference, check_parity, reference_generations
+from seqpar_deploy.exporting.precision import convert, token_table_in
+from seqpar_deploy.exporting.recipe import load_recipe
+from seqpar_deploy.files import write_whole
+from seqpar_deploy.images import read_image
+from seqpar_deploy.modeling.architecture import vit_l_14
+from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
+from seqpar_deploy.modeling.eager import CachedEagerBackend, EagerBackend
+from seqpar_deploy.modeling.published import PublishedBackend
+from seqpar_deploy.modeling.random_weights import random_model
+from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.resources import load_label_set, sample_crops
+from seqpar_deploy.synth.render import render_person
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH = 64
+RENDERED_SEED = 2000  # of no training and of no other test
+BEAM, BEAM_CROPS = Beam(width=3), 16
+EAGER = "eager cached"
+CPU_BACKENDS = ("openvino", "onnxruntime")
+CUDA_BACKENDS = ("onnxruntime-cuda", "onnxruntime-cuda with CUDA graphs", *RUNTIMES)
+
+
+def main() -> None:
+    options = arguments()
+    torch.backends.cudnn.allow_tf32 = False  # FP32 means FP32; for matrix products it does by default
+    report = Report(options.out, time.monotonic() + 60 * options.minutes)
+    report.values |= {"date": datetime.date.today().isoformat(), "device": options.device, "crops": options.crops}
+    report.measure("machine", lambda: machine(options.device))
+    report.measure("limits", lambda: dataclasses.asdict(measure_limits(options.device, seconds=options.seconds)))
+    crops = [read_image(path) for path in sample_crops()][: options.crops]
+    crops += [render_person(RENDERED_SEED, index)[0] for index in range(options.crops - len(crops))]
+    for model in options.model:
+        check_model(model, crops, options, report)
+        print_summary(report.values[model], model)
+    if EAGER in report.values.get("full", {}):
+        report.measure("targets", lambda: targets(report.values["full"]))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--model", choices=["full", "demo"], nargs="+", default=["full", "demo"])
+    parser.add_argument("--crops", type=int, default=1000, help="for parity: 20 real ones, the others are rendered")
+    parser.add_argument("--minutes", type=float, default=7.5, help="no measurement goes on after these")
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each timing")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu-check", help="for checkpoints and bundles")
+    parser.add_argument("--out", type=Path, help="the JSON file; benchmarks/results/gpu-check-NAME.json by default")
+    options = parser.parse_args()
+    name = platform.machine()
+    if options.device == "cuda":
+        try:
+            name = find_gpu().name
+        except SeqparError as error:
+            sys.exit(f"error: {error}; --device cpu tries this script without a GPU")
+    file = f"gpu-check-{'-'.join(name.lower().split())}.json"
+    options.out = options.out or ROOT / "benchmarks" / "results" / file
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+class Report:
+    """The JSON so far."""
+
+    def __init__(self, path: Path, deadline: float) -> None:
+        self.values: dict[str, Any] = {}
+        self._path, self._deadline = path, deadline
+
+    @property
+    def seconds_left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def measure(self, name: str, work: Callable[[], dict[str, Any]], *, model: str | None = None) -> dict[str, Any]:
+        """What `work` gives, or `{"skipped": why}`; kept under its name."""
+        print(f"{model or ''} {name} ...".lstrip(), end=" ", flush=True)
+        start = time.monotonic()
+        try:
+            values = work() if self.seconds_left > 0 else {"skipped": "no time was left"}
+        except SeqparError as error:
+            values = {"skipped": str(error)}
+        except Exception as error:  # one library's failure is a result, and then it is the next one's turn
+            values = {"skipped": f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+        print(f"{time.monotonic() - start:.0f} s {values.get('skipped', '')}", flush=True)
+        (self.values if model is None else self.values.setdefault(model, {}))[name] = values
+        write_whole(self._path, (json.dumps(self.values, indent=2) + "\n").encode())
+        return values
+
+
+def machine(device: str) -> dict[str, Any]:
+    return describe_machine() | ({"gpu": dataclasses.asdict(find_gpu())} if device == "cuda" else {})
+
+
+@dataclasses.dataclass
+class Job:
+    """What is known of a model before its bundle is opened on a backend; travels to the process that opens it."""
+
+    bundle_path: Path
+    crops: Sequence[Crop]
+    device: str
+    seconds: float  # for each timing
+    limits: dict[str, float]
+    reference: Reference | None = None
+    beams: Sequence[tuple[int, ...]] = ()  # tokens of the first crops, found with beams
+    flops: int = 0  # of the encoder for a crop
+
+
+def check_model(name: str, crops: Sequence[Crop], options: argparse.Namespace, report: Report) -> None:
+    label_set = load_label_set("peta" if name == "full" else "pa100k")
+    full, demo = options.work / "full-random.safetensors", ROOT / "models" / "demo" / "demo.safetensors"
+    checkpoint, bundle_path = full if name == "full" else demo, options.work / f"{name}-fp16"
+    exported = report.measure("export", lambda: export(checkpoint, label_set, bundle_path), model=name)
+    if "skipped" in exported:
+        return
+    job = Job(bundle_path, crops, options.device, options.seconds, report.values["limits"])
+    check_eager(name, job, checkpoint, report)
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
+    if job.reference is None:
+        return
+    for backend in CUDA_BACKENDS if options.device == "cuda" else CPU_BACKENDS:
+        report.measure(backend, lambda b=backend: check_apart(job, b, report.seconds_left), model=name)
+
+
+def check_eager(name: str, job: Job, checkpoint: Path, report: Report) -> None:
+    """PyTorch without export: what the bundle is compared with, and the rivals of the full-size model."""
+    bundle = Bundle.open(job.bundle_path, verify=False)
+    label_set = bundle.label_set
+    model = build_model(load_checkpoint(checkpoint), label_set)
+    with torch.inference_mode():
+        table = model.token_table(label_set.phrases).to(job.device)
+    model = model.to(job.device)
+    cached = CachedEagerBackend(model, table, label_set.preprocessing)
+    report.measure("reference", lambda: refer_to(job, bundle, cached, model), model=name)
+    if name == "full":
+        published = PublishedBackend(model, label_set.phrases, label_set.preprocessing)
+        report.measure("eager as published", lambda: speed(job, bundle, published, "fp32"), model=name)
+        folded = EagerBackend(model, table, label_set.preprocessing)
+        report.measure("eager, text folded", lambda: speed(job, bundle, folded, "fp32"), model=name)
+    report.measure(EAGER, lambda: speed(job, bundle, cached, "fp32"), model=name)
+    if name == "full":
+        convert(model, "fp16")
+        half = CachedEagerBackend(model, token_table_in(table, "fp16"), label_set.preprocessing)
+        rival = "eager cached, fp16"
+        report.measure(rival, lambda: parity(job, bundle, half) | speed(job, bundle, half, "fp16"), model=name)
+
+
+def export(checkpoint: Path, label_set: Any, out: Path) -> dict[str, Any]:
+    """An FP16 bundle with profiles for one crop and for many. Parity is checked on few crops: this is the CPU."""
+    if not checkpoint.exists():
+        save_checkpoint(checkpoint, random_model(vit_l_14(len(label_set))), label_set, dtype=torch.float32)
+    recipe = load_recipe("fp16")
+    batches = (BatchProfile(min=1, opt=1, max=4), BatchProfile(min=1, opt=BATCH, max=BATCH))
+    recipe = dataclasses.replace(recipe, batches=batches, parity=dataclasses.replace(recipe.parity, crops=4))
+    start = time.monotonic()
+    bundle = export_bundle(load_checkpoint(checkpoint), label_set, recipe, out, overwrite=True)
+    return {"seconds": time.monotonic() - start, "digest": bundle.digest, "checkpoint": bundle.manifest["checkpoint"]}
+
+
+def refer_to(job: Job, bundle: Bundle, eager: Backend[Any], model: Any) -> dict[str, Any]:
+    """Fill in what the bundle is compared with: eager PyTorch in FP32."""
+    size, max_steps = bundle.dimensions.image_size, bundle.dimensions.capacity - 1
+    prepared = prepare_batch(job.crops, image_size=size, preprocessing=bundle.preprocessing)
+    job.reference = reference_generations(eager, prepared, max_steps=max_steps, batch_size=BATCH)
+    beams = BEAM.generate(eager, eager.encode(prepared[:BEAM_CROPS]), max_steps=max_steps)
+    job.beams = [generation.tokens for generation in beams]
+    encoder = EncoderGraph(model, uint8_to_images(bundle.preprocessing))
+    job.flops = encoder_flops(encoder, torch.from_numpy(prepared[:1]).to(job.device))
+    lengths = job.reference.lengths
+    return {"crops": len(prepared), "tokens_median": float(np.median(lengths)), "encoder_gflop": job.flops / 1e9}
+
+
+def check_apart(job: Job, backend: str, seconds: float) -> dict[str, Any]:
+    """`check_backend` in a process of its own: one that dies, or spoils its CUDA context, is no other's end."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as executor:
+        return executor.submit(check_backend, job, backend, seconds).result()
+
+
+def check_backend(job: Job, name: str, seconds: float) -> dict[str, Any]:
+    signal.alarm(max(1, round(seconds)))  # ends the process, whatever native code it is in
+    bundle = Bundle.open(job.bundle_path, verify=False)
+    result: dict[str, Any] = {}
+    if name in installed_runtimes():
+        start = time.monotonic()
+        folder = build_engines(bundle, runtime=name)  # type: ignore[arg-type]
+        result |= {"build_seconds": time.monotonic() - start}
+        result |= {"engines": json.loads((folder / "engine.json").read_text())}
+    if name == "onnxruntime-cuda with CUDA graphs":
+        backend: Backend[Any] = OnnxRuntimeCudaBackend(bundle, cuda_graphs=True)
+    else:
+        backend = open_backend(bundle, name)  # type: ignore[arg-type]
+    with closing(backend):
+        return result | parity(job, bundle, backend) | speed(job, bundle, backend, bundle.precision)
+
+
+def parity(job: Job, bundle: Bundle, backend: Backend[Any]) -> dict[str, Any]:
+    """Against eager PyTorch in FP32: tokens and log-probabilities of all crops, beams, and each slot of a batch."""
+    tolerances = load_recipe("fp16").parity
+    found = check_parity(backend, job.reference, tolerances, batch_size=BATCH)
+    reference, max_steps = job.reference, bundle.dimensions.capacity - 1
+    beams = BEAM.generate(backend, backend.encode(reference.crops[:BEAM_CROPS]), max_steps=max_steps)
+    wrong_slots = 0
+    for crop in range(min(4, len(reference.crops))):
+        batch = np.repeat(reference.crops[crop : crop + 1], BATCH, axis=0)
+        generations = Greedy().generate(backend, backend.encode(batch), max_steps=max_steps)
+        wrong_slots += sum(generation.tokens != generations[0].tokens for generation in generations)
+    return {
+        "identical": found.identical,
+        "identical_share": found.identical / found.crops,
+        "ties": sum(divergence.tie for divergence in found.divergences),
+        "largest_margin": max((divergence.margin for divergence in found.divergences), default=0.0),
+        "log_prob_median": found.log_prob_median,
+        "log_prob_p99": found.log_prob_p99,
+        "log_prob_max": found.log_prob_max,
+        "identical_beams": sum(beam.tokens == wanted for beam, wanted in zip(beams, job.beams, strict=True)),
+        "beams": len(beams),
+        "slots_that_differ": wrong_slots,
+    }
+
+
+def speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str) -> dict[str, Any]:
+    """End to end, from raw crops to attributes; and of the two graphs, as shares of what the device can do at best."""
+    recognizer = Recognizer(bundle, backend, batch_size=BATCH)
+    real = itertools.cycle(job.crops[: min(20, len(job.crops))])
+    many = [next(real) for _ in range(4 * BATCH if job.device == "cuda" else 2)]
+    one = durations(lambda: recognizer.predict([next(real)]), job.device, seconds=job.seconds)
+    seconds = median_seconds(lambda: recognizer.predict(many), job.device, seconds=job.seconds, least=1)
+    result: dict[str, Any] = {
+        "latency_ms": {f"p{share}": 1e3 * float(np.percentile(one, share)) for share in (50, 95, 99)},
+        "crops_a_second": len(many) / seconds,
+    }
+    for rows in (1, BATCH) if job.device == "cuda" else (1,):
+        result[f"batch_{rows}"] = graph_speed(job, bundle, backend, precision, rows)
+    return result
+
+
+def graph_speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str, rows: int) -> dict[str, Any]:
+    max_steps = bundle.dimensions.capacity - 1
+    prepared = np.resize(job.reference.crops, (rows, *job.reference.crops.shape[1:]))
+    steps = max(g.steps for g in Greedy().generate(backend, backend.encode(prepared), max_steps=max_steps))
+    encode = median_seconds(lambda: backend.encode(prepared), job.device, seconds=job.seconds)
+    both = median_seconds(
+        lambda: Greedy().generate(backend, backend.encode(prepared), max_steps=max_steps),
+        job.device,
+        seconds=job.seconds,
+    )
+    step = (both - encode) / steps
+    result = {"encode_ms": 1e3 * encode, "step_ms": 1e3 * step, "steps": steps}
+    if "skipped" not in job.limits:
+        result["encoder_share_of_products"] = rows * job.flops / encode / job.limits[f"{precision}_flops"]
+        result["step_share_of_copying"] = step_bytes(bundle, rows, precision) / step / job.limits["copied_bytes"]
+    return result
+
+
+def targets(full: dict[str, Any]) -> dict[str, Any]:
+    """What was set for an H100, for each backend of the full-size model: (got, wanted) and whether it is reached."""
+    eager = full[EAGER]["latency_ms"]["p50"]
+    found: dict[str, Any] = {}
+    for name, values in full.items():
+        if "latency_ms" in values and "identical_share" in values:
+            latency = values["latency_ms"]["p50"]
+            share = values.get(f"batch_{BATCH}", {}).get("encoder_share_of_products", 0.0)
+            found[name] = {
+                "latency_ms_p50": {"got": latency, "at_most": 3.0, "reached": latency <= 3.0},
+                "crops_a_second": at_least(values["crops_a_second"], 2000.0),
+                "encoder_share_of_products": at_least(share, 0.5),
+                "times_faster_than_eager_cached": at_least(eager / latency, 5.0),
+                "identical_share": at_least(values["identical_share"], 0.999),
+            }
+    return found
+
+
+def at_least(got: float, wanted: float) -> dict[str, Any]:
+    return {"got": got, "at_least": wanted, "reached": got >= wanted}
+
+
+def print_summary(values: dict[str, Any], model: str) -> None:
+    """What a person wants to know first."""
+    found = {name: result for name, result in values.items() if "latency_ms" in result}
+    print(f"\n{model:36}  p50 ms  crops/s  faster  identical")
+    for name, result in found.items():
+        p50 = result["latency_ms"]["p50"]
+        faster = f"{found[EAGER]['latency_ms']['p50'] / p50:.2f}x" if EAGER in found else "-"
+        print(f"{name:36} {p50:7.2f} {result['crops_a_second']:8.0f} {faster:>7} {result.get('identical', ''):>10}")
+    print()
+
+
+if __name__ == "__main__":
+    main()
