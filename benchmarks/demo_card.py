@@ -107,7 +107,7 @@ Recall of yes, of no, and how many people have it among those for whom it is kno
 - Few real people and few of their rarer attributes: 12 children, 29 over 60, 26 with boots. Where the table counts a handful, the
   score means little. The street test shows five people, however many frames; no attribute of the others is tested there.
 - The command gives a like model, not this very one: the linear layer of the first training's second loss was not yet seeded, and the second
-  training was made on another machine than the first.
+  training was made on another machine than the first. Somebody shown twice in an epoch was then varied alike; now each time anew.
 - In FP16 a few sequences in 5,000 may differ from FP32's, see the table.
 - Perceived gender and age, as labelled by one labeller.
 - Drawings are drawings. What the rendered score promises, the real one does not keep.

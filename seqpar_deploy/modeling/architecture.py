@@ -64,6 +64,9 @@ class Architecture:
             made = cls(**{**values, "stem": tuple(values.get("stem", ()))})
         except TypeError as error:
             raise CheckpointError(f"the checkpoint's stored architecture does not fit this package: {error}") from None
+        for name in ("attributes", "embed_dim", "layers", "heads", "head_size", "ffn"):
+            if type(size := getattr(made, name)) is not int or size < 1:
+                raise CheckpointError(f"the stored architecture's {name} is {size!r}, wanted an integer above 0")
         for key in [*made.vision, *made.text]:
             if key.startswith(("timm_", "hf_")):  # open_clip would fetch and build what they name
                 raise CheckpointError(f"the stored architecture names {key!r}, a model from elsewhere; it is refused")

@@ -81,10 +81,19 @@ def build_model(
             f"{len(label_set)}; name the label set it was trained on with --label-set"
         )
     _check_phrases(checkpoint, label_set)
-    model = SequencePAR(architecture)
+    model = network_of(architecture)
     _check_fit(model.state_dict(), state_dict, checkpoint.path.name)
     model.load_state_dict(state_dict)  # copies into float32
     return model.eval().requires_grad_(False)
+
+
+def network_of(architecture: Architecture) -> SequencePAR:
+    """A network with fresh weights. Raises CheckpointError where the architecture describes none."""
+    try:
+        return SequencePAR(architecture)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the architecture describes no network: {said or type(error).__name__}") from None
 
 
 def _check_phrases(checkpoint: Checkpoint, label_set: LabelSet) -> None:

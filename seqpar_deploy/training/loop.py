@@ -295,6 +295,11 @@ class _Training:
         if state is None:
             return
         values = state.tensors
+        if missing := sorted({*self.taught.state_dict()} - {*values}):
+            raise TrainingError(
+                f"the state in {self.run.out} has no {missing[0]}: another version of this package wrote it; "
+                "finish with that one, or train anew in another folder"
+            )
         self.taught.load_state_dict({name: values[name] for name in self.taught.state_dict()})
         if self.average is not None:
             self.average = {name: values[f"average.{name}"].to(self.process.device) for name in self.average}

@@ -98,6 +98,7 @@ def training_recipe_from_dict(values: Mapping[str, Any], *, source: str) -> Trai
             parts[part] = kind(**parts.get(part, {}))
             _check_types(parts[part])
         recipe = TrainingRecipe(**parts)
+        _check_types(recipe)
         _check_ranges(recipe)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         what = f"misses key {error}" if isinstance(error, KeyError) else str(error)

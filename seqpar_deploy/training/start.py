@@ -10,7 +10,7 @@ import torch
 
 from seqpar_deploy.errors import CheckpointError, RecipeError
 from seqpar_deploy.modeling.architecture import Architecture, open_clip_config
-from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
+from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, network_of
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.recipe import Model
 from seqpar_deploy.vocab import LabelSet
@@ -22,7 +22,10 @@ def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
     """A network as the recipe describes it; what is not pretrained is random, reproducible from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = SequencePAR(_architecture(model, len(label_set)))
+        try:
+            made = network_of(_architecture(model, len(label_set)))
+        except CheckpointError as error:
+            raise RecipeError(f"the recipe's [model.architecture] is not one: {error}") from None
     if model.pretrained:
         _load_clip(made, model)
     return made
@@ -44,10 +47,7 @@ def model_from_checkpoint(path: str | Path, label_set: LabelSet) -> SequencePAR:
 
 def _architecture(model: Model, attributes: int) -> Architecture:
     if model.architecture is not None:
-        try:
-            return Architecture.from_dict({**model.architecture, "attributes": attributes})
-        except (TypeError, CheckpointError) as error:
-            raise RecipeError(f"the recipe's [model.architecture] is not one: {error}") from None
+        return Architecture.from_dict({**model.architecture, "attributes": attributes})
     config = open_clip_config(model.encoder)
     quick_gelu = bool(config.get("quick_gelu", False)) or model.pretrained == "openai"
     vision: dict[str, Any] = dict(config["vision_cfg"])

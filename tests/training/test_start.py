@@ -66,9 +66,28 @@ def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label
         model_from_checkpoint(path, dataclasses.replace(label_set, attributes=tuple(foreign)))
 
 
-def test_an_architecture_with_a_wrong_field_is_refused(label_set: LabelSet) -> None:
-    with pytest.raises(RecipeError, match="depth"):
-        new_model(tiny_model(architecture={"depth": 3}), label_set, seed=0)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"depth": 3}, "depth"),
+        ({"layers": "x"}, "layers is 'x', wanted an integer above 0"),
+        ({"heads": 0}, "heads is 0, wanted"),
+        ({"embed_dim": float("nan")}, "embed_dim is nan, wanted"),
+        ({"vision": {"image_size": 32, "patch_size": 0, "width": 64, "layers": 1}}, "division"),
+        ({"vision": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "foo": 2}}, "foo"),
+        ({"stem": ["a", 8]}, "describes no network"),
+    ],
+)
+def test_an_architecture_that_is_none_is_refused(label_set: LabelSet, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as caught:
+        new_model(tiny_model(architecture=wrong), label_set, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_picture_an_epoch_is_refused() -> None:
+    for pictures in (1.5, float("nan"), True):
+        with pytest.raises(RecipeError, match="pictures_per_epoch is .*, wanted int"):
+            training_recipe_from_dict({"format": 1, "name": "x", "pictures_per_epoch": pictures}, source="x.toml")
 
 
 def test_the_recipes_that_ship_are_recipes() -> None:
