@@ -86,7 +86,7 @@ def test_an_architecture_that_is_none_is_refused(label_set: LabelSet, wrong: dic
 
 def test_half_a_picture_an_epoch_is_refused() -> None:
     for pictures in (1.5, float("nan"), True):
-        with pytest.raises(RecipeError, match="pictures_per_epoch is .*, wanted int"):
+        with pytest.raises(RecipeError, match=r"pictures_per_epoch is .*, wanted int"):
             training_recipe_from_dict({"format": 1, "name": "x", "pictures_per_epoch": pictures}, source="x.toml")
 
 
