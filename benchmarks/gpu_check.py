@@ -91,11 +91,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--model", choices=["full", "demo"], nargs="+", default=["full", "demo"])
     parser.add_argument("--crops", type=int, default=1000, help="for parity: 20 real ones, the others are rendered")
-    parser.add_argument("--minutes", type=float, default=7.5, help="no measurement goes on after these")
+    parser.add_argument("--minutes", type=float, default=7.5, help="after these nothing is begun, backends are ended")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each timing")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu-check", help="for checkpoints and bundles")
     parser.add_argument("--out", type=Path, help="the JSON file; benchmarks/results/gpu-check-NAME.json by default")
     options = parser.parse_args()
+    if options.crops < 1:
+        parser.error(f"--crops is {options.crops}, wanted 1 or more")
     name = platform.machine()
     if options.device == "cuda":
         try:

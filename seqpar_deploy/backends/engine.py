@@ -39,11 +39,6 @@ class Engine:
         # By everything that is frozen into a graph; None where that has run once and is not yet captured.
         self._graphs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
-    @property
-    def graphs(self) -> int:
-        """How many CUDA graphs it holds."""
-        return sum(graph is not None for graph in self._graphs.values())
-
     def run(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address]) -> None:
         """Enqueue one inference. The second of a kind is captured, later ones are replayed. Raises BackendError."""
         if not self._capture:

@@ -35,7 +35,8 @@ from seqpar_deploy.modeling.checkpoint import save_checkpoint
 from seqpar_deploy.modeling.eager import CachedEagerBackend, normalise
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.loader import Loader, Schedule, Source
-from seqpar_deploy.training.recipe import Optimiser, TrainingRecipe
+from seqpar_deploy.training.optimisers import learning_rate, make_optimisers
+from seqpar_deploy.training.recipe import TrainingRecipe
 from seqpar_deploy.training.report import write_log
 from seqpar_deploy.training.state import TrainingState, load_state, optimiser_tensors, restore_optimisers, save_state
 from seqpar_deploy.training.targets import presence_loss, sequence_loss, sequences_from_labels
@@ -46,8 +47,6 @@ BEST_MA, BEST_F1, LAST = "best-ma.safetensors", "best-f1.safetensors", "last.saf
 _VALIDATION_BATCH = 64
 _PRESENCE = 1 << 31  # no step's number, so that no two random streams are the same
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-_HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
 
 Progress = Callable[[int, int], None]
 
@@ -130,7 +129,7 @@ class _Training:
         taught.to(process.device).train()
         self.taught, self.model = taught, taught.model
         self.names = {id(parameter): name for name, parameter in taught.named_parameters()}
-        self.optimisers = _optimisers(taught, self.optimiser_recipe)
+        self.optimisers = make_optimisers(taught, self.optimiser_recipe)
         scaled = self.optimiser_recipe.precision == "fp16" and process.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=scaled)
         self.schedule = Schedule(
@@ -350,51 +349,6 @@ def validate(model: SequencePAR, label_set: LabelSet, dataset: Dataset) -> Metri
     )
     generations = generate(scored, dataset, Greedy())
     return compute_metrics(attributes_of(generations, len(label_set)), dataset.labels)
-
-
-def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then cosine decay counted from the start of training, both to shares of the learning rate."""
-    epoch = step // steps_per_epoch if recipe.schedule == "epoch" else step / steps_per_epoch
-    if epoch < recipe.warmup_epochs:
-        share = recipe.warmup_start + (1 - recipe.warmup_start) * epoch / recipe.warmup_epochs
-    else:
-        share = recipe.floor + (1 - recipe.floor) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
-    return recipe.learning_rate * share
-
-
-def _optimisers(taught: _Taught, recipe: Optimiser) -> list[torch.optim.Optimizer]:
-    """Over the three parts, each at its share of the rate; a part whose share is 0 is frozen."""
-    taught.model.clip_model.logit_scale.requires_grad_(False)  # of CLIP's contrastive loss, which is not used here
-    shares = {"image": recipe.image_tower, "text": recipe.text_tower, "decoder": recipe.decoder}
-    adamw: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
-    muon: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
-    for name, parameter in taught.named_parameters():
-        image = name.startswith(("model.clip_model.visual.", "presence."))
-        part = "image" if image else "text" if name.startswith("model.clip_model.") else "decoder"
-        if shares[part] == 0:
-            parameter.requires_grad_(False)
-        if parameter.requires_grad:
-            inside = parameter.ndim == 2 and "embedding" not in name and not name.endswith(_HEADS)
-            (muon if recipe.muon and inside else adamw)[part].append(parameter)
-    if not any([*adamw.values(), *muon.values()]):
-        raise TrainingError("nothing is left to train: image_tower, text_tower and decoder are all 0 in the recipe")
-
-    def groups(parameters: dict[str, list[nn.Parameter]], rate: float) -> list[dict[str, Any]]:
-        return [{"params": parameters[part], "full_rate": rate * shares[part]} for part in shares if parameters[part]]
-
-    made: list[torch.optim.Optimizer] = []
-    if any(adamw.values()):
-        made.append(
-            torch.optim.AdamW(
-                groups(adamw, recipe.learning_rate),
-                lr=recipe.learning_rate,
-                weight_decay=recipe.weight_decay,
-                fused=True,
-            )
-        )
-    if any(muon.values()):
-        made.append(torch.optim.Muon(groups(muon, recipe.muon), lr=recipe.muon, weight_decay=recipe.weight_decay))
-    return made
 
 
 def _seed(*parts: int) -> int:

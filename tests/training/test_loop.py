@@ -19,7 +19,7 @@ import torch
 from seqpar_deploy.datasets import load_dataset
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.resources import load_label_set
-from seqpar_deploy.training.loop import learning_rate
+from seqpar_deploy.training.optimisers import learning_rate
 from seqpar_deploy.training.recipe import Optimiser
 
 SEQPAR = Path(sys.executable).parent / "seqpar"

@@ -1,0 +1,59 @@
+"""AdamW, and Muon where a recipe asks for it, over the network's three parts; and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from seqpar_deploy.errors import TrainingError
+from seqpar_deploy.training.recipe import Optimiser
+
+_HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
+_UNUSED = "clip_model.logit_scale"  # of CLIP's contrastive loss
+
+
+def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
+    """Linear warm-up, then cosine decay counted from the start of training, both to shares of the learning rate."""
+    epoch = step // steps_per_epoch if recipe.schedule == "epoch" else step / steps_per_epoch
+    if epoch < recipe.warmup_epochs:
+        share = recipe.warmup_start + (1 - recipe.warmup_start) * epoch / recipe.warmup_epochs
+    else:
+        share = recipe.floor + (1 - recipe.floor) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+    return recipe.learning_rate * share
+
+
+def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
+    """Over the three parts, each at its share of the rate; a part whose share is 0 is frozen."""
+    shares = {"image": recipe.image_tower, "text": recipe.text_tower, "decoder": recipe.decoder}
+    adamw: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
+    muon: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
+    for name, parameter in taught.named_parameters():
+        image = name.startswith(("model.clip_model.visual.", "presence."))
+        part = "image" if image else "text" if name.startswith("model.clip_model.") else "decoder"
+        if shares[part] == 0 or name.endswith(_UNUSED):
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            inside = parameter.ndim == 2 and "embedding" not in name and not name.endswith(_HEADS)
+            (muon if recipe.muon and inside else adamw)[part].append(parameter)
+    if not any([*adamw.values(), *muon.values()]):
+        raise TrainingError("nothing is left to train: image_tower, text_tower and decoder are all 0 in the recipe")
+
+    def groups(parameters: dict[str, list[nn.Parameter]], rate: float) -> list[dict[str, Any]]:
+        return [{"params": parameters[part], "full_rate": rate * shares[part]} for part in shares if parameters[part]]
+
+    made: list[torch.optim.Optimizer] = []
+    if any(adamw.values()):
+        made.append(
+            torch.optim.AdamW(
+                groups(adamw, recipe.learning_rate),
+                lr=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                fused=True,
+            )
+        )
+    if any(muon.values()):
+        made.append(torch.optim.Muon(groups(muon, recipe.muon), lr=recipe.muon, weight_decay=recipe.weight_decay))
+    return made
