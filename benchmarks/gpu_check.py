@@ -40,7 +40,6 @@ from seqpar_deploy.backends.cuda import find_gpu
 from seqpar_deploy.backends.engine_folder import RUNTIMES, installed_runtimes
 from seqpar_deploy.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from seqpar_deploy.bench.limits import durations, encoder_flops, measure_limits, median_seconds, step_bytes
-from seqpar_deploy.bench.machine import describe_machine
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.engines import build_engines
@@ -52,6 +51,7 @@ from seqpar_deploy.exporting.precision import convert, token_table_in
 from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
+from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.architecture import vit_l_14
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
 from seqpar_deploy.modeling.eager import CachedEagerBackend, EagerBackend

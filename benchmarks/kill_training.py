@@ -18,7 +18,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from seqpar_deploy.bench.machine import describe_machine
+from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.synth import write_pa100k
 
 RESULTS = Path(__file__).parent / "results" / "kill_training.json"

@@ -1,6 +1,7 @@
 """A bundle: the folder that holds everything an edge device needs, and nothing of PyTorch.
 
     manifest.json   encoder.onnx (+ .data)   decoder_step.onnx (+ .data)   golden.npz   model_card.md
+    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), where the recipe asks for them
 
 `Bundle.open` trusts nothing: the manifest's form, the SHA-256 of every file, and the places where the ONNX graphs
 look for their weights are checked before a runtime sees any of it.
@@ -29,6 +30,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER_STEP = "decoder_step.onnx"
+INT8_ENCODER = "encoder_int8.onnx"
+INT8_DECODER_STEP = "decoder_step_int8.onnx"
 GOLDEN = "golden.npz"
 MODEL_CARD = "model_card.md"
 
@@ -103,6 +106,19 @@ class Bundle:
     @property
     def decoder_step(self) -> Path:
         return self.path / DECODER_STEP
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether quicker graphs with 8-bit weights lie beside the exact ones."""
+        return {INT8_ENCODER, INT8_DECODER_STEP} <= set(self.manifest.get("files", {}))
+
+    @property
+    def int8_encoder(self) -> Path:
+        return self.path / INT8_ENCODER
+
+    @property
+    def int8_decoder_step(self) -> Path:
+        return self.path / INT8_DECODER_STEP
 
     @property
     def max_batch(self) -> int:
@@ -214,7 +230,9 @@ def _check_files(path: Path, files: Any, *, verify: bool) -> None:
                 f"{file} has sha256 {digest[:12]}.., manifest says {entry['sha256'][:12]}..; "
                 f"{_EXPORT_AGAIN} or copy it whole"
             )
-    for graph in (ENCODER, DECODER_STEP):
+    for graph in (ENCODER, DECODER_STEP, INT8_ENCODER, INT8_DECODER_STEP):
+        if graph not in files:
+            continue
         for location in external_data_locations(path / graph):
             if location not in files:
                 raise BundleIntegrityError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import warnings
 from pathlib import Path
 
@@ -58,3 +59,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def find_pictures(pictures: list[str]) -> list[Path]:
+    """The picture files that names, folders and globs stand for, no repeats. Raises ImageError if there are none."""
+    found: dict[Path, None] = {}
+    for name in pictures:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise ImageError(f"folder {path} holds no pictures ({' '.join(SUFFIXES)})")
+            found.update(dict.fromkeys(inside))
+        elif not path.exists() and glob.has_magic(name):
+            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+            if not matches:
+                raise ImageError(f"no picture matches {name!r}")
+            found.update(dict.fromkeys(match for match in matches if match.is_file()))
+        else:
+            found[path] = None
+    if not found:
+        raise ImageError(f"no pictures in {', '.join(pictures)}; name files, folders or a glob that matches some")
+    return list(found)

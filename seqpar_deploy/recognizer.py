@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from seqpar_deploy.backends import Backend, BackendName, open_backend
+from seqpar_deploy.backends import Arithmetic, Backend, BackendName, open_backend
 from seqpar_deploy.backends.base import GreedyBackend
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.decoding import Generation, Greedy, Strategy
+from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.preprocess import Crop, check_crop, prepare_batch
+from seqpar_deploy.tuned import load_tuned
 from seqpar_deploy.vocab import LabelSet
 
 
@@ -32,6 +33,15 @@ class Prediction:
     steps: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Recheck:
+    """What recognises a crop again, exactly, when one of its choices was won by less than `margin` (as a difference of
+    log-probabilities) in quicker arithmetic."""
+
+    backend: Backend[Any]
+    margin: float
+
+
 class Recognizer:
     """Runs a bundle on pictures of people. A context manager; threads may share one.
 
@@ -41,7 +51,13 @@ class Recognizer:
     """
 
     def __init__(
-        self, bundle: Bundle, backend: Backend[Any], *, strategy: Strategy | None = None, batch_size: int | None = None
+        self,
+        bundle: Bundle,
+        backend: Backend[Any],
+        *,
+        strategy: Strategy | None = None,
+        batch_size: int | None = None,
+        recheck: Recheck | None = None,
     ) -> None:
         """Use `from_bundle`; this constructor is for a backend of your own."""
         self.bundle = bundle
@@ -50,6 +66,7 @@ class Recognizer:
             raise StrategyError(f"batch size is {batch_size}, wanted 1 or more")
         self._batch_size = largest_batch(bundle.max_batch, backend, self.strategy, batch_size)
         self._backend: Backend[Any] | None = backend
+        self._recheck = recheck
 
     @classmethod
     def from_bundle(
@@ -60,6 +77,8 @@ class Recognizer:
         strategy: Strategy | None = None,
         batch_size: int | None = None,
         threads: int | None = None,
+        arithmetic: Arithmetic | None = None,
+        recheck: float | None = None,
         verify: bool = True,
     ) -> Recognizer:
         """Open a bundle and load it on a backend.
@@ -67,10 +86,30 @@ class Recognizer:
         `strategy` is `Greedy()` unless given; `batch_size` bounds the crops of one inference, by default the bundle's
         profile; `threads` bounds the CPU threads of one inference; `verify=False` trusts the files' hashes.
 
-        Raises BundleError, BackendError, BackendUnavailableError, StrategyError (`batch_size` below 1).
+        `arithmetic` is exact unless given. Others are quicker and need `recheck`: crops one of whose choices was closer
+        than this, as a difference of log-probabilities, are recognised again exactly (0: none are, and tokens change).
+
+        Without any of these it does what `seqpar tune` found best for this bundle on this machine, if that was run.
+
+        Raises BundleError, BackendError, BackendUnavailableError, StrategyError (an option out of range).
         """
         bundle = Bundle.open(path, verify=verify)
-        return cls(bundle, open_backend(bundle, backend, threads=threads), strategy=strategy, batch_size=batch_size)
+        told = [option for option in (strategy, batch_size, threads, arithmetic, recheck) if option is not None]
+        if backend == "auto" and not told and (tuned := load_tuned(bundle)):
+            backend, threads, batch_size = tuned.backend, tuned.threads, tuned.batch_size
+            arithmetic, recheck = tuned.arithmetic, tuned.recheck
+            strategy = Speculative() if tuned.speculative else Greedy()
+        arithmetic = arithmetic or "exact"
+        if arithmetic != "exact" and recheck is None:
+            raise StrategyError(
+                f"arithmetic {arithmetic} changes tokens where two choices are about as good; pass recheck, the margin "
+                "that `seqpar tune` prints, or 0 to let them change"
+            )
+        opened = open_backend(bundle, backend, threads=threads, arithmetic=arithmetic)
+        doubt = None
+        if arithmetic != "exact" and recheck:
+            doubt = Recheck(open_backend(bundle, opened.name, threads=threads), recheck)  # type: ignore[arg-type]
+        return cls(bundle, opened, strategy=strategy, batch_size=batch_size, recheck=doubt)
 
     @property
     def backend(self) -> Backend[Any]:
@@ -91,22 +130,39 @@ class Recognizer:
         for index, crop in enumerate(crops):
             check_crop(crop, f"crops[{index}]")
         size = self._batch_size
-        states = (self._encode(crops[start : start + size]) for start in range(0, len(crops), size))
-        for state in _one_ahead(states) if isinstance(self.backend, GreedyBackend) else states:
-            generations = self.strategy.generate(self.backend, state, max_steps=self.bundle.dimensions.capacity - 1)
+        batches = (self._encode(crops[start : start + size]) for start in range(0, len(crops), size))
+        for prepared, state in _one_ahead(batches) if isinstance(self.backend, GreedyBackend) else batches:
+            generations = self._generate(self.backend, state)
+            if self._recheck:
+                generations = self._rechecked(self._recheck, prepared, generations)
             for generation in generations:
                 yield prediction_from_generation(generation, self.bundle.label_set)
 
-    def _encode(self, crops: Sequence[Crop]) -> Any:
+    def _encode(self, crops: Sequence[Crop]) -> tuple[Crop, Any]:
+        """Prepared crops (B, H, W, 3) and the state they start."""
         image_size = self.bundle.dimensions.image_size
-        batch = prepare_batch(crops, image_size=image_size, preprocessing=self.bundle.preprocessing)
-        return self.backend.encode(batch)
+        prepared = prepare_batch(crops, image_size=image_size, preprocessing=self.bundle.preprocessing)
+        return prepared, self.backend.encode(prepared)
+
+    def _generate(self, backend: Backend[Any], state: Any) -> list[Generation]:
+        return self.strategy.generate(backend, state, max_steps=self.bundle.dimensions.capacity - 1)
+
+    def _rechecked(self, recheck: Recheck, prepared: Crop, generations: list[Generation]) -> list[Generation]:
+        """The same, with exact generations in place of those that were in doubt."""
+        doubtful = [row for row, generation in enumerate(generations) if generation.margin < recheck.margin]
+        if not doubtful:
+            return generations
+        exact = self._generate(recheck.backend, recheck.backend.encode(prepared[doubtful]))
+        again = dict(zip(doubtful, exact, strict=True))
+        return [again.get(row, generation) for row, generation in enumerate(generations)]
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""
         if self._backend is not None:
             self._backend.close()
             self._backend = None
+        if self._recheck is not None:
+            self._recheck.backend.close()
 
     def __enter__(self) -> Recognizer:
         return self
@@ -117,12 +173,12 @@ class Recognizer:
         self.close()
 
 
-def _one_ahead(states: Iterator[Any]) -> Iterator[Any]:
-    """The same states, each when the one after it has been started: a device encodes that one meanwhile."""
-    following = next(states, None)
+def _one_ahead(batches: Iterator[tuple[Crop, Any]]) -> Iterator[tuple[Crop, Any]]:
+    """The same batches, each when the one after it has been started: a device encodes that one meanwhile."""
+    following = next(batches, None)
     while following is not None:
-        state, following = following, next(states, None)
-        yield state
+        batch, following = following, next(batches, None)
+        yield batch
 
 
 def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: int | None = None) -> int:

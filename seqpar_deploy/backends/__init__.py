@@ -18,14 +18,14 @@ import warnings
 from typing import Any, Literal, get_args
 
 from seqpar_deploy.backends import onnxruntime, onnxruntime_cuda, openvino, tensorrt
-from seqpar_deploy.backends.base import Backend, DecodeState, StepOutput
+from seqpar_deploy.backends.base import Arithmetic, Backend, DecodeState, StepOutput
 from seqpar_deploy.backends.engine_folder import RUNTIMES, has_engines
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
 BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
 
-__all__ = ["Backend", "BackendName", "DecodeState", "StepOutput", "available_backends", "open_backend"]
+__all__ = ["Arithmetic", "Backend", "BackendName", "DecodeState", "StepOutput", "available_backends", "open_backend"]
 
 
 def available_backends() -> list[str]:
@@ -38,25 +38,31 @@ def available_backends() -> list[str]:
     ]
 
 
-def open_backend(bundle: Bundle, name: BackendName = "auto", *, threads: int | None = None) -> Backend[Any]:
+def open_backend(
+    bundle: Bundle, name: BackendName = "auto", *, threads: int | None = None, arithmetic: Arithmetic = "exact"
+) -> Backend[Any]:
     """Open a bundle on a backend. `threads` bounds the threads of one inference on a CPU.
 
-    Raises BackendUnavailableError if the SDK is missing, BackendError if it cannot open the bundle.
+    Raises BackendUnavailableError if the SDK is missing or cannot compute so, BackendError if it cannot open this.
     """
+    if arithmetic not in get_args(Arithmetic):
+        raise BackendUnavailableError(f"no arithmetic {arithmetic!r}; known are {', '.join(get_args(Arithmetic))}")
     if name == "auto":
-        return _open_first(bundle, threads)
+        return _open_first(bundle, threads, arithmetic)
     if name == "onnxruntime":
-        return onnxruntime.OnnxRuntimeBackend(bundle, threads=threads)
+        return onnxruntime.OnnxRuntimeBackend(bundle, threads=threads, arithmetic=arithmetic)
+    if name == "openvino":
+        return openvino.OpenVinoBackend(bundle, threads=threads, arithmetic=arithmetic)
+    if name not in get_args(BackendName):
+        raise BackendUnavailableError(f"no backend {name!r}; known are {', '.join(get_args(BackendName))}")
+    if arithmetic != "exact":
+        raise BackendUnavailableError(f"backend {name} computes as the bundle's graphs say; leave out {arithmetic!r}")
     if name == "onnxruntime-cuda":
         return onnxruntime_cuda.OnnxRuntimeCudaBackend(bundle)
-    if name == "openvino":
-        return openvino.OpenVinoBackend(bundle, threads=threads)
-    if name in RUNTIMES:
-        return tensorrt.TensorRtBackend(bundle, runtime=name)
-    raise BackendUnavailableError(f"no backend {name!r}; known are {', '.join(get_args(BackendName))}")
+    return tensorrt.TensorRtBackend(bundle, runtime=name)
 
 
-def _open_first(bundle: Bundle, threads: int | None) -> Backend[Any]:
+def _open_first(bundle: Bundle, threads: int | None, arithmetic: Arithmetic) -> Backend[Any]:
     names = [*(runtime for runtime in RUNTIMES if has_engines(bundle, runtime)), *available_backends()]
     if not names:
         raise BackendUnavailableError(
@@ -64,7 +70,7 @@ def _open_first(bundle: Bundle, threads: int | None) -> Backend[Any]:
         )
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
-            return open_backend(bundle, name, threads=threads)  # type: ignore[arg-type]
+            return open_backend(bundle, name, threads=threads, arithmetic=arithmetic)  # type: ignore[arg-type]
         except BackendError as error:
             if following is None:
                 raise

@@ -7,13 +7,17 @@ both can stay on a device; strategies only ever see token ids and log-probabilit
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
+
+# How a backend computes: exactly as the bundle's graphs say; in bfloat16; or with its 8-bit graphs. The last two are
+# quicker, and change tokens where two choices are about as good (`Recognizer` can recheck those).
+Arithmetic = Literal["exact", "bf16", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

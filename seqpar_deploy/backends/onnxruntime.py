@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.backends.base import Int64Array
-from seqpar_deploy.backends.host import Cache, HostBackend
+from seqpar_deploy.backends.base import Arithmetic, Int64Array
+from seqpar_deploy.backends.host import Cache, HostBackend, graphs_for
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
@@ -27,17 +27,20 @@ def available_devices() -> list[str]:
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """Runs a bundle's graphs as they are."""
+    """Runs a bundle's graphs as they are; on CPUs ONNX Runtime has no products in bfloat16."""
 
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, arithmetic: Arithmetic = "exact") -> None:
         super().__init__(bundle)
+        if arithmetic == "bf16":
+            raise BackendUnavailableError("ONNX Runtime does not compute in bf16 on CPUs; backend openvino does")
+        encoder, decoder_step = graphs_for(bundle, arithmetic)
         onnxruntime = import_onnxruntime("cpu")
         providers = [PROVIDERS["cpu"]]
-        self._encoder = open_session(onnxruntime, bundle.encoder, providers, intra_op_num_threads=threads)
-        self._decoder_step = open_session(onnxruntime, bundle.decoder_step, providers, intra_op_num_threads=threads)
+        self._encoder = open_session(onnxruntime, encoder, providers, intra_op_num_threads=threads)
+        self._decoder_step = open_session(onnxruntime, decoder_step, providers, intra_op_num_threads=threads)
 
     def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> Cache:
         outputs: list[Any] = self._encoder.run(["cross_kv"], {"crops": crops})

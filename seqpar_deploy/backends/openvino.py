@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.backends.base import Int64Array
-from seqpar_deploy.backends.host import Cache, HostBackend
+from seqpar_deploy.backends.base import Arithmetic, Int64Array
+from seqpar_deploy.backends.host import Cache, HostBackend, graphs_for
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
@@ -34,28 +34,37 @@ def _core() -> Any:
     return openvino.Core()
 
 
+def computes_in_bf16() -> bool:
+    """Whether OpenVINO is installed and this CPU has bfloat16 instructions."""
+    return is_available() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoBackend(HostBackend):
-    """Runs a bundle's graphs with arithmetic in FP32, whatever the CPU would rather do."""
+    """Runs a bundle's graphs with arithmetic in FP32, whatever the CPU would rather do, unless told otherwise."""
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, arithmetic: Arithmetic = "exact") -> None:
         super().__init__(bundle)
+        encoder, decoder_step = graphs_for(bundle, arithmetic)
         try:
             import openvino
         except ImportError:
             raise BackendUnavailableError(
                 "backend openvino needs OpenVINO, which is not installed; pip install 'seqpar-deploy[openvino]'"
             ) from None
+        if arithmetic == "bf16" and not computes_in_bf16():
+            raise BackendUnavailableError("this CPU has no bfloat16 instructions; use arithmetic 'exact' or 'int8'")
         # On CPUs with bf16 instructions OpenVINO would compute in bf16 unasked, and labels could change.
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        precision = "bf16" if arithmetic == "bf16" else "f32"
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         core = _core()
         try:
-            self._encoder = _Requests(core.compile_model(bundle.encoder, "CPU", config))
-            self._decoder_step = _Requests(core.compile_model(bundle.decoder_step, "CPU", config))
+            self._encoder = _Requests(core.compile_model(encoder, "CPU", config))
+            self._decoder_step = _Requests(core.compile_model(decoder_step, "CPU", config))
         except RuntimeError as error:
             first_line = str(error).strip().splitlines()[-1]
             raise BackendError(f"OpenVINO {openvino.__version__} cannot open {bundle.path}: {first_line}") from None

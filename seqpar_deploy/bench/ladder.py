@@ -21,7 +21,7 @@ from seqpar_deploy.preprocess import Crop, Preprocessing, prepare_batch
 
 Progress = Callable[[int, int], None]
 
-_SETTLE = 0.3  # seconds before each turn: worker threads of the runtime that went before spin for a while
+SETTLE = 0.3  # seconds before each turn: worker threads of the runtime that went before spin for a while
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def run_ladder(
     for run in range(warmup + runs):
         chosen = [crops[(run * batch + i) % len(crops)] for i in range(batch)]
         for place, rung in enumerate(rungs):
-            time.sleep(_SETTLE)
+            time.sleep(SETTLE)
             turns[place].append(_take_turn(rung, chosen, dimensions, preprocessing))
             if progress:
                 progress(run * len(rungs) + place + 1, (warmup + runs) * len(rungs))

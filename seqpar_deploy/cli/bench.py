@@ -11,13 +11,13 @@ import typer
 
 from seqpar_deploy.backends import available_backends, open_backend
 from seqpar_deploy.bench.ladder import Rung, Timing, format_table, run_ladder
-from seqpar_deploy.bench.machine import describe_machine
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import new_app, run_app, stage
 from seqpar_deploy.decoding import Speculative
 from seqpar_deploy.errors import BackendUnavailableError, CheckpointError
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
+from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.resources import sample_crops
 
 app = new_app("Time a bundle against PyTorch on this machine, and compare what they say.")

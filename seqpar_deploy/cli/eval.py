@@ -13,7 +13,6 @@ import numpy as np
 import typer
 
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.bench.machine import describe_machine
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
@@ -25,6 +24,7 @@ from seqpar_deploy.evaluation.picture import check_available, draw_metrics
 from seqpar_deploy.evaluation.report import format_attributes, format_overall, paper_scores
 from seqpar_deploy.evaluation.sequences import describe_difference, differing, read_sequences, sequences_to_jsonl
 from seqpar_deploy.files import write_whole
+from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.resources import label_set_names, load_label_set
 
 _TORCH_BACKENDS = ("auto", "torch", "torch-cuda")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli.console import USAGE_ERROR, print_error
 from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
-from seqpar_deploy.images import SUFFIXES, read_image
+from seqpar_deploy.images import find_pictures, read_image
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Prediction, Recognizer
 
@@ -44,7 +43,7 @@ def predict(
 
     A picture that cannot be read gets a line on standard error; the others are still predicted, and the exit code is 2.
     """
-    paths = _expand(pictures)
+    paths = find_pictures(pictures)
     strategy = _strategy(beam, speculative)
     names = _short_names(paths)
     if annotate:
@@ -76,28 +75,6 @@ def predict(
             )
     if failed:
         raise typer.Exit(USAGE_ERROR)
-
-
-def _expand(pictures: list[str]) -> list[Path]:
-    """The picture files that names, folders and globs stand for, no repeats. Raises ImageError if there are none."""
-    found: dict[Path, None] = {}
-    for name in pictures:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not inside:
-                raise ImageError(f"folder {path} holds no pictures ({' '.join(SUFFIXES)})")
-            found.update(dict.fromkeys(inside))
-        elif not path.exists() and glob.has_magic(name):
-            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
-            if not matches:
-                raise ImageError(f"no picture matches {name!r}")
-            found.update(dict.fromkeys(match for match in matches if match.is_file()))
-        else:
-            found[path] = None
-    if not found:
-        raise ImageError(f"no pictures in {', '.join(pictures)}; name files, folders or a glob that matches some")
-    return list(found)
 
 
 def _strategy(beam: int, speculative: bool) -> Strategy:

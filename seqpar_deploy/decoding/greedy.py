@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, GreedyBackend, State, StepOutput
-from seqpar_deploy.decoding.base import Generation
+from seqpar_deploy.decoding.base import Generation, margins
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
 # Rows that have finished ride along until they are this share of the batch; then the others are gathered. Gathering
@@ -29,6 +29,7 @@ class Greedy:
         tokens = np.full((crops, max_steps), PAD, dtype=np.int64)
         log_probs = np.zeros((crops, max_steps), dtype=np.float32)
         steps = np.zeros(crops, dtype=np.int64)
+        margin = np.full(crops, np.inf, dtype=np.float32)
 
         crop_of_row = np.arange(crops)
         next_token = np.full(crops, BOS, dtype=np.int64)
@@ -40,6 +41,7 @@ class Greedy:
             live = crop_of_row[running]
             tokens[live, step] = next_token[running]
             log_probs[live, step] = emitted[running]
+            margin[live] = np.minimum(margin[live], margins(output.log_probs[running, 0]))
             steps[live] += 1
 
             running = running & (next_token != EOS)
@@ -55,6 +57,7 @@ class Greedy:
                 tokens=tuple(tokens[crop, : steps[crop]].tolist()),
                 log_probs=tuple(log_probs[crop, : steps[crop]].tolist()),
                 steps=int(steps[crop]),
+                margin=float(margin[crop]),
             )
             for crop in range(crops)
         ]
@@ -68,6 +71,11 @@ def _generations(output: StepOutput) -> list[Generation]:
         steps = int(ends[0]) + 1 if len(ends) else len(tokens)
         emitted = log_probs[np.arange(steps), tokens[:steps]]
         generations.append(
-            Generation(tokens=tuple(tokens[:steps].tolist()), log_probs=tuple(emitted.tolist()), steps=steps)
+            Generation(
+                tokens=tuple(tokens[:steps].tolist()),
+                log_probs=tuple(emitted.tolist()),
+                steps=steps,
+                margin=float(margins(log_probs[:steps]).min()),
+            )
         )
     return generations

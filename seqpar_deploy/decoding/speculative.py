@@ -12,11 +12,12 @@ steps it takes depends on the model.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, State
-from seqpar_deploy.decoding.base import Generation
+from seqpar_deploy.decoding.base import Generation, margins
 from seqpar_deploy.errors import StrategyError
 from seqpar_deploy.vocab import BOS, EOS
 
@@ -42,10 +43,11 @@ class Speculative:
             width = min(max(1, self.window // len(rows)), max_steps - longest)
             fed = np.array([row.feed(width) for row in rows], dtype=np.int64)
             output = backend.step(state, fed)
+            won_by = margins(output.log_probs)
             for place, row in enumerate(rows):
                 answers = output.next_token[place]
                 emitted = output.log_probs[place, np.arange(width), answers]
-                row.take(fed[place, 1:].tolist(), answers.tolist(), emitted.tolist())
+                row.take(fed[place, 1:].tolist(), answers.tolist(), emitted.tolist(), won_by[place].tolist())
 
             running = [place for place, row in enumerate(rows) if not row.ended(max_steps)]
             if not running:
@@ -65,13 +67,14 @@ class _Sequence:
         self.log_probs: list[float] = []
         self._guesses: list[int] = []
         self._steps = 0
+        self._margin = math.inf
 
     def feed(self, width: int) -> list[int]:
         """The last token and `width - 1` guesses; where there are none left, the last one again."""
         fed = [self.tokens[-1] if self.tokens else BOS, *self._guesses[: width - 1]]
         return fed + [fed[-1]] * (width - len(fed))
 
-    def take(self, guesses: list[int], answers: list[int], log_probs: list[float]) -> None:
+    def take(self, guesses: list[int], answers: list[int], log_probs: list[float], margins: list[float]) -> None:
         """Emit the answers whose guessed prefix was right: always the first, and one more for each right guess."""
         self._steps += 1
         right = 1
@@ -79,10 +82,13 @@ class _Sequence:
             right += 1
         self.tokens += answers[:right]
         self.log_probs += log_probs[:right]
+        self._margin = min(self._margin, *margins[:right])
         self._guesses = answers[right:]
 
     def ended(self, max_steps: int) -> bool:
         return self.tokens[-1] == EOS or len(self.tokens) >= max_steps
 
     def generation(self) -> Generation:
-        return Generation(tokens=tuple(self.tokens), log_probs=tuple(self.log_probs), steps=self._steps)
+        return Generation(
+            tokens=tuple(self.tokens), log_probs=tuple(self.log_probs), steps=self._steps, margin=self._margin
+        )

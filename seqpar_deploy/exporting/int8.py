@@ -1,0 +1,133 @@
+"""Quicker graphs beside a bundle's exact ones: 8-bit products in the encoder, 8-bit weights in the decoder step.
+
+Encoder: every product with a constant matrix takes 8-bit activations, on one scale a tensor, found by running the exact
+encoder on calibration crops, and 8-bit weights, on one scale an output channel. Decoder step: weights alone, because a
+step is bound by reading them. What is not a product with weights (attention, normalisation, softmax) stays as it is.
+
+In the standard's own terms (QuantizeLinear, DequantizeLinear), so that every runtime reads the graphs and those that
+know the pattern compute in 8 bits. Such graphs change tokens where two choices are about as good: they never run unless
+asked for, and a `Recognizer` can recheck those choices with the exact ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime, open_session
+from seqpar_deploy.bundle import DECODER_STEP, ENCODER, INT8_DECODER_STEP, INT8_ENCODER
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def write_int8_graphs(folder: Path, crops: npt.NDArray[np.uint8], report: Callable[[int, int], None]) -> None:
+    """Write the 8-bit graphs of the exact ones in `folder`; `crops` (G, H, W, 3), prepared, are for calibration."""
+    encoder = onnx.load(folder / ENCODER)
+    ranges = _activation_ranges(folder / ENCODER, _activations(encoder), crops, report)
+    _save(_quantized(encoder, ranges), folder / INT8_ENCODER)
+    _save(_quantized(onnx.load(folder / DECODER_STEP), {}), folder / INT8_DECODER_STEP)
+
+
+def _products(model: onnx.ModelProto) -> list[NodeProto]:
+    """Products with a constant matrix."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+
+
+def _activations(model: onnx.ModelProto) -> list[str]:
+    """What those products are applied to."""
+    return sorted({node.input[0] for node in _products(model)})
+
+
+def _activation_ranges(
+    graph: Path, names: list[str], crops: npt.NDArray[np.uint8], report: Callable[[int, int], None]
+) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each named tensor over all crops, one crop at a time: they are megabytes each."""
+    model = onnx.load(graph, load_external_data=False)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    watched = graph.with_name(f"watched-{graph.name}")  # beside the weights, which it names relative to itself
+    onnx.save(model, watched)
+    try:
+        session = open_session(import_onnxruntime("cpu"), watched, [PROVIDERS["cpu"]])
+    finally:
+        watched.unlink()
+    low, high = np.zeros(len(names)), np.zeros(len(names))  # 0 is always within: it must be exact
+    for number, crop in enumerate(crops, start=1):
+        values = session.run(names, {"crops": crop[None]})
+        low = np.minimum(low, [value.min() for value in values])
+        high = np.maximum(high, [value.max() for value in values])
+        report(number, len(crops))
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def _quantized(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """The model with 8-bit weights in its products, and 8-bit activations where their ranges are known."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    products = {node.output[0] for node in _products(model)}
+    nodes: list[NodeProto] = []
+    quantized: set[str] = set()  # tensors that several products share are quantized once
+    for node in graph.node:
+        if node.output[0] in products:
+            for place, name in enumerate(node.input):
+                if name not in weights and name not in ranges:
+                    continue
+                if name not in quantized:
+                    quantized.add(name)
+                    made = _weight(weights[name]) if name in weights else _activation(name, *ranges[name])
+                    graph.initializer.extend(made[0])
+                    nodes.extend(made[1])
+                node.input[place] = _dequantized(name)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model
+
+
+def _weight(tensor: TensorProto) -> tuple[list[TensorProto], list[NodeProto]]:
+    """A matrix (in, out) as int8, symmetric, one scale an output channel."""
+    name, matrix = tensor.name, numpy_helper.to_array(tensor)
+    scale = np.abs(matrix).max(axis=0) / 127
+    scale[scale == 0] = 1
+    values = np.round(matrix / scale).astype(np.int8)
+    constants = [
+        numpy_helper.from_array(values, f"{name}_int8"),
+        numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
+    ]
+    inputs = [constant.name for constant in constants]
+    return constants, [helper.make_node("DequantizeLinear", inputs, [_dequantized(name)], axis=1)]
+
+
+def _activation(name: str, low: float, high: float) -> tuple[list[TensorProto], list[NodeProto]]:
+    """A tensor as uint8 and back, with one scale for [low, high]."""
+    scale = (high - low) / 255 or 1.0
+    constants = [
+        numpy_helper.from_array(np.array(scale, np.float32), f"{name}_scale"),
+        numpy_helper.from_array(np.array(round(-low / scale), np.uint8), f"{name}_zero"),
+    ]
+    terms = [constant.name for constant in constants]
+    return constants, [
+        helper.make_node("QuantizeLinear", [name, *terms], [f"{name}_uint8"]),
+        helper.make_node("DequantizeLinear", [f"{name}_uint8", *terms], [_dequantized(name)]),
+    ]
+
+
+def _dequantized(name: str) -> str:
+    return f"{name}_dequantized"
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    del model.graph.value_info[:]
+    weights = f"{path.name}.data"
+    onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=1024)
+    path.with_name(weights).chmod(0o644)  # onnx makes it private
+    onnx.checker.check_model(path)
