@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seqpar_deploy.reports.charts import (
@@ -16,7 +16,7 @@ from seqpar_deploy.reports.charts import (
 )
 from seqpar_deploy.reports.machine import bundle_facts, machine_facts
 from seqpar_deploy.reports.markup import Html, join, tag
-from seqpar_deploy.reports.numbers import NONE, duration, known, megabytes, milliseconds, number, percent, times
+from seqpar_deploy.reports.numbers import NONE, column, duration, known, megabytes, milliseconds, number, percent
 from seqpar_deploy.reports.page import badge, facts, figure, page, section, table, tiles
 from seqpar_deploy.reports.plots import GRAPHS, graph_legend, roofline, throughput, throughput_legend
 
@@ -49,10 +49,10 @@ def _best(rungs: Sequence[Rung]) -> Rung | None:
 
 def _headline(rungs: Sequence[Rung], best: Rung | None) -> str:
     if best is None:
-        return "No rung was measured" if not rungs else "No rung gave the first rung's tokens"
+        return "No rung gave the first rung's tokens" if rungs else "Nothing was measured"
     if best.speedup is None or best is rungs[0]:
         return f"{milliseconds(best.p50)} with {best.description}"
-    return f"{times(best.speedup)} as fast as {_name_of(rungs[0])}: {milliseconds(best.p50)} with {best.description}"
+    return f"{best.speedup:.1f} times as fast as {_name_of(rungs[0])}"
 
 
 def _name_of(first: Rung) -> str:
@@ -64,8 +64,8 @@ def _verdict(rungs: Sequence[Rung], best: Rung | None) -> Html | None:
         return None
     others = [str(rung.number) for rung in rungs if rung.data.get("identical") is False]
     if not others:
-        return badge("identical tokens on every rung", True)
-    return join(badge("identical tokens", True), " ", badge(f"other tokens on rung {', '.join(others)}", False))
+        return badge("tokens identical on every rung", True)
+    return join(badge("tokens identical", True), " ", badge(f"other tokens on rung {', '.join(others)}", False))
 
 
 def _where(result: Mapping[str, Any]) -> str:
@@ -87,19 +87,22 @@ def _where(result: Mapping[str, Any]) -> str:
 def _tiles(rungs: Sequence[Rung], best: Rung | None) -> list[tuple[str, object, object]]:
     if best is None:
         return []
-    data = best.data
-    found: list[tuple[str, object, object]] = [
-        ("median, fastest rung", milliseconds(best.p50), f"p99 {milliseconds(data.get('p99'))}"),
-    ]
-    if best is not rungs[0]:
-        found.append(("median, first rung", milliseconds(rungs[0].p50), _name_of(rungs[0])))
-    if known(data.get("cold_start_seconds")):
-        found.append(("from start to answer", duration(data["cold_start_seconds"]), "fastest rung, a new process"))
-    if known(data.get("peak_memory_bytes")):
-        found.append(("peak memory", megabytes(data["peak_memory_bytes"]), "fastest rung"))
-    if known(data.get("joules_per_crop")):
-        found.append(("energy for a crop", f"{number(data['joules_per_crop'])} J", "fastest rung"))
+    data, first = best.data, rungs[0]
+    found: list[tuple[str, object, object]] = [("fastest rung, median", milliseconds(best.p50), best.description)]
+    if best is not first:
+        found.append(("first rung, median", milliseconds(first.p50), first.description))
+    for key, what, say in _OF_THE_BEST:
+        if known(data.get(key)):
+            found.append((what, say(data[key]), "fastest rung"))
     return found
+
+
+_OF_THE_BEST: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("p99", "99th percentile", milliseconds),
+    ("cold_start_seconds", "start to first answer", duration),
+    ("peak_memory_bytes", "peak memory", megabytes),
+    ("joules_per_crop", "energy for a crop", lambda joules: f"{number(joules)} J"),
+)
 
 
 def _times(rungs: Sequence[Rung]) -> Html | None:
@@ -116,39 +119,39 @@ def _times(rungs: Sequence[Rung]) -> Html | None:
 def _table(rungs: Sequence[Rung]) -> Html | None:
     if not rungs:
         return None
-    heads = ("", "rung", "precision", "tokens", "p50, ms", "p95, ms", "p99, ms", "times faster", "steps", "a step, ms")
-    heads += ("memory, MB", "load, s", "first call, s", "cold start, s", "J a crop")
-    rows = [_row(rung) for rung in rungs]
-    note = (
-        "Steps are those of the decoder for a crop. A cold start is a new process, from its start to its first answer."
-    )
+
+    def figures(key: str, scale: float = 1.0) -> list[str | None]:
+        return column([rung.data.get(key) for rung in rungs], scale)
+
+    columns: dict[str, Sequence[object]] = {
+        "": [rung.number for rung in rungs],
+        "rung": [rung.description for rung in rungs],
+        "precision": [rung.data.get("precision") for rung in rungs],
+        "tokens": [_tokens(rung) for rung in rungs],
+        "p50, ms": figures("p50", 1e3),
+        "p95, ms": figures("p95", 1e3),
+        "p99, ms": figures("p99", 1e3),
+        "times faster": column([rung.speedup for rung in rungs]),
+        "steps": figures("steps"),
+        "a step, ms": figures("step_seconds", 1e3),
+        "memory, MB": figures("peak_memory_bytes", 1e-6),
+        "load, s": figures("load_seconds"),
+        "first call, s": figures("first_call_seconds"),
+        "cold start, s": figures("cold_start_seconds"),
+        "J a crop": figures("joules_per_crop"),
+    }
+    rows = zip(*columns.values(), strict=True)
+    note = "Steps are the decoder's for a crop. A cold start is a new process, from its start to its first answer."
     return section(
-        "Every figure", table(heads, rows, label="Every rung", words=(1, 2, 3)), tag("p", note, class_="note")
+        "Every figure",
+        table(tuple(columns), rows, label="Every rung", words=(1, 2, 3)),
+        tag("p", note, class_="note"),
     )
 
 
-def _row(rung: Rung) -> list[object]:
-    data = rung.data
-    identical = data.get("identical")
-    size = data.get("peak_memory_bytes")
-    tokens = None if identical is None else badge("identical" if identical else "differ", bool(identical))
-    plain = ("load_seconds", "first_call_seconds", "cold_start_seconds", "joules_per_crop")
-    return [
-        rung.number,
-        rung.description,
-        data.get("precision"),
-        tokens,
-        *(_cell(data.get(key), 1e3) for key in ("p50", "p95", "p99")),
-        times(rung.speedup) if rung.speedup else None,
-        _cell(data.get("steps")),
-        _cell(data.get("step_seconds"), 1e3),
-        f"{size / 1e6:,.0f}" if known(size) else None,
-        *(_cell(data.get(key)) for key in plain),
-    ]
-
-
-def _cell(value: Any, scale: float = 1.0) -> str | None:
-    return number(scale * value) if known(value) else None
+def _tokens(rung: Rung) -> Html | None:
+    identical = rung.data.get("identical")
+    return None if identical is None else badge("identical" if identical else "differ", bool(identical))
 
 
 def _time_and_throughput(rungs: Sequence[Rung]) -> Html | None:
@@ -159,7 +162,7 @@ def _time_and_throughput(rungs: Sequence[Rung]) -> Html | None:
         figure(stages, "Share of the median time", stage_legend()) if stages else None,
         figure(rates, "Throughput", throughput_legend(rungs)) if rates else None,
     ]
-    return section("Where the time goes, and many crops at once", tag("div", *parts, class_="pair"))
+    return section("Where the time goes, and throughput", tag("div", *parts, class_="pair"))
 
 
 def _limits(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
@@ -167,28 +170,29 @@ def _limits(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
     if not shares:
         return None
     chart = roofline(rungs, result)
-    numbers = {rung.name: rung.number for rung in rungs}
-    heads = ("rung", "graph", "ms", "of products", "of bandwidth", "bound by")
-    rows = (
-        (
-            numbers.get(str(share.get("rung")), str(share.get("rung"))),
-            GRAPHS[share["graph"]],
-            _cell(share.get("seconds"), 1e3),
-            percent(share.get("share_of_products")),
-            percent(share.get("share_of_bandwidth")),
-            _BINDS.get(str(share.get("binds")), share.get("binds")),
-        )
-        for share in shares
-    )
-    beside = join(
+    found = {(str(share.get("rung")), share["graph"]): share for share in shares}
+    measured = [rung for rung in rungs if any((rung.name, graph) in found for graph in GRAPHS)]
+    columns: dict[str, Sequence[object]] = {"": [rung.number for rung in measured]}
+    for graph, name in GRAPHS.items():
+        of_graph = [found.get((rung.name, graph), {}) for rung in measured]
+        columns[f"{name}, ms"] = column([share.get("seconds") for share in of_graph], 1e3)
+        columns[f"{name} reaches"] = [_reached(share) for share in of_graph]
+    rows = zip(*columns.values(), strict=True)
+    beside = tag(
+        "div",
         tag("p", _limits_in_words(shares)),
-        table(heads, rows, label="Shares of the device's limits", words=(1, 5)),
+        table(tuple(columns), rows, label="Shares of the device's limits", words=()),
     )
-    picture = figure(chart, "Roofline", graph_legend()) if chart else None
-    return section("How near the device's limits", tag("div", picture, tag("div", beside), class_="pair"))
+    return section(
+        "How near the device's limits",
+        tag("div", figure(chart, "Roofline", graph_legend()) if chart else None, beside, class_="pair"),
+    )
 
 
-_BINDS = {"products": "products (arithmetic)", "bandwidth": "bandwidth (memory)"}
+def _reached(share: Mapping[str, Any]) -> str | None:
+    """How much of the limit that binds is reached."""
+    limit = share.get("binds")
+    return f"{percent(share.get(f'share_of_{limit}'))} of {limit}" if limit in _LIMITS else None
 
 
 def _limits_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
@@ -200,13 +204,13 @@ def _limits_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
             bound = [share for share in of_graph if share.get("binds") == limit]
             reached = [share[f"share_of_{limit}"] for share in bound if known(share.get(f"share_of_{limit}"))]
             if 2 * len(bound) > len(of_graph) and reached:
-                sentences.append(f"The {name} is bound by {words}: at best {percent(max(reached))} of it is reached.")
+                sentences.append(f"The {name} is bound by {words}: at best it reaches {percent(max(reached))}.")
     return " ".join(sentences)
 
 
 _LIMITS = {
-    "products": "what the device can multiply and add",
-    "bandwidth": "how fast the device reads memory",
+    "products": "matrix products",
+    "bandwidth": "memory bandwidth",
 }
 
 

@@ -12,17 +12,12 @@ from typing import Any
 import numpy as np
 
 from seqpar_deploy.reports.markup import Html, join, tag
-from seqpar_deploy.reports.numbers import known, milliseconds, number, percent, times
-from seqpar_deploy.reports.svg import WIDTH, Scale, box, drawing, fitted, line, text, wide, x_axis
+from seqpar_deploy.reports.numbers import known, milliseconds, percent, tick, times
+from seqpar_deploy.reports.svg import WIDTH, Scale, box, drawing, fitted, text, wide, x_axis
 
-STAGES = {
-    "preprocess": "preprocessing",
-    "encode": "encoder",
-    "decode": "decoder steps",
-    "host": "the rest, on the host",
-}
+STAGES = {"preprocess": "preprocessing", "encode": "encoder", "decode": "decoder steps", "host": "host"}
 
-_ROW = 38.0  # a line of text and a bar
+_ROW, _BAR = 40.0, 14.0  # a line of text and a bar; the bar
 _MARGIN = 4.0
 _POINTS = 60  # runs drawn at most; more are thinned by rank
 
@@ -62,46 +57,42 @@ def read_rungs(result: Mapping[str, Any]) -> list[Rung]:
 
 def ladder(rungs: Sequence[Rung]) -> Html | None:
     """Bars of the median, the first rung's in grey; None if no rung has one."""
-    timed = [rung for rung in rungs if rung.p50]
+    timed = {rung.number: rung.p50 for rung in rungs if rung.p50}
     if not timed:
         return None
-    scale = _scale([rung.p50 for rung in timed if rung.p50])
+    scale = _scale(list(timed.values()), end=WIDTH - 128)
 
     def bar(rung: Rung, y: float) -> Html:
         fill = "var(--rest)" if rung is rungs[0] else "var(--accent)"
-        width = scale(rung.p50 or scale.low) - _MARGIN
-        return box(_MARGIN, y, width, 14, rx=2, fill=fill, tip=f"{rung.label}: {milliseconds(rung.p50)}")
+        seconds = timed[rung.number]
+        return join(
+            box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, rx=2, fill=fill),
+            text(WIDTH - 54, y + 11.5, milliseconds(seconds), anchor="end", kind="halo"),
+            text(WIDTH, y + 11.5, times(rung.speedup), anchor="end", kind="strong halo") if rung.speedup else None,
+        )
 
-    def value(rung: Rung) -> str:
-        return f"{milliseconds(rung.p50)}   {times(rung.speedup)}"
-
-    label = "Median time of each rung: " + "; ".join(f"{r.description} {milliseconds(r.p50)}" for r in timed)
-    return _rows(timed, scale, label, bar, value)
+    shown = [rung for rung in rungs if rung.number in timed]
+    label = "Median time: " + "; ".join(f"{rung.description} {milliseconds(timed[rung.number])}" for rung in shown)
+    return _rows(shown, scale, label, bar)
 
 
 def distributions(rungs: Sequence[Rung]) -> Html | None:
     """Every run as a point, p50, p95 and p99 as marks; None if no rung has runs."""
-    runs = {rung.number: _runs(rung) for rung in rungs}
-    timed = [rung for rung in rungs if len(runs[rung.number])]
-    if not timed:
+    runs = {rung.number: seconds for rung in rungs if len(seconds := _runs(rung))}
+    if not runs:
         return None
-    scale = _scale([float(second) for rung in timed for second in runs[rung.number]], points=True)
+    everything = np.concatenate(list(runs.values())).tolist()
+    scale = _scale(everything, start=_MARGIN + 8, widest=12)
 
     def strip(rung: Rung, y: float) -> Html:
         seconds = runs[rung.number]
         thinned = seconds if len(seconds) <= _POINTS else np.quantile(seconds, np.linspace(0, 1, _POINTS))
-        points = (
-            tag("circle", cx=scale(float(second)), cy=y + 7, r=3, fill="var(--c1)", fill_opacity=0.35)
-            for second in thinned
-        )
-        marks = (_mark(rung, name, scale, y) for name in ("p50", "p95", "p99"))
-        return join(line(scale(seconds[0]), y + 7, scale(seconds[-1]), y + 7, class_="grid"), *points, *marks)
+        look = {"r": 3, "fill": "var(--c1)", "fill_opacity": 0.35}
+        points = (tag("circle", cx=scale(second), cy=y + _BAR / 2, **look) for second in thinned.tolist())
+        return join(*points, *(_mark(rung, name, scale, y) for name in _MARKS))
 
-    def value(rung: Rung) -> str:
-        return " / ".join(number(1e3 * rung.data[p]) if known(rung.data.get(p)) else "\u2013" for p in _MARKS)
-
-    label = "Every run's time, rung by rung, with p50, p95 and p99"
-    return _rows(timed, scale, label, strip, value, "p50 / p95 / p99, ms")
+    label = "The time of every run, rung by rung, with p50, p95 and p99"
+    return _rows([rung for rung in rungs if rung.number in runs], scale, label, strip)
 
 
 def breakdown(rungs: Sequence[Rung]) -> Html | None:
@@ -109,23 +100,20 @@ def breakdown(rungs: Sequence[Rung]) -> Html | None:
     staged = [rung for rung in rungs if sum(_stages(rung).values()) > 0]
     if not staged:
         return None
-    scale = Scale(low=0, high=1, start=_MARGIN, end=WIDTH - 16)
+    scale = Scale(low=0, high=1, start=_MARGIN, end=WIDTH - 76)
 
     def stack(rung: Rung, y: float) -> Html:
-        stages, parts, done = _stages(rung), [], 0.0
+        stages, done = _stages(rung), 0.0
         total = sum(stages.values())
-        for series, (stage, seconds) in enumerate(stages.items()):
-            share = seconds / total
-            tip = f"{STAGES[stage]}: {milliseconds(seconds)}, {percent(share)}"
-            width = scale(done + share) - scale(done)
-            parts.append(box(scale(done), y, width, 14, fill=f"var(--c{series + 1})", stroke="var(--paper)", tip=tip))
-            done += share
+        parts = [text(WIDTH, y + 11.5, milliseconds(total), anchor="end", kind="halo")]
+        for stage, seconds in stages.items():
+            tip = f"{STAGES[stage]}: {milliseconds(seconds)}, {percent(seconds / total)}"
+            left, right = scale(done), scale(done + seconds / total)
+            parts.append(box(left, y, right - left, _BAR, fill=_STAGE_COLOURS[stage], tip=tip))
+            done += seconds / total
         return join(*parts)
 
-    def value(rung: Rung) -> str:
-        return milliseconds(sum(_stages(rung).values()))
-
-    return _rows(staged, scale, "Where each rung's time goes", stack, value, axis="share of the time", say=percent)
+    return _rows(staged, scale, "Where each rung's time goes", stack, axis="share of the time", say=percent)
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> Html:
@@ -138,9 +126,10 @@ def legend(entries: Sequence[tuple[str, str]]) -> Html:
 
 
 def stage_legend() -> Html:
-    return legend([(f"var(--c{series + 1})", name) for series, name in enumerate(STAGES.values())])
+    return legend([(_STAGE_COLOURS[stage], name) for stage, name in STAGES.items()])
 
 
+_STAGE_COLOURS = {"preprocess": "var(--c4)", "encode": "var(--c1)", "decode": "var(--c2)", "host": "var(--rest)"}
 _MARKS = {"p50": ("var(--ink)", 2.4), "p95": ("var(--c2)", 2.0), "p99": ("var(--c4)", 2.0)}
 
 
@@ -151,16 +140,16 @@ def _mark(rung: Rung, name: str, scale: Scale, y: float) -> Html | None:
     stroke, width = _MARKS[name]
     tip = tag("title", f"{rung.description}: {name} {milliseconds(value)}")
     x = scale(value)
-    return tag("line", tip, x1=x, y1=y - 1, x2=x, y2=y + 15, stroke=stroke, stroke_width=width)
+    return tag("line", tip, x1=x, y1=y - 1, x2=x, y2=y + _BAR + 1, stroke=stroke, stroke_width=width)
 
 
 def mark_legend() -> Html:
     return legend([(stroke, name) for name, (stroke, _) in _MARKS.items()])
 
 
-def _scale(seconds: Sequence[float], *, points: bool = False) -> Scale:
-    """Over milliseconds' worth of seconds; logarithmic if the longest dwarfs the shortest."""
-    return Scale.over(seconds, _MARGIN + (6 if points else 0), WIDTH - 16, log=wide(seconds, 12 if points else 30))
+def _scale(seconds: Sequence[float], *, start: float = _MARGIN, end: float = WIDTH - 22, widest: float = 30) -> Scale:
+    """Over milliseconds; logarithmic if the longest is more than `widest` times the shortest."""
+    return Scale.over(seconds, start, end, log=wide(seconds, widest))
 
 
 def _runs(rung: Rung) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -178,23 +167,15 @@ def _rows(
     scale: Scale,
     label: str,
     shape: Callable[[Rung, float], Html],
-    value: Callable[[Rung], str],
-    heading: str | None = None,
+    *,
     axis: str | None = None,
     say: Callable[[float], str] | None = None,
 ) -> Html:
-    """For each rung its name and value and under them `shape(rung, y)`, over one axis."""
-    top = 18.0 if heading else 2.0
-    bottom = top + _ROW * len(rungs)
-    parts: list[Html] = [text(WIDTH - 2, 12, heading, anchor="end", kind="faint")] if heading else []
+    """For each rung its name and under it `shape(rung, y)`, over one axis."""
+    bottom = _ROW * len(rungs)
     title = axis or ("milliseconds, logarithmic scale" if scale.log else "milliseconds")
-    parts.append(x_axis(scale, top, bottom, title, say or (lambda seconds: number(1e3 * seconds))))
+    parts = [x_axis(scale, 0, bottom, title, say or (lambda seconds: tick(1e3 * seconds)))]
     for place, rung in enumerate(rungs):
-        y = top + _ROW * place
-        words = value(rung)
-        parts += [
-            text(_MARGIN, y + 13, fitted(rung.label, WIDTH - 16 - 6.6 * len(words)), kind="halo"),
-            text(WIDTH - 2, y + 13, words, anchor="end", kind="strong halo"),
-            shape(rung, y + 18),
-        ]
+        y = _ROW * place
+        parts += [text(_MARGIN, y + 13, fitted(rung.label, WIDTH), kind="halo"), shape(rung, y + 18)]
     return drawing(bottom + 36, label, *parts)

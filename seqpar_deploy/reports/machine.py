@@ -15,9 +15,9 @@ def bundle_facts(bundle: Mapping[str, Any]) -> list[tuple[str, object]]:
     for key, value in bundle.items():
         if key == "machine" or value is None:
             continue
-        words = (
-            ", ".join(f"{k} {v}" for k, v in value.items() if v is not None) if isinstance(value, Mapping) else value
-        )
+        words = value
+        if isinstance(value, Mapping):
+            words = ", ".join(f"{part} {what}" for part, what in value.items() if what is not None)
         found.append((key.replace("_", " "), tag("code", words) if key == "digest" else words))
     return found
 

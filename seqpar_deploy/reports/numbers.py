@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 NONE = "\N{EN DASH}"
 
 
-def known(value: Any) -> bool:
+def known(value: Any) -> TypeGuard[float]:
     """Whether this is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
@@ -24,6 +25,18 @@ def number(value: Any, digits: int = 3) -> str:
     if not 1e-4 <= abs(value) < 1e7:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def column(values: Sequence[Any], scale: float = 1.0) -> list[str | None]:
+    """Numbers with equally many decimals, the smallest with two significant digits; None for what is none."""
+    sizes = [abs(scale * value) for value in values if known(value) and value]
+    decimals = min(4, max(0, 1 - math.floor(math.log10(min(sizes))))) if sizes else 0
+    return [f"{scale * value:,.{decimals}f}" if known(value) else None for value in values]
+
+
+def tick(value: float) -> str:
+    """A round number: `0.5`, `8,000`."""
+    return f"{value:,.6g}"
 
 
 def milliseconds(seconds: Any) -> str:
@@ -43,7 +56,7 @@ def megabytes(size: Any) -> str:
 
 def percent(share: Any) -> str:
     """`61 %`, `0.4 %`"""
-    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %" if known(share) else NONE
+    return f"{100 * share:.{0 if share >= 0.0995 or share == 0 else 1}f} %" if known(share) else NONE
 
 
 def times(ratio: Any) -> str:

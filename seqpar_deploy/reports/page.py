@@ -40,9 +40,7 @@ def table(
     body = [list(row) for row in rows]
     shown = [column for column in range(len(heads)) if any(row[column] is not None for row in body)]
 
-    long = {
-        i for i in shown if i in words and any(len(str(row[i])) > 24 for row in body if not isinstance(row[i], Html))
-    }
+    long = {i for i in words if any(len(str(row[i])) > 24 for row in body if not isinstance(row[i], Html))}
 
     def line(cell: str, row: Sequence[object]) -> Html:
         kinds = {i: "word long" if i in long else "word" for i in words}

@@ -27,7 +27,7 @@ def parity_page(
     """A parity report (`ParityReport.to_dict()`) as HTML.
 
     `crops` are the raw pictures, uint8 (h, w, 3), by crop index: those of the divergences are shown. `bundle` says
-    what was checked, where: `name`, `digest`, `precision` and `machine` (as `describe_machine` gives it), each optional.
+    what was checked, where: `name`, `digest`, `precision` and `machine` (as `describe_machine` gives it); all optional.
     """
     passed = bool(report.get("passed"))
     name = str(bundle.get("name") or "this bundle")
@@ -69,10 +69,12 @@ def _tiles(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
         count = report.get(key)
         return percent(count / crops) if known(count) and known(crops) and crops else None
 
-    identical = f"{report.get('identical', NONE)} of {crops if crops is not None else NONE}"
+    def count(key: str) -> str:
+        return f"{report.get(key, NONE)} of {report.get('crops', NONE)}"
+
     return [
-        ("identical sequences", identical, share("identical")),
-        ("identical attribute sets", report.get("identical_sets", NONE), share("identical_sets")),
+        ("identical sequences", count("identical"), share("identical")),
+        ("identical attribute sets", count("identical_sets"), share("identical_sets")),
         ("ties", NONE if ties is None else ties, "choices within numerical noise"),
         ("largest difference", number(report.get("log_prob_max")), "of log-probabilities"),
     ]
@@ -125,9 +127,7 @@ def _divergences(report: Mapping[str, Any], crops: Mapping[int, npt.NDArray[np.u
     crops_ = "1 crop" if len(found) == 1 else f"{len(found)} crops"
     return section(
         f"Where the sequences part: {crops_}",
-        tag(
-            "p", "The margin is by how much, as a log-probability, the reference preferred its token to the next best."
-        ),
+        tag("p", "The margin is by how much the reference preferred its token to the next best, in log-probability."),
         *(_case(divergence, crops.get(divergence.get("crop"))) for divergence in found[:_SHOWN]),
         tag("p", f"{more} more are in the report's JSON.", class_="note") if more > 0 else None,
     )
@@ -145,7 +145,7 @@ def _case(divergence: Mapping[str, Any], crop: npt.NDArray[np.uint8] | None) -> 
     same = set(wanted) == set(got)
     words = facts(
         [
-            ("parts at", f"step {step}: token {divergence.get('got', NONE)} for {divergence.get('wanted', NONE)}"),
+            ("parts at", f"step {step}: token {divergence.get('got', NONE)}, wanted {divergence.get('wanted', NONE)}"),
             ("margin", number(divergence.get("margin"))),
             ("reference", _chips(wanted, got)),
             ("bundle", _chips(got, wanted)),

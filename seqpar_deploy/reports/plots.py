@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from seqpar_deploy.reports.charts import Rung, legend
 from seqpar_deploy.reports.markup import Html, join, tag
-from seqpar_deploy.reports.numbers import known, number, percent, prefixed
+from seqpar_deploy.reports.numbers import known, number, percent, prefixed, tick
 from seqpar_deploy.reports.svg import WIDTH, Scale, colour, drawing, line, mark, spread, text, wide, x_axis, y_axis
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, WIDTH - 30, 30.0, 330.0
 _HEIGHT = _BOTTOM + 38
 GRAPHS = {"encoder": "encoder", "decoder_step": "decoder step"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """A rung's graph in the roofline: operations for each byte, operations a second, and what a pointer is told."""
+
+    rung: Rung
+    graph: str
+    intensity: float
+    rate: float
+    words: str
 
 
 def throughput(rungs: Sequence[Rung]) -> Html | None:
@@ -25,8 +37,8 @@ def throughput(rungs: Sequence[Rung]) -> Html | None:
     x = Scale(low=batches[0], high=max(batches[-1], 2 * batches[0]), start=_LEFT + 8, end=_RIGHT - 8, log=True)
     y = Scale.over(rates, _BOTTOM, _TOP, log=wide(rates, 12))
     parts: list[object] = [
-        y_axis(y, _LEFT, _RIGHT, "crops a second" + (", logarithmic scale" if y.log else ""), number),
-        *(text(x(batch), _BOTTOM + 14, number(batch), anchor="middle", kind="faint") for batch in batches),
+        y_axis(y, _LEFT, _RIGHT, "crops a second" + (", logarithmic scale" if y.log else ""), tick),
+        *(text(x(batch), _BOTTOM + 14, batch, anchor="middle", kind="faint") for batch in batches),
         text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, "crops at a time", anchor="middle", kind="faint"),
     ]
     ends = spread([y(points[-1][1]) for points in series.values()], 12, _TOP, _BOTTOM)
@@ -50,20 +62,22 @@ def roofline(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
     limits = result.get("limits") or {}
     bandwidth = limits.get("bytes_per_second")
     peaks = {name: rate for name, rate in (limits.get("products_per_second") or {}).items() if _positive(rate)}
-    points = roofline_points(rungs, result)
+    points = _points(rungs, result)
     if not (_positive(bandwidth) and peaks and points):
         return None
     ridges = [peak / bandwidth for peak in peaks.values()]
-    x = Scale.over([p[2] for p in points] + ridges + [0.5 * min(ridges)], _LEFT, _RIGHT, log=True)
-    lowest = min(p[3] for p in points)
-    y = Scale.over([lowest, *peaks.values()], _BOTTOM, _TOP, log=True)
+    x = Scale.over([point.intensity for point in points] + ridges + [0.5 * min(ridges)], _LEFT, _RIGHT, log=True)
+    y = Scale.over([*(point.rate for point in points), *peaks.values()], _BOTTOM, _TOP, log=True)
     parts: list[object] = [
         x_axis(x, _TOP, _BOTTOM, "operations for each byte read or written", prefixed),
         y_axis(y, _LEFT, _RIGHT, "operations a second", prefixed),
         *_roofs(x, y, float(bandwidth), peaks),
     ]
-    for graph in GRAPHS:
-        parts += _cluster([p for p in points if p[1] == graph], x, y)
+    clusters: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        clusters.setdefault((point.graph, round(x(point.intensity) / 20)), []).append(point)
+    for cluster in clusters.values():
+        parts += _cluster(cluster, x, y)
     return drawing(_HEIGHT, "Roofline: each rung's encoder and decoder step below the device's limits", *parts)
 
 
@@ -76,17 +90,19 @@ def graph_legend() -> Html:
     return legend([(colour(series), f"{name}, by rung number") for series, name in enumerate(GRAPHS.values())])
 
 
-def roofline_points(rungs: Sequence[Rung], result: Mapping[str, Any]) -> list[tuple[Rung, str, float, float, str]]:
-    """(rung, graph, operations for each byte, operations a second, in words) of every share that can be placed."""
+def _points(rungs: Sequence[Rung], result: Mapping[str, Any]) -> list[Point]:
+    """Those of the shares that have a place."""
     by_name = {rung.name: rung for rung in rungs}
     found = []
     for share in result.get("shares") or ():
-        rung, graph = by_name.get(str(share.get("rung"))), share.get("graph")
+        rung, graph = by_name.get(str(share.get("rung"))), str(share.get("graph"))
         operations, size, seconds = (share.get(name) for name in ("operations", "bytes", "seconds"))
-        if rung and graph in GRAPHS and all(map(_positive, (operations, size, seconds))):
-            words = f"{percent(share.get('share_of_products'))} of products, "
+        if rung and graph in GRAPHS and _positive(operations) and _positive(size) and _positive(seconds):
+            rate = operations / seconds
+            words = f"{rung.description}, {GRAPHS[graph]}: {prefixed(rate)}op/s, "
+            words += f"{percent(share.get('share_of_products'))} of products, "
             words += f"{percent(share.get('share_of_bandwidth'))} of bandwidth"
-            found.append((rung, str(graph), operations / size, operations / seconds, words))
+            found.append(Point(rung=rung, graph=graph, intensity=operations / size, rate=rate, words=words))
     return found
 
 
@@ -97,42 +113,34 @@ def _roofs(x: Scale, y: Scale, bandwidth: float, peaks: Mapping[str, float]) -> 
     ridge = top / bandwidth
     look = {"stroke": "var(--faint)", "stroke_width": 1.6}
     parts = [line(x(start), y(start * bandwidth), x(ridge), y(top), **look)]
-    heights = spread([y(peak) - 5 for peak in peaks.values()], 12, _TOP, _BOTTOM)
+    heights = spread([y(peak) + 4 for peak in peaks.values()], 13, _TOP, _BOTTOM)
     for (precision, peak), height in zip(peaks.items(), heights, strict=True):
         parts.append(line(x(peak / bandwidth), y(peak), _RIGHT, y(peak), **look))
-        parts.append(text(_RIGHT - 2, height, f"{precision} {prefixed(peak)}op/s", anchor="end", kind="faint halo"))
-    middle = (start * ridge) ** 0.5
-    parts.append(
-        text(x(middle) - 8, y(middle * bandwidth), f"{prefixed(bandwidth)}B/s", anchor="end", kind="faint halo")
-    )
+        name = f"{precision} {prefixed(peak)}op/s"
+        parts.append(text(x(peak / bandwidth) - 8, height, name, anchor="end", kind="faint halo"))
+    below = max(start, 0.5 * min(peaks.values()) / bandwidth)
+    name = f"memory {prefixed(bandwidth)}B/s"
+    parts.append(text(x(below) + 8, y(below * bandwidth) + 10, name, kind="faint halo"))
     return parts
 
 
-def _cluster(points: Sequence[tuple[Rung, str, float, float, str]], x: Scale, y: Scale) -> list[Html]:
-    """Points of one graph, whose numbers stand in a column beside them."""
-    if not points:
-        return []
-    beside = max(x(point[2]) for point in points) + 16
-    side = -1 if beside > _RIGHT - 12 else 1
-    if side < 0:
-        beside = min(x(point[2]) for point in points) - 16
-    heights = spread([y(point[3]) for point in points], 12, _TOP + 6, _BOTTOM - 2)
-    parts = []
-    for (rung, graph, intensity, rate, words), height in zip(points, heights, strict=True):
-        series = list(GRAPHS).index(graph)
-        tip = f"{rung.description}, {GRAPHS[graph]}: {prefixed(rate)}op/s, {words}"
-        parts += [
-            _number(x(intensity), y(rate), beside, height, rung.number),
-            mark(x(intensity), y(rate), series, tip=tip),
-        ]
-    return parts
+def _cluster(points: Sequence[Point], x: Scale, y: Scale) -> list[Html]:
+    """Points above one another, whose numbers stand in a column beside them."""
+    heights = spread([y(point.rate) for point in points], 13, _TOP + 6, _BOTTOM - 2)
+    beside = max(x(point.intensity) for point in points) + 14
+    numbers = [
+        _number(x(point.intensity), y(point.rate), beside, height, point.rung.number)
+        for point, height in zip(points, heights, strict=True)
+    ]
+    series = list(GRAPHS).index(points[0].graph)
+    return numbers + [mark(x(point.intensity), y(point.rate), series, tip=point.words) for point in points]
 
 
 def _number(x: float, y: float, label_x: float, label_y: float, number_: int) -> Html:
     """A rung's number beside its point, and a thread from one to the other."""
     left = label_x < x
     return join(
-        line(x, y, label_x + (2 if left else -2), label_y, stroke="var(--line)"),
+        line(x, y, label_x + (2 if left else -2), label_y, class_="thread"),
         text(label_x, label_y + 4, number_, anchor="end" if left else "start", kind="halo"),
     )
 
@@ -146,5 +154,5 @@ def _throughput(rung: Rung) -> list[tuple[int, float]]:
     )
 
 
-def _positive(value: Any) -> bool:
-    return known(value) and bool(value > 0)
+def _positive(value: Any) -> TypeGuard[float]:
+    return known(value) and value > 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 _LIGHT = """
   color-scheme: light; --paper: #ffffff; --panel: #f5f7f9; --ink: #1c2228; --faint: #59636e; --line: #dfe4e9;
   --good: #0a6b45; --good-paper: #e3f4ec; --bad: #a3271b; --bad-paper: #fcebe8; --accent: #0b62a8; --rest: #8c98a4;
-  --c1: #0072b2; --c2: #d55e00; --c3: #008f68; --c4: #b0528a; --c5: #8a6d00; --c6: #5a4fcf; --c7: #3d8fb8; --c8: #6b7480;
+  --c1: #0072b2; --c2: #d55e00; --c3: #008f68; --c4: #b0528a;
+  --c5: #8a6d00; --c6: #5a4fcf; --c7: #3d8fb8; --c8: #6b7480;
 """
 _DARK = """
   color-scheme: dark; --paper: #14181c; --panel: #1d2328; --ink: #e8ecef; --faint: #a3adb7; --line: #333b43;
   --good: #63d3a3; --good-paper: #12352a; --bad: #ff9a8d; --bad-paper: #43201c; --accent: #63b5f0; --rest: #6d7883;
-  --c1: #56b4e9; --c2: #f0883e; --c3: #2fc596; --c4: #e08fc0; --c5: #d9bd45; --c6: #a79df5; --c7: #8fd0ea; --c8: #9aa4ae;
+  --c1: #56b4e9; --c2: #f0883e; --c3: #2fc596; --c4: #e08fc0;
+  --c5: #d9bd45; --c6: #a79df5; --c7: #8fd0ea; --c8: #9aa4ae;
 """
 
 STYLE = f"""
@@ -44,7 +46,10 @@ code {{ font: 13px ui-monospace, monospace; }}
 .scroll {{ overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; overflow-wrap: normal; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 7px 12px; text-align: right; white-space: nowrap; vertical-align: top; }}
-th {{ font-weight: 500; color: var(--faint); background: var(--panel); vertical-align: bottom; }}
+th {{ font-weight: 500; color: var(--faint); background: var(--panel); vertical-align: bottom; white-space: normal;
+  overflow-wrap: normal; }}
+th:first-child, td:first-child {{ position: sticky; left: 0; }}
+td:first-child {{ background: var(--paper); }}
 td {{ border-top: 1px solid var(--line); }}
 .word {{ text-align: left; }}
 td.long {{ white-space: normal; min-width: 230px; }}
@@ -52,13 +57,15 @@ td .note {{ display: block; }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 28px 36px; }}
 figure {{ margin: 0; min-width: 0; }}
 figcaption {{ font-weight: 600; margin-bottom: 6px; }}
-svg {{ display: block; width: 100%; max-width: 560px; height: auto; }}
-svg text {{ font: 12px system-ui, sans-serif; fill: var(--ink); font-variant-numeric: tabular-nums; }}
-svg text.faint {{ fill: var(--faint); font-size: 11px; }}
+svg {{ display: block; width: 100%; max-width: 540px; height: auto; overflow: visible; }}
+svg text {{ font: 12.5px system-ui, sans-serif; fill: var(--ink); font-variant-numeric: tabular-nums; }}
+svg text.faint {{ fill: var(--faint); font-size: 11.5px; }}
 svg text.strong {{ font-weight: 600; }}
 svg .grid {{ stroke: var(--line); stroke-width: 1; }}
+svg .thread {{ stroke: var(--rest); stroke-width: 0.6; }}
 svg .halo {{ stroke: var(--paper); stroke-width: 3; paint-order: stroke; }}
-.legend {{ display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 0; padding: 0; list-style: none; font-size: 13px; }}
+.legend {{ display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 6px 0 0; padding: 0; list-style: none;
+  font-size: 13px; }}
 .swatch {{ display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 6px; }}
 .case {{ display: flex; gap: 18px; padding: 16px 0; border-top: 1px solid var(--line); }}
 .case img, .case .nothing {{ flex: none; width: 110px; height: 160px; object-fit: contain; background: var(--panel);
@@ -74,7 +81,9 @@ svg .halo {{ stroke: var(--paper); stroke-width: 3; paint-order: stroke; }}
   h1 {{ font-size: 24px; }}
   .tiles {{ grid-template-columns: 1fr 1fr; }}
   .facts dt {{ flex-basis: 92px; }}
+  td.long {{ min-width: 150px; }}
   .case {{ gap: 12px; }}
+  .case .facts > div {{ display: block; }}
   .case img, .case .nothing {{ width: 84px; }}
 }}
 @media print {{

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from seqpar_deploy.reports.markup import Html, join, tag
 
-WIDTH = 440.0
+WIDTH = 420.0
 SERIES = 8  # colours there are; see style.py
 _DIGIT = 6.6  # how wide one is, about
 
@@ -80,7 +80,7 @@ def text(x: float, y: float, content: object, *, anchor: str = "start", kind: st
 
 def fitted(content: str, width: float) -> str:
     """As much of a text as fits, by the width of an average letter."""
-    most = max(4, int(width / 6.1))
+    most = int(width / 7.2)
     return content if len(content) <= most else content[: most - 1].rstrip(" ,") + "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -113,7 +113,7 @@ def x_axis(scale: Scale, top: float, bottom: float, title: str, say: Callable[[f
     """Grid lines from `top` to `bottom`, their values, and under them the title."""
     ticks = scale.ticks()
     widest = max(len(say(value)) for value in ticks) * _DIGIT + 8
-    thinned = ticks[:: max(1, math.ceil(len(ticks) * widest / abs(scale.end - scale.start)))]
+    thinned = ticks[:: math.ceil(len(ticks) * widest / (abs(scale.end - scale.start) + widest))]
     lines = (line(scale(value), top, scale(value), bottom, class_="grid") for value in thinned)
     values = (text(scale(value), bottom + 14, say(value), anchor="middle", kind="faint") for value in thinned)
     return join(*lines, *values, text((scale.start + scale.end) / 2, bottom + 30, title, anchor="middle", kind="faint"))

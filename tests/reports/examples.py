@@ -69,10 +69,8 @@ def bench_result() -> dict[str, Any]:
                 ],
             }
         )
-        for graph, key, time in (
-            ("encoder", "encoder", stages["encode"]),
-            ("decoder_step", "step", stages["decode"] / steps),
-        ):
+        times = {"encoder": stages["encode"], "decoder_step": stages["decode"] / steps}
+        for (graph, time), key in zip(times.items(), ("encoder", "step"), strict=True):
             operations, size = _MODEL[f"{key}_operations"], _MODEL[f"{key}_bytes"] * _SIZE[precision]
             of_products, of_bandwidth = operations / time / _PEAK[precision], size / time / _BYTES
             shares.append(
