@@ -63,9 +63,9 @@ def _verdict(rungs: Sequence[Rung], best: Rung | None) -> Html | None:
     if best is None or len(rungs) < 2:
         return None
     others = [str(rung.number) for rung in rungs if rung.data.get("identical") is False]
-    if not others:
-        return badge("tokens identical on every rung", True)
-    return join(badge("tokens identical", True), " ", badge(f"other tokens on rung {', '.join(others)}", False))
+    every = " on every rung" if all(rung.data.get("identical") for rung in rungs) else ""
+    differ = badge(f"other tokens on rung {', '.join(others)}", False) if others else None
+    return join(badge(f"tokens identical{every}", True), " ", differ)
 
 
 def _where(result: Mapping[str, Any]) -> str:
@@ -76,7 +76,7 @@ def _where(result: Mapping[str, Any]) -> str:
         f"bundle {name}" if name else None,
         f"on {machine['processor']}" if machine.get("processor") else None,
         f"{machine['cores']} cores" if machine.get("cores") else None,
-        f"{crops} crop{'' if crops == 1 else 's'} at a time" if crops else None,
+        f"{crops} crop{'' if crops == 1 else 's'}" if crops else None,
         f"{settings['runs']} runs" if settings.get("runs") else None,
         f"{settings['threads']} threads" if settings.get("threads") else None,
         result.get("date"),

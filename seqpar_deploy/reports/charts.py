@@ -17,7 +17,7 @@ from seqpar_deploy.reports.svg import WIDTH, Scale, box, drawing, fitted, text, 
 
 STAGES = {"preprocess": "preprocessing", "encode": "encoder", "decode": "decoder steps", "host": "host"}
 
-_ROW, _BAR = 40.0, 14.0  # a line of text and a bar; the bar
+_ROW, _BAR = 41.0, 14.0  # a line of text and a bar; the bar
 _MARGIN = 4.0
 _POINTS = 60  # runs drawn at most; more are thinned by rank
 
@@ -177,5 +177,5 @@ def _rows(
     parts = [x_axis(scale, 0, bottom, title, say or (lambda seconds: tick(1e3 * seconds)))]
     for place, rung in enumerate(rungs):
         y = _ROW * place
-        parts += [text(_MARGIN, y + 13, fitted(rung.label, WIDTH), kind="halo"), shape(rung, y + 18)]
+        parts += [text(_MARGIN, y + 13, fitted(rung.label, WIDTH), kind="halo"), shape(rung, y + 19)]
     return drawing(bottom + 36, label, *parts)

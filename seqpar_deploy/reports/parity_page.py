@@ -18,7 +18,7 @@ from seqpar_deploy.reports.page import badge, facts, page, section, table, tiles
 
 _PICTURE = 320  # pixels along the longer side at most: twice what is shown, for fine screens
 _SHOWN = 100  # divergences with their pictures
-_MEASURED = {"log_prob_median": "median difference", "log_prob_p99": "99th percentile", "log_prob_max": "largest"}
+_MEASURED = {"log_prob_median": "median", "log_prob_p99": "99th percentile", "log_prob_max": "largest"}
 
 
 def parity_page(
@@ -87,7 +87,7 @@ def _checks(report: Mapping[str, Any]) -> Html | None:
     rows = (
         (
             check.get("name"),
-            badge(*(("passed", True) if check.get("passed") else ("failed", False))),
+            badge("passed", True) if check.get("passed") else badge("failed", False),
             check.get("detail") or "",
         )
         for check in checks
@@ -103,19 +103,20 @@ def _tolerances(report: Mapping[str, Any]) -> Html:
     rows = []
     for key, words in _MEASURED.items():
         got, most = report.get(key), allowed.pop(key, None)
-        held = badge(*(("within", True) if got <= most else ("beyond", False))) if got is not None and most else ""
-        rows.append((words, number(got), _setting(most) if most is not None else NONE, held))
-    heads = ("absolute difference of log-probabilities", "measured", "allowed", "")
+        compared = isinstance(got, (int, float)) and known(most)
+        held = badge(*(("within", True) if got <= most else ("beyond", False))) if compared else ""
+        rows.append((words, held, _setting(got), _setting(most)))
+    heads = ("difference of log-probabilities", "", "measured", "allowed")
     others = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in allowed.items())
     return section(
         "Tolerances",
-        table(heads, rows, label="Tolerances", words=(0, 3)),
+        table(heads, rows, label="Tolerances", words=(0, 1)),
         tag("p", f"Checked with: {others}.", class_="note") if others else None,
     )
 
 
 def _setting(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return NONE if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _divergences(report: Mapping[str, Any], crops: Mapping[int, npt.NDArray[np.uint8]]) -> Html | None:

@@ -81,6 +81,7 @@ svg .halo {{ stroke: var(--paper); stroke-width: 3; paint-order: stroke; }}
   h1 {{ font-size: 24px; }}
   .tiles {{ grid-template-columns: 1fr 1fr; }}
   .facts dt {{ flex-basis: 92px; }}
+  th, td {{ padding: 6px 9px; }}
   td.long {{ min-width: 150px; }}
   .case {{ gap: 12px; }}
   .case .facts > div {{ display: block; }}
@@ -92,6 +93,8 @@ svg .halo {{ stroke: var(--paper); stroke-width: 3; paint-order: stroke; }}
   figure, .case, tr, .tiles {{ break-inside: avoid; }}
   h2 {{ break-after: avoid; }}
   .scroll {{ overflow: visible; }}
-  th, td {{ padding: 4px 6px; }}
+  table {{ font-size: 10px; }}
+  th, td {{ padding: 3px 5px; }}
+  td.long {{ min-width: 110px; }}
 }}
 """

@@ -98,7 +98,7 @@ def test_the_verdict_comes_first() -> None:
 
 def test_a_check_that_is_not_a_number_is_beyond() -> None:
     text = Checked(parity_page(parity_report(passed=True) | {"log_prob_max": math.nan}, {}, {})).text
-    assert "largest nan 0.5 ✗ beyond" in text
+    assert "largest ✗ beyond nan 0.5" in text
 
 
 def hostile(value: Any) -> Any:
