@@ -13,7 +13,7 @@ import numpy as np
 
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.numbers import known, milliseconds, percent, tick, times
-from seqpar_deploy.reports.svg import WIDTH, Scale, box, drawing, fitted, text, wide, x_axis
+from seqpar_deploy.reports.svg import WIDTH, Scale, box, drawing, fitted, line, text, wide, x_axis
 
 STAGES = {"preprocess": "preprocessing", "encode": "encoder", "decode": "decoder steps", "host": "host"}
 
@@ -56,7 +56,10 @@ def read_rungs(result: Mapping[str, Any]) -> list[Rung]:
 
 
 def ladder(rungs: Sequence[Rung]) -> Html | None:
-    """Bars of the median, the first rung's in grey; None if no rung has one."""
+    """Bars of the median, the first rung's in grey; None if no rung has one.
+
+    On a logarithmic scale, where a length means nothing, they are points on stalks.
+    """
     timed = {rung.number: rung.p50 for rung in rungs if rung.p50}
     if not timed:
         return None
@@ -66,7 +69,9 @@ def ladder(rungs: Sequence[Rung]) -> Html | None:
         fill = "var(--rest)" if rung is rungs[0] else "var(--accent)"
         seconds = timed[rung.number]
         return join(
-            box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, rx=2, fill=fill),
+            _stalk(scale(seconds), y, fill)
+            if scale.log
+            else box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, fill=fill),
             text(WIDTH - 54, y + 11.5, milliseconds(seconds), anchor="end", kind="halo"),
             text(WIDTH, y + 11.5, times(rung.speedup), anchor="end", kind="strong halo") if rung.speedup else None,
         )
@@ -74,6 +79,14 @@ def ladder(rungs: Sequence[Rung]) -> Html | None:
     shown = [rung for rung in rungs if rung.number in timed]
     label = "Median time: " + "; ".join(f"{rung.description} {milliseconds(timed[rung.number])}" for rung in shown)
     return _rows(shown, scale, label, bar)
+
+
+def _stalk(x: float, y: float, fill: str) -> Html:
+    middle = y + _BAR / 2
+    return join(
+        line(_MARGIN, middle, x, middle, stroke=fill, stroke_width=1.5),
+        tag("circle", cx=x, cy=middle, r=5.5, fill=fill),
+    )
 
 
 def distributions(rungs: Sequence[Rung]) -> Html | None:

@@ -106,10 +106,10 @@ def _tolerances(report: Mapping[str, Any]) -> Html:
         compared = isinstance(got, (int, float)) and known(most)
         held = badge(*(("within", True) if got <= most else ("beyond", False))) if compared else ""
         rows.append((words, held, _setting(got), _setting(most)))
-    heads = ("difference of log-probabilities", "", "measured", "allowed")
+    heads = ("difference", "", "measured", "allowed")
     others = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in allowed.items())
     return section(
-        "Tolerances",
+        "Tolerances of log-probabilities",
         table(heads, rows, label="Tolerances", words=(0, 1)),
         tag("p", f"Checked with: {others}.", class_="note") if others else None,
     )
@@ -147,7 +147,7 @@ def _case(divergence: Mapping[str, Any], crop: npt.NDArray[np.uint8] | None) -> 
     words = facts(
         [
             ("parts at", f"step {step}: token {divergence.get('got', NONE)}, wanted {divergence.get('wanted', NONE)}"),
-            ("margin", number(divergence.get("margin"))),
+            ("margin", _setting(divergence.get("margin"))),
             ("reference", _chips(wanted, got)),
             ("bundle", _chips(got, wanted)),
             ("", "the same attributes, in another order" if same and wanted else None),
