@@ -6,12 +6,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint types layers unit format clean
+.PHONY: demo test browser lint types layers unit format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: lint types layers unit
+test: browser lint types layers unit
+
+# Chromium, in which the tests look at the reports; without it they skip that.
+browser:
+	.ci/browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from browser import CHROMIUM, DRIVER, Browser
 
 from seqpar_deploy.bundle import BatchProfile, Bundle, Dimensions
 from seqpar_deploy.exporting.export import export_bundle
@@ -174,3 +175,14 @@ def cpu_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; the test is skipped where there is none."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no chromium and chromedriver on this machine; .ci/browser installs them")
+    pytest.importorskip("selenium")
+    chromium = Browser(tmp_path_factory.mktemp("chromium"))
+    yield chromium
+    chromium.close()

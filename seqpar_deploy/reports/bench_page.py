@@ -1,0 +1,233 @@
+"""How fast is a bundle? A bench result as a page, the answer first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from seqpar_deploy.reports.charts import (
+    Rung,
+    breakdown,
+    distributions,
+    ladder,
+    mark_legend,
+    read_rungs,
+    stage_legend,
+)
+from seqpar_deploy.reports.machine import bundle_facts, machine_facts
+from seqpar_deploy.reports.markup import Html, join, tag
+from seqpar_deploy.reports.numbers import NONE, column, duration, known, megabytes, milliseconds, number, percent
+from seqpar_deploy.reports.page import badge, facts, figure, page, section, table, tiles
+from seqpar_deploy.reports.plots import GRAPHS, graph_legend, roofline, throughput, throughput_legend
+
+
+def bench_page(result: Mapping[str, Any]) -> str:
+    """A bench result (`seqpar-bench --out`) as HTML. Any part of it may be missing."""
+    rungs = read_rungs(result)
+    best = _best(rungs)
+    headline = _headline(rungs, best)
+    body = join(
+        tag("p", "Speed report", class_="kind"),
+        tag("h1", headline),
+        tag("p", _verdict(rungs, best), " ", _where(result)),
+        tiles(_tiles(rungs, best)),
+        _times(rungs),
+        _table(rungs),
+        _time_and_throughput(rungs),
+        _limits(rungs, result),
+        _skipped(result),
+        _about(result),
+    )
+    return page(headline, body)
+
+
+def _best(rungs: Sequence[Rung]) -> Rung | None:
+    """The fastest of those that say the same tokens as the first; no other counts."""
+    same = [rung for rung in rungs if rung.p50 and rung.data.get("identical")]
+    return min(same, key=lambda rung: rung.p50 or 0.0, default=None)
+
+
+def _headline(rungs: Sequence[Rung], best: Rung | None) -> str:
+    if best is None:
+        return "No rung gave the first rung's tokens" if rungs else "Nothing was measured"
+    if best.speedup is None or best is rungs[0]:
+        return f"{milliseconds(best.p50)} with {best.description}"
+    return f"{best.speedup:.1f} times as fast as {_name_of(rungs[0])}"
+
+
+def _name_of(first: Rung) -> str:
+    return "the published procedure" if first.name == "published" else first.description
+
+
+def _verdict(rungs: Sequence[Rung], best: Rung | None) -> Html | None:
+    if best is None or len(rungs) < 2:
+        return None
+    others = [str(rung.number) for rung in rungs if rung.data.get("identical") is False]
+    every = " on every rung" if all(rung.data.get("identical") for rung in rungs) else ""
+    differ = badge(f"other tokens on rung {', '.join(others)}", False) if others else None
+    return join(badge(f"tokens identical{every}", True), " ", differ)
+
+
+def _where(result: Mapping[str, Any]) -> str:
+    bundle, machine, settings = (result.get(key) or {} for key in ("bundle", "machine", "settings"))
+    name = " ".join(str(bundle[key]) for key in ("label_set", "precision") if bundle.get(key))
+    crops = settings.get("crops")
+    parts = [
+        f"bundle {name}" if name else None,
+        f"on {machine['processor']}" if machine.get("processor") else None,
+        f"{machine['cores']} cores" if machine.get("cores") else None,
+        f"{crops} crop{'' if crops == 1 else 's'}" if crops else None,
+        f"{settings['runs']} runs" if settings.get("runs") else None,
+        f"{settings['threads']} threads" if settings.get("threads") else None,
+        result.get("date"),
+    ]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _tiles(rungs: Sequence[Rung], best: Rung | None) -> list[tuple[str, object, object]]:
+    if best is None:
+        return []
+    data, first = best.data, rungs[0]
+    found: list[tuple[str, object, object]] = [("fastest rung, median", milliseconds(best.p50), best.description)]
+    if best is not first:
+        found.append(("first rung, median", milliseconds(first.p50), first.description))
+    for key, what, say in _OF_THE_BEST:
+        if known(data.get(key)):
+            found.append((what, say(data[key]), "fastest rung"))
+    return found
+
+
+_OF_THE_BEST: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("p99", "99th percentile", milliseconds),
+    ("cold_start_seconds", "start to first answer", duration),
+    ("peak_memory_bytes", "peak memory", megabytes),
+    ("joules_per_crop", "energy for a crop", lambda joules: f"{number(joules)} J"),
+)
+
+
+def _times(rungs: Sequence[Rung]) -> Html | None:
+    bars, strips = ladder(rungs), distributions(rungs)
+    if not (bars or strips):
+        return None
+    parts = [
+        figure(bars, "Median time, and how many times faster than rung 1") if bars else None,
+        figure(strips, "Every run", mark_legend()) if strips else None,
+    ]
+    return section("The ladder", tag("div", *parts, class_="pair"))
+
+
+def _table(rungs: Sequence[Rung]) -> Html | None:
+    if not rungs:
+        return None
+
+    def figures(key: str, scale: float = 1.0) -> list[str | None]:
+        return column([rung.data.get(key) for rung in rungs], scale)
+
+    columns: dict[str, Sequence[object]] = {
+        "": [rung.number for rung in rungs],
+        "rung": [rung.description for rung in rungs],
+        "precision": [rung.data.get("precision") for rung in rungs],
+        "tokens": [_tokens(rung) for rung in rungs],
+        "p50, ms": figures("p50", 1e3),
+        "p95, ms": figures("p95", 1e3),
+        "p99, ms": figures("p99", 1e3),
+        "times faster": column([rung.speedup for rung in rungs]),
+        "steps": figures("steps"),
+        "a step, ms": figures("step_seconds", 1e3),
+        "memory, MB": figures("peak_memory_bytes", 1e-6),
+        "load, s": figures("load_seconds"),
+        "first call, s": figures("first_call_seconds"),
+        "cold start, s": figures("cold_start_seconds"),
+        "J a crop": figures("joules_per_crop"),
+    }
+    rows = zip(*columns.values(), strict=True)
+    note = "Steps are the decoder's for a crop. A cold start is a new process, from its start to its first answer."
+    return section(
+        "Every figure",
+        table(tuple(columns), rows, label="Every rung", words=(1, 2, 3)),
+        tag("p", note, class_="note"),
+    )
+
+
+def _tokens(rung: Rung) -> Html | None:
+    identical = rung.data.get("identical")
+    return None if identical is None else badge("identical" if identical else "differ", bool(identical))
+
+
+def _time_and_throughput(rungs: Sequence[Rung]) -> Html | None:
+    stages, rates = breakdown(rungs), throughput(rungs)
+    if not (stages or rates):
+        return None
+    parts = [
+        figure(stages, "Share of the median time", stage_legend()) if stages else None,
+        figure(rates, "Throughput", throughput_legend(rungs)) if rates else None,
+    ]
+    return section("Where the time goes, and throughput", tag("div", *parts, class_="pair"))
+
+
+def _limits(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
+    shares = [share for share in result.get("shares") or () if share.get("graph") in GRAPHS]
+    if not shares:
+        return None
+    chart = roofline(rungs, result)
+    found = {(str(share.get("rung")), share["graph"]): share for share in shares}
+    measured = [rung for rung in rungs if any((rung.name, graph) in found for graph in GRAPHS)]
+    columns: dict[str, Sequence[object]] = {"": [rung.number for rung in measured]}
+    for graph, name in GRAPHS.items():
+        of_graph = [found.get((rung.name, graph), {}) for rung in measured]
+        columns[f"{name}, ms"] = column([share.get("seconds") for share in of_graph], 1e3)
+        columns[f"{name} reaches"] = [_reached(share) for share in of_graph]
+    rows = zip(*columns.values(), strict=True)
+    beside = tag(
+        "div",
+        tag("p", _limits_in_words(shares)),
+        table(tuple(columns), rows, label="Shares of the device's limits", words=()),
+    )
+    return section(
+        "How near the device's limits",
+        tag("div", figure(chart, "Roofline", graph_legend()) if chart else None, beside, class_="pair"),
+    )
+
+
+def _reached(share: Mapping[str, Any]) -> str | None:
+    """How much of the limit that binds is reached."""
+    limit = share.get("binds")
+    return f"{percent(share.get(f'share_of_{limit}'))} of {limit}" if limit in _LIMITS else None
+
+
+def _limits_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
+    """For each graph what binds it on most rungs, and how near the nearest rung comes."""
+    sentences = []
+    for graph, name in GRAPHS.items():
+        of_graph = [share for share in shares if share["graph"] == graph]
+        for limit, words in _LIMITS.items():
+            bound = [share for share in of_graph if share.get("binds") == limit]
+            reached = [share[f"share_of_{limit}"] for share in bound if known(share.get(f"share_of_{limit}"))]
+            if 2 * len(bound) > len(of_graph) and reached:
+                sentences.append(f"The {name} is bound by {words}: at best it reaches {percent(max(reached))}.")
+    return " ".join(sentences)
+
+
+_LIMITS = {
+    "products": "matrix products",
+    "bandwidth": "memory bandwidth",
+}
+
+
+def _skipped(result: Mapping[str, Any]) -> Html | None:
+    skipped = result.get("skipped") or ()
+    rows = [(rung.get("name") or NONE, rung.get("why") or NONE) for rung in skipped]
+    return section("Not measured", table(("rung", "why"), rows, label="Skipped rungs", words=(0, 1))) if rows else None
+
+
+def _about(result: Mapping[str, Any]) -> Html:
+    return section(
+        "Bundle and machine",
+        facts(
+            [
+                ("measured", result.get("what")),
+                *bundle_facts(result.get("bundle") or {}),
+                *machine_facts(result.get("machine")),
+            ]
+        ),
+    )

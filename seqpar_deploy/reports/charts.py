@@ -1,0 +1,194 @@
+"""Charts with a row for each rung: a ladder of times, their distributions, where the time goes.
+
+A rung is a row of `RungView`s made once from a bench result, so that its number and name are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from seqpar_deploy.reports.markup import Html, join, tag
+from seqpar_deploy.reports.numbers import known, milliseconds, percent, tick, times
+from seqpar_deploy.reports.svg import WIDTH, Scale, box, drawing, fitted, line, text, wide, x_axis
+
+STAGES = {"preprocess": "preprocessing", "encode": "encoder", "decode": "decoder steps", "host": "host"}
+
+_ROW, _BAR = 41.0, 14.0  # a line of text and a bar; the bar
+_MARGIN = 4.0
+_POINTS = 60  # runs drawn at most; more are thinned by rank
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One rung of a bench result: `number` counts from 1, `speedup` is over the first rung where both are known."""
+
+    number: int
+    name: str
+    description: str
+    speedup: float | None
+    data: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        return f"{self.number}  {self.description}"
+
+    @property
+    def p50(self) -> float | None:
+        """Seconds; None where it is not known."""
+        value = self.data.get("p50")
+        return float(value) if known(value) and value > 0 else None
+
+
+def read_rungs(result: Mapping[str, Any]) -> list[Rung]:
+    """The rungs of a bench result, in its order."""
+    rungs: list[Rung] = []
+    for data in result.get("rungs") or ():
+        name = str(data.get("name") or f"rung {len(rungs) + 1}")
+        description = str(data.get("description") or name)
+        rung = Rung(number=len(rungs) + 1, name=name, description=description, speedup=None, data=data)
+        first = rungs[0].p50 if rungs else rung.p50
+        rungs.append(dataclasses.replace(rung, speedup=first / rung.p50 if first and rung.p50 else None))
+    return rungs
+
+
+def ladder(rungs: Sequence[Rung]) -> Html | None:
+    """Bars of the median, the first rung's in grey; None if no rung has one.
+
+    On a logarithmic scale, where a length means nothing, they are points on stalks.
+    """
+    timed = {rung.number: rung.p50 for rung in rungs if rung.p50}
+    if not timed:
+        return None
+    scale = _scale(list(timed.values()), end=WIDTH - 128)
+
+    def bar(rung: Rung, y: float) -> Html:
+        fill = "var(--rest)" if rung is rungs[0] else "var(--accent)"
+        seconds = timed[rung.number]
+        return join(
+            _stalk(scale(seconds), y, fill)
+            if scale.log
+            else box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, fill=fill),
+            text(WIDTH - 54, y + 11.5, milliseconds(seconds), anchor="end", kind="halo"),
+            text(WIDTH, y + 11.5, times(rung.speedup), anchor="end", kind="strong halo") if rung.speedup else None,
+        )
+
+    shown = [rung for rung in rungs if rung.number in timed]
+    label = "Median time: " + "; ".join(f"{rung.description} {milliseconds(timed[rung.number])}" for rung in shown)
+    return _rows(shown, scale, label, bar)
+
+
+def _stalk(x: float, y: float, fill: str) -> Html:
+    middle = y + _BAR / 2
+    return join(
+        line(_MARGIN, middle, x, middle, stroke=fill, stroke_width=1.5),
+        tag("circle", cx=x, cy=middle, r=5.5, fill=fill),
+    )
+
+
+def distributions(rungs: Sequence[Rung]) -> Html | None:
+    """Every run as a point, p50, p95 and p99 as marks; None if no rung has runs."""
+    runs = {rung.number: seconds for rung in rungs if len(seconds := _runs(rung))}
+    if not runs:
+        return None
+    everything = np.concatenate(list(runs.values())).tolist()
+    scale = _scale(everything, start=_MARGIN + 8, widest=12)
+
+    def strip(rung: Rung, y: float) -> Html:
+        seconds = runs[rung.number]
+        thinned = seconds if len(seconds) <= _POINTS else np.quantile(seconds, np.linspace(0, 1, _POINTS))
+        look = {"r": 3, "fill": "var(--c1)", "fill_opacity": 0.35}
+        points = (tag("circle", cx=scale(second), cy=y + _BAR / 2, **look) for second in thinned.tolist())
+        return join(*points, *(_mark(rung, name, scale, y) for name in _MARKS))
+
+    label = "The time of every run, rung by rung, with p50, p95 and p99"
+    return _rows([rung for rung in rungs if rung.number in runs], scale, label, strip)
+
+
+def breakdown(rungs: Sequence[Rung]) -> Html | None:
+    """Shares of the median time by stage; None if no rung has stages. Its legend is `stage_legend`."""
+    staged = [rung for rung in rungs if sum(_stages(rung).values()) > 0]
+    if not staged:
+        return None
+    scale = Scale(low=0, high=1, start=_MARGIN, end=WIDTH - 76)
+
+    def stack(rung: Rung, y: float) -> Html:
+        stages, done = _stages(rung), 0.0
+        total = sum(stages.values())
+        parts = [text(WIDTH, y + 11.5, milliseconds(total), anchor="end", kind="halo")]
+        for stage, seconds in stages.items():
+            tip = f"{STAGES[stage]}: {milliseconds(seconds)}, {percent(seconds / total)}"
+            left, right = scale(done), scale(done + seconds / total)
+            parts.append(box(left, y, right - left, _BAR, fill=_STAGE_COLOURS[stage], tip=tip))
+            done += seconds / total
+        return join(*parts)
+
+    return _rows(staged, scale, "Where each rung's time goes", stack, axis="share of the time", say=percent)
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> Html:
+    """Colours and what they stand for."""
+    return tag(
+        "ul",
+        *(tag("li", tag("span", class_="swatch", style=f"background: {fill}"), name) for fill, name in entries),
+        class_="legend",
+    )
+
+
+def stage_legend() -> Html:
+    return legend([(_STAGE_COLOURS[stage], name) for stage, name in STAGES.items()])
+
+
+_STAGE_COLOURS = {"preprocess": "var(--c4)", "encode": "var(--c1)", "decode": "var(--c2)", "host": "var(--rest)"}
+_MARKS = {"p50": ("var(--ink)", 2.4), "p95": ("var(--c2)", 2.0), "p99": ("var(--c4)", 2.0)}
+
+
+def _mark(rung: Rung, name: str, scale: Scale, y: float) -> Html | None:
+    value = rung.data.get(name)
+    if not known(value) or not scale.low <= value <= scale.high:
+        return None
+    stroke, width = _MARKS[name]
+    tip = tag("title", f"{rung.description}: {name} {milliseconds(value)}")
+    x = scale(value)
+    return tag("line", tip, x1=x, y1=y - 1, x2=x, y2=y + _BAR + 1, stroke=stroke, stroke_width=width)
+
+
+def mark_legend() -> Html:
+    return legend([(stroke, name) for name, (stroke, _) in _MARKS.items()])
+
+
+def _scale(seconds: Sequence[float], *, start: float = _MARGIN, end: float = WIDTH - 22, widest: float = 30) -> Scale:
+    """Over milliseconds; logarithmic if the longest is more than `widest` times the shortest."""
+    return Scale.over(seconds, start, end, log=wide(seconds, widest))
+
+
+def _runs(rung: Rung) -> np.ndarray[Any, np.dtype[np.float64]]:
+    seconds = [float(second) for second in rung.data.get("seconds") or () if known(second) and second > 0]
+    return np.sort(np.array(seconds, dtype=np.float64))
+
+
+def _stages(rung: Rung) -> dict[str, float]:
+    stages = rung.data.get("stages") or {}
+    return {stage: float(stages[stage]) if known(stages.get(stage)) and stages[stage] > 0 else 0.0 for stage in STAGES}
+
+
+def _rows(
+    rungs: Sequence[Rung],
+    scale: Scale,
+    label: str,
+    shape: Callable[[Rung, float], Html],
+    *,
+    axis: str | None = None,
+    say: Callable[[float], str] | None = None,
+) -> Html:
+    """For each rung its name and under it `shape(rung, y)`, over one axis."""
+    bottom = _ROW * len(rungs)
+    title = axis or ("milliseconds, logarithmic scale" if scale.log else "milliseconds")
+    parts = [x_axis(scale, 0, bottom, title, say or (lambda seconds: tick(1e3 * seconds)))]
+    for place, rung in enumerate(rungs):
+        y = _ROW * place
+        parts += [text(_MARGIN, y + 13, fitted(rung.label, WIDTH), kind="halo"), shape(rung, y + 19)]
+    return drawing(bottom + 36, label, *parts)

@@ -1,0 +1,79 @@
+"""A report's page and its parts: one HTML document that needs no network, light or dark as its reader's system is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from seqpar_deploy.reports.markup import Html, join, tag
+from seqpar_deploy.reports.style import STYLE
+
+
+def page(title: str, body: str) -> str:
+    """The document: `title` is text, `body` markup."""
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # Nothing is fetched, not even by a hostile name that got past the escaping.
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("title", title),
+        tag("style", Html(STYLE)),
+    )
+    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', tag('main', Html(body))), lang='en')}\n"
+
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def section(heading: str, *parts: object) -> Html:
+    """A heading and what belongs to it."""
+    return tag("section", tag("h2", heading), *parts)
+
+
+def table(
+    heads: Sequence[object], rows: Iterable[Sequence[object]], *, label: str, words: Sequence[int] = (0,)
+) -> Html:
+    """A table in a box of its own that scrolls when the screen is narrow.
+
+    Columns numbered in `words` hold text and are set left; the others hold numbers and are set right. Empty columns
+    (all None) are left out.
+    """
+    body = [list(row) for row in rows]
+    shown = [column for column in range(len(heads)) if any(row[column] is not None for row in body)]
+
+    long = {i for i in words if any(len(str(row[i])) > 24 for row in body if not isinstance(row[i], Html))}
+
+    def line(cell: str, row: Sequence[object]) -> Html:
+        kinds = {i: "word long" if i in long else "word" for i in words}
+        return tag("tr", *(tag(cell, row[i], class_=kinds.get(i)) for i in shown))
+
+    inside = tag("table", tag("thead", line("th", heads)), tag("tbody", *(line("td", row) for row in body)))
+    return tag("div", inside, class_="scroll", role="region", aria_label=label, tabindex="0")
+
+
+def figure(picture: Html, title: str, *notes: object) -> Html:
+    """A chart or a picture with its title above and notes below."""
+    return tag("figure", tag("figcaption", title), picture, *(tag("p", note, class_="note") for note in notes))
+
+
+def badge(text: str, good: bool | None) -> Html:
+    """A word and a mark, so that colour is not all that tells pass from fail; None is neither."""
+    mark, kind = {True: ("\u2713", "good"), False: ("\u2717", "bad"), None: ("\u2022", "plain")}[good]
+    return tag("span", f"{mark} {text}", class_=f"badge {kind}")
+
+
+def tiles(facts: Iterable[tuple[str, object, object]]) -> Html:
+    """The few figures a reader came for: what, value, remark."""
+    return tag(
+        "dl",
+        *(
+            tag("div", tag("dt", what), tag("dd", value), tag("dd", remark, class_="note") if remark else None)
+            for what, value, remark in facts
+        ),
+        class_="tiles",
+    )
+
+
+def facts(pairs: Iterable[tuple[object, object]]) -> Html:
+    """Names and values, one pair a line; without those that are None."""
+    lines = (tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value is not None)
+    return tag("dl", *lines, class_="facts")

@@ -1,0 +1,202 @@
+"""Does a bundle reproduce its checkpoint? The parity report as a page, verdict first."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from seqpar_deploy.reports.machine import bundle_facts, machine_facts
+from seqpar_deploy.reports.markup import Html, join, tag
+from seqpar_deploy.reports.numbers import NONE, known, number, percent
+from seqpar_deploy.reports.page import badge, facts, page, section, table, tiles
+
+_PICTURE = 320  # pixels along the longer side at most: twice what is shown, for fine screens
+_SHOWN = 100  # divergences with their pictures
+_MEASURED = {"log_prob_median": "median", "log_prob_p99": "99th percentile", "log_prob_max": "largest"}
+
+
+def parity_page(
+    report: Mapping[str, Any], crops: Mapping[int, npt.NDArray[np.uint8]], bundle: Mapping[str, Any]
+) -> str:
+    """A parity report (`ParityReport.to_dict()`) as HTML.
+
+    `crops` are the raw pictures, uint8 (h, w, 3), by crop index: those of the divergences are shown. `bundle` says
+    what was checked, where: `name`, `digest`, `precision` and `machine` (as `describe_machine` gives it); all optional.
+    """
+    passed = bool(report.get("passed"))
+    name = str(bundle.get("name") or "this bundle")
+    reference = {"golden data": "its golden data"}.get(str(report.get("reference")), "its checkpoint")
+    verdict = f"{name} {'reproduces' if passed else 'does not reproduce'} {reference}"
+    body = join(
+        tag("p", "Parity report", class_="kind"),
+        tag("h1", verdict),
+        tag("p", badge("passed" if passed else "failed", passed), " ", _summary(report, bundle)),
+        _breaches(report),
+        tiles(_tiles(report)),
+        _checks(report),
+        _tolerances(report),
+        _divergences(report, crops),
+        _scores(report),
+        _about(bundle),
+    )
+    return page(verdict, body)
+
+
+def _summary(report: Mapping[str, Any], bundle: Mapping[str, Any]) -> str:
+    on = [f"on {report['backend']}"] if report.get("backend") else []
+    kinds = report.get("kinds") or {}
+    mixed = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    crops = [f"{report.get('crops', NONE)} crops" + (f" ({mixed})" if mixed else "")]
+    precision = [str(bundle["precision"])] if bundle.get("precision") else []
+    return ", ".join([*on, *precision, *crops])
+
+
+def _breaches(report: Mapping[str, Any]) -> Html | None:
+    breaches = report.get("breaches") or ()
+    return tag("ul", *(tag("li", breach) for breach in breaches), class_="breaches") if breaches else None
+
+
+def _tiles(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
+    crops, ties = report.get("crops"), report.get("ties")
+
+    def share(key: str) -> str | None:
+        count = report.get(key)
+        return percent(count / crops) if known(count) and known(crops) and crops else None
+
+    def count(key: str) -> str:
+        return f"{report.get(key, NONE)} of {report.get('crops', NONE)}"
+
+    return [
+        ("identical sequences", count("identical"), share("identical")),
+        ("identical attribute sets", count("identical_sets"), share("identical_sets")),
+        ("ties", NONE if ties is None else ties, "choices within numerical noise"),
+        ("largest difference", number(report.get("log_prob_max")), "of log-probabilities"),
+    ]
+
+
+def _checks(report: Mapping[str, Any]) -> Html | None:
+    checks = sorted(report.get("checks") or (), key=lambda check: bool(check.get("passed")))  # failures first
+    if not checks:
+        return None
+    rows = (
+        (
+            check.get("name"),
+            badge("passed", True) if check.get("passed") else badge("failed", False),
+            check.get("detail") or "",
+        )
+        for check in checks
+    )
+    failed = sum(not check.get("passed") for check in checks)
+    heading = f"Checks: {failed} of {len(checks)} failed" if failed else f"Checks: all {len(checks)} passed"
+    return section(heading, table(("check", "", "detail"), rows, label="Checks", words=(0, 1, 2)))
+
+
+def _tolerances(report: Mapping[str, Any]) -> Html:
+    """What was measured beside what is allowed; then the other settings of the check."""
+    allowed = dict(report.get("tolerances") or {})
+    rows = []
+    for key, words in _MEASURED.items():
+        got, most = report.get(key), allowed.pop(key, None)
+        compared = isinstance(got, (int, float)) and known(most)
+        held = badge(*(("within", True) if got <= most else ("beyond", False))) if compared else ""
+        rows.append((words, held, _setting(got), _setting(most)))
+    heads = ("difference", "", "measured", "allowed")
+    others = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in allowed.items())
+    return section(
+        "Tolerances of log-probabilities",
+        table(heads, rows, label="Tolerances", words=(0, 1)),
+        tag("p", f"Checked with: {others}.", class_="note") if others else None,
+    )
+
+
+def _setting(value: object) -> str:
+    return NONE if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _divergences(report: Mapping[str, Any], crops: Mapping[int, npt.NDArray[np.uint8]]) -> Html | None:
+    """Those that are no ties first, the clearest first."""
+    found = sorted(report.get("divergences") or (), key=lambda d: (bool(d.get("tie")), -_margin(d)))
+    if not found:
+        return None
+    more = len(found) - _SHOWN
+    crops_ = "1 crop" if len(found) == 1 else f"{len(found)} crops"
+    return section(
+        f"Where the sequences part: {crops_}",
+        tag("p", "The margin is by how much the reference preferred its token to the next best, in log-probability."),
+        *(_case(divergence, crops.get(divergence.get("crop"))) for divergence in found[:_SHOWN]),
+        tag("p", f"{more} more are in the report's JSON.", class_="note") if more > 0 else None,
+    )
+
+
+def _margin(divergence: Mapping[str, Any]) -> float:
+    margin = divergence.get("margin")
+    return float(margin) if known(margin) else float("inf")
+
+
+def _case(divergence: Mapping[str, Any], crop: npt.NDArray[np.uint8] | None) -> Html:
+    wanted, got = (list(divergence.get(f"{side}_attributes") or ()) for side in ("wanted", "got"))
+    index, step = divergence.get("crop", NONE), divergence.get("step", NONE)
+    name = divergence.get("name") or f"crop {index}"
+    same = set(wanted) == set(got)
+    words = facts(
+        [
+            ("parts at", f"step {step}: token {divergence.get('got', NONE)}, wanted {divergence.get('wanted', NONE)}"),
+            ("margin", _setting(divergence.get("margin"))),
+            ("reference", _chips(wanted, got)),
+            ("bundle", _chips(got, wanted)),
+            ("", "the same attributes, in another order" if same and wanted else None),
+        ]
+    )
+    verdict = badge("tie", None) if divergence.get("tie") else badge("not a tie", False)
+    heading = tag("h3", name, " ", verdict)
+    return tag("div", _picture(crop, str(name)), tag("div", heading, words), class_="case")
+
+
+def _chips(these: Sequence[object], those: Sequence[object]) -> Html:
+    """Attributes; those that the other side has not stand out."""
+    if not these:
+        return tag("span", "no attributes", class_="note")
+    chips = (tag("span", one, class_="chip" if one in those else "chip differs") for one in these)
+    return join(*chips)
+
+
+def _picture(crop: npt.NDArray[np.uint8] | None, name: str) -> Html:
+    if crop is None or crop.size == 0:
+        return tag("div", "no picture", class_="nothing note")
+    image = Image.fromarray(crop)
+    image.thumbnail((_PICTURE, _PICTURE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    height, width = crop.shape[:2]
+    return tag("img", src=f"data:image/png;base64,{data}", alt=name, title=f"{width} x {height} pixels")
+
+
+def _scores(report: Mapping[str, Any]) -> Html | None:
+    scores = report.get("scores")
+    if not scores:
+        return None
+    wanted, got = scores.get("wanted") or {}, scores.get("got") or {}
+    rows = []
+    for key in wanted:
+        before, after = wanted[key], got.get(key)
+        change = f"{100 * (after - before):+.2f}" if known(before) and known(after) else NONE
+        rows.append((key, _score(before), _score(after), change))
+    heads = ("score, %", "checkpoint", "bundle", "change")
+    people = scores.get("people")
+    where = f"Scores on {people:,} labelled people" if known(people) else "Scores"
+    return section(where, table(heads, rows, label="Scores"))
+
+
+def _score(value: Any) -> str:
+    return f"{100 * value:.2f}" if known(value) else NONE
+
+
+def _about(bundle: Mapping[str, Any]) -> Html:
+    return section("Bundle and machine", facts([*bundle_facts(bundle), *machine_facts(bundle.get("machine"))]))

@@ -1,0 +1,158 @@
+"""Charts with two axes: throughput against batch size, and the roofline."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from seqpar_deploy.reports.charts import Rung, legend
+from seqpar_deploy.reports.markup import Html, join, tag
+from seqpar_deploy.reports.numbers import known, number, percent, prefixed, tick
+from seqpar_deploy.reports.svg import WIDTH, Scale, colour, drawing, line, mark, spread, text, wide, x_axis, y_axis
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, WIDTH - 30, 30.0, 330.0
+_HEIGHT = _BOTTOM + 38
+GRAPHS = {"encoder": "encoder", "decoder_step": "decoder step"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """A rung's graph in the roofline: operations for each byte, operations a second, and what a pointer is told."""
+
+    rung: Rung
+    graph: str
+    intensity: float
+    rate: float
+    words: str
+
+
+def throughput(rungs: Sequence[Rung]) -> Html | None:
+    """Crops a second against batch size, a line a rung, its number at the end; None if nothing was measured."""
+    series = {rung.number: points for rung in rungs if (points := _throughput(rung))}
+    if not series:
+        return None
+    batches = sorted({batch for points in series.values() for batch, _ in points})
+    rates = [rate for points in series.values() for _, rate in points]
+    x = Scale(low=batches[0], high=max(batches[-1], 2 * batches[0]), start=_LEFT + 8, end=_RIGHT - 8, log=True)
+    y = Scale.over(rates, _BOTTOM, _TOP, log=wide(rates, 12))
+    parts: list[object] = [
+        y_axis(y, _LEFT, _RIGHT, "crops a second" + (", logarithmic scale" if y.log else ""), tick),
+        *(text(x(batch), _BOTTOM + 14, batch, anchor="middle", kind="faint") for batch in batches),
+        text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, "crops at a time", anchor="middle", kind="faint"),
+    ]
+    ends = spread([y(points[-1][1]) for points in series.values()], 12, _TOP, _BOTTOM)
+    for (index, points), label in zip(series.items(), ends, strict=True):
+        path = " ".join(f"{x(batch):.1f},{y(rate):.1f}" for batch, rate in points)
+        parts.append(tag("polyline", points=path, fill="none", stroke=colour(index - 1), stroke_width=1.8))
+        name = rungs[index - 1].description
+        parts += [
+            mark(x(batch), y(rate), index - 1, tip=f"{name}: {number(rate)} crops/s, {batch} at a time")
+            for batch, rate in points
+        ]
+        parts.append(_number(x(points[-1][0]), y(points[-1][1]), _RIGHT + 8, label, index))
+    return drawing(_HEIGHT, "Crops a second against crops at a time, for each rung", *parts)
+
+
+def roofline(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
+    """Operations a second against operations per byte: the device's limits as lines, each rung's two graphs as points.
+
+    None where limits or shares are missing.
+    """
+    limits = result.get("limits") or {}
+    bandwidth = limits.get("bytes_per_second")
+    peaks = {name: rate for name, rate in (limits.get("products_per_second") or {}).items() if _positive(rate)}
+    points = _points(rungs, result)
+    if not (_positive(bandwidth) and peaks and points):
+        return None
+    ridges = [peak / bandwidth for peak in peaks.values()]
+    x = Scale.over([point.intensity for point in points] + ridges + [0.5 * min(ridges)], _LEFT, _RIGHT, log=True)
+    y = Scale.over([*(point.rate for point in points), *peaks.values()], _BOTTOM, _TOP, log=True)
+    parts: list[object] = [
+        x_axis(x, _TOP, _BOTTOM, "operations for each byte read or written", prefixed),
+        y_axis(y, _LEFT, _RIGHT, "operations a second", prefixed),
+        *_roofs(x, y, float(bandwidth), peaks),
+    ]
+    clusters: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        clusters.setdefault((point.graph, round(x(point.intensity) / 20)), []).append(point)
+    for cluster in clusters.values():
+        parts += _cluster(cluster, x, y)
+    return drawing(_HEIGHT, "Roofline: each rung's encoder and decoder step below the device's limits", *parts)
+
+
+def throughput_legend(rungs: Sequence[Rung]) -> Html:
+    """The numbers and names of the rungs in `throughput`."""
+    return legend([(colour(rung.number - 1), rung.label) for rung in rungs if _throughput(rung)])
+
+
+def graph_legend() -> Html:
+    return legend([(colour(series), f"{name}, by rung number") for series, name in enumerate(GRAPHS.values())])
+
+
+def _points(rungs: Sequence[Rung], result: Mapping[str, Any]) -> list[Point]:
+    """Those of the shares that have a place."""
+    by_name = {rung.name: rung for rung in rungs}
+    found = []
+    for share in result.get("shares") or ():
+        rung, graph = by_name.get(str(share.get("rung"))), str(share.get("graph"))
+        operations, size, seconds = (share.get(name) for name in ("operations", "bytes", "seconds"))
+        if rung and graph in GRAPHS and _positive(operations) and _positive(size) and _positive(seconds):
+            rate = operations / seconds
+            words = f"{rung.description}, {GRAPHS[graph]}: {prefixed(rate)}op/s, "
+            words += f"{percent(share.get('share_of_products'))} of products, "
+            words += f"{percent(share.get('share_of_bandwidth'))} of bandwidth"
+            found.append(Point(rung=rung, graph=graph, intensity=operations / size, rate=rate, words=words))
+    return found
+
+
+def _roofs(x: Scale, y: Scale, bandwidth: float, peaks: Mapping[str, float]) -> list[Html]:
+    """One slope for the memory, one level for each precision; names stand on the lines."""
+    top = max(peaks.values())
+    start = max(x.low, y.low / bandwidth)
+    ridge = top / bandwidth
+    look = {"stroke": "var(--faint)", "stroke_width": 1.6}
+    parts = [line(x(start), y(start * bandwidth), x(ridge), y(top), **look)]
+    heights = spread([y(peak) + 4 for peak in peaks.values()], 13, _TOP, _BOTTOM)
+    for (precision, peak), height in zip(peaks.items(), heights, strict=True):
+        parts.append(line(x(peak / bandwidth), y(peak), _RIGHT, y(peak), **look))
+        name = f"{precision} {prefixed(peak)}op/s"
+        parts.append(text(x(peak / bandwidth) - 8, height, name, anchor="end", kind="faint halo"))
+    below = max(start, 0.5 * min(peaks.values()) / bandwidth)
+    name = f"memory {prefixed(bandwidth)}B/s"
+    parts.append(text(x(below) + 8, y(below * bandwidth) + 10, name, kind="faint halo"))
+    return parts
+
+
+def _cluster(points: Sequence[Point], x: Scale, y: Scale) -> list[Html]:
+    """Points above one another, whose numbers stand in a column beside them."""
+    heights = spread([y(point.rate) for point in points], 13, _TOP + 6, _BOTTOM - 2)
+    beside = max(x(point.intensity) for point in points) + 14
+    numbers = [
+        _number(x(point.intensity), y(point.rate), beside, height, point.rung.number)
+        for point, height in zip(points, heights, strict=True)
+    ]
+    series = list(GRAPHS).index(points[0].graph)
+    return numbers + [mark(x(point.intensity), y(point.rate), series, tip=point.words) for point in points]
+
+
+def _number(x: float, y: float, label_x: float, label_y: float, number_: int) -> Html:
+    """A rung's number beside its point, and a thread from one to the other."""
+    left = label_x < x
+    return join(
+        line(x, y, label_x + (2 if left else -2), label_y, class_="thread"),
+        text(label_x, label_y + 4, number_, anchor="end" if left else "start", kind="halo"),
+    )
+
+
+def _throughput(rung: Rung) -> list[tuple[int, float]]:
+    points = rung.data.get("throughput") or ()
+    return sorted(
+        (int(point["batch"]), float(point["crops_per_second"]))
+        for point in points
+        if _positive(point.get("batch")) and _positive(point.get("crops_per_second"))
+    )
+
+
+def _positive(value: Any) -> TypeGuard[float]:
+    return known(value) and value > 0
