@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seqpar_deploy import Beam, Bundle, Greedy, Recognizer
 from seqpar_deploy.backends import open_backend
+from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.decoding import Generation, Speculative
-from seqpar_deploy.errors import BackendError, BackendUnavailableError, ImageError
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, ImageError, StrategyError
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.recognizer import prediction_from_generation
+from seqpar_deploy.recognizer import Recheck, prediction_from_generation
 from seqpar_deploy.resources import load_label_set
+from seqpar_deploy.vocab import EOS
 
 
 def test_a_prediction_is_a_set_with_the_score_of_the_first_emission() -> None:
@@ -70,6 +74,39 @@ def test_fp16_runs_on_cpus(fp16_bundle_dir: Path, bundle_dir: Path, cpu_backend:
     backend = open_backend(half.bundle, cpu_backend)  # type: ignore[arg-type]
     log_probs = backend.step(backend.encode(golden["crops"]), golden["tokens"][:, :-1]).log_probs
     assert np.median(np.abs(log_probs - golden["log_probs"])) < 2e-2
+
+
+def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, cpu_backend: str, crops: list[Crop]) -> None:
+    def tokens(**options: Any) -> list[tuple[int, ...]]:
+        with Recognizer.from_bundle(int8_bundle_dir, backend=cpu_backend, batch_size=8, **options) as recognizer:
+            return [prediction.tokens for prediction in recognizer.predict(crops)]
+
+    exact = tokens()
+    assert tokens(arithmetic="int8", recheck=0.0) != exact  # the random network is full of near-ties
+    assert tokens(arithmetic="int8", recheck=1.0) == exact
+    assert tokens(arithmetic="int8", recheck=1.0, strategy=Speculative()) == exact
+    assert tokens(arithmetic="int8", recheck=1.0, strategy=Beam(width=3)) == tokens(strategy=Beam(width=3))
+    with pytest.raises(StrategyError, match="int8 changes tokens where two choices are about as good; pass recheck"):
+        tokens(arithmetic="int8")
+
+
+def test_only_close_choices_are_rechecked(bundle_dir: Path, crops: list[Crop]) -> None:
+    """Each of two models says one token; how far the quick one is sure of it is a crop's shade, in hundredths."""
+
+    def scripted(token: int) -> FakeBackend:
+        def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+            scores = np.full(29, -20.0, dtype=np.float32)
+            scores[token if len(tokens) == 1 else EOS] = 0
+            scores[token + 1] = -crop / 100
+            return scores
+
+        return FakeBackend(script)
+
+    quick, exact = scripted(5), scripted(9)
+    shades = [np.full((32, 32, 3), shade, np.uint8) for shade in (10, 40, 60, 49, 50)]
+    with Recognizer(Bundle.open(bundle_dir), quick, recheck=Recheck(exact, 0.5)) as recognizer:
+        assert [prediction.tokens[0] for prediction in recognizer.predict(shades)] == [9, 9, 5, 9, 5]
+    assert exact.row_steps[0] == 3
 
 
 def test_no_crops_and_bad_crops(bundle_dir: Path, crops: list[Crop]) -> None:

@@ -1,0 +1,128 @@
+"""Tuning on scripted backends, whose noise is known, and once on real ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqpar_deploy import Bundle, Recognizer
+from seqpar_deploy.backends.fake import FakeBackend
+from seqpar_deploy.bench import tune as tuning_module
+from seqpar_deploy.bench.tune import tune
+from seqpar_deploy.cli.main import app
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
+from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.tuned import TUNED, load_tuned
+from seqpar_deploy.vocab import EOS
+
+SHADES = (1, 3, 8, 20, 60, 90, 150, 220)  # by how many hundredths the exact choice is ahead, of each crop
+
+
+def scripted(noise: float = 0.0) -> FakeBackend:
+    """Says attribute 5 by the crop's shade ahead of 6, less the noise; then ends."""
+
+    def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+        scores = np.full(29, -9.0, dtype=np.float32)
+        if len(tokens) > 1:
+            scores[EOS] = 0
+        else:
+            scores[5], scores[6] = crop / 100 - noise, 0
+        return scores
+
+    return FakeBackend(script)
+
+
+@pytest.fixture
+def shades() -> list[Crop]:
+    return [np.full((32, 32, 3), shade, np.uint8) for shade in SHADES]
+
+
+def on(monkeypatch: pytest.MonkeyPatch, backends: dict[tuple[str, str], Any]) -> None:
+    """Let these backends be all there are; an exception among them is what opening it raises."""
+
+    def open_backend(_bundle: Bundle, name: str, *, arithmetic: str = "exact", **_: Any) -> Any:
+        backend = backends.get((name, arithmetic), BackendError("not here"))
+        if isinstance(backend, Exception):
+            raise backend
+        return backend
+
+    monkeypatch.setattr(tuning_module, "available_backends", lambda: sorted({name for name, _ in backends}))
+    monkeypatch.setattr(tuning_module, "open_backend", open_backend)
+    monkeypatch.setattr(tuning_module, "SETTLE", 0)
+    monkeypatch.setattr(
+        tuning_module, "_says_what_the_checkpoint_said", lambda _bundle, backend: backend.row_steps == []
+    )
+    monkeypatch.setattr(tuning_module, "_seconds", lambda _b, backend, _c, _s: backend.cost)
+
+
+def costing(seconds: float, backend: FakeBackend) -> FakeBackend:
+    backend.cost = seconds  # type: ignore[attr-defined]
+    return backend
+
+
+def test_the_margin_is_what_the_arithmetic_moves(
+    bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, {("a", "exact"): costing(8, scripted()), ("a", "int8"): costing(1, scripted(noise=0.05))})
+    found = tune(Bundle.open(bundle_dir), shades)
+    quick = found.candidates[0]
+    assert (quick.arithmetic, quick.wrong, quick.wrong_left) == ("int8", 2, 0)  # 1 and 3 hundredths
+    assert quick.recheck == pytest.approx(0.05, abs=1e-3)
+    assert quick.rechecked_share == pytest.approx(3 / 8)  # those, and 8, which the noise brings to 3
+    assert quick.expected_seconds == pytest.approx(1 + 3 / 8 * 8)
+    assert (found.choice.backend, found.choice.arithmetic, found.choice.recheck) == ("a", "int8", quick.recheck)
+    assert found.skipped == ("a, bf16: not here",)
+
+
+def test_what_costs_more_with_its_rechecks_is_not_chosen(
+    bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, {("a", "exact"): costing(3, scripted()), ("a", "int8"): costing(2.5, scripted(noise=0.3))})
+    found = tune(Bundle.open(bundle_dir), shades)
+    assert (found.choice.arithmetic, found.choice.recheck) == ("exact", None)
+    assert [candidate.arithmetic for candidate in found.candidates] == ["exact", "exact", "int8", "int8"]
+
+
+def test_backends_that_disagree_with_the_checkpoint_are_left_out(
+    bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = scripted()
+    broken.row_steps.append(1)
+    on(monkeypatch, {("a", "exact"): broken, ("a", "int8"): scripted(), ("b", "exact"): costing(1, scripted())})
+    found = tune(Bundle.open(bundle_dir), shades)
+    assert found.choice.backend == "b"
+    assert found.skipped[0].startswith("a, exact: other tokens than the checkpoint's on the golden crops")
+    assert "a, int8: nothing to recheck with" in found.skipped
+    on(monkeypatch, {("a", "exact"): broken})
+    with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, exact: other tokens"):
+        tune(Bundle.open(bundle_dir), shades)
+
+
+def test_the_command_keeps_its_choice_beside_the_bundle(
+    int8_bundle_dir: Path,
+    crops: list[Crop],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuning_module, "SETTLE", 0)
+    bundle = Bundle.open(shutil.copytree(int8_bundle_dir, tmp_path / "bundle"))
+    with Recognizer.from_bundle(bundle.path) as recognizer:
+        exact = [prediction.tokens for prediction in recognizer.predict(crops)]
+    app(["tune", str(bundle.path), "--crops", "24", "--json", str(tmp_path / "tuning.json")], standalone_mode=False)
+    printed = capsys.readouterr().out
+    values = json.loads((tmp_path / "tuning.json").read_text())
+    assert (values["crops"], values["bundle"]) == (24, bundle.digest)
+    assert {c["arithmetic"] for c in values["candidates"]} >= {"exact", "int8"}
+    assert f"kept in {bundle.path / TUNED}" in printed
+    choice = load_tuned(bundle)
+    assert choice is not None
+    assert values["choice"]["backend"] == choice.backend
+    with Recognizer.from_bundle(bundle.path) as recognizer:
+        assert [prediction.tokens for prediction in recognizer.predict(crops)] == exact

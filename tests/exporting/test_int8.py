@@ -1,0 +1,80 @@
+"""The 8-bit graphs beside a bundle's exact ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from seqpar_deploy import Bundle
+from seqpar_deploy.backends import open_backend
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, BundleIntegrityError
+
+
+def weights_of(model: onnx.ModelProto) -> list[str]:
+    """The constant matrix of each product that has one."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [node.input[1] for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+
+
+def test_products_have_8_bit_weights_and_the_encoder_8_bit_activations(int8_bundle_dir: Path) -> None:
+    bundle = Bundle.open(int8_bundle_dir)
+    assert bundle.has_int8
+    for exact, quick, activations in (
+        (bundle.encoder, bundle.int8_encoder, True),
+        (bundle.decoder_step, bundle.int8_decoder_step, False),
+    ):
+        model = onnx.load(quick)
+        assert {entry.domain for entry in model.opset_import} == {""}  # any runtime reads it
+        made_by = {name: node for node in model.graph.node for name in node.output}
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        products = [node for node in model.graph.node if node.op_type == "MatMul"]
+        quantized = [node for node in products if node.input[1].endswith("_dequantized")]
+        assert len(quantized) == len(weights_of(onnx.load(exact)))
+        for node in quantized:
+            weights, scale = (constants[name] for name in made_by[node.input[1]].input)
+            assert (weights.dtype, scale.shape) == (np.int8, weights.shape[1:])
+            assert set(np.abs(weights.astype(int)).max(axis=0)) == {127}  # the whole range, in each channel
+            assert (node.input[0] in made_by and made_by[node.input[0]].op_type == "DequantizeLinear") == activations
+
+
+def test_they_say_nearly_what_the_exact_ones_say(int8_bundle_dir: Path, cpu_backend: str) -> None:
+    bundle = Bundle.open(int8_bundle_dir)
+    golden = bundle.golden()
+    exact, quick = (
+        (backend := open_backend(bundle, cpu_backend, arithmetic=arithmetic))  # type: ignore[arg-type]
+        .step(backend.encode(golden["crops"]), golden["tokens"][:, :-1])
+        .log_probs
+        for arithmetic in ("exact", "int8")
+    )
+    differences = np.abs(exact - quick)
+    assert 1e-5 < np.median(differences) < 5e-2  # it does compute otherwise, and not by much
+    assert np.corrcoef(exact.ravel(), quick.ravel())[0, 1] > 0.999
+
+
+def test_bundles_without_them_and_runtimes_without_bf16_say_so(bundle_dir: Path, cpu_backend: str) -> None:
+    bundle = Bundle.open(bundle_dir)
+    assert not bundle.has_int8
+    with pytest.raises(BackendError, match="has no 8-bit graphs; export it with --recipe int8"):
+        open_backend(bundle, cpu_backend, arithmetic="int8")  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailableError, match="no arithmetic 'int4'; known are exact, bf16, int8"):
+        open_backend(bundle, cpu_backend, arithmetic="int4")  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailableError, match="ONNX Runtime does not compute in bf16 on CPUs"):
+        open_backend(bundle, "onnxruntime", arithmetic="bf16")
+    with pytest.raises(BackendUnavailableError, match="onnxruntime-cuda computes as the bundle's graphs say"):
+        open_backend(bundle, "onnxruntime-cuda", arithmetic="int8")
+
+
+def test_a_changed_8_bit_graph_is_refused(int8_bundle_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(int8_bundle_dir, copy)
+    weights = copy / "encoder_int8.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[10] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleIntegrityError, match=r"encoder_int8\.onnx\.data has sha256"):
+        Bundle.open(copy)

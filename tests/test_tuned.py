@@ -1,0 +1,70 @@
+"""The choice beside a bundle: used where it was made, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqpar_deploy import Bundle, Greedy, Recognizer, Speculative
+from seqpar_deploy.tuned import TUNED, Tuned, load_tuned, save_tuned
+
+CHOICE = Tuned(backend="onnxruntime", arithmetic="int8", recheck=0.25, speculative=True, threads=1, batch_size=4)
+
+
+@pytest.fixture
+def bundle(int8_bundle_dir: Path, tmp_path: Path) -> Bundle:
+    return Bundle.open(shutil.copytree(int8_bundle_dir, tmp_path / "bundle"))
+
+
+def rewrite(bundle: Bundle, /, **changes: Any) -> None:
+    values = json.loads((bundle.path / TUNED).read_text())
+    (bundle.path / TUNED).write_text(json.dumps(values | changes))
+
+
+def test_a_recognizer_that_is_told_nothing_uses_it(bundle: Bundle) -> None:
+    save_tuned(bundle, CHOICE)
+    assert load_tuned(bundle) == CHOICE
+    with Recognizer.from_bundle(bundle.path) as recognizer:
+        assert (recognizer.backend.name, recognizer.strategy) == ("onnxruntime", Speculative())
+    with Recognizer.from_bundle(bundle.path, arithmetic="exact") as recognizer:
+        assert (recognizer.backend.name, recognizer.strategy) == ("openvino", Greedy())
+    with Recognizer.from_bundle(bundle.path, backend="openvino") as recognizer:
+        assert recognizer.backend.name == "openvino"
+
+
+@pytest.mark.parametrize("key", ["bundle", "processor", "cores", "runtimes", "format"])
+def test_it_holds_for_one_bundle_machine_and_runtime(bundle: Bundle, key: str) -> None:
+    save_tuned(bundle, CHOICE)
+    rewrite(bundle, **{key: "another"})
+    assert load_tuned(bundle) is None
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"backend": "tpu"},
+        {"arithmetic": "int4"},
+        {"recheck": None},
+        {"recheck": -1.0},
+        {"recheck": "0"},
+        {"threads": 0},
+        {"batch_size": 1.5},
+        {"password": 1},
+    ],
+    ids=str,
+)
+def test_what_it_cannot_mean_is_passed_over(bundle: Bundle, choice: dict[str, Any]) -> None:
+    save_tuned(bundle, CHOICE)
+    values = json.loads((bundle.path / TUNED).read_text())
+    rewrite(bundle, choice=values["choice"] | choice)
+    assert load_tuned(bundle) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', "[" * 100_000])
+def test_a_damaged_file_is_passed_over(bundle: Bundle, text: str) -> None:
+    (bundle.path / TUNED).write_text(text)
+    assert load_tuned(bundle) is None
