@@ -23,13 +23,14 @@ from seqpar_deploy.bundle import DECODER_STEP, ENCODER, Bundle, Dimensions
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.exporting.comparison import Comparison, Jump, StageError, relative_error
 from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, export_graph, graph_specs, uint8_to_images
-from seqpar_deploy.exporting.stages import Array, Run, StagedGraph, run_onnxruntime, run_openvino
+from seqpar_deploy.exporting.stages import Array, StagedGraph, run_onnxruntime, run_openvino
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import PAD
 
-ProbedBackend = Literal["onnxruntime", "openvino", "openvino-bf16"]
+ProbedBackend = Literal["onnxruntime", "openvino"]
+Arithmetic = Literal["fp32", "bf16"]
 
 # Relative errors that arithmetic in a precision makes of itself, over a whole network.
 NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
@@ -43,6 +44,7 @@ class Explanation:
     """
 
     backend: ProbedBackend
+    arithmetic: Arithmetic
     noise: float
     export_error: float
     stages: tuple[StageError, ...]
@@ -84,9 +86,12 @@ def explain(
     tokens: Int64Array,
     *,
     backend: ProbedBackend = "onnxruntime",
+    arithmetic: Arithmetic = "fp32",
     progress: Progress = silent,
 ) -> Explanation:
     """Compare a bundle's graphs on `backend` with those of its checkpoint in FP32 on ONNX Runtime.
+
+    `arithmetic` bf16 is OpenVINO's, on CPUs that have it.
 
     `model` and `token_table` (V, d) are the checkpoint in float32; `crops` uint8 (B, H, W, 3) prepared, a few;
     `tokens` int64 (B, C) what the checkpoint says of them, from `<bos>` on and right-padded.
@@ -103,7 +108,9 @@ def explain(
             export_graph(encoder, specs["encoder"], folder / ENCODER, opset=opset)
             step = DecoderStepGraph(model, token_table)
             export_graph(step, specs["decoder_step"], folder / DECODER_STEP, opset=opset)
-        return compare_graphs(bundle, folder, eager, crops, tokens, backend=backend, progress=progress)
+        return compare_graphs(
+            bundle, folder, eager, crops, tokens, backend=backend, arithmetic=arithmetic, progress=progress
+        )
 
 
 def compare_graphs(
@@ -114,19 +121,16 @@ def compare_graphs(
     tokens: Int64Array,
     *,
     backend: ProbedBackend = "onnxruntime",
+    arithmetic: Arithmetic = "fp32",
     progress: Progress = silent,
 ) -> Explanation:
     """`explain` with the FP32 graphs that lie in the folder `reference`."""
-    runs: dict[ProbedBackend, Run] = {
-        "onnxruntime": run_onnxruntime,
-        "openvino": run_openvino("f32"),
-        "openvino-bf16": run_openvino("bf16"),
-    }
-    noise = NOISE["bf16" if backend == "openvino-bf16" else bundle.precision]
+    run = run_openvino(arithmetic) if backend == "openvino" else run_onnxruntime
+    noise = NOISE[bundle.precision if arithmetic == "fp32" else arithmetic]
 
     def comparison(graph: str) -> Comparison:
         reference_graph = StagedGraph(reference / graph, run_onnxruntime)
-        return Comparison(StagedGraph(bundle.path / graph, runs[backend]), reference_graph, noise)
+        return Comparison(StagedGraph(bundle.path / graph, run), reference_graph, noise)
 
     with progress("comparing the encoder"):
         encoder = comparison(ENCODER)
@@ -144,6 +148,7 @@ def compare_graphs(
         )
     return Explanation(
         backend=backend,
+        arithmetic=arithmetic,
         noise=noise,
         export_error=export_error,
         stages=(*encoder.stages, *step.stages),

@@ -122,12 +122,13 @@ def run_onnxruntime(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[
 
 
 def run_openvino(arithmetic: str) -> Run:
-    """On the CPU, with products in `f32` or `bf16`."""
+    """On the CPU, with arithmetic in `fp32` or `bf16`."""
+    precision = {"fp32": "f32", "bf16": "bf16"}[arithmetic]
 
     def run(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[str]) -> list[Array]:
         if not openvino.is_available():
             raise BackendUnavailableError("OpenVINO is not installed; pip install 'seqpar-deploy[openvino]'")
-        config = {"INFERENCE_PRECISION_HINT": arithmetic, "PERFORMANCE_HINT": "LATENCY"}
+        config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino._core().compile_model(graph, "CPU", config)
         results = compiled(dict(inputs))
         return [np.array(results[name]) for name in tensors]

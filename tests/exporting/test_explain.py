@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from onnx import helper, numpy_helper
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ExportError
+from seqpar_deploy.exporting.comparison import Comparison
 from seqpar_deploy.exporting.explain import NOISE, Explanation, compare_graphs, explain
 from seqpar_deploy.exporting.parity import Reference, reference_generations
+from seqpar_deploy.exporting.stages import StagedGraph, run_onnxruntime
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
@@ -27,6 +29,8 @@ from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.vocab import LabelSet
 
 Edit = Callable[[onnx.GraphProto], None]
+BLOCK = "clip_visual.transformer.resblocks.0"
+IN, MIDDLE, OUT = "clip_visual.ln_pre/LayerNormalization", f"{BLOCK}/Add", f"{BLOCK}/Add_2"
 MLP = "clip_visual.transformer.resblocks.1.mlp.c_fc/MatMul"
 NORM = "clip_visual.transformer.resblocks.1.ln_1"
 
@@ -116,11 +120,15 @@ def compared(bundle: Bundle, reference: Path, said: Said, **options: Any) -> Exp
     return compare_graphs(bundle, reference, said.eager, said.reference.crops, said.reference.tokens, **options)
 
 
-def test_equal_graphs_agree(bundle_dir: Path, said: Said, cpu_backend: str) -> None:
-    found = compared(Bundle.open(bundle_dir), bundle_dir, said, backend=cpu_backend)
-    assert found.jumps == ()
-    assert found.conclusion.startswith(f"the graphs agree within noise on {cpu_backend}")
-    assert all(stage.relative is not None and stage.relative < 1e-5 for stage in found.stages)
+@pytest.mark.parametrize(
+    ("backend", "arithmetic", "error"),
+    [("onnxruntime", "fp32", 1e-5), ("openvino", "fp32", 1e-5), ("openvino", "bf16", 1e-1)],
+)
+def test_equal_graphs_agree(bundle_dir: Path, said: Said, backend: str, arithmetic: str, error: float) -> None:
+    found = compared(Bundle.open(bundle_dir), bundle_dir, said, backend=backend, arithmetic=arithmetic)
+    assert (found.jumps, found.noise) == ((), NOISE[arithmetic])
+    assert found.conclusion.startswith(f"the graphs agree within noise on {backend}")
+    assert all(stage.relative is not None and stage.relative < error for stage in found.stages)
     assert [stage.stage for stage in found.stages if stage.part == "encoder"] == [
         "Div_2",
         "clip_visual.conv1/Conv",
@@ -191,6 +199,35 @@ def test_the_checkpoint_is_exported_again(fp16_bundle_dir: Path, said: Said) -> 
     assert (found.jumps, found.noise) == ((), NOISE["fp16"])
     assert 0 < max(stage.relative or 0 for stage in found.stages) < 5e-3
     assert found.export_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("whole", "one_by_one", "sentence"),
+    [
+        ({OUT: 1.1}, {MIDDLE: 1.1}, f"the error jumps from 0.0e+00 to 1.0e-01 at {MIDDLE}"),
+        ({OUT: 1.1}, {}, f"the error goes from 0.0e+00 to 1.0e-01 in {BLOCK}, but not with its nodes run one by one"),
+        (
+            {IN: 1.00005, OUT: 1.0002},
+            {IN: 1.00005, MIDDLE: 1.0002},
+            f"the error grows without a jump, and passes the noise at {MIDDLE}, from 5.0e-05 to 2.0e-04",
+        ),
+    ],
+)
+def test_errors_that_a_backend_makes(
+    bundle_dir: Path, said: Said, whole: dict[str, float], one_by_one: dict[str, float], sentence: str
+) -> None:
+    """A backend that multiplies some results of a block: where its nodes are run as a whole, and where one by one."""
+
+    def run(graph: Path, inputs: Mapping[str, Any], tensors: Sequence[str]) -> list[Any]:
+        factors = one_by_one if MIDDLE in tensors else whole
+        values = zip(tensors, run_onnxruntime(graph, inputs, tensors), strict=True)
+        return [value * np.float32(factors[name]) if name in factors else value for name, value in values]
+
+    path = bundle_dir / "encoder.onnx"
+    comparison = Comparison(StagedGraph(path, run), StagedGraph(path, run_onnxruntime), 1e-4)
+    comparison.compare("encoder", {"crops": said.reference.crops}, {"crops": said.reference.crops})
+    (jump,) = comparison.jumps
+    assert str(jump).startswith(f"encoder: {sentence}")
 
 
 def test_bundles_it_cannot_compare_are_refused(bundle_dir: Path, said: Said, tmp_path: Path) -> None:
