@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import ast
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -183,7 +185,10 @@ def graph_specs(model: SequencePAR, cache_dtype: str) -> dict[str, GraphSpec]:
 
 
 def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) -> None:
-    """Write one graph with its weights beside it, and check it. Raises ExportError."""
+    """Write one graph with its weights beside it, its nodes named after their modules, and check it.
+
+    Raises ExportError.
+    """
     dynamic = tuple(
         {axis: _dimension(str(size)) for axis, size in enumerate(s.shape) if isinstance(size, str)} for s in spec.inputs
     )
@@ -200,9 +205,30 @@ def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) 
             verbose=False,
         )
     assert program is not None
+    _name_after_modules(program.model.graph)
     _forget_sources(program.model)
     program.save(path, external_data=True)
     _check(path, spec, opset)
+
+
+def _name_after_modules(graph: Any) -> None:
+    """Call nodes and the tensors they make `<module>/<operator>`, from the second on with a number.
+
+    `decoder.layers.0.self_att/Add`; `Div_2` in the outermost module. Numbers count one operator in one module: the
+    casts that FP16 adds leave all other names as in FP32, so that tensors of the two can be compared by name.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    declared = set(graph.outputs)  # these keep the names that the bundle promises
+    for node in graph.all_nodes():
+        # From the outermost module to the innermost, then the operation; shapes of inputs are outside all modules.
+        *modules, _ = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+        inside = bool(modules and modules[0] == "" and modules[-1])
+        name = f"{modules[-1]}/{node.op_type}" if inside else node.op_type
+        counts[name] += 1
+        node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"
+        for index, value in enumerate(node.outputs):
+            if value not in declared:
+                value.name = node.name if index == 0 else f"{node.name}.{index}"
 
 
 def _forget_sources(model: Any) -> None:
