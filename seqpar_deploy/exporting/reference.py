@@ -1,0 +1,159 @@
+"""What the checkpoint says of the crops a bundle is held against: the reference, and its form as golden data.
+
+Needs no torch: where there is none, a bundle's golden data are the reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.decoding import Beam, Greedy
+from seqpar_deploy.exporting.parity_crops import ParityCrop
+from seqpar_deploy.vocab import BOS, EOS, PAD
+
+Progress = Callable[[int, int], None]  # (crops done, crops in all)
+
+BATCH = 4  # crops at a time: the reference keeps no cache, and a full-size batch is to stay small in memory
+BEAM = Beam(width=3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The checkpoint's own answers: greedy sequences of prepared crops, from `<bos>` on.
+
+    `crops` uint8 (G, H, W, 3); `tokens` int64 (G, C), right-padded; `log_probs` float32 (G, C - 1, V), what follows
+    each token but the last. Only the first `lengths[g]` of these belong to crop g's sequence.
+
+    What older golden data do not have: `beam_tokens` as `tokens`, found with `BEAM`, rows of nothing but `<pad>` where
+    no beams were searched; `people`, the crops before they were prepared; `attributes`, the names of tokens 3 and on;
+    `suspects`, the log-probabilities (V,) that would follow `<bos>` for the first crop, had a known mistake been made.
+    """
+
+    crops: npt.NDArray[np.uint8]
+    tokens: Int64Array
+    log_probs: Float32Array
+    beam_tokens: Int64Array | None = None
+    people: tuple[ParityCrop, ...] = ()
+    attributes: tuple[str, ...] = ()
+    suspects: Mapping[str, Float32Array] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Int64Array:
+        """Tokens generated for each crop, `<eos>` included (G,)."""
+        ended = np.cumsum(self.tokens[:, 1:] == EOS, axis=1) - (self.tokens[:, 1:] == EOS)
+        return np.asarray(np.count_nonzero(ended == 0, axis=1), dtype=np.int64)
+
+    @property
+    def beamed(self) -> list[int]:
+        """The crops whose beams are known."""
+        return [] if self.beam_tokens is None else np.flatnonzero(self.beam_tokens[:, 0] == BOS).tolist()
+
+    def sequence(self, crop: int) -> tuple[int, ...]:
+        """The tokens after `<bos>`, with the `<eos>` if there is one."""
+        return tuple(self.tokens[crop, 1 : 1 + self.lengths[crop]].tolist())
+
+    def name(self, crop: int) -> str:
+        return self.people[crop].name if self.people else f"crop {crop}"
+
+    def attribute_names(self, tokens: Sequence[int]) -> list[str]:
+        """Names of the attributes among these tokens, in token order; numbers where names are not known."""
+        named = sorted({token for token in tokens if token > PAD})
+        return [self.attributes[token - PAD - 1] if self.attributes else str(token) for token in named]
+
+    def subset(self, rows: Sequence[int]) -> Reference:
+        """These crops alone. `suspects` are of the first crop, so keep that first."""
+        index = np.asarray(rows, dtype=np.int64)
+        return dataclasses.replace(
+            self,
+            crops=self.crops[index],
+            tokens=self.tokens[index],
+            log_probs=self.log_probs[index],
+            beam_tokens=None if self.beam_tokens is None else self.beam_tokens[index],
+            people=tuple(self.people[row] for row in rows) if self.people else (),
+        )
+
+
+def reference_generations(
+    backend: Backend[Any],
+    crops: npt.NDArray[np.uint8],
+    *,
+    max_steps: int,
+    beams: Sequence[int] = (),
+    encode: Callable[[slice], Any] | None = None,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> Reference:
+    """Greedy sequences of prepared crops and their log-probabilities from an eager backend; beams of some crops.
+
+    `encode`, where given, starts the crops of a slice in the backend's place: from pictures prepared in another way.
+    """
+    encode = encode or (lambda rows: backend.encode(crops[rows]))
+    tokens = _no_tokens(len(crops), max_steps)
+    tokens[:, 0] = BOS
+    beam_tokens = _no_tokens(len(crops), max_steps)
+    log_probs = []
+    for start in range(0, len(crops), batch_size):
+        rows = slice(start, min(start + batch_size, len(crops)))
+        for crop, generation in enumerate(Greedy().generate(backend, encode(rows), max_steps=max_steps), start):
+            tokens[crop, 1 : 1 + len(generation.tokens)] = generation.tokens
+        log_probs.append(backend.step(encode(rows), tokens[rows, :-1]).log_probs)
+        if progress:
+            progress(rows.stop, len(crops))
+    for crop in beams:
+        (generation,) = BEAM.generate(backend, encode(slice(crop, crop + 1)), max_steps=max_steps)
+        beam_tokens[crop, : 1 + len(generation.tokens)] = [BOS, *generation.tokens]
+    return Reference(crops=crops, tokens=tokens, log_probs=np.concatenate(log_probs), beam_tokens=beam_tokens)
+
+
+def _no_tokens(rows: int, max_steps: int) -> Int64Array:
+    return np.full((rows, max_steps + 1), PAD, dtype=np.int64)
+
+
+def golden_arrays(reference: Reference) -> dict[str, npt.NDArray[Any]]:
+    """A reference as plain arrays, for `golden.npz`. Raw crops have sizes of their own: `raw_pixels` holds them all,
+    one after the other, `raw_shapes` (G, 2) their heights and widths."""
+    images = [person.image for person in reference.people]
+    arrays: dict[str, npt.NDArray[Any] | None] = {
+        "crops": reference.crops,
+        "tokens": reference.tokens,
+        "log_probs": reference.log_probs,
+        "beam_tokens": reference.beam_tokens,
+        "raw_pixels": np.concatenate([image.ravel() for image in images]),
+        "raw_shapes": np.array([image.shape[:2] for image in images], dtype=np.int64),
+        "names": np.array([person.name for person in reference.people]),
+        "kinds": np.array([person.kind for person in reference.people]),
+        "attributes": np.array(reference.attributes),
+        "suspect_names": np.array(list(reference.suspects), dtype=np.str_),
+        "suspect_log_probs": np.array(list(reference.suspects.values()), dtype=np.float32),
+    }
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def reference_from_golden(bundle: Bundle) -> Reference:
+    """The reference a bundle carries. Parts that older bundles lack are empty."""
+    golden = bundle.golden()
+    people: list[ParityCrop] = []
+    if "raw_pixels" in golden:
+        ends = np.cumsum([3 * height * width for height, width in golden["raw_shapes"].tolist()])
+        pieces = np.split(golden["raw_pixels"], ends[:-1])
+        for piece, shape, name, kind in zip(
+            pieces, golden["raw_shapes"].tolist(), golden["names"].tolist(), golden["kinds"].tolist(), strict=True
+        ):
+            people.append(ParityCrop(name=name, kind=kind, image=piece.reshape(*shape, 3)))
+    suspects = zip(golden.get("suspect_names", ()), golden.get("suspect_log_probs", ()), strict=True)
+    return Reference(
+        crops=golden["crops"],
+        tokens=golden["tokens"],
+        log_probs=golden["log_probs"],
+        beam_tokens=golden.get("beam_tokens"),
+        people=tuple(people),
+        attributes=tuple(str(name) for name in golden.get("attributes", ())),
+        suspects={str(name): log_probs for name, log_probs in suspects},
+    )
