@@ -32,7 +32,8 @@ def parity(
     backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt, ...")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads an inference.", min=1)] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Compare with this checkpoint in PyTorch, on many crops. Needs the export extra.")
+        Path | None,
+        typer.Option(help="Compare with this checkpoint in PyTorch, on many crops. Needs the export extra."),
     ] = None,
     crops: Annotated[
         int, typer.Option(help="With --checkpoint: real and rendered crops; adversarial ones come on top.", min=1)
@@ -157,10 +158,9 @@ def format_report(report: Mapping[str, Any], name: str) -> str:
     for check in report["checks"]:
         lines.append(f"  {'ok   ' if check['passed'] else 'WRONG'}  {check['name']:{width}}  {check['detail']}")
     for d in report["divergences"]:
-        what = "tie" if d["tie"] else "WRONG"
-        lines.append(
-            f"  {what}: {d['name']} at step {d['step']}: token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"
-        )
+        where = f"{d['name']} at step {d['step']}"
+        tokens = f"token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"
+        lines.append(f"  {'tie' if d['tie'] else 'WRONG'}: {where}: {tokens}")
     lines.append(
         f"{report['identical']} sequences and {report['identical_sets']} sets of attributes identical, {report['ties']} "
         f"ties; log-probabilities differ by {report['log_prob_median']:.1e} (median), {report['log_prob_p99']:.1e} "
@@ -168,7 +168,9 @@ def format_report(report: Mapping[str, Any], name: str) -> str:
     )
     if scores := report["scores"]:
         for kind, values in (("checkpoint", scores["wanted"]), ("bundle", scores["got"])):
-            lines.append(f"{kind}: mA {100 * values['mA']:.2f}, F1 {100 * values['F1']:.2f} ({scores['people']} people)")
+            lines.append(
+                f"{kind}: mA {100 * values['mA']:.2f}, F1 {100 * values['F1']:.2f} ({scores['people']} people)"
+            )
     return "\n".join(lines)
 
 

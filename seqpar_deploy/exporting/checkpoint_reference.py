@@ -24,10 +24,12 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.preprocess import Crop, Preprocessing
 from seqpar_deploy.vocab import BOS, LabelSet
 
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_NONE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+_NORMALISATIONS = {  # mean and std that other models are used with
+    "of CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "of ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "0.5 and 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "0 and 1, as if left out": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 def checkpoint_reference(
@@ -98,27 +100,19 @@ def _suspects(
             published_images(np.ascontiguousarray(crop[..., ::-1]), preprocessing)
         ),
         "pixels are not scaled from 0..255 to 0..1": first_step(
-            (255 * pixels - torch.tensor(preprocessing.mean).view(3, 1, 1)) / torch.tensor(preprocessing.std).view(3, 1, 1)
+            (255 * pixels - torch.tensor(preprocessing.mean).view(3, 1, 1))
+            / torch.tensor(preprocessing.std).view(3, 1, 1)
         ),
     }
-    for name, (mean, std) in {
-        "of CLIP": _CLIP,
-        "of ImageNet": _IMAGENET,
-        "0.5 and 0.5": _HALF,
-        "0 and 1, as if left out": _NONE,
-    }.items():
-        if (mean, std) == (preprocessing.mean, preprocessing.std):
-            continue
-        for wrong, changes in (
-            ("mean and std are those", {"mean": mean, "std": std}),
-            ("mean is that", {"mean": mean}),
-            ("std is that", {"std": std}),
+    wanted = f"wanted mean {preprocessing.mean}, std {preprocessing.std}"
+    for name, (mean, std) in _NORMALISATIONS.items():
+        for wrong, changed in (
+            ("mean and std are those", dataclasses.replace(preprocessing, mean=mean, std=std)),
+            ("mean is that", dataclasses.replace(preprocessing, mean=mean)),
+            ("std is that", dataclasses.replace(preprocessing, std=std)),
         ):
-            changed = dataclasses.replace(preprocessing, **changes)
             if changed != preprocessing:
-                found[f"{wrong} {name}, wanted mean {preprocessing.mean}, std {preprocessing.std}"] = first_step(
-                    published_images(crop, changed)
-                )
+                found.setdefault(f"{wrong} {name}, {wanted}", first_step(published_images(crop, changed)))
     for name, shift in (("one too far", -1), ("one too near", 1)):
         with _positions_shifted(model, shift):
             found[f"positions are off by one, {name}"] = first_step(right)

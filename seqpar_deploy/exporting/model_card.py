@@ -29,7 +29,7 @@ opset {producer["opset"]}.
 
 ## What was checked
 Against the checkpoint (PyTorch, FP32, no cache) on {parity["crops"]} crops ({kinds}), run on
-{parity["backend"]}: {parity["identical"]} greedy sequences identical, {parity["ties"]} leaving the checkpoint at a numerical tie.
+{parity["backend"]}: {parity["identical"]} greedy sequences identical, {parity["ties"]} leaving it at a numerical tie.
 Log-probabilities along the checkpoint's sequences differ by {parity["log_prob_median"]:.2g} in the median and
 {parity["log_prob_max"]:.2g} at most. Checked as well: {checks}. `seqpar parity` repeats this on any machine.
 

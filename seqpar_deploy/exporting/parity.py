@@ -126,7 +126,7 @@ def check_parity(
         _check_log_probs(answers, tolerances),
         _check_tokens("greedy", divergences, len(answers)),
         _check_speculative(trial, tolerances, batch_size),
-        *_check_beams(trial, tolerances),
+        _check_beams(trial, tolerances),
         *(_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)),
     ]
     differences = _together(answers)
@@ -155,9 +155,7 @@ class _Answer:
     differences: Float32Array
 
 
-def _replay(
-    trial: Trial, crops: Sequence[int], batch_size: int, progress: Progress | None = None
-) -> list[_Answer]:
+def _replay(trial: Trial, crops: Sequence[int], batch_size: int, progress: Progress | None = None) -> list[_Answer]:
     """Each crop's sequence in one call, and greedily step by step in the same cache."""
     reference = trial.reference
     answers: list[_Answer] = []
@@ -280,7 +278,7 @@ def _check_tokens(name: str, divergences: Sequence[Divergence], sequences: int) 
 
 def _check_speculative(trial: Trial, tolerances: ParityTolerances, batch_size: int) -> Check:
     crops = range(min(len(trial.reference.crops), tolerances.beams))
-    answers = []
+    answers: list[tuple[int, tuple[int, ...]]] = []
     for start in range(0, len(crops), batch_size):
         batch = list(crops[start : start + batch_size])
         answers += zip(batch, _generate(trial, batch, Speculative()), strict=True)
@@ -288,11 +286,11 @@ def _check_speculative(trial: Trial, tolerances: ParityTolerances, batch_size: i
     return _check_tokens("speculative", [divergence for divergence in found if divergence], len(crops))
 
 
-def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Iterator[Check]:
+def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
     reference = trial.reference
-    if not (crops := reference.beamed):
-        return
-    assert reference.beam_tokens is not None
+    crops = reference.beamed
+    if reference.beam_tokens is None:
+        return _not_checked("beam", "beams")
     wrong, ties = [], 0
     for crop in crops:
         (got,) = _generate(trial, [crop], BEAM)
@@ -306,7 +304,7 @@ def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Iterator[Check]:
             wrong.append(f"crop {crop}: beams of {BEAM.width} find {got}, wanted {wanted}; scores {apart:.3g} apart")
     more = f" (and {len(wrong) - 1} more crops)" if len(wrong) > 1 else ""
     right = f"{len(crops) - ties} of {len(crops)} sequences identical{f', {ties} with equal scores' if ties else ''}"
-    yield _check("beam", f"{wrong[0]}{more}" if wrong else None, right)
+    return _check("beam", f"{wrong[0]}{more}" if wrong else None, right)
 
 
 def _score(trial: Trial, crop: int, tokens: Sequence[int]) -> float:

@@ -225,7 +225,10 @@ def probe_reordering(trial: Trial) -> str | None:
     for place, crop in enumerate(reordered if got is not None else []):
         step = trial.wrong_step(crop, got[place], kept)  # type: ignore[index]
         if step is not None:
-            return f"after reordering to rows {rows}, row {place} is wrong from step {step} on: cache or cross_kv is not the row's own"
+            return (
+                f"after reordering to rows {rows}, row {place} is wrong from step {step} on: "
+                "cache or cross_kv is not the row's own"
+            )
     return None
 
 
@@ -239,4 +242,3 @@ def wrong_slots(size: int, wrong: Iterable[int], crops: Sequence[int]) -> str | 
     last = ", the last" if slots == [size - 1] else ""
     named = f"slot {slots[0]}{last}, is" if last else f"slots {slots} are" if len(slots) > 1 else f"slot {slots[0]} is"
     return f"{named} wrong in batches of {size}: crop {crops[slots[0]]} is right elsewhere; the profile of this size"
-

@@ -61,7 +61,9 @@ def _mistakes(size: int, preprocessing: Preprocessing) -> Mapping[str, Mistake]:
     padded = preprocessing.pad == "square"
     wanted = preprocessing.interpolation
 
-    def pad(image: Image.Image, fill: tuple[int, int, int] = preprocessing.fill, *, centred: bool = True) -> Image.Image:
+    def pad(
+        image: Image.Image, fill: tuple[int, int, int] = preprocessing.fill, *, centred: bool = True
+    ) -> Image.Image:
         side = max(image.size)
         square = Image.new("RGB", (side, side), fill)
         left, top = ((side - image.width) // 2, (side - image.height) // 2) if centred else (0, 0)

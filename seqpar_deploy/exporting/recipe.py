@@ -61,7 +61,7 @@ def tolerances_of(bundle: Bundle) -> ParityTolerances:
     """Those the bundle was made with. Raises RecipeError."""
     try:
         values = dict(bundle.manifest["recipe"]["parity"])
-        return _dataclass_from(ParityTolerances, values, "parity ")  # type: ignore[no-any-return]
+        return _dataclass_from(ParityTolerances, values, "parity ")
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"{bundle.path} holds no tolerances: {error}; export the bundle again") from None
 

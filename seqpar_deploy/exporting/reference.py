@@ -5,6 +5,7 @@ Needs no torch: where there is none, a bundle's golden data are the reference.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -101,9 +102,11 @@ def reference_generations(
     log_probs = []
     for start in range(0, len(crops), batch_size):
         rows = slice(start, min(start + batch_size, len(crops)))
-        for crop, generation in enumerate(Greedy().generate(backend, encode(rows), max_steps=max_steps), start):
+        state = encode(rows)
+        used_up = copy.deepcopy(state)
+        for crop, generation in enumerate(Greedy().generate(backend, used_up, max_steps=max_steps), start):
             tokens[crop, 1 : 1 + len(generation.tokens)] = generation.tokens
-        log_probs.append(backend.step(encode(rows), tokens[rows, :-1]).log_probs)
+        log_probs.append(backend.step(state, tokens[rows, :-1]).log_probs)
         if progress:
             progress(rows.stop, len(crops))
     for crop in beams:
