@@ -26,6 +26,8 @@ from seqpar_deploy.exporting.reference import Reference, reference_from_golden
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.resources import sample_crops
 
+_SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
+
 
 def parity(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
@@ -66,14 +68,7 @@ def parity(
     reference = _reference(opened, model, crops)
     with closing(open_backend(opened, backend, threads=threads)) as running:  # type: ignore[arg-type]
         with stage(f"comparing on {running.name}") as progress:
-            report = check_parity(
-                running,
-                reference,
-                tolerances,
-                bundle=opened,
-                source="checkpoint" if model else "golden data",
-                progress=progress,
-            )
+            report = check_parity(running, reference, tolerances, bundle=opened, progress=progress)
         if model is not None and dataset is not None:
             scores = {"wanted": _score(opened, model.backend, dataset), "got": _score(opened, running, dataset)}
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
@@ -161,11 +156,9 @@ def format_report(report: Mapping[str, Any], name: str) -> str:
         where = f"{d['name']} at step {d['step']}"
         tokens = f"token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"
         lines.append(f"  {'tie' if d['tie'] else 'WRONG'}: {where}: {tokens}")
-    lines.append(
-        f"{report['identical']} sequences and {report['identical_sets']} sets of attributes identical, {report['ties']} "
-        f"ties; log-probabilities differ by {report['log_prob_median']:.1e} (median), {report['log_prob_p99']:.1e} "
-        f"(99 %), {report['log_prob_max']:.1e} (at most)"
-    )
+    same = f"{report['identical']} sequences and {report['identical_sets']} sets of attributes identical"
+    shares = (f"{report[f'log_prob_{key}']:.1e} ({what})" for key, what in _SHARES.items())
+    lines.append(f"{same}, {report['ties']} ties; log-probabilities differ by {', '.join(shares)}")
     if scores := report["scores"]:
         for kind, values in (("checkpoint", scores["wanted"]), ("bundle", scores["got"])):
             lines.append(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array
+from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array, StepOutput
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.exporting.parity_crops import ParityCrop
@@ -33,7 +33,7 @@ class Reference:
     each token but the last. Only the first `lengths[g]` of these belong to crop g's sequence.
 
     What older golden data do not have: `beam_tokens` as `tokens`, found with `BEAM`, rows of nothing but `<pad>` where
-    no beams were searched; `people`, the crops before they were prepared; `attributes`, the names of tokens 3 and on;
+    no beams were searched, and `beam_margins` (G,), by how little a choice between beams was made; `people`, the crops before they were prepared; `attributes`, the names of tokens 3 and on;
     `suspects`, the log-probabilities (V,) that would follow `<bos>` for the first crop, had a known mistake been made.
     """
 
@@ -41,9 +41,11 @@ class Reference:
     tokens: Int64Array
     log_probs: Float32Array
     beam_tokens: Int64Array | None = None
+    beam_margins: Float32Array | None = None
     people: tuple[ParityCrop, ...] = ()
     attributes: tuple[str, ...] = ()
     suspects: Mapping[str, Float32Array] = dataclasses.field(default_factory=dict)
+    source: str = "checkpoint"  # or "golden data"
 
     @property
     def lengths(self) -> Int64Array:
@@ -59,6 +61,12 @@ class Reference:
     def sequence(self, crop: int) -> tuple[int, ...]:
         """The tokens after `<bos>`, with the `<eos>` if there is one."""
         return tuple(self.tokens[crop, 1 : 1 + self.lengths[crop]].tolist())
+
+    def beam(self, crop: int) -> tuple[int, ...]:
+        """As `sequence`, of the best beam."""
+        assert self.beam_tokens is not None
+        row = self.beam_tokens[crop, 1:]
+        return tuple(row[row != PAD].tolist())
 
     def name(self, crop: int) -> str:
         return self.people[crop].name if self.people else f"crop {crop}"
@@ -77,6 +85,7 @@ class Reference:
             tokens=self.tokens[index],
             log_probs=self.log_probs[index],
             beam_tokens=None if self.beam_tokens is None else self.beam_tokens[index],
+            beam_margins=None if self.beam_margins is None else self.beam_margins[index],
             people=tuple(self.people[row] for row in rows) if self.people else (),
         )
 
@@ -98,7 +107,6 @@ def reference_generations(
     encode = encode or (lambda rows: backend.encode(crops[rows]))
     tokens = _no_tokens(len(crops), max_steps)
     tokens[:, 0] = BOS
-    beam_tokens = _no_tokens(len(crops), max_steps)
     log_probs = []
     for start in range(0, len(crops), batch_size):
         rows = slice(start, min(start + batch_size, len(crops)))
@@ -109,10 +117,38 @@ def reference_generations(
         log_probs.append(backend.step(state, tokens[rows, :-1]).log_probs)
         if progress:
             progress(rows.stop, len(crops))
+    beam_tokens, beam_margins = _no_tokens(len(crops), max_steps), np.zeros(len(crops), np.float32)
     for crop in beams:
-        (generation,) = BEAM.generate(backend, encode(slice(crop, crop + 1)), max_steps=max_steps)
+        watched: Any = _ClosestChoice(backend)
+        (generation,) = BEAM.generate(watched, encode(slice(crop, crop + 1)), max_steps=max_steps)
         beam_tokens[crop, : 1 + len(generation.tokens)] = [BOS, *generation.tokens]
-    return Reference(crops=crops, tokens=tokens, log_probs=np.concatenate(log_probs), beam_tokens=beam_tokens)
+        beam_margins[crop] = watched.margin
+    return Reference(
+        crops=crops,
+        tokens=tokens,
+        log_probs=np.concatenate(log_probs),
+        beam_tokens=beam_tokens,
+        beam_margins=beam_margins,
+    )
+
+
+class _ClosestChoice:
+    """What a beam search over one crop asks of a backend. `margin` is the smallest difference of scores by which a
+    beam was kept or let go."""
+
+    def __init__(self, backend: Backend[Any]) -> None:
+        self._backend = backend
+        self._sums: Float32Array = np.zeros(1, dtype=np.float32)  # of each beam, best first
+        self.margin = float("inf")
+
+    def step(self, state: Any, tokens: Int64Array) -> StepOutput:
+        output = self._backend.step(state, tokens)
+        sums = self._sums[:, None] + output.log_probs[:, 0]  # (beams, V)
+        ranked, going_on = (-np.sort(-some, axis=None) for some in (sums, np.delete(sums, EOS, axis=1)))
+        k = BEAM.width
+        self.margin = min(self.margin, *(float(scores[k - 1] - scores[k]) for scores in (ranked, going_on)))
+        self._sums = going_on[:k]
+        return output
 
 
 def _no_tokens(rows: int, max_steps: int) -> Int64Array:
@@ -128,6 +164,7 @@ def golden_arrays(reference: Reference) -> dict[str, npt.NDArray[Any]]:
         "tokens": reference.tokens,
         "log_probs": reference.log_probs,
         "beam_tokens": reference.beam_tokens,
+        "beam_margins": reference.beam_margins,
         "raw_pixels": np.concatenate([image.ravel() for image in images]),
         "raw_shapes": np.array([image.shape[:2] for image in images], dtype=np.int64),
         "names": np.array([person.name for person in reference.people]),
@@ -156,7 +193,9 @@ def reference_from_golden(bundle: Bundle) -> Reference:
         tokens=golden["tokens"],
         log_probs=golden["log_probs"],
         beam_tokens=golden.get("beam_tokens"),
+        beam_margins=golden.get("beam_margins"),
         people=tuple(people),
         attributes=tuple(str(name) for name in golden.get("attributes", ())),
         suspects={str(name): log_probs for name, log_probs in suspects},
+        source="golden data",
     )

@@ -10,7 +10,8 @@ import pytest
 
 from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.errors import ParityError
-from seqpar_deploy.exporting.parity import ParityReport, check_parity
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.parity_report import ParityReport
 from seqpar_deploy.exporting.recipe import ParityTolerances
 from seqpar_deploy.exporting.reference import Reference, reference_generations
 from seqpar_deploy.vocab import BOS, EOS, PAD

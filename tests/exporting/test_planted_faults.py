@@ -23,7 +23,8 @@ from seqpar_deploy.errors import ParityError
 from seqpar_deploy.exporting import export
 from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, uint8_to_images
-from seqpar_deploy.exporting.parity import ParityReport, check_parity
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.parity_report import ParityReport
 from seqpar_deploy.exporting.recipe import Recipe, tolerances_of
 from seqpar_deploy.exporting.reference import reference_from_golden
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
