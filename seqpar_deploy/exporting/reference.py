@@ -32,9 +32,12 @@ class Reference:
     `crops` uint8 (G, H, W, 3); `tokens` int64 (G, C), right-padded; `log_probs` float32 (G, C - 1, V), what follows
     each token but the last. Only the first `lengths[g]` of these belong to crop g's sequence.
 
-    What older golden data do not have: `beam_tokens` as `tokens`, found with `BEAM`, rows of nothing but `<pad>` where
-    no beams were searched, and `beam_margins` (G,), by how little a choice between beams was made; `people`, the crops before they were prepared; `attributes`, the names of tokens 3 and on;
-    `suspects`, the log-probabilities (V,) that would follow `<bos>` for the first crop, had a known mistake been made.
+    What older golden data do not have:
+    `beam_tokens` as `tokens`, found with `BEAM`; rows of nothing but `<pad>` where no beams were searched
+    `beam_margins` float32 (G,), the smallest difference of scores by which such a search kept a beam or let it go
+    `people` the crops before they were prepared
+    `attributes` the names of tokens 3 and on
+    `suspects` the log-probabilities (V,) that would follow `<bos>` for the first crop, had a known mistake been made
     """
 
     crops: npt.NDArray[np.uint8]

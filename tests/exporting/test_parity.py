@@ -94,6 +94,23 @@ def test_another_token_at_a_tie_passes() -> None:
     assert report.require("nothing was written").log_prob_max == pytest.approx(5e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize(("margin", "breaches"), [(5e-4, 0), (0.5, 1)])
+def test_other_beams_pass_where_the_checkpoints_search_was_as_close(margin: float, breaches: int) -> None:
+    wanted = reference()
+    assert wanted.beam(3) == wanted.sequence(3)
+    assert wanted.beam_tokens is not None
+    assert wanted.beam_margins is not None
+    assert min(wanted.beam_margins) >= 0
+    wanted.beam_tokens[3, 1:4] = 7, 7, EOS  # which the backend does not find, and scores otherwise
+    wanted.beam_margins[3] = margin
+    report = check_parity(model(), wanted, TOLERANCES)
+    assert len(report.breaches) == breaches
+    assert all(breach.startswith("beam: crop 3: 3 beams find (5, 1), wanted (7, 7, 1)") for breach in report.breaches)
+    (beam,) = (check for check in report.checks if check.name == "beam")
+    assert beam.passed == (not breaches)
+    assert breaches or beam.detail == "5 of 6 sequences identical, 1 differ at a tie"
+
+
 @pytest.mark.parametrize(
     ("noise", "breaches"),
     [
