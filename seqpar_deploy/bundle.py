@@ -135,13 +135,14 @@ class Bundle:
         return sha256_of(self.path / MANIFEST)
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
-        """The checkpoint's own answers on a few crops.
+        """The checkpoint's own answers on a few crops: real ones first, then rendered and adversarial ones.
 
         `crops` uint8 (G, H, W, 3) prepared, `tokens` int64 (G, C) greedy and right-padded, starting with `<bos>`,
-        `log_probs` float32 (G, C - 1, V) of the step that follows each token.
+        `log_probs` float32 (G, C - 1, V) of the step that follows each token; and what `exporting/reference.py` says
+        of bundles made since the parity gate, `kinds` (G,) among it.
         """
         with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("crops", "tokens", "log_probs")}
+            return {name: arrays[name] for name in arrays.files}
 
 
 def new_bundle_dir(out: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:

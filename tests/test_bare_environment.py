@@ -57,7 +57,8 @@ def test_predicts_and_loads_nothing_of_pytorch(bare_python: Path, bundle_dir: Pa
 
     people = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(people) == 20
-    for person, wanted in zip(people, Bundle.open(bundle_dir).golden()["tokens"], strict=False):
+    golden = Bundle.open(bundle_dir).golden()
+    for person, wanted in zip(people, golden["tokens"][golden["kinds"] == "real"], strict=False):
         assert person["tokens"] == wanted[1 : 1 + len(person["tokens"])].tolist()
 
     loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}

@@ -35,11 +35,13 @@ def test_opens_and_knows_its_model(bundle_dir: Path) -> None:
     bundle = Bundle.open(bundle_dir)
     assert (bundle.label_set.name, bundle.precision, bundle.dimensions.capacity) == ("pa100k", "fp32", 27)
     assert bundle.manifest["parity"]["passed"]
-    assert bundle.manifest["parity"]["identical"] == 20
+    assert bundle.manifest["parity"]["identical"] == bundle.manifest["parity"]["crops"] == 42
     golden = bundle.golden()
-    assert golden["crops"].shape == (4, 32, 32, 3)
-    assert golden["tokens"].shape == (4, 27)
-    assert golden["log_probs"].shape == (4, 26, 29)
+    assert golden["kinds"].tolist() == ["real"] * 4 + ["rendered"] * 3 + ["adversarial"] * 14
+    assert golden["crops"].shape == (21, 32, 32, 3)
+    assert golden["tokens"].shape == golden["beam_tokens"].shape == (21, 27)
+    assert golden["log_probs"].shape == (21, 26, 29)
+    assert (bundle_dir / "golden.npz").stat().st_size < 1e6
     assert str(bundle_dir.parent) not in (bundle_dir / "manifest.json").read_text()
 
 

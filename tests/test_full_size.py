@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from test_engines import assert_typed_as_designed
 
 from seqpar_deploy import Bundle
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.exporting.parity import check_parity, reference_generations
+from seqpar_deploy.exporting.parity import check_parity
 from seqpar_deploy.exporting.recipe import load_recipe
+from seqpar_deploy.exporting.reference import reference_generations
 from seqpar_deploy.images import read_image
 from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.resources import data_dir, sample_crops
@@ -29,6 +31,7 @@ from seqpar_deploy.resources import data_dir, sample_crops
 pytestmark = pytest.mark.slow
 
 CROPS = sample_crops()[:4]
+FEWER = {"crops": 2, "rendered": 0, "beams": 1, "largest_batch": 4}  # than the recipes that ship
 MAKE_CHECKPOINT = """
 import sys, torch
 from seqpar_deploy.modeling.architecture import vit_l_14
@@ -73,7 +76,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Expo
         for precision in ("fp32", "fp16"):
             recipe, out = folder / f"{precision}.toml", folder / precision
             ours = (data_dir("export") / f"{precision}.toml").read_text()
-            recipe.write_text(ours.replace("crops = 20", "crops = 2"))
+            for number in FEWER:
+                ours = re.sub(rf"^{number} = \d+", f"{number} = {FEWER[number]}", ours, flags=re.MULTILINE)
+            recipe.write_text(ours)
             _, memory = run("seqpar-export", "checkpoint", checkpoint, "--recipe", recipe, "--out", out)
             made[precision] = Exported(out, memory)
         checkpoint.unlink()
@@ -98,8 +103,8 @@ def test_predicts_what_the_checkpoint_said(exports: dict[str, Exported]) -> None
     assert [person["image"] for person in people] == [str(path) for path in CROPS]
     tokens = [tuple(person["tokens"]) for person in people]
     assert len(set(tokens)) > 1  # else nothing is compared
-    golden = Bundle.open(bundle, verify=False).golden()["tokens"]
-    for said, wanted in zip(tokens, golden, strict=False):
+    golden = Bundle.open(bundle, verify=False).golden()
+    for said, wanted in zip(tokens, golden["tokens"][golden["kinds"] == "real"], strict=False):
         assert said == tuple(wanted[1 : 1 + len(said)].tolist())
     assert memory < 4e9
 

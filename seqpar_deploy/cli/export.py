@@ -75,7 +75,7 @@ def checkpoint(
         progress=stage,
     )
     parity = bundle.manifest["parity"]
-    ties = len(parity["divergences"])
+    ties = parity["ties"]
     print(
         f"{bundle.path}: {bundle.label_set.name}, {bundle.precision}; on {parity['backend']} {parity['identical']} of "
         f"{parity['crops']} sequences equal the checkpoint's{f', {ties} differ at a tie' if ties else ''}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import seqpar_deploy
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import DECODER_STEP, ENCODER, GOLDEN, MODEL_CARD, Bundle, new_bundle_dir, write_manifest
+from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
 from seqpar_deploy.exporting.graphs import (
     DecoderStepGraph,
     EncoderGraph,
@@ -24,20 +26,18 @@ from seqpar_deploy.exporting.graphs import (
     uint8_to_images,
 )
 from seqpar_deploy.exporting.model_card import model_card
-from seqpar_deploy.exporting.parity import Reference, check_parity, reference_generations
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.parity_crops import ParityCrop, parity_crops
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
 from seqpar_deploy.exporting.recipe import Recipe
-from seqpar_deploy.images import read_image
+from seqpar_deploy.exporting.reference import golden_arrays
 from seqpar_deploy.modeling.architecture import Architecture
 from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
-from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
-from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.progress import Progress, silent
-from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
 
-_GOLDEN_CROPS = 4
+_GOLDEN_CROPS = {"real": 4, "rendered": 3, "adversarial": 100}
 
 
 def export_bundle(
@@ -61,12 +61,14 @@ def export_bundle(
         with progress("loading the checkpoint"):
             model = build_model(checkpoint, label_set, encoder=encoder, decoder_heads=decoder_heads)
             architecture = model.architecture
-            token_table = _fold_text_tower(model, label_set)
-        with progress("running the checkpoint on the sample crops") as report_progress:
-            crops = _parity_crops(architecture, label_set, recipe.parity.crops)
-            eager = EagerBackend(model, token_table, label_set.preprocessing)
-            reference = reference_generations(eager, crops, max_steps=architecture.attributes, progress=report_progress)
-            _write_golden(folder / GOLDEN, reference.first(_GOLDEN_CROPS))
+            token_table = fold_text_tower(model, label_set)
+        with progress("running the checkpoint on the parity crops") as report_progress:
+            people = parity_crops(real=recipe.parity.crops, rendered=recipe.parity.rendered)
+            golden = _golden_rows(people)
+            reference = checkpoint_reference(
+                model, token_table, label_set, people, beams=golden[: recipe.parity.beams], progress=report_progress
+            )
+            np.savez_compressed(folder / GOLDEN, **golden_arrays(reference.subset(golden)))  # type: ignore[arg-type]
         specs = graph_specs(model, CACHE_DTYPE[recipe.precision])
         convert(model, recipe.precision)
         with progress("exporting the encoder"):
@@ -75,21 +77,22 @@ def export_bundle(
         with progress("exporting the decoder step"):
             step_graph = DecoderStepGraph(model, token_table_in(token_table, recipe.precision))
             export_graph(step_graph, specs["decoder_step"], folder / DECODER_STEP, opset=recipe.opset)
-        del model, eager, encoder_graph, step_graph  # the runtime is about to load its own copy of the weights
+        del model, encoder_graph, step_graph  # the runtime is about to load its own copy of the weights
 
         manifest = _manifest(checkpoint, label_set, recipe, architecture, specs)
         with progress("comparing the bundle with the checkpoint") as report_progress:
             write_manifest(folder, manifest)
-            with closing(open_backend(Bundle.open(folder, verify=False), recipe.parity.backend)) as backend:
-                report = check_parity(backend, reference, recipe.parity, progress=report_progress)
-        report.require()
+            bundle = Bundle.open(folder, verify=False)
+            with closing(open_backend(bundle, recipe.parity.backend)) as backend:
+                report = check_parity(backend, reference, recipe.parity, bundle=bundle, progress=report_progress)
+        report.require("nothing was written")
         manifest["parity"] = report.to_dict()
         (folder / MODEL_CARD).write_text(model_card(manifest, label_set), encoding="utf-8")
         write_manifest(folder, manifest)
     return Bundle.open(out, verify=False)
 
 
-def _fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
+def fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
     """The token table (V, d). The text tower, a quarter of the weights, is dropped: nothing needs it after this."""
     with torch.inference_mode():
         token_table = model.token_table(label_set.phrases)
@@ -98,13 +101,12 @@ def _fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
     return token_table.clone()
 
 
-def _parity_crops(architecture: Architecture, label_set: LabelSet, crops: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    pictures = [read_image(path) for path in sample_crops()[:crops]]
-    return prepare_batch(pictures, image_size=architecture.image_size, preprocessing=label_set.preprocessing)
-
-
-def _write_golden(path: Path, reference: Reference) -> None:
-    np.savez_compressed(path, crops=reference.crops, tokens=reference.tokens, log_probs=reference.log_probs)
+def _golden_rows(people: Sequence[ParityCrop]) -> list[int]:
+    """Which crops travel with the bundle: a few of those it is held against here, and every difficult one."""
+    rows: list[int] = []
+    for kind, most in _GOLDEN_CROPS.items():
+        rows += [row for row, person in enumerate(people) if person.kind == kind][:most]
+    return rows
 
 
 def _manifest(

@@ -1,129 +1,28 @@
 """Does a bundle say what its checkpoint says? Whole generations are compared, tokens before tolerances.
 
-The checkpoint runs eagerly, in float32 and without a cache. Its greedy sequences are the reference: the bundle must
-generate the same tokens step by step through its cache, and give the same log-probabilities when it reads the
-reference sequences in one call of many tokens. Together these exercise every input of the decoder step.
+The checkpoint runs eagerly, in float32 and without a cache; its sequences are the reference (`reference.py`). The
+bundle must prepare the crops to the same bytes, generate the same tokens by every strategy, in every slot of a batch,
+and give the same log-probabilities along the reference's sequences. Each check that fails says in one line where the
+fault is (`parity_probes.py`, `preprocessing_check.py`); the first that does is the most fundamental.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array
-from seqpar_deploy.decoding import Greedy
-from seqpar_deploy.errors import ParityError
+from seqpar_deploy.backends.base import Backend, Float32Array
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.decoding import Greedy, Speculative, Strategy
+from seqpar_deploy.exporting import parity_probes as probes
+from seqpar_deploy.exporting.parity_probes import Trial
+from seqpar_deploy.exporting.parity_report import Check, Divergence, ParityReport
+from seqpar_deploy.exporting.preprocessing_check import preprocessing_difference
 from seqpar_deploy.exporting.recipe import ParityTolerances
-from seqpar_deploy.vocab import BOS, EOS, PAD
-
-Progress = Callable[[int, int], None]  # (crops done, crops in all)
-
-BATCH = 4  # crops at a time: the reference keeps no cache, and a full-size batch is to stay small in memory
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The checkpoint's own answers: greedy sequences of prepared crops, from `<bos>` on.
-
-    `crops` uint8 (G, H, W, 3); `tokens` int64 (G, C), right-padded; `log_probs` float32 (G, C - 1, V), what follows
-    each token but the last. Only the first `lengths[g]` of these belong to crop g's sequence.
-    """
-
-    crops: npt.NDArray[np.uint8]
-    tokens: Int64Array
-    log_probs: Float32Array
-
-    @property
-    def lengths(self) -> Int64Array:
-        """Tokens generated for each crop, `<eos>` included (G,)."""
-        ended = np.cumsum(self.tokens[:, 1:] == EOS, axis=1) - (self.tokens[:, 1:] == EOS)
-        return np.asarray(np.count_nonzero(ended == 0, axis=1), dtype=np.int64)
-
-    def first(self, crops: int) -> Reference:
-        return Reference(crops=self.crops[:crops], tokens=self.tokens[:crops], log_probs=self.log_probs[:crops])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Divergence:
-    """The first token at which a bundle leaves its checkpoint: `margin` is how much better the checkpoint's choice
-    was than the next best, as a log-probability; `tie` when that is within numerical noise."""
-
-    crop: int
-    step: int
-    wanted: int
-    got: int
-    margin: float
-    tie: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParityReport:
-    """How a bundle compares with its checkpoint. Differences are absolute, of log-probabilities."""
-
-    backend: str
-    crops: int
-    identical: int
-    divergences: tuple[Divergence, ...]
-    log_prob_median: float
-    log_prob_p99: float
-    log_prob_max: float
-    tolerances: ParityTolerances
-
-    @property
-    def breaches(self) -> list[str]:
-        """What is beyond the tolerances, in words; empty when the bundle passes."""
-        tolerances, found = self.tolerances, []
-        for divergence in self.divergences:
-            if not divergence.tie:
-                found.append(
-                    f"crop {divergence.crop} leaves the checkpoint at step {divergence.step}: token {divergence.got}, "
-                    f"wanted {divergence.wanted} by a margin of {divergence.margin:.3g}"
-                )
-        for name in ("log_prob_median", "log_prob_max"):
-            got, wanted = getattr(self, name), getattr(tolerances, name)
-            if not got <= wanted:  # NaN is a breach too
-                found.append(f"{name} differs by {got:.3g}, wanted at most {wanted:.3g}")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"passed": not self.breaches, **dataclasses.asdict(self)}
-
-    def require(self) -> ParityReport:
-        """Raise ParityError, naming the first breach, unless the bundle passes."""
-        if breaches := self.breaches:
-            more = f" (and {len(breaches) - 1} more)" if len(breaches) > 1 else ""
-            raise ParityError(
-                f"the bundle does not reproduce the checkpoint on {self.backend}: {breaches[0]}{more}; "
-                "nothing was written"
-            )
-        return self
-
-
-def reference_generations(
-    backend: Backend[Any],
-    crops: npt.NDArray[np.uint8],
-    *,
-    max_steps: int,
-    batch_size: int = BATCH,
-    progress: Progress | None = None,
-) -> Reference:
-    """Greedy sequences and their log-probabilities from an eager backend."""
-    tokens = np.full((len(crops), max_steps + 1), PAD, dtype=np.int64)
-    tokens[:, 0] = BOS
-    log_probs = []
-    for start in range(0, len(crops), batch_size):
-        batch = crops[start : start + batch_size]
-        state = backend.encode(batch)
-        for row, generation in enumerate(Greedy().generate(backend, state, max_steps=max_steps)):
-            tokens[start + row, 1 : 1 + len(generation.tokens)] = generation.tokens
-        log_probs.append(backend.step(backend.encode(batch), tokens[start : start + len(batch), :-1]).log_probs)
-        if progress:
-            progress(start + len(batch), len(crops))
-    return Reference(crops=crops, tokens=tokens, log_probs=np.concatenate(log_probs))
+from seqpar_deploy.exporting.reference import BATCH, BEAM, Progress, Reference
 
 
 def check_parity(
@@ -131,50 +30,236 @@ def check_parity(
     reference: Reference,
     tolerances: ParityTolerances,
     *,
+    bundle: Bundle | None = None,
     batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Run a bundle's backend over the reference's crops and compare. Does not raise on a breach: see `require`."""
-    max_steps = reference.tokens.shape[1] - 1
-    lengths = reference.lengths
-    generated: list[Sequence[int]] = []
-    differences = []
-    for start in range(0, len(reference.crops), batch_size):
-        batch = reference.crops[start : start + batch_size]
-        state = backend.encode(batch)
-        teacher = reference.tokens[start : start + len(batch), :-1]
-        log_probs = backend.step(state, teacher).log_probs
-        state.truncate(np.zeros(len(batch), dtype=np.int64))
-        generated.extend(g.tokens for g in Greedy().generate(backend, state, max_steps=max_steps))
-        for row in range(len(batch)):
-            crop = start + row
-            wanted = reference.log_probs[crop, : lengths[crop]]
-            differences.append(np.abs(log_probs[row, : lengths[crop]] - wanted).ravel())
-        if progress:
-            progress(start + len(batch), len(reference.crops))
-    divergences = tuple(
-        found
-        for crop, tokens in enumerate(generated)
-        if (found := _first_divergence(reference, crop, tokens, tolerances.tie_margin))
-    )
-    all_differences = np.concatenate(differences)
+    """Run a backend over the reference's crops and compare. Does not raise on a breach: see `ParityReport.require`.
+
+    With `bundle` its attribute names, its preprocessing and the batch sizes of its profiles are checked as well.
+    """
+    trial = Trial(backend, reference, tolerances)
+    batch_size = min(batch_size, trial.max_rows)
+    before = [] if bundle is None else [_check_attributes(bundle, reference), _check_preprocessing(bundle, reference)]
+    probed = list(_run_probes(trial))
+    answers = _replay(trial, range(len(reference.crops)), batch_size, progress)
+    divergences = _divergences(reference, answers, tolerances.tie_margin)
+    checks = [
+        *probed,
+        _check_log_probs(answers, tolerances),
+        _check_tokens("greedy", divergences, len(answers)),
+        _check_speculative(trial, tolerances, batch_size),
+        _check_beams(trial, tolerances),
+        *(_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)),
+    ]
+    differences = _together(answers)
     return ParityReport(
         backend=backend.name,
+        reference=reference.source,
         crops=len(reference.crops),
-        identical=len(reference.crops) - len(divergences),
+        kinds=_kinds(reference),
+        identical=len(answers) - len(divergences),
+        identical_sets=len(answers) - sum(d.wanted_attributes != d.got_attributes for d in divergences),
         divergences=divergences,
-        log_prob_median=float(np.median(all_differences)),
-        log_prob_p99=float(np.quantile(all_differences, 0.99)),
-        log_prob_max=float(np.max(all_differences)),
+        log_prob_median=float(np.median(differences)),
+        log_prob_p99=float(np.quantile(differences, 0.99, method="lower")),
+        log_prob_max=float(np.max(differences)),
+        checks=(*before, _check("finite", trial.not_finite, "no NaN and no infinity in any output"), *checks),
         tolerances=tolerances,
     )
 
 
-def _first_divergence(reference: Reference, crop: int, got: Sequence[int], tie_margin: float) -> Divergence | None:
-    wanted = reference.tokens[crop, 1 : 1 + reference.lengths[crop]].tolist()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What was got for one crop: the tokens, and the differences (S, V) along the reference's sequence."""
+
+    crop: int
+    tokens: Sequence[int]
+    differences: Float32Array
+
+
+def _replay(trial: Trial, crops: Sequence[int], batch_size: int, progress: Progress | None = None) -> list[_Answer]:
+    """Each crop's sequence in one call, and greedily step by step in the same cache."""
+    reference = trial.reference
+    answers: list[_Answer] = []
+    for start in range(0, len(crops), batch_size):
+        batch = list(crops[start : start + batch_size])
+        state = trial.encode(batch)
+        log_probs = trial.step(state, reference.tokens[batch, :-1], batch)
+        state.truncate(np.zeros(len(batch), dtype=np.int64))
+        generations = Greedy().generate(trial.backend, state, max_steps=reference.tokens.shape[1] - 1)
+        for row, crop in enumerate(batch):
+            differences = trial.differences(crop, log_probs[row])
+            answers.append(_Answer(crop=crop, tokens=generations[row].tokens, differences=differences))
+        if progress:
+            progress(start + len(batch), len(crops))
+    return answers
+
+
+def _divergences(reference: Reference, answers: Sequence[_Answer], tie_margin: float) -> tuple[Divergence, ...]:
+    found = (first_divergence(reference, answer.crop, answer.tokens, tie_margin) for answer in answers)
+    return tuple(divergence for divergence in found if divergence)
+
+
+def first_divergence(reference: Reference, crop: int, got: Sequence[int], tie_margin: float) -> Divergence | None:
+    """Where tokens `got` for a crop leave the reference's greedy sequence; None where they do not."""
+    wanted = reference.sequence(crop)
     step = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
     if step is None:
         return None  # both end at `<eos>` or at the same limit, so equal as far as the shorter means equal
     best, second = np.sort(reference.log_probs[crop, step])[:-3:-1]
     margin = float(best - second)
-    return Divergence(crop=crop, step=step, wanted=wanted[step], got=got[step], margin=margin, tie=margin < tie_margin)
+    return Divergence(
+        crop=crop,
+        name=reference.name(crop),
+        step=step,
+        wanted=wanted[step],
+        got=got[step],
+        margin=margin,
+        tie=margin < tie_margin,
+        wanted_attributes=reference.attribute_names(wanted),
+        got_attributes=reference.attribute_names(got),
+    )
+
+
+def _together(answers: Iterable[_Answer]) -> Float32Array:
+    return np.concatenate([answer.differences.ravel() for answer in answers])
+
+
+def _kinds(reference: Reference) -> dict[str, int]:
+    kinds = [person.kind for person in reference.people]
+    return {kind: kinds.count(kind) for kind in ("real", "rendered", "adversarial")}
+
+
+def _check(name: str, wrong: str | None, right: str) -> Check:
+    return Check(name=name, passed=wrong is None, detail=right if wrong is None else wrong)
+
+
+def _check_attributes(bundle: Bundle, reference: Reference) -> Check:
+    names = [attribute.name for attribute in bundle.label_set.attributes]
+    if not reference.attributes:
+        return _not_checked("attributes", "names")
+    different = [i for i, (got, wanted) in enumerate(zip(names, reference.attributes, strict=False)) if got != wanted]
+    wrong = None
+    if different or len(names) != len(reference.attributes):
+        at = different[0] if different else min(len(names), len(reference.attributes))
+        said = f"attribute {at} is {names[at]!r} in the manifest, {reference.attributes[at]!r} in the checkpoint"
+        exchanged = len(different) == 2 and names[different[0]] == reference.attributes[different[1]]
+        wrong = f"{said}: {names[at]!r} and {names[different[1]]!r} are exchanged" if exchanged else said
+    return _check("attributes", wrong, f"{len(names)} names in the checkpoint's order")
+
+
+def _check_preprocessing(bundle: Bundle, reference: Reference) -> Check:
+    if not reference.people:
+        return _not_checked("preprocessing", "raw crops")
+    size = bundle.dimensions.image_size
+    wrong = preprocessing_difference(reference.people, reference.crops, size, bundle.preprocessing)
+    return _check("preprocessing", wrong, f"{len(reference.people)} crops prepared to the same bytes")
+
+
+def _not_checked(name: str, lacking: str) -> Check:
+    detail = f"not checked: this bundle's golden data have no {lacking}; export it again"
+    return Check(name=name, passed=True, detail=detail)
+
+
+def _run_probes(trial: Trial) -> Iterator[Check]:
+    """In order; what fails in one would fail in those that build on it, so those are left out."""
+    for name, probe, right in (
+        ("first step", probes.probe_first_step, "the encoder and what follows <bos>, one crop alone"),
+        ("one call", probes.probe_one_call, "a whole sequence in one call, one crop alone"),
+        ("cache", probes.probe_steps, "a token a step, one crop alone"),
+        ("forgetting", probes.probe_truncation, "forgotten tokens are not seen"),
+        ("grouping", probes.probe_neighbours, "crops beside each other answered as alone"),
+        ("positions", probes.probe_ragged_rows, "rows of a batch at positions of their own"),
+        ("reordering", probes.probe_reordering, "rows dropped, repeated and permuted"),
+    ):
+        wrong = probe(trial)
+        yield _check(name, wrong, right)
+        if wrong:
+            return
+
+
+def _check_log_probs(answers: Sequence[_Answer], tolerances: ParityTolerances) -> Check:
+    differences = _together(answers)
+    found = {"log_prob_median": float(np.median(differences)), "log_prob_max": float(np.max(differences))}
+    wrong = [
+        f"{name} differs by {got:.3g}, wanted at most {getattr(tolerances, name):.3g}"
+        for name, got in found.items()
+        if not got <= getattr(tolerances, name)
+    ]
+    right = f"differ by {found['log_prob_median']:.1e} in the median, {found['log_prob_max']:.1e} at most"
+    return _check("log-probabilities", "; ".join(wrong) or None, right)
+
+
+def _check_tokens(name: str, divergences: Sequence[Divergence], sequences: int) -> Check:
+    breaches = [divergence for divergence in divergences if not divergence.tie]
+    more = f" (and {len(breaches) - 1} more crops)" if len(breaches) > 1 else ""
+    ties = f", {len(divergences)} differ at a tie" if divergences else ""
+    right = f"{sequences - len(divergences)} of {sequences} sequences identical{ties}"
+    return _check(name, f"{breaches[0]}{more}" if breaches else None, right)
+
+
+def _check_speculative(trial: Trial, tolerances: ParityTolerances, batch_size: int) -> Check:
+    crops = range(min(len(trial.reference.crops), tolerances.beams))
+    answers: list[tuple[int, tuple[int, ...]]] = []
+    for start in range(0, len(crops), batch_size):
+        batch = list(crops[start : start + batch_size])
+        answers += zip(batch, _generate(trial, batch, Speculative()), strict=True)
+    found = (first_divergence(trial.reference, crop, tokens, tolerances.tie_margin) for crop, tokens in answers)
+    return _check_tokens("speculative", [divergence for divergence in found if divergence], len(crops))
+
+
+def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
+    reference = trial.reference
+    crops = reference.beamed
+    if reference.beam_margins is None:
+        return _not_checked("beam", "beams")
+    if trial.max_rows < BEAM.width:
+        return Check(name="beam", passed=True, detail=f"not checked: batches have at most {trial.max_rows} rows here")
+    wrong, ties = [], 0
+    for crop in crops:
+        (got,) = _generate(trial, [crop], BEAM)
+        wanted = reference.beam(crop)
+        if got == wanted:
+            continue
+        # Two sequences may score the same, or one may have been let go on the way for another that was as good.
+        margin = min(abs(_score(trial, crop, got) - _score(trial, crop, wanted)), reference.beam_margins[crop])
+        if margin < tolerances.tie_margin:
+            ties += 1
+        else:
+            wrong.append(f"crop {crop}: {BEAM.width} beams find {got}, wanted {wanted} by a margin of {margin:.3g}")
+    more = f" (and {len(wrong) - 1} more crops)" if len(wrong) > 1 else ""
+    right = f"{len(crops) - ties} of {len(crops)} sequences identical{f', {ties} differ at a tie' if ties else ''}"
+    return _check("beam", f"{wrong[0]}{more}" if wrong else None, right)
+
+
+def _score(trial: Trial, crop: int, tokens: Sequence[int]) -> float:
+    """The summed log-probability the backend itself gives a sequence."""
+    fed = np.concatenate([trial.reference.tokens[crop, :1], tokens[:-1]])[None]
+    log_probs = trial.step(trial.encode([crop]), fed, [crop])[0]
+    return float(log_probs[np.arange(len(tokens)), list(tokens)].sum())
+
+
+def _generate(trial: Trial, crops: Sequence[int], strategy: Strategy) -> list[tuple[int, ...]]:
+    max_steps = trial.reference.tokens.shape[1] - 1
+    return [g.tokens for g in strategy.generate(trial.backend, trial.encode(crops), max_steps=max_steps)]
+
+
+def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: ParityTolerances) -> list[int]:
+    """The sizes each profile names, as far as the recipe and the backend go."""
+    if bundle is None:
+        return []
+    largest = min(tolerances.largest_batch, backend.max_rows or tolerances.largest_batch)
+    named = {size for batch in bundle.batches for size in dataclasses.astuple(batch)}
+    return sorted({min(size, largest) for size in named})
+
+
+def _check_slots(trial: Trial, size: int, tolerances: ParityTolerances) -> Check:
+    """One batch of `size` different crops, as far as there are so many: every slot must answer for its own."""
+    crops = [(size + slot) % len(trial.reference.crops) for slot in range(size)]
+    wrong = []
+    for slot, answer in enumerate(_replay(trial, crops, size)):
+        divergence = first_divergence(trial.reference, answer.crop, answer.tokens, tolerances.tie_margin)
+        if trial.first_wrong(answer.differences) is not None or (divergence and not divergence.tie):
+            wrong.append(slot)
+    return _check(f"batches of {size}", probes.wrong_slots(size, wrong, crops), "every slot answers for its own crop")

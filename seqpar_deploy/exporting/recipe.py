@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from seqpar_deploy.backends import BackendName
-from seqpar_deploy.bundle import BatchProfile, Precision
+from seqpar_deploy.bundle import BatchProfile, Bundle, Precision
 from seqpar_deploy.errors import RecipeError
 from seqpar_deploy.resources import read_recipe_toml
 
@@ -18,10 +18,17 @@ OPSETS = range(18, 26)  # what torch exports and the runtimes read; export/fp32.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityTolerances:
-    """What the parity check runs, and what it lets pass. Log-probabilities are natural logarithms."""
+    """What the parity gate runs, and what it lets pass. Log-probabilities are natural logarithms.
+
+    `crops` are real ones, `rendered` drawn ones; adversarial crops come in any case. `beams` crops are searched with
+    beams and speculatively as well. Profiles' batch sizes above `largest_batch` are checked at that size.
+    """
 
     backend: BackendName = "onnxruntime"
     crops: int = 20
+    rendered: int = 8
+    beams: int = 8
+    largest_batch: int = 32
     log_prob_median: float
     log_prob_max: float
     tie_margin: float
@@ -50,6 +57,15 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise RecipeError(f"{name_or_path} is not a recipe: {error}; see export/fp32.toml for the form") from None
 
 
+def tolerances_of(bundle: Bundle) -> ParityTolerances:
+    """Those the bundle was made with. Raises RecipeError."""
+    try:
+        values = dict(bundle.manifest["recipe"]["parity"])
+        return _dataclass_from(ParityTolerances, values, "parity ")
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{bundle.path} holds no tolerances: {error}; export the bundle again") from None
+
+
 def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     if values.get("format") != FORMAT:
         raise ValueError(f"format is {values.get('format')!r}, wanted {FORMAT}")
@@ -69,8 +85,10 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
     if recipe.parity.backend not in get_args(BackendName):
         raise ValueError(f"parity backend is {recipe.parity.backend!r}, wanted one of {list(get_args(BackendName))}")
-    if type(recipe.parity.crops) is not int or recipe.parity.crops < 1:
-        raise ValueError(f"parity crops is {recipe.parity.crops!r}, wanted 1 or more")
+    for name, least in (("crops", 1), ("rendered", 0), ("beams", 0), ("largest_batch", 1)):
+        value = getattr(recipe.parity, name)
+        if type(value) is not int or value < least:
+            raise ValueError(f"parity {name} is {value!r}, wanted {least} or more")
     for name in ("log_prob_median", "log_prob_max", "tie_margin"):
         value = getattr(recipe.parity, name)
         if type(value) not in (int, float) or not value > 0:

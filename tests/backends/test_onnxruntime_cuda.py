@@ -5,6 +5,8 @@ What a GPU does differently is not tested here: benchmarks/gpu_check.py is for t
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from backends.fake_cuda import FakeCuda
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, SessionExecutor
+from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.recipe import tolerances_of
+from seqpar_deploy.exporting.reference import reference_from_golden
 from seqpar_deploy.preprocess import Crop
 
 
@@ -51,6 +57,17 @@ def test_says_what_the_cpu_backend_says(
                 assert got.tokens == wanted.tokens
                 assert got.scores == pytest.approx(wanted.scores, rel=2e-3)
     assert cuda.launches > 0
+    assert not cuda.buffers  # all freed
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_it_passes_the_parity_gate(bundle_dir: Path, rows: int) -> None:
+    bundle = dataclasses.replace(Bundle.open(bundle_dir), batches=(BatchProfile(min=1, opt=1, max=rows),))
+    cuda = FakeCuda(eager=False)
+    with contextlib.closing(open_on_cpu(bundle, cuda)) as backend:
+        report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
+    assert report.breaches == []
+    assert [check.name for check in report.checks][-1] == f"batches of {rows}"
     assert not cuda.buffers  # all freed
 
 

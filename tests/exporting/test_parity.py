@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 
 from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.errors import ParityError
-from seqpar_deploy.exporting.parity import ParityReport, Reference, check_parity, reference_generations
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.parity_report import ParityReport
 from seqpar_deploy.exporting.recipe import ParityTolerances
+from seqpar_deploy.exporting.reference import Reference, reference_generations
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
 VOCABULARY = 8
 LIMIT = 5  # attributes
 SAID = [(3, 4), (), (7, 6, 5, 4, 3), (5,), (3, 5), (6, 7)]  # by the checkpoint, of each crop
 TOLERANCES = ParityTolerances(log_prob_median=1e-4, log_prob_max=5e-2, tie_margin=1e-3)
+TOKENS = ("greedy", "speculative", "beam")  # checks that compare tokens
 CROPS = np.arange(len(SAID), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
 
 
@@ -40,7 +44,7 @@ def model(*, wrong_crop: int | None = None, ahead: float = 3.0, noise: float = 0
 
 
 def reference(*, ahead: float = 3.0) -> Reference:
-    return reference_generations(model(ahead=ahead), CROPS, max_steps=LIMIT)
+    return reference_generations(model(ahead=ahead), CROPS, max_steps=LIMIT, beams=range(len(SAID)))
 
 
 def check(backend: FakeBackend, *, ahead: float = 3.0) -> ParityReport:
@@ -54,7 +58,8 @@ def test_the_reference_is_what_the_checkpoint_says() -> None:
     assert made.lengths.tolist() == [3, 1, 5, 2, 3, 3]
     assert made.log_probs.shape == (len(SAID), LIMIT, VOCABULARY)
     assert made.log_probs[2].argmax(-1).tolist() == [7, 6, 5, 4, 3]
-    assert [len(made.first(2).crops), len(made.first(2).tokens), len(made.first(2).log_probs)] == [2, 2, 2]
+    assert made.sequence(3) == (5, EOS)
+    assert [made.subset([2, 0]).sequence(crop) for crop in (0, 1)] == [made.sequence(2), made.sequence(0)]
 
 
 def test_equals_pass_and_progress_is_told() -> None:
@@ -62,8 +67,10 @@ def test_equals_pass_and_progress_is_told() -> None:
     report = check_parity(model(), reference(), TOLERANCES, progress=lambda *done: told.append(done))
     assert told == [(4, 6), (6, 6)]
     assert (report.identical, report.divergences, report.log_prob_max) == (6, (), 0)
-    assert report.require() is report
-    assert report.to_dict()["passed"]
+    assert report.require("nothing was written") is report
+    values = json.loads(json.dumps(report.to_dict()))
+    assert (values["passed"], values["ties"], values["breaches"]) == (True, 0, [])
+    assert {"greedy", "speculative", "beam", "cache", "forgetting", "grouping"} <= {c["name"] for c in values["checks"]}
 
 
 def test_another_token_is_a_breach() -> None:
@@ -74,29 +81,60 @@ def test_another_token_is_a_breach() -> None:
     assert not divergence.tie
     assert report.identical == 5
     assert not report.to_dict()["passed"]
-    with pytest.raises(ParityError, match=r"on fake: crop 3 leaves the checkpoint at step 0: token 6, wanted 5 by a"):
-        report.require()
+    assert "greedy: crop 3 leaves the checkpoint at step 0: token 6, wanted 5 by a margin of 3" in report.breaches
+    assert report.to_dict()["identical_sets"] == 5
+    with pytest.raises(ParityError, match=r"on fake: log-probabilities: log_prob_max.* \(and \d more\); do not use it"):
+        report.require("do not use it")
 
 
 def test_another_token_at_a_tie_passes() -> None:
     report = check(model(wrong_crop=3, ahead=5e-4), ahead=5e-4)
     assert [(divergence.crop, divergence.tie) for divergence in report.divergences] == [(3, True)]
     assert report.identical == 5
-    assert report.require().log_prob_max == pytest.approx(5e-4, abs=1e-5)
+    assert report.require("nothing was written").log_prob_max == pytest.approx(5e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("margin", "breaches"), [(5e-4, 0), (0.5, 1)])
+def test_other_beams_pass_where_the_checkpoints_search_was_as_close(margin: float, breaches: int) -> None:
+    wanted = reference()
+    assert wanted.beam(3) == wanted.sequence(3)
+    assert wanted.beam_tokens is not None
+    assert wanted.beam_margins is not None
+    assert min(wanted.beam_margins) >= 0
+    wanted.beam_tokens[3, 1:4] = 7, 7, EOS  # which the backend does not find, and scores otherwise
+    wanted.beam_margins[3] = margin
+    report = check_parity(model(), wanted, TOLERANCES)
+    assert len(report.breaches) == breaches
+    assert all(breach.startswith("beam: crop 3: 3 beams find (5, 1), wanted (7, 7, 1)") for breach in report.breaches)
+    (beam,) = (check for check in report.checks if check.name == "beam")
+    assert beam.passed == (not breaches)
+    assert breaches or beam.detail == "5 of 6 sequences identical, 1 differ at a tie"
 
 
 @pytest.mark.parametrize(
     ("noise", "breaches"),
     [
         (0.9e-4, []),
-        (2e-4, ["log_prob_median differs by 0.0002, wanted at most 0.0001"]),
-        (0.1, ["log_prob_median differs by 0.1, wanted", "log_prob_max differs by 0.1, wanted at most 0.05"]),
-        (float("nan"), ["log_prob_median differs by nan", "log_prob_max differs by nan"]),
+        (2e-4, ["log-probabilities: log_prob_median differs by 0.0002, wanted at most 0.0001"]),
+        (
+            0.1,
+            [
+                "first step: log-probabilities are wrong from the first step on for all crops, by up to 0.1: image",
+                "log-probabilities: log_prob_median differs by 0.1, wanted at most 0.0001; log_prob_max differs by 0.1",
+            ],
+        ),
+        (
+            float("nan"),
+            [
+                "finite: infinity or NaN first in log_probs",
+                "first step: ",
+                "log-probabilities: log_prob_median differs",
+            ],
+        ),
     ],
 )
 def test_log_probabilities_are_held_to_their_tolerances(noise: float, breaches: list[str]) -> None:
-    report = check(model(noise=noise))
-    found = [breach for breach in report.breaches if breach.startswith("log_prob")]
+    found = [breach for breach in check(model(noise=noise)).breaches if not breach.startswith(TOKENS)]
     assert len(found) == len(breaches)
     assert all(breach.startswith(start) for breach, start in zip(found, breaches, strict=True))
 

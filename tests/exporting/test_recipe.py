@@ -42,6 +42,8 @@ def test_what_ships_loads_by_name_and_by_path(name: str) -> None:
         ("opt = 8", "opt = 64", "wanted whole numbers 1 <= min <= opt <= max"),
         ("min = 1", "min = true", "wanted whole numbers 1 <= min <= opt <= max"),
         ("crops = 20", "crops = 0", "parity crops is 0, wanted 1 or more"),
+        ("rendered = 8", "rendered = -1", "parity rendered is -1, wanted 0 or more"),
+        ("largest_batch = 32", "largest_batch = 0", "parity largest_batch is 0, wanted 1 or more"),
         ('backend = "onnxruntime"', 'backend = "tpu"', "parity backend is 'tpu', wanted one of"),
         ("tie_margin = 1e-3", "tie_margin = -1", "parity tie_margin is -1, wanted a number above 0"),
         ("log_prob_max = 5e-2", "log_prob_max = nan", "parity log_prob_max is nan, wanted a number above 0"),

@@ -1,0 +1,181 @@
+"""`seqpar parity`: does a bundle, on this machine and backend, say what its checkpoint says?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seqpar_deploy.backends import Backend, open_backend
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.cli.console import stage
+from seqpar_deploy.datasets import Dataset, check_images, load_dataset
+from seqpar_deploy.decoding import Greedy
+from seqpar_deploy.errors import BackendUnavailableError, ParityError
+from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
+from seqpar_deploy.evaluation.metrics import compute_metrics
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.parity_crops import parity_crops
+from seqpar_deploy.exporting.recipe import tolerances_of
+from seqpar_deploy.exporting.reference import Reference, reference_from_golden
+from seqpar_deploy.files import write_whole
+from seqpar_deploy.resources import sample_crops
+
+_SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
+
+
+def parity(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
+    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads an inference.", min=1)] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Compare with this checkpoint in PyTorch, on many crops. Needs the export extra."),
+    ] = None,
+    crops: Annotated[
+        int, typer.Option(help="With --checkpoint: real and rendered crops; adversarial ones come on top.", min=1)
+    ] = 64,
+    encoder: Annotated[str | None, typer.Option(help="As for seqpar-export.")] = None,
+    decoder_heads: Annotated[int | None, typer.Option(help="As for seqpar-export.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="With --checkpoint: score both on this data set, as for seqpar eval."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which part of it; of a folder test by default, of a file everyone.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report here as a page, with pictures.")] = None,
+) -> None:
+    """Check that a bundle reproduces its checkpoint here, and say where the fault is if it does not.
+
+    Without --checkpoint the bundle's own golden data are the reference, and nothing of PyTorch is needed.
+    """
+    if data is not None and checkpoint is None:
+        raise ParityError("--data scores a checkpoint beside the bundle; name it with --checkpoint, or use seqpar eval")
+    with stage("loading"):
+        opened = Bundle.open(bundle)
+        tolerances = tolerances_of(opened)
+        model = _open_checkpoint(opened, checkpoint, encoder, decoder_heads) if checkpoint else None
+        dataset = load_dataset(opened.label_set, data, split or ("test" if data.is_dir() else None)) if data else None
+        if dataset is not None:
+            check_images(dataset)
+    reference = _reference(opened, model, crops)
+    with closing(open_backend(opened, backend, threads=threads)) as running:  # type: ignore[arg-type]
+        with stage(f"comparing on {running.name}") as progress:
+            report = check_parity(running, reference, tolerances, bundle=opened, progress=progress)
+        if model is not None and dataset is not None:
+            scores = {"wanted": _score(opened, model.backend, dataset), "got": _score(opened, running, dataset)}
+            report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
+    values = report.to_dict()
+    print(format_report(values, bundle.name))
+    if json_file:
+        write_whole(json_file, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    if html:
+        write_whole(html, _page(values, reference, opened).encode())
+    report.require("do not use it here")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Checkpoint:
+    """A checkpoint in PyTorch. `network` and `token_table` are torch's, which is not imported here."""
+
+    network: Any
+    token_table: Any
+    backend: Backend[Any]
+
+
+def _open_checkpoint(bundle: Bundle, file: Path, encoder: str | None, decoder_heads: int | None) -> _Checkpoint:
+    try:
+        from seqpar_deploy.exporting.export import fold_text_tower
+        from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
+        from seqpar_deploy.modeling.eager import CachedEagerBackend
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            f"--checkpoint needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
+        ) from None
+    loaded = load_checkpoint(file)
+    if loaded.sha256 != bundle.manifest["checkpoint"]["sha256"]:
+        raise ParityError(
+            f"{file.name} has sha256 {loaded.sha256[:12]}.., the bundle was made of "
+            f"{bundle.manifest['checkpoint']['file']} with {bundle.manifest['checkpoint']['sha256'][:12]}.."
+        )
+    network = build_model(loaded, bundle.label_set, encoder=encoder, decoder_heads=decoder_heads)
+    token_table = fold_text_tower(network, bundle.label_set)
+    backend = CachedEagerBackend(network, token_table, bundle.preprocessing)
+    return _Checkpoint(network=network, token_table=token_table, backend=backend)
+
+
+def _reference(bundle: Bundle, checkpoint: _Checkpoint | None, crops: int) -> Reference:
+    if checkpoint is None:
+        return reference_from_golden(bundle)
+    from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
+
+    people = parity_crops(real=crops, rendered=max(0, crops - len(sample_crops())))
+    with stage(f"running the checkpoint on {len(people)} crops") as progress:
+        return checkpoint_reference(
+            checkpoint.network,
+            checkpoint.token_table,
+            bundle.label_set,
+            people,
+            beams=range(min(len(people), tolerances_of(bundle).beams)),
+            progress=progress,
+        )
+
+
+def _score(bundle: Bundle, backend: Backend[Any], dataset: Dataset) -> dict[str, float]:
+    model = Model(
+        name=bundle.path.name,
+        kind="bundle",
+        precision=bundle.precision,
+        sha256=bundle.digest,
+        label_set=bundle.label_set,
+        image_size=bundle.dimensions.image_size,
+        max_rows=bundle.max_batch,
+        backend=backend,
+    )
+    with stage(f"scoring {len(dataset)} people on {backend.name}") as progress:
+        generations = generate(model, dataset, Greedy(), progress=progress)
+    metrics = compute_metrics(attributes_of(generations, len(bundle.label_set)), dataset.labels)
+    return {"mA": metrics.ma, "F1": metrics.f1}
+
+
+def format_report(report: Mapping[str, Any], name: str) -> str:
+    """A parity report as a table for the terminal."""
+    kinds = ", ".join(f"{number} {kind}" for kind, number in report["kinds"].items() if number)
+    lines = [f"{name} on {report['backend']} against {report['reference']}: {report['crops']} crops ({kinds})"]
+    width = max(len(check["name"]) for check in report["checks"])
+    for check in report["checks"]:
+        lines.append(f"  {'ok   ' if check['passed'] else 'WRONG'}  {check['name']:{width}}  {check['detail']}")
+    for d in report["divergences"]:
+        where = f"{d['name']} at step {d['step']}"
+        tokens = f"token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"
+        lines.append(f"  {'tie' if d['tie'] else 'WRONG'}: {where}: {tokens}")
+    same = f"{report['identical']} sequences and {report['identical_sets']} sets of attributes identical"
+    shares = (f"{report[f'log_prob_{key}']:.1e} ({what})" for key, what in _SHARES.items())
+    lines.append(f"{same}, {report['ties']} ties; log-probabilities differ by {', '.join(shares)}")
+    if scores := report["scores"]:
+        for kind, values in (("checkpoint", scores["wanted"]), ("bundle", scores["got"])):
+            lines.append(
+                f"{kind}: mA {100 * values['mA']:.2f}, F1 {100 * values['F1']:.2f} ({scores['people']} people)"
+            )
+    return "\n".join(lines)
+
+
+def _page(report: Mapping[str, Any], reference: Reference, bundle: Bundle) -> str:
+    from seqpar_deploy.machine import describe_machine
+    from seqpar_deploy.reports.parity_page import parity_page
+
+    crops = {crop: person.image for crop, person in enumerate(reference.people)}
+    about = {
+        "name": bundle.path.name,
+        "digest": bundle.digest,
+        "precision": bundle.precision,
+        "machine": describe_machine(),
+    }
+    return str(parity_page(report, crops, about))

@@ -1,0 +1,106 @@
+"""`seqpar parity` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqpar_deploy.bundle import Bundle, write_manifest
+from seqpar_deploy.cli.parity import parity
+from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.resources import data_dir, sample_crops
+from seqpar_deploy.vocab import LabelSet
+
+
+def change_golden(bundle_dir: Path, tmp_path: Path, **changes: np.ndarray | None) -> Path:
+    """A copy of a bundle with other golden data; None leaves an array out."""
+    copy = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+    bundle = Bundle.open(copy)
+    golden = {name: array for name, array in {**bundle.golden(), **changes}.items() if array is not None}
+    np.savez_compressed(copy / "golden.npz", **golden)
+    write_manifest(copy, {key: value for key, value in bundle.manifest.items() if key not in ("files", "format")})
+    return copy
+
+
+def test_golden_data_are_the_reference(
+    bundle_dir: Path, tmp_path: Path, cpu_backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity(bundle_dir, backend=cpu_backend, json_file=tmp_path / "parity.json")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"tiny on {cpu_backend} against golden data: 21 crops (4 real, 3 rendered, 14 adv")
+    values = json.loads((tmp_path / "parity.json").read_text())
+    assert (values["passed"], values["reference"], values["breaches"]) == (True, "golden data", [])
+    assert values["identical"] + values["ties"] == values["crops"] == 21
+    assert [check["name"] for check in values["checks"] if f"  ok     {check['name']} " in printed] == [
+        *("attributes", "preprocessing", "finite", "first step", "one call", "cache", "forgetting", "grouping"),
+        *("positions", "reordering", "log-probabilities", "greedy", "speculative", "beam"),
+        *("batches of 1", "batches of 8", "batches of 32"),
+    ]
+
+
+def test_a_checkpoint_is_the_reference_and_both_are_scored(
+    bundle_dir: Path, checkpoint_file: Path, label_set: LabelSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [attribute.name for attribute in label_set.attributes]
+    people = tmp_path / "people.jsonl"
+    people.write_text(
+        "".join(
+            json.dumps({"image": str(path), "attributes": names[number : number + 6]}) + "\n"
+            for number, path in enumerate(sample_crops())
+        )
+    )
+    parity(bundle_dir, checkpoint=checkpoint_file, crops=2, data=people, json_file=tmp_path / "parity.json")
+    values = json.loads((tmp_path / "parity.json").read_text())
+    assert (values["passed"], values["reference"], values["kinds"]["real"]) == (True, "checkpoint", 2)
+    assert values["scores"]["people"] == 20
+    assert 0 < values["scores"]["wanted"]["F1"] < 1
+    assert values["scores"]["got"] == values["scores"]["wanted"]
+    assert f"bundle: mA {100 * values['scores']['got']['mA']:.2f}, F1" in capsys.readouterr().out
+
+
+def test_a_breach_is_one_line_after_the_table(bundle_dir: Path, tmp_path: Path) -> None:
+    wrong = Bundle.open(bundle_dir).golden()["log_probs"][..., ::-1]
+    command = [Path(sys.executable).parent / "seqpar", "parity", change_golden(bundle_dir, tmp_path, log_probs=wrong)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "  WRONG  first step " in done.stdout
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "does not reproduce the checkpoint on " in line
+    assert ": first step: log-probabilities are wrong from the first step on for all crops" in line
+
+
+def test_what_an_older_bundle_cannot_tell_is_said(
+    bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = set(Bundle.open(bundle_dir).golden()) - {"crops", "tokens", "log_probs"}
+    parity(change_golden(bundle_dir, tmp_path, **dict.fromkeys(new)))
+    printed = capsys.readouterr().out.splitlines()
+    for name, lacking in (("preprocessing", "raw crops"), ("attributes", "names"), ("beam", "beams")):
+        (line,) = (line for line in printed if f"  {name} " in line)
+        assert line.endswith(f"not checked: this bundle's golden data have no {lacking}; export it again")
+
+
+def test_it_needs_no_torch(bundle_dir: Path) -> None:
+    program = (
+        "import sys\n"
+        "from seqpar_deploy.cli.main import run\n"
+        f"sys.argv = ['seqpar', 'parity', {str(bundle_dir)!r}]\n"
+        "try: run()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'onnx', 'open_clip', 'torchvision'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_it_refuses_in_one_line(bundle_dir: Path, tmp_path: Path) -> None:
+    stranger = data_dir("models") / "demo" / "demo.safetensors"
+    with pytest.raises(SeqparError, match="--data scores a checkpoint beside the bundle; name it with --checkpoint"):
+        parity(bundle_dir, data=tmp_path)
+    with pytest.raises(SeqparError, match=r"the bundle was made of tiny\.safetensors"):
+        parity(bundle_dir, checkpoint=stranger)
