@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import safetensors.torch
 import torch
 from browser import CHROMIUM, DRIVER, Browser
 
-from seqpar_deploy.bundle import BatchProfile, Bundle, Dimensions, write_manifest
+from seqpar_deploy.bundle import BatchProfile, Bundle, Dimensions
 from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.graphs import (
     DecoderStepGraph,
@@ -22,7 +21,6 @@ from seqpar_deploy.exporting.graphs import (
     export_graph,
     graph_specs,
 )
-from seqpar_deploy.exporting.int8 import write_int8_graphs
 from seqpar_deploy.exporting.recipe import Recipe, load_recipe
 from seqpar_deploy.images import read_image
 from seqpar_deploy.modeling.architecture import Architecture
@@ -163,14 +161,10 @@ def fp16_bundle_dir(checkpoint_file: Path, label_set: LabelSet, tmp_path_factory
 
 
 @pytest.fixture(scope="session")
-def int8_bundle_dir(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny FP32 bundle with 8-bit graphs beside its exact ones. Copy it before changing it."""
+def int8_bundle_dir(checkpoint_file: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny FP32 bundle with 8-bit graphs beside its exact ones. Copy it before changing it."""
     out = tmp_path_factory.mktemp("bundles") / "tiny-int8"
-    shutil.copytree(bundle_dir, out)
-    bundle = Bundle.open(out)
-    write_int8_graphs(out, bundle.golden()["crops"], lambda _done, _total: None)
-    write_manifest(out, {key: value for key, value in bundle.manifest.items() if key not in ("format", "files")})
-    return out
+    return export_bundle(load_checkpoint(checkpoint_file), label_set, load_recipe("int8"), out).path
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def is_available() -> bool:
 
 
 @functools.cache
-def _core() -> Any:
+def core() -> Any:
     """One for the process, never destroyed: the last to go unloads the CPU plugin, whose threads may still run."""
     import openvino
 
@@ -36,7 +36,12 @@ def _core() -> Any:
 
 def computes_in_bf16() -> bool:
     """Whether OpenVINO is installed and this CPU has bfloat16 instructions."""
-    return is_available() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return is_available() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def precision_of(arithmetic: Arithmetic) -> str:
+    """OpenVINO's hint. On CPUs with bf16 instructions it would compute in bf16 unasked, and labels could change."""
+    return "bf16" if arithmetic == "bf16" else "f32"
 
 
 class OpenVinoBackend(HostBackend):
@@ -56,15 +61,16 @@ class OpenVinoBackend(HostBackend):
             ) from None
         if arithmetic == "bf16" and not computes_in_bf16():
             raise BackendUnavailableError("this CPU has no bfloat16 instructions; use arithmetic 'exact' or 'int8'")
-        # On CPUs with bf16 instructions OpenVINO would compute in bf16 unasked, and labels could change.
-        precision = "bf16" if arithmetic == "bf16" else "f32"
-        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision_of(arithmetic),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        core = _core()
+        runtime = core()
         try:
-            self._encoder = _Requests(core.compile_model(encoder, "CPU", config))
-            self._decoder_step = _Requests(core.compile_model(decoder_step, "CPU", config))
+            self._encoder = _Requests(runtime.compile_model(encoder, "CPU", config))
+            self._decoder_step = _Requests(runtime.compile_model(decoder_step, "CPU", config))
         except RuntimeError as error:
             first_line = str(error).strip().splitlines()[-1]
             raise BackendError(f"OpenVINO {openvino.__version__} cannot open {bundle.path}: {first_line}") from None

@@ -81,6 +81,12 @@ def checkpoint(
         f"{parity['crops']} sequences equal the checkpoint's{f', {ties} differ at a tie' if ties else ''}; "
         f"log-probabilities differ by {parity['log_prob_median']:.1e} (median), {parity['log_prob_max']:.1e} (at most)"
     )
+    if int8 := bundle.manifest.get("int8"):
+        print(
+            f"its 8-bit graphs: {int8['identical']} of {int8['crops']} sequences equal the checkpoint's as they come, "
+            f"log-probabilities differ by {int8['log_prob_median']:.1e} and {int8['log_prob_max']:.1e}; "
+            f"seqpar tune {bundle.path} finds what to recheck"
+        )
     if engine:
         print(build_engines(bundle, progress=stage))
 

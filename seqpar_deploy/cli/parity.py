@@ -26,6 +26,7 @@ from seqpar_deploy.exporting.reference import Reference, reference_from_golden
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.resources import sample_crops
 
+_EXPLAINED = 4  # crops: every tensor between the stages is kept of them
 _SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
 
 
@@ -49,6 +50,9 @@ def parity(
     split: Annotated[
         str | None, typer.Option(help="Which part of it; of a folder test by default, of a file everyone.")
     ] = None,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="With --checkpoint: find the first node at which the graphs differ.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report here as a page, with pictures.")] = None,
 ) -> None:
@@ -58,6 +62,8 @@ def parity(
     """
     if data is not None and checkpoint is None:
         raise ParityError("--data scores a checkpoint beside the bundle; name it with --checkpoint, or use seqpar eval")
+    if explained and checkpoint is None:
+        raise ParityError("--explain compares the graphs with the checkpoint's; name it with --checkpoint")
     with stage("loading"):
         opened = Bundle.open(bundle)
         tolerances = tolerances_of(opened)
@@ -74,6 +80,14 @@ def parity(
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
     values = report.to_dict()
     print(format_report(values, bundle.name))
+    if explained and model is not None:
+        from seqpar_deploy.exporting.explain import explain
+
+        on: Any = "openvino" if running.name == "openvino" else "onnxruntime"
+        crops_and_tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]
+        explanation = explain(opened, model.network, model.token_table, *crops_and_tokens, backend=on, progress=stage)
+        values["explanation"] = explanation.to_dict()
+        print(f"\n{explanation.format()}")
     if json_file:
         write_whole(json_file, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
     if html:

@@ -20,7 +20,7 @@ from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.synth.render import render_person
 from seqpar_deploy.tuned import TUNED, save_tuned
 
-_SEED = 3000  # of no training and of no test
+_SEED = 4000  # of no training, no calibration and no test
 
 
 def tune(

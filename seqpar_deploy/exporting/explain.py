@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seqpar_deploy.backends.base import Int64Array
+from seqpar_deploy.backends.base import Arithmetic, Int64Array
+from seqpar_deploy.backends.host import graphs_for
 from seqpar_deploy.bundle import DECODER_STEP, ENCODER, Bundle, Dimensions
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.exporting.comparison import Comparison, Jump, StageError, relative_error
@@ -31,10 +32,9 @@ from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import PAD
 
 ProbedBackend = Literal["onnxruntime", "openvino"]
-Arithmetic = Literal["fp32", "bf16"]
 
 # Relative errors that arithmetic in a precision makes of itself, over a whole network.
-NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,12 +87,12 @@ def explain(
     tokens: Int64Array,
     *,
     backend: ProbedBackend = "onnxruntime",
-    arithmetic: Arithmetic = "fp32",
+    arithmetic: Arithmetic = "exact",
     progress: Progress = silent,
 ) -> Explanation:
     """Compare a bundle's graphs on `backend` with those of its checkpoint in FP32 on ONNX Runtime.
 
-    `arithmetic` bf16 is OpenVINO's, on CPUs that have it.
+    `arithmetic` bf16 is OpenVINO's, on CPUs that have it; int8 compares the bundle's 8-bit graphs.
 
     `model` and `token_table` (V, d) are the checkpoint in float32; `crops` uint8 (B, H, W, 3) prepared, a few;
     `tokens` int64 (B, C) what the checkpoint says of them, from `<bos>` on and right-padded.
@@ -122,23 +122,23 @@ def compare_graphs(
     tokens: Int64Array,
     *,
     backend: ProbedBackend = "onnxruntime",
-    arithmetic: Arithmetic = "fp32",
+    arithmetic: Arithmetic = "exact",
     progress: Progress = silent,
 ) -> Explanation:
     """`explain` with the FP32 graphs that lie in the folder `reference`."""
     run = run_openvino(arithmetic) if backend == "openvino" else run_onnxruntime
-    noise = NOISE[bundle.precision if arithmetic == "fp32" else arithmetic]
+    noise = NOISE[bundle.precision if arithmetic == "exact" else arithmetic]
+    encoder_graph, step_graph = graphs_for(bundle, arithmetic)
 
-    def comparison(graph: str) -> Comparison:
-        reference_graph = StagedGraph(reference / graph, run_onnxruntime)
-        return Comparison(StagedGraph(bundle.path / graph, run), reference_graph, noise)
+    def comparison(graph: Path, wanted: str) -> Comparison:
+        return Comparison(StagedGraph(graph, run), StagedGraph(reference / wanted, run_onnxruntime), noise)
 
     with progress("comparing the encoder"):
-        encoder = comparison(ENCODER)
+        encoder = comparison(encoder_graph, ENCODER)
         _, wanted = encoder.compare("encoder", {"crops": crops}, {"crops": crops})
         cross_kv = wanted["cross_kv"]
     with progress("comparing the decoder step"):
-        step = comparison(DECODER_STEP)
+        step = comparison(step_graph, DECODER_STEP)
         tokens = tokens[:, : np.count_nonzero((tokens != PAD).any(0))]
         log_probs = _compare_steps(step, tokens, cross_kv, bundle.dimensions)
     with progress("comparing the FP32 graphs with PyTorch"):

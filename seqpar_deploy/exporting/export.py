@@ -25,16 +25,20 @@ from seqpar_deploy.exporting.graphs import (
     graph_specs,
     uint8_to_images,
 )
+from seqpar_deploy.exporting.int8 import write_int8_graphs
 from seqpar_deploy.exporting.model_card import model_card
+from seqpar_deploy.exporting.overflow import require_no_overflow
 from seqpar_deploy.exporting.parity import check_parity
 from seqpar_deploy.exporting.parity_crops import ParityCrop, parity_crops
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
-from seqpar_deploy.exporting.recipe import Recipe
-from seqpar_deploy.exporting.reference import golden_arrays
+from seqpar_deploy.exporting.recipe import Int8, ParityTolerances, Recipe
+from seqpar_deploy.exporting.reference import Reference, golden_arrays
 from seqpar_deploy.modeling.architecture import Architecture
 from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
 from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.progress import Progress, silent
+from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
 
 _GOLDEN_CROPS = {"real": 4, "rendered": 3, "adversarial": 100}
@@ -87,9 +91,40 @@ def export_bundle(
                 report = check_parity(backend, reference, recipe.parity, bundle=bundle, progress=report_progress)
         report.require("nothing was written")
         manifest["parity"] = report.to_dict()
+        if recipe.precision == "fp16":
+            with progress("looking for values beyond FP16"):
+                require_no_overflow(bundle, reference)
+        if recipe.int8:
+            manifest["int8"] = _add_int8(bundle, reference, recipe.int8, recipe.parity, manifest, progress)
         (folder / MODEL_CARD).write_text(model_card(manifest, label_set), encoding="utf-8")
         write_manifest(folder, manifest)
     return Bundle.open(out, verify=False)
+
+
+def _add_int8(
+    bundle: Bundle,
+    reference: Reference,
+    int8: Int8,
+    tolerances: ParityTolerances,
+    manifest: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the 8-bit graphs; what they cost in accuracy, for the manifest. No gate: they differ."""
+    with progress("making the 8-bit graphs") as report_progress:
+        people = parity_crops(
+            real=int8.calibration_crops, rendered=max(0, int8.calibration_crops - len(sample_crops()))
+        )
+        images = [person.image for person in people if person.kind != "adversarial"]
+        size = bundle.dimensions.image_size
+        crops = prepare_batch(images, image_size=size, preprocessing=bundle.preprocessing)
+        write_int8_graphs(bundle.path, crops, report_progress)
+        write_manifest(bundle.path, manifest)
+    with progress("comparing the 8-bit graphs with the checkpoint") as report_progress:
+        opened = Bundle.open(bundle.path, verify=False)
+        with closing(open_backend(opened, tolerances.backend, arithmetic="int8")) as backend:
+            found = check_parity(backend, reference, tolerances, progress=report_progress)
+    kept = ("backend", "crops", "identical", "identical_sets", "log_prob_median", "log_prob_p99", "log_prob_max")
+    return {name: getattr(found, name) for name in kept}
 
 
 def fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:

@@ -32,11 +32,21 @@ Against the checkpoint (PyTorch, FP32, no cache) on {parity["crops"]} crops ({ki
 {parity["backend"]}: {parity["identical"]} greedy sequences identical, {parity["ties"]} leaving it at a numerical tie.
 Log-probabilities along the checkpoint's sequences differ by {parity["log_prob_median"]:.2g} in the median and
 {parity["log_prob_max"]:.2g} at most. Checked as well: {checks}. `seqpar parity` repeats this on any machine.
-
+{_int8(manifest.get("int8"))}
 That the bundle equals its checkpoint says nothing of how good the checkpoint is. Accuracy was not measured here.
 
 ## Attributes
 | name | group | phrase given to the text tower |
 |---|---|---|
 {attributes}
+"""
+
+
+def _int8(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"""
+The 8-bit graphs beside the exact ones run only if asked for. As they come, {found["identical"]} of {found["crops"]}
+of these sequences are the checkpoint's, and log-probabilities differ by {found["log_prob_median"]:.2g} in the median
+and {found["log_prob_max"]:.2g} at most. `seqpar tune` finds which crops to recheck with the exact graphs.
 """

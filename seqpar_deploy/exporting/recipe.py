@@ -35,14 +35,22 @@ class ParityTolerances:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Int8:
+    """Quicker graphs beside the exact ones, their activations' ranges found on so many crops: real ones, then drawn."""
+
+    calibration_crops: int = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a checkpoint becomes a bundle."""
+    """How a checkpoint becomes a bundle. `int8` is None where it holds no 8-bit graphs."""
 
     name: str
     precision: Precision
     opset: int
     batches: tuple[BatchProfile, ...]
     parity: ParityTolerances
+    int8: Int8 | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -75,6 +83,7 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
             **{key: value for key, value in values.items() if key != "format"},
             "batches": _batches(values.get("batches", [{}])),
             "parity": _dataclass_from(ParityTolerances, values.get("parity", {}), "parity "),
+            "int8": _dataclass_from(Int8, values["int8"], "int8 ") if "int8" in values else None,
         },
     )
     if not isinstance(recipe.name, str):
@@ -85,6 +94,10 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
     if recipe.parity.backend not in get_args(BackendName):
         raise ValueError(f"parity backend is {recipe.parity.backend!r}, wanted one of {list(get_args(BackendName))}")
+    if recipe.int8 and recipe.precision != "fp32":
+        raise ValueError(f"8-bit graphs are made of fp32 ones, precision is {recipe.precision!r}; leave out [int8]")
+    if recipe.int8 and (type(recipe.int8.calibration_crops) is not int or recipe.int8.calibration_crops < 1):
+        raise ValueError(f"int8 calibration_crops is {recipe.int8.calibration_crops!r}, wanted 1 or more")
     for name, least in (("crops", 1), ("rendered", 0), ("beams", 0), ("largest_batch", 1)):
         value = getattr(recipe.parity, name)
         if type(value) is not int or value < least:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 
 from seqpar_deploy.backends import onnxruntime, openvino
+from seqpar_deploy.backends.base import Arithmetic
 from seqpar_deploy.errors import BackendUnavailableError
 from seqpar_deploy.onnx_file import external_data_locations
 
@@ -121,15 +122,15 @@ def run_onnxruntime(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[
     return values
 
 
-def run_openvino(arithmetic: str) -> Run:
-    """On the CPU, with arithmetic in `fp32` or `bf16`."""
-    precision = {"fp32": "f32", "bf16": "bf16"}[arithmetic]
+def run_openvino(arithmetic: Arithmetic) -> Run:
+    """On the CPU, in bfloat16 or not."""
+    precision = openvino.precision_of(arithmetic)
 
     def run(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[str]) -> list[Array]:
         if not openvino.is_available():
             raise BackendUnavailableError("OpenVINO is not installed; pip install 'seqpar-deploy[openvino]'")
         config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino._core().compile_model(graph, "CPU", config)
+        compiled = openvino.core().compile_model(graph, "CPU", config)
         results = compiled(dict(inputs))
         return [np.array(results[name]) for name in tensors]
 

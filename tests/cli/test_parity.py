@@ -104,3 +104,14 @@ def test_it_refuses_in_one_line(bundle_dir: Path, tmp_path: Path) -> None:
         parity(bundle_dir, data=tmp_path)
     with pytest.raises(SeqparError, match=r"the bundle was made of tiny\.safetensors"):
         parity(bundle_dir, checkpoint=stranger)
+    with pytest.raises(SeqparError, match="--explain compares the graphs with the checkpoint's; name it with"):
+        parity(bundle_dir, explained=True)
+
+
+def test_it_explains(
+    bundle_dir: Path, checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parity(bundle_dir, checkpoint=checkpoint_file, crops=2, explained=True, json_file=tmp_path / "parity.json")
+    conclusion = json.loads((tmp_path / "parity.json").read_text())["explanation"]["conclusion"]
+    assert conclusion.startswith("the graphs agree within noise on ")
+    assert capsys.readouterr().out.rstrip().endswith(conclusion)

@@ -16,7 +16,9 @@ FP32 = (data_dir("export") / "fp32.toml").read_text()
 @pytest.mark.parametrize("name", recipe_names())
 def test_what_ships_loads_by_name_and_by_path(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.name == recipe.precision == name
+    assert recipe.name == name
+    assert recipe.precision == ("fp32" if name == "int8" else name)
+    assert (recipe.int8 is not None) == (name == "int8")
     assert load_recipe(data_dir("export") / f"{name}.toml") == recipe
     assert recipe.to_dict()["format"] == 1
 
@@ -44,6 +46,13 @@ def test_what_ships_loads_by_name_and_by_path(name: str) -> None:
         ("crops = 20", "crops = 0", "parity crops is 0, wanted 1 or more"),
         ("rendered = 8", "rendered = -1", "parity rendered is -1, wanted 0 or more"),
         ("largest_batch = 32", "largest_batch = 0", "parity largest_batch is 0, wanted 1 or more"),
+        ("[[batches]]", "[int8]\ncalibration_crops = 0\n[[batches]]", "int8 calibration_crops is 0, wanted 1 or more"),
+        ("[[batches]]", "[int8]\ncrops = 9\n[[batches]]", "int8 has an unknown key 'crops'"),
+        (
+            'precision = "fp32"',
+            'precision = "fp16"\nint8 = {}',
+            "8-bit graphs are made of fp32 ones",
+        ),
         ('backend = "onnxruntime"', 'backend = "tpu"', "parity backend is 'tpu', wanted one of"),
         ("tie_margin = 1e-3", "tie_margin = -1", "parity tie_margin is -1, wanted a number above 0"),
         ("log_prob_max = 5e-2", "log_prob_max = nan", "parity log_prob_max is nan, wanted a number above 0"),
@@ -71,8 +80,8 @@ def test_a_table_is_wanted(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'int8': neither a file nor one of fp16, fp32"):
-        load_recipe("int8")
+    with pytest.raises(RecipeError, match=r"no recipe 'int4': neither a file nor one of fp16, fp32, int8"):
+        load_recipe("int4")
     file = tmp_path / "mine.toml"
     file.write_bytes(b"format = \xff")
     with pytest.raises(RecipeError, match=r"mine\.toml cannot be read as TOML"):

@@ -1,0 +1,39 @@
+"""Whether a value inside an FP16 graph is beyond FP16.
+
+CPUs compute FP16 graphs in FP32 and round only what is read, so that an overflow leaves no trace in their answers; on a
+GPU it is the end of them. Here every tensor is read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.errors import ParityError
+from seqpar_deploy.exporting.reference import Reference
+from seqpar_deploy.exporting.stages import Array, StagedGraph, run_onnxruntime
+
+_CROPS = 2
+
+
+def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
+    """Run the graphs on a few crops and their whole sequences. Raises ParityError that names the first stage."""
+    d = bundle.dimensions
+    tokens = reference.tokens[:_CROPS, :-1]
+    rows = len(tokens)
+    encoder, step = (StagedGraph(graph, run_onnxruntime) for graph in (bundle.encoder, bundle.decoder_step))
+    crops: dict[str, Array] = {"crops": reference.crops[:_CROPS]}
+    inputs: dict[str, Array] = {
+        "tokens": tokens,
+        "position": np.zeros(rows, dtype=np.int64),
+        "self_kv": np.zeros((2 * d.layers, rows, d.heads, d.capacity, d.head_size), dtype=np.float16),
+        "cross_kv": encoder.read(crops, ["cross_kv"])["cross_kv"],
+    }
+    for name, graph, fed in (("encoder", encoder, crops), ("decoder_step", step, inputs)):
+        beyond = graph.overflowing(fed)
+        first = next((stage.name for stage in graph.stages if stage.name in beyond), None)
+        if first is not None:
+            raise ParityError(
+                f"values overflow FP16 in the {name}, first at {first}; export in fp32, or keep that in float32 "
+                "(exporting/precision.py); nothing was written"
+            )
