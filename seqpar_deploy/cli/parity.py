@@ -73,7 +73,7 @@ def parity(
             scores = {"wanted": _score(opened, model.backend, dataset), "got": _score(opened, running, dataset)}
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
     values = report.to_dict()
-    print(format_report(values, bundle.name))
+    print(format_report(values, opened.path.resolve().name))
     if json_file:
         write_whole(json_file, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
     if html:

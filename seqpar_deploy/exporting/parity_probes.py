@@ -154,7 +154,7 @@ def probe_steps(trial: Trial) -> str | None:
     """One crop alone, a token a step, in a fresh cache."""
     for crop in trial.probed:
         step = trial.wrong_step(crop, trial.by_steps(trial.encode([crop]), [crop])[0])
-        if step:
+        if step is not None:
             return (
                 f"crop {crop} alone, a token a step in a fresh cache, is wrong from step {step} on and right in one "
                 "call: positions of later steps, or what the cache keeps of earlier ones"
@@ -232,14 +232,16 @@ def probe_reordering(trial: Trial) -> str | None:
     """Rows dropped, repeated and permuted, as beams are."""
     crops, tokens = trial.probed, trial.reference.tokens
     kept = max(1, int(min(trial.lengths[crops])) // 2)
+    if kept == max(trial.lengths[crops]):
+        return None
     state = trial.encode(crops)
     trial.step(state, tokens[crops, :kept], crops)
     rows = [len(crops) - 1, 0, 0][: trial.max_rows]
     state.reorder(np.array(rows))
     reordered = [crops[row] for row in rows]
-    got = trial.by_steps(state, reordered, kept) if kept < max(trial.lengths[crops]) else None
-    for place, crop in enumerate(reordered if got is not None else []):
-        step = trial.wrong_step(crop, got[place], kept)  # type: ignore[index]
+    got = trial.by_steps(state, reordered, kept)
+    for place, crop in enumerate(reordered):
+        step = trial.wrong_step(crop, got[place], kept)
         if step is not None:
             return (
                 f"after reordering to rows {rows}, row {place} is wrong from step {step} on: "
@@ -255,6 +257,8 @@ def wrong_slots(size: int, wrong: Iterable[int], crops: Sequence[int]) -> str | 
         return None
     if len(slots) == size > 1:
         return f"every slot of batch size {size} is wrong"
-    last = ", the last" if slots == [size - 1] else ""
-    named = f"slot {slots[0]}{last}, is" if last else f"slots {slots} are" if len(slots) > 1 else f"slot {slots[0]} is"
-    return f"{named} wrong in batches of {size}: crop {crops[slots[0]]} is right elsewhere; the profile of this size"
+    if len(slots) > 1:
+        named = f"slots {slots} are"
+    else:
+        named = f"slot {slots[0]}, the last, is" if slots[0] == size - 1 else f"slot {slots[0]} is"
+    return f"{named} wrong in batches of {size}, crop {crops[slots[0]]} is right elsewhere: the profile of this size"
