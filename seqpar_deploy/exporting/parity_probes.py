@@ -6,6 +6,7 @@ alone and in one call; step by step; after forgetting tokens; beside other crops
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,21 @@ class Trial:
         first = range(min(8, len(self.lengths)))
         probed = min(PROBED, self.max_rows)
         self.probed = sorted(sorted(first, key=lambda crop: -self.lengths[crop])[:probed])
+
+    def against_itself(self) -> Trial:
+        """The same backend held, ten times more strictly, to what it itself says of the probed crops in one call.
+
+        Cache, masks and batches are to change nothing in that, where a reduced precision does change the reference's.
+        """
+        log_probs = self.reference.log_probs.copy()
+        for crop in self.probed:
+            log_probs[crop] = self.alone(crop)
+        strict = dataclasses.replace(
+            self.tolerances,
+            log_prob_median=self.tolerances.log_prob_median / 10,
+            log_prob_max=self.tolerances.log_prob_max / 10,
+        )
+        return Trial(self.backend, dataclasses.replace(self.reference, log_probs=log_probs), strict)
 
     def encode(self, crops: Sequence[int]) -> Any:
         state = self.backend.encode(self.reference.crops[list(crops)])
