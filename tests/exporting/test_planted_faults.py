@@ -232,6 +232,16 @@ def test_10_fp16_overflow_in_one_layer_norm(bundle: Bundle, model: SequencePAR, 
     assert "at step 0: an overflow, as of a layer normalisation in FP16" in found
 
 
+def test_10_fp16_overflow_in_the_encoder(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:
+    block = model.clip_model.visual.transformer.resblocks[0]
+    block.mlp.c_proj.bias += 300
+    block_after = backend.encoder.clip_visual.transformer.resblocks[1]  # type: ignore[attr-defined]
+    block_after.ln_1.__class__ = HalfLayerNorm
+    assert breach(bundle, backend).startswith(
+        "finite: infinity or NaN first in cross_kv, the encoder's output, of crop "
+    )
+
+
 def test_11_two_attributes_swapped_in_the_manifest(bundle_dir: Path, backend: ModuleBackend, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
     manifest = json.loads((copy / "manifest.json").read_text())
