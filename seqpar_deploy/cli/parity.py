@@ -79,7 +79,7 @@ def parity(
             scores = {"wanted": _score(opened, model.backend, dataset), "got": _score(opened, running, dataset)}
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
     values = report.to_dict()
-    print(format_report(values, bundle.name))
+    print(format_report(values, opened.path.resolve().name))
     if explained and model is not None:
         from seqpar_deploy.exporting.explain import explain
 

@@ -25,7 +25,7 @@ from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, uint8_to_images
 from seqpar_deploy.exporting.parity import check_parity
 from seqpar_deploy.exporting.parity_report import ParityReport
-from seqpar_deploy.exporting.recipe import Recipe, tolerances_of
+from seqpar_deploy.exporting.recipe import Recipe, load_recipe
 from seqpar_deploy.exporting.reference import reference_from_golden
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.modeling.eager import normalise
@@ -73,14 +73,14 @@ def backend(bundle: Bundle, model: SequencePAR) -> ModuleBackend:
     return ModuleBackend(bundle, model)
 
 
-def check(bundle: Bundle, backend: Backend[Any]) -> ParityReport:
-    tolerances = dataclasses.replace(tolerances_of(bundle), largest_batch=8, beams=2)
+def check(bundle: Bundle, backend: Backend[Any], recipe: str = "fp32") -> ParityReport:
+    tolerances = dataclasses.replace(load_recipe(recipe).parity, largest_batch=8, beams=2)
     return check_parity(backend, reference_from_golden(bundle), tolerances, bundle=bundle)
 
 
-def breach(bundle: Bundle, backend: Backend[Any]) -> str:
+def breach(bundle: Bundle, backend: Backend[Any], recipe: str = "fp32") -> str:
     """The first breach, which is to point at the fault."""
-    report = check(bundle, backend)
+    report = check(bundle, backend, recipe)
     with pytest.raises(ParityError):
         report.require("nothing was written")
     return report.breaches[0]
@@ -174,19 +174,21 @@ def shift_positions(model: SequencePAR, by: int) -> None:
     table.copy_(table.clone().roll(by, 0))
 
 
-def test_7_mask_one_too_long(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:
+@pytest.mark.parametrize("recipe", ["fp32", "fp16"])  # whose tolerances alone would let it pass the probe
+def test_7_mask_one_too_long(bundle: Bundle, model: SequencePAR, backend: ModuleBackend, recipe: str) -> None:
     # A position one further on makes the mask longer; the embeddings of positions are set back by as much.
     shift_positions(model, 1)
     right = model.decoder.forward
     model.decoder.forward = lambda tokens, embedded, cross_kv, self_kv, position: right(  # type: ignore[method-assign]
         tokens, embedded, cross_kv, self_kv, position + 1
     )
-    found = breach(bundle, backend)
+    found = breach(bundle, backend, recipe)
     assert found.startswith("forgetting: ")
     assert "the mask is too long: a forgotten cache slot is seen" in found
 
 
-def test_8_stale_cache_slot(bundle: Bundle, backend: ModuleBackend) -> None:
+@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
+def test_8_stale_cache_slot(bundle: Bundle, backend: ModuleBackend, recipe: str) -> None:
     """The cache writes into empty slots alone, so that what was forgotten stays."""
     right = backend.decoder_step
 
@@ -195,7 +197,7 @@ def test_8_stale_cache_slot(bundle: Bundle, backend: ModuleBackend) -> None:
         return log_probs, next_token, torch.where(self_kv != 0, self_kv, self_kv_out)
 
     backend.decoder_step = keeps_what_is_there
-    found = breach(bundle, backend)
+    found = breach(bundle, backend, recipe)
     assert found.startswith("forgetting: ")
     assert "a stale cache slot: what is written again is not what is read" in found
 
@@ -230,6 +232,16 @@ def test_10_fp16_overflow_in_one_layer_norm(bundle: Bundle, model: SequencePAR, 
     assert "at step 0: an overflow, as of a layer normalisation in FP16" in found
 
 
+def test_10_fp16_overflow_in_the_encoder(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:
+    block = model.clip_model.visual.transformer.resblocks[0]
+    block.mlp.c_proj.bias += 300
+    block_after = backend.encoder.clip_visual.transformer.resblocks[1]  # type: ignore[attr-defined]
+    block_after.ln_1.__class__ = HalfLayerNorm
+    assert breach(bundle, backend).startswith(
+        "finite: infinity or NaN first in cross_kv, the encoder's output, of crop "
+    )
+
+
 def test_11_two_attributes_swapped_in_the_manifest(bundle_dir: Path, backend: ModuleBackend, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -259,4 +271,4 @@ def test_12_a_profile_that_corrupts_the_last_slot(bundle: Bundle, backend: Modul
     backend.encode = encode  # type: ignore[method-assign]
     report = check(bundle, backend)
     assert [check.name for check in report.checks if not check.passed] == ["batches of 8"]
-    assert report.breaches[0].startswith("batches of 8: slot 7, the last, is wrong in batches of 8: crop ")
+    assert report.breaches[0].startswith("batches of 8: slot 7, the last, is wrong in batches of 8, crop ")
