@@ -1,0 +1,58 @@
+"""How fast this machine reads memory, by whatever library reads it fastest."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.bench.machine import usable_cores
+from seqpar_deploy.bench.timing import durations
+
+Floats = npt.NDArray[np.float32]
+Work = Callable[[], object]
+
+
+def best_read(size: int, *, threads: int | None, seconds: float) -> tuple[float, str]:
+    """(bytes a second, by what) of reading an array of `size` bytes, again and again, on all cores or `threads`.
+
+    An array that fits the caches is read from there, as the weights of a small decoder are. The fastest run counts.
+    """
+    array = np.ones(max(1, size // 4), dtype=np.float32)
+    threads = threads or usable_cores()
+    found: list[tuple[float, str]] = []
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for name, work in _readers(array, threads, pool):
+            found.append((array.nbytes / min(durations(work, seconds=seconds)), name))
+    return max(found)
+
+
+def _readers(array: Floats, threads: int, pool: concurrent.futures.ThreadPoolExecutor) -> list[tuple[str, Work]]:
+    parts = np.array_split(array, threads)
+    readers: list[tuple[str, Work]] = [
+        ("numpy sum, one thread", array.sum),
+        (f"numpy sum, {threads} threads", lambda: list(pool.map(np.sum, parts))),
+        (f"numpy dot, {threads} threads", lambda: list(pool.map(_dot, parts))),
+        ("numpy matrix by vector", _matrix_by_vector(array)),
+    ]
+    with contextlib.suppress(ImportError):
+        import torch
+
+        shared = torch.from_numpy(array)
+        readers.append(("torch sum", shared.sum))
+    return readers
+
+
+def _dot(part: Floats) -> float:
+    return float(part @ part)
+
+
+def _matrix_by_vector(array: Floats) -> Work:
+    """What a decoder step does with its weights."""
+    inner = min(1024, array.size)
+    matrix = array[: array.size // inner * inner].reshape(-1, inner)
+    vector = np.ones(inner, dtype=np.float32)
+    return lambda: matrix @ vector
