@@ -8,7 +8,17 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("seqpar-deploy", "numpy", "torch", "open_clip_torch", "onnxruntime", "onnxruntime-gpu", "openvino")
+_PACKAGES = (
+    "seqpar-deploy",
+    "numpy",
+    "torch",
+    "open_clip_torch",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 
 
 def describe_machine() -> dict[str, Any]:

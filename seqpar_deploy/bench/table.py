@@ -17,8 +17,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         f"on {machine['processor']}, {machine['cores']} cores"
     )
     parts = [head, _ladder(result["rungs"]), _costs(result["rungs"]), _limits(result), _shares(result)]
-    if result["skipped"]:
-        parts.append("\n".join(f"skipped {entry['name']}: {entry['why']}" for entry in result["skipped"]))
+    parts.append(_skipped(result["skipped"]))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -109,6 +108,13 @@ def _shares(result: Mapping[str, Any]) -> str:
             )
         )
     return columns(rows)
+
+
+def _skipped(skipped: Sequence[Mapping[str, str]]) -> str:
+    names_of: dict[str, list[str]] = {}
+    for entry in skipped:
+        names_of.setdefault(entry["why"], []).append(entry["name"])
+    return "\n".join(f"skipped {', '.join(names)}: {why}" for why, names in names_of.items())
 
 
 def _ms(seconds: float | None) -> str:

@@ -46,9 +46,9 @@ def result(
 ) -> dict[str, Any]:
     """Every rung but torch.compile's, which takes a minute of a C++ compiler."""
     folder = tmp_path_factory.mktemp("rivals")
-    workshop = Workshop(Bundle.open(bundle_dir), checkpoint=checkpoint_file, folder=folder)
+    workshop = Workshop(Bundle.open(bundle_dir), checkpoint=checkpoint_file, threads=1, folder=folder)
     rungs, skipped = make_rungs(workshop, skip=["eager-compiled"])
-    settings = Settings(runs=1, batches=(1, 4), seconds=0.01)
+    settings = Settings(runs=1, batches=(1, 4), threads=1, seconds=0.01)
     return measure(workshop, rungs, skipped, crops, settings)
 
 
@@ -92,7 +92,8 @@ def test_the_table_shows_all_of_it(result: dict[str, Any]) -> None:
     for rung in result["rungs"]:
         assert rung["description"] in table
     for entry in result["skipped"]:
-        assert f"skipped {entry['name']}: {entry['why']}" in table
+        assert entry["name"] in table
+        assert f": {entry['why']}" in table
 
 
 def test_a_rung_that_cannot_be_had_says_why(bundle_dir: Path, tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file
     assert values["machine"]["cores"] >= 1
 
 
+def test_bench_measures_a_bundle_without_pytorch(bundle_dir: Path) -> None:
+    hidden = "import sys; sys.modules |= dict.fromkeys(('torch', 'onnx', 'open_clip', 'openvino'))"  # as if not there
+    options = ["--runs", "1", "--batches", "1", "--seconds", "0.01", "--skip", "onnxruntime-speculative"]
+    call = f"{hidden}; sys.argv[1:] = {[str(bundle_dir), *options]}; import seqpar_deploy.cli.bench as b; b.run()"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bundle fp32, onnxruntime  " in done.stdout
+    assert "skipped published, eager, eager-cached" in done.stdout
+    assert "pip install 'seqpar-deploy[openvino]'" in done.stdout
+    assert "fp32" in next(line for line in done.stdout.splitlines() if line.startswith("this machine at best"))
+
+
 def test_bench_compares_two_results(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     first.write_text(json.dumps({"rungs": [{"name": "x", "seconds": [1.0]}, {"name": "y", "seconds": [1.0]}]}))
