@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from seqpar_deploy.backends import open_backend
+from seqpar_deploy.bench import eager
 from seqpar_deploy.bench.cold_start import measure_cold_start
 from seqpar_deploy.bench.ladder import Input, Rung, measure_throughput, run_ladder
 from seqpar_deploy.bench.measure import Settings, measure
@@ -146,3 +150,38 @@ def test_tokens_are_compared_with_the_first_rung_that_is_exact(bundle_dir: Path,
 def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"a fresh process failed: .*does not exist"):
         measure_cold_start([str(tmp_path / "none")])
+
+
+def test_compiled_says_the_same(
+    bundle_dir: Path, checkpoint_file: Path, crops: list[Crop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the C++ compiler, which takes a minute: what is traced is the same.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    bundle = Bundle.open(bundle_dir)
+    workshop = Workshop(bundle, checkpoint=checkpoint_file, folder=tmp_path)
+    rungs, _ = make_rungs(workshop, only=["eager-cached", "eager-compiled"])
+    given = Input(crops=crops, dimensions=bundle.dimensions, preprocessing=bundle.preprocessing)
+    timings = run_ladder(rungs, given, runs=2)
+    assert [timing.rung.name for timing in timings if timing.identical] == ["eager-cached", "eager-compiled"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"), [(0, "no C++ compiler"), (60, "it took longer than 1 s")], ids=["fails", "takes too long"]
+)
+def test_what_does_not_compile_is_skipped(
+    bundle_dir: Path,
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    why: str,
+) -> None:
+    def compiled(*_: Any) -> None:
+        time.sleep(seconds)
+        raise RuntimeError("no C++ compiler\nat all")
+
+    monkeypatch.setattr(torch, "compile", lambda _function, **_options: compiled)
+    monkeypatch.setattr(eager, "COMPILE_SECONDS", 1)
+    workshop = Workshop(Bundle.open(bundle_dir), checkpoint=checkpoint_file, folder=tmp_path)
+    _, skipped = make_rungs(workshop, only=["eager", "eager-compiled"])
+    assert skipped == [{"name": "eager-compiled", "why": f"torch.compile failed: {why}"}]
