@@ -17,33 +17,26 @@ Work = Callable[[], object]
 
 
 def best_read(size: int, *, threads: int | None, seconds: float) -> tuple[float, str]:
-    """(bytes a second, by what) of reading an array of `size` bytes, again and again, on all cores or `threads`.
+    """(bytes a second, by what) of reading an array of `size` bytes, again and again, on all cores or in `threads`.
 
     An array that fits the caches is read from there, as the weights of a small decoder are. The fastest run counts.
     """
     array = np.ones(max(1, size // 4), dtype=np.float32)
-    threads = threads or usable_cores()
+    parts = np.array_split(array, threads or usable_cores())
     found: list[tuple[float, str]] = []
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for name, work in _readers(array, threads, pool):
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+        readers: dict[str, Work] = {
+            "numpy sum, one thread": array.sum,
+            f"numpy sum, threads: {len(parts)}": lambda: list(pool.map(np.sum, parts)),
+        }
+        if threads is None:  # these take as many threads as they like
+            readers[f"numpy dot, threads: {len(parts)}"] = lambda: list(pool.map(_dot, parts))
+            readers["numpy matrix by vector"] = _matrix_by_vector(array)
+        with contextlib.suppress(ImportError):
+            readers["torch sum"] = _torch_sum(array, threads)
+        for name, work in readers.items():
             found.append((array.nbytes / min(durations(work, seconds=seconds)), name))
     return max(found)
-
-
-def _readers(array: Floats, threads: int, pool: concurrent.futures.ThreadPoolExecutor) -> list[tuple[str, Work]]:
-    parts = np.array_split(array, threads)
-    readers: list[tuple[str, Work]] = [
-        ("numpy sum, one thread", array.sum),
-        (f"numpy sum, {threads} threads", lambda: list(pool.map(np.sum, parts))),
-        (f"numpy dot, {threads} threads", lambda: list(pool.map(_dot, parts))),
-        ("numpy matrix by vector", _matrix_by_vector(array)),
-    ]
-    with contextlib.suppress(ImportError):
-        import torch
-
-        shared = torch.from_numpy(array)
-        readers.append(("torch sum", shared.sum))
-    return readers
 
 
 def _dot(part: Floats) -> float:
@@ -56,3 +49,11 @@ def _matrix_by_vector(array: Floats) -> Work:
     matrix = array[: array.size // inner * inner].reshape(-1, inner)
     vector = np.ones(inner, dtype=np.float32)
     return lambda: matrix @ vector
+
+
+def _torch_sum(array: Floats, threads: int | None) -> Work:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.from_numpy(array).sum

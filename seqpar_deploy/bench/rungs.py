@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from seqpar_deploy.backends import Backend, BackendName, open_backend
-from seqpar_deploy.bench import eager as torch_rungs
+from seqpar_deploy.bench import torch_rungs
 from seqpar_deploy.bench.ladder import Rung
 from seqpar_deploy.bench.rivals import ConcatOnnxBackend, PlainOnnxBackend, Run, open_graph
 from seqpar_deploy.bundle import Bundle

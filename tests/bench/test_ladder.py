@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.bench import eager
+from seqpar_deploy.bench import ladder, torch_rungs
 from seqpar_deploy.bench.cold_start import measure_cold_start
 from seqpar_deploy.bench.ladder import Input, Rung, measure_throughput, run_ladder
 from seqpar_deploy.bench.measure import Settings, measure
@@ -118,7 +119,9 @@ def test_rows_that_finish_rule_out_a_compiled_batch(bundle_dir: Path, checkpoint
     assert "use --crops 1" in skipped[0]["why"]
 
 
-def test_tokens_are_compared_with_the_first_rung_that_is_exact(bundle_dir: Path, crops: list[Crop]) -> None:
+def test_tokens_are_compared_with_the_first_rung_that_is_exact(
+    bundle_dir: Path, crops: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Wrong:
         """A backend that always says `<eos>`."""
 
@@ -139,7 +142,10 @@ def test_tokens_are_compared_with_the_first_rung_that_is_exact(bundle_dir: Path,
         Rung(name="speculative", description="", backend=backend, strategy=Speculative()),
     ]
     given = Input(crops=crops, dimensions=bundle.dimensions, preprocessing=bundle.preprocessing)
+    meter = itertools.count(step=3)
+    monkeypatch.setattr(ladder, "open_meter", lambda _device: lambda: next(meter))  # 3 J each time it is asked
     timings = run_ladder(rungs, given, runs=1, batch=2)
+    assert [timing.joules_per_crop for timing in timings] == [1.5, 1.5, 1.5]
     assert [timing.identical for timing in timings] == [False, True, True]
     assert timings[0].steps == 1
     stages = timings[1].stages
@@ -181,7 +187,7 @@ def test_what_does_not_compile_is_skipped(
         raise RuntimeError("no C++ compiler\nat all")
 
     monkeypatch.setattr(torch, "compile", lambda _function, **_options: compiled)
-    monkeypatch.setattr(eager, "COMPILE_SECONDS", 1)
+    monkeypatch.setattr(torch_rungs, "COMPILE_SECONDS", 1)
     workshop = Workshop(Bundle.open(bundle_dir), checkpoint=checkpoint_file, folder=tmp_path)
     _, skipped = make_rungs(workshop, only=["eager", "eager-compiled"])
     assert skipped == [{"name": "eager-compiled", "why": f"torch.compile failed: {why}"}]

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from seqpar_deploy.modeling.sequencepar import SequencePAR
     from seqpar_deploy.vocab import LabelSet
 
-COMPILE_SECONDS = 300  # more is no alternative to an export
+COMPILE_SECONDS = 600  # more is no alternative to an export
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,21 +140,37 @@ def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[A
     try:
         with _time_limit(COMPILE_SECONDS):
             Greedy().generate(backend, backend.encode(crops), max_steps=2)
-    except Exception as error:  # of the compiler, of whatever kind
+    except (Exception, _TimeUp) as error:  # the compiler's are of whatever kind
+        _stop_compiling()
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(f"torch.compile failed: {line}") from None
     return backend
 
 
+def _stop_compiling() -> None:
+    """What has been started would go on beside the measurements."""
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    if compiler is not None:
+        with contextlib.suppress(Exception):  # no part of torch's promises
+            compiler.AsyncCompile.pool().shutdown(cancel_futures=True)
+            compiler.shutdown_compile_workers()
+
+
+class _TimeUp(BaseException):
+    """Not an Exception: the compiler catches many of those, and goes on by another way."""
+
+
 @contextlib.contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
+    """Raise _TimeUp in the block after `seconds`, and again each second, should something have caught it."""
+
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"it took longer than {seconds} s")
+        raise _TimeUp(f"it took longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
