@@ -39,13 +39,14 @@ from seqpar_deploy.backends import Backend, open_backend
 from seqpar_deploy.backends.cuda import find_gpu
 from seqpar_deploy.backends.engine_folder import RUNTIMES, installed_runtimes
 from seqpar_deploy.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
-from seqpar_deploy.bench.limits import durations, encoder_flops, measure_limits, median_seconds, step_bytes
+from seqpar_deploy.bench.device_limits import measure_device_limits
+from seqpar_deploy.bench.timing import durations, median_seconds
+from seqpar_deploy.bench.work import encoder_operations, step_bytes
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.engines import build_engines
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.graphs import EncoderGraph, uint8_to_images
 from seqpar_deploy.exporting.parity import check_parity
 from seqpar_deploy.exporting.precision import convert, token_table_in
 from seqpar_deploy.exporting.recipe import load_recipe
@@ -77,7 +78,7 @@ def main() -> None:
     report = Report(options.out, time.monotonic() + 60 * options.minutes)
     report.values |= {"date": datetime.date.today().isoformat(), "device": options.device, "crops": options.crops}
     report.measure("machine", lambda: machine(options.device))
-    report.measure("limits", lambda: dataclasses.asdict(measure_limits(options.device, seconds=options.seconds)))
+    report.measure("limits", lambda: dataclasses.asdict(measure_device_limits(options.device, seconds=options.seconds)))
     crops = [read_image(path) for path in sample_crops()][: options.crops]
     crops += [render_person(RENDERED_SEED, index)[0] for index in range(options.crops - len(crops))]
     for model in options.model:
@@ -182,7 +183,7 @@ def check_eager(name: str, job: Job, checkpoint: Path, report: Report) -> None:
         table = model.token_table(label_set.phrases).to(job.device)
     model = model.to(job.device)
     cached = CachedEagerBackend(model, table, label_set.preprocessing)
-    report.measure("reference", lambda: refer_to(job, bundle, cached, model), model=name)
+    report.measure("reference", lambda: refer_to(job, bundle, cached), model=name)
     if name == "full":
         published = PublishedBackend(model, label_set.phrases, label_set.preprocessing)
         report.measure("eager as published", lambda: speed(job, bundle, published, "fp32"), model=name)
@@ -209,15 +210,14 @@ def export(checkpoint: Path, label_set: Any, out: Path) -> dict[str, Any]:
     return {"seconds": time.monotonic() - start, "digest": bundle.digest, "checkpoint": bundle.manifest["checkpoint"]}
 
 
-def refer_to(job: Job, bundle: Bundle, eager: Backend[Any], model: Any) -> dict[str, Any]:
+def refer_to(job: Job, bundle: Bundle, eager: Backend[Any]) -> dict[str, Any]:
     """Fill in what the bundle is compared with: eager PyTorch in FP32."""
     size, max_steps = bundle.dimensions.image_size, bundle.dimensions.capacity - 1
     prepared = prepare_batch(job.crops, image_size=size, preprocessing=bundle.preprocessing)
     job.reference = reference_generations(eager, prepared, max_steps=max_steps, batch_size=BATCH)
     beams = BEAM.generate(eager, eager.encode(prepared[:BEAM_CROPS]), max_steps=max_steps)
     job.beams = [generation.tokens for generation in beams]
-    encoder = EncoderGraph(model, uint8_to_images(bundle.preprocessing))
-    job.flops = encoder_flops(encoder, torch.from_numpy(prepared[:1]).to(job.device))
+    job.flops = encoder_operations(bundle)
     lengths = job.reference.lengths
     return {"crops": len(prepared), "tokens_median": float(np.median(lengths)), "encoder_gflop": job.flops / 1e9}
 
@@ -301,7 +301,7 @@ def graph_speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str,
     result = {"encode_ms": 1e3 * encode, "step_ms": 1e3 * step, "steps": steps}
     if "skipped" not in job.limits:
         result["encoder_share_of_products"] = rows * job.flops / encode / job.limits[f"{precision}_flops"]
-        result["step_share_of_copying"] = step_bytes(bundle, rows, precision) / step / job.limits["copied_bytes"]
+        result["step_share_of_copying"] = step_bytes(bundle, precision, rows) / step / job.limits["copied_bytes"]
     return result
 
 

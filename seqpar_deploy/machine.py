@@ -8,7 +8,17 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("seqpar-deploy", "numpy", "torch", "open_clip_torch", "onnxruntime", "onnxruntime-gpu", "openvino")
+_PACKAGES = (
+    "seqpar-deploy",
+    "numpy",
+    "torch",
+    "open_clip_torch",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -16,7 +26,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gb": _memory_gb(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -24,15 +34,35 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def computes_in_bf16() -> bool:
+    """Whether the processor has bf16 products of its own; without them they are slower than FP32's."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_instructions(_cpuinfo()))
+
+
 def _processor() -> str:
+    fields = _cpuinfo()
+    if not fields:
+        return platform.processor() or "unknown"
+    instructions = _instructions(fields)
+    notable = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in instructions]
+    return f"{fields.get('model name', platform.processor())} ({', '.join(notable) or 'no AVX2'})"
+
+
+def _cpuinfo() -> dict[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or "unknown"
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    instructions = set(fields.get("flags", "").split())
-    notable = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in instructions]
-    return f"{fields.get('model name', platform.processor())} ({', '.join(notable) or 'no AVX2'})"
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _instructions(fields: dict[str, str]) -> set[str]:
+    return set((fields.get("flags") or fields.get("Features", "")).split())  # x86, ARM
 
 
 def _memory_gb() -> float | None:

@@ -56,16 +56,25 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """(field number, bytes) of every length-delimited field; other wire types are skipped."""
+    for field, value in fields(message):
+        if not isinstance(value, int):
+            yield field, value
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, value) of every field of a message: whole numbers, and what is of a length of its own as bytes;
+    numbers of fixed width are skipped. Raises ValueError or IndexError for a damaged message."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         field, wire_type = tag >> 3, tag & 7
         if wire_type == 0:
-            _, at = _varint(message, at)
+            number, at = varint(message, at)
+            yield field, number
         elif wire_type in (1, 5):
             at += 8 if wire_type == 1 else 4
         elif wire_type == 2:
-            length, at = _varint(message, at)
+            length, at = varint(message, at)
             if at + length > len(message):
                 raise ValueError("it is truncated")
             yield field, message[at : at + length]
@@ -74,7 +83,8 @@ def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryv
             raise ValueError(f"it has wire type {wire_type}")
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def varint(message: memoryview, at: int) -> tuple[int, int]:
+    """(number, where it ends) of the whole number that begins at `at`."""
     value = shift = 0
     while True:
         byte = message[at]

@@ -13,56 +13,99 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from seqpar_deploy.backends import Backend
+from seqpar_deploy.backends import Backend, StepOutput
+from seqpar_deploy.backends.base import GreedyBackend, Int64Array
+from seqpar_deploy.bench.energy import ReadJoules, open_meter
+from seqpar_deploy.bench.timing import median_seconds
 from seqpar_deploy.bundle import Dimensions
 from seqpar_deploy.decoding import Generation, Greedy, Strategy
 from seqpar_deploy.preprocess import Crop, Preprocessing, prepare_batch
 
-Progress = Callable[[int, int], None]
+Report = Callable[[int, int], None]
 
 SETTLE = 0.3  # seconds before each turn: worker threads of the runtime that went before spin for a while
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rung:
-    """One alternative: a backend, how it decodes, and what is to be known about it."""
+    """One alternative: a backend, how it decodes, and what is to be known about it.
+
+    `precision` is that of its arithmetic; `reduced` says that it is lower than the bundle's, so that other tokens are
+    no fault. `as_bundle` says that encoding and stepping do the operations of the bundle's graphs. `cold_start` are the
+    arguments of a process that does the same, `one_batch` that no other size than the ladder's will do.
+    """
 
     name: str
     description: str
     backend: Backend[Any]
     strategy: Strategy = Greedy()
+    precision: str = "fp32"
+    reduced: bool = False
+    as_bundle: bool = False
+    cold_start: tuple[str, ...] | None = None
+    one_batch: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+    """Raw crops, and how they become batches of a model's input."""
+
+    crops: Sequence[Crop]
+    dimensions: Dimensions
+    preprocessing: Preprocessing
+
+    def chosen(self, start: int, batch: int) -> list[Crop]:
+        """`batch` crops from number `start` on; they go round."""
+        return [self.crops[(start + i) % len(self.crops)] for i in range(batch)]
+
+    def prepared(self, crops: Sequence[Crop]) -> npt.NDArray[np.uint8]:
+        return prepare_batch(crops, image_size=self.dimensions.image_size, preprocessing=self.preprocessing)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Seconds of one run: preparing the crops, encoding them, in the decoder's steps, and the rest, in Python."""
+
+    preprocess: float
+    encode: float
+    decode: float
+    host: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of every run of one rung, and whether its tokens were always those of the first rung.
+    """All runs of one rung: seconds end to end and medians of their stages, the decoder's steps and what one took, the
+    energy a crop took if the machine tells, and whether the tokens were always those of the first rung that is not
+    reduced."""
 
-    `seconds` are end to end; `encode_seconds`, `decode_seconds` and `steps` (of the decoder) are medians.
-    """
-
-    name: str
-    description: str
+    rung: Rung
     seconds: tuple[float, ...]
-    encode_seconds: float
-    decode_seconds: float
+    stages: Stages
     steps: float
+    step_seconds: float
+    joules_per_crop: float | None
     identical: bool
 
     @property
-    def median(self) -> float:
-        return float(np.median(self.seconds))
+    def p50(self) -> float:
+        return self.percentile(50)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "median": self.median, "p95": float(np.quantile(self.seconds, 0.95))}
+    def percentile(self, share: float) -> float:
+        return float(np.percentile(self.seconds, share))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Turn:
     seconds: float
-    encode_seconds: float
-    decode_seconds: float
+    stages: Stages
+    joules: float | None
     generations: list[Generation]
+
+    @property
+    def steps(self) -> int:
+        return max(generation.steps for generation in self.generations)
 
     @property
     def tokens(self) -> list[tuple[int, ...]]:
@@ -71,71 +114,91 @@ class _Turn:
 
 def run_ladder(
     rungs: Sequence[Rung],
-    crops: Sequence[Crop],
+    given: Input,
     *,
-    dimensions: Dimensions,
-    preprocessing: Preprocessing,
     runs: int,
     batch: int = 1,
     warmup: int = 1,
-    progress: Progress | None = None,
+    report: Report | None = None,
 ) -> list[Timing]:
-    """Time every rung `runs` times after `warmup`, each time on the next `batch` of the crops, which go round."""
+    """Time every rung `runs` times after `warmup`, each time on the next `batch` of the crops."""
+    meters = {device: open_meter(device) for device in {rung.backend.device for rung in rungs}}
     turns: list[list[_Turn]] = [[] for _ in rungs]
     for run in range(warmup + runs):
-        chosen = [crops[(run * batch + i) % len(crops)] for i in range(batch)]
+        chosen = given.chosen(run * batch, batch)
         for place, rung in enumerate(rungs):
             time.sleep(SETTLE)
-            turns[place].append(_take_turn(rung, chosen, dimensions, preprocessing))
-            if progress:
-                progress(run * len(rungs) + place + 1, (warmup + runs) * len(rungs))
-    return [_timing(rung, taken, turns[0], warmup) for rung, taken in zip(rungs, turns, strict=True)]
+            turns[place].append(_take_turn(rung, chosen, given, meters[rung.backend.device]))
+            if report:
+                report(run * len(rungs) + place + 1, (warmup + runs) * len(rungs))
+    reference = next((place for place, rung in enumerate(rungs) if not rung.reduced), 0)
+    return [_timing(rung, taken, turns[reference], warmup, batch) for rung, taken in zip(rungs, turns, strict=True)]
 
 
-def _take_turn(rung: Rung, crops: Sequence[Crop], dimensions: Dimensions, preprocessing: Preprocessing) -> _Turn:
+def measure_throughput(rung: Rung, given: Input, batch: int, *, seconds: float) -> float:
+    """Crops a second in batches of this size, from raw crops to attributes; the median of runs
+    for about `seconds` after one that does not count."""
+    crops, max_steps = given.chosen(0, batch), given.dimensions.capacity - 1
+
+    def work() -> None:
+        rung.strategy.generate(rung.backend, rung.backend.encode(given.prepared(crops)), max_steps=max_steps)
+
+    return batch / median_seconds(work, seconds=seconds, least=1)
+
+
+def _take_turn(rung: Rung, crops: Sequence[Crop], given: Input, meter: ReadJoules | None) -> _Turn:
+    # A backend that decodes by itself is not asked to step: its decoding counts as a whole.
+    watch = None if isinstance(rung.backend, GreedyBackend) else _Stopwatch(rung.backend)
+    before = meter() if meter else 0.0
     start = time.perf_counter()
-    prepared = prepare_batch(crops, image_size=dimensions.image_size, preprocessing=preprocessing)
+    prepared = given.prepared(crops)
     encode_start = time.perf_counter()
     state = rung.backend.encode(prepared)
     decode_start = time.perf_counter()
-    generations = rung.strategy.generate(rung.backend, state, max_steps=dimensions.capacity - 1)
+    max_steps = given.dimensions.capacity - 1
+    generations = rung.strategy.generate(watch or rung.backend, state, max_steps=max_steps)
     end = time.perf_counter()
-    return _Turn(end - start, decode_start - encode_start, end - decode_start, generations)
-
-
-def _timing(rung: Rung, turns: Sequence[_Turn], reference: Sequence[_Turn], warmup: int) -> Timing:
-    timed = turns[warmup:]
-    return Timing(
-        name=rung.name,
-        description=rung.description,
-        seconds=tuple(turn.seconds for turn in timed),
-        encode_seconds=float(np.median([turn.encode_seconds for turn in timed])),
-        decode_seconds=float(np.median([turn.decode_seconds for turn in timed])),
-        steps=float(np.median([max(generation.steps for generation in turn.generations) for turn in timed])),
-        identical=all(turn.tokens == wanted.tokens for turn, wanted in zip(turns, reference, strict=True)),
+    decode = watch.seconds if watch else end - decode_start
+    stages = Stages(
+        preprocess=encode_start - start,
+        encode=decode_start - encode_start,
+        decode=decode,
+        host=end - decode_start - decode,
     )
+    return _Turn(end - start, stages, meter() - before if meter else None, generations)
 
 
-def format_table(timings: Sequence[Timing]) -> str:
-    """The ladder for a person: medians in milliseconds, and how many times faster than the first rung each is."""
-    rows = [("", "ms", "encode", "decode", "steps", "faster", "tokens")]
-    for timing in timings:
-        rows.append(
-            (
-                timing.description,
-                f"{timing.median * 1e3:.1f}",
-                f"{timing.encode_seconds * 1e3:.1f}",
-                f"{timing.decode_seconds * 1e3:.1f}",
-                f"{timing.steps:g}",
-                f"{timings[0].median / timing.median:.2f}x",
-                "identical" if timing.identical else "DIFFERENT",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            text.ljust(width) if column == 0 else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
+class _Stopwatch:
+    """A backend that counts the seconds of its steps."""
+
+    def __init__(self, backend: Backend[Any]) -> None:
+        self._backend = backend
+        self.name, self.device, self.max_rows = backend.name, backend.device, backend.max_rows
+        self.seconds = 0.0
+
+    def encode(self, crops: npt.NDArray[np.uint8]) -> Any:
+        return self._backend.encode(crops)
+
+    def step(self, state: Any, tokens: Int64Array) -> StepOutput:
+        start = time.perf_counter()
+        output = self._backend.step(state, tokens)
+        self.seconds += time.perf_counter() - start
+        return output
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def _timing(rung: Rung, turns: Sequence[_Turn], reference: Sequence[_Turn], warmup: int, batch: int) -> Timing:
+    timed = turns[warmup:]
+    joules = [turn.joules for turn in timed if turn.joules is not None]
+    stages = (field.name for field in dataclasses.fields(Stages))
+    return Timing(
+        rung=rung,
+        seconds=tuple(turn.seconds for turn in timed),
+        stages=Stages(**{name: float(np.median([getattr(turn.stages, name) for turn in timed])) for name in stages}),
+        steps=float(np.median([turn.steps for turn in timed])),
+        step_seconds=float(np.median([turn.stages.decode / turn.steps for turn in timed])),
+        joules_per_crop=sum(joules) / (len(joules) * batch) if joules else None,
+        identical=all(turn.tokens == wanted.tokens for turn, wanted in zip(turns, reference, strict=True)),
     )

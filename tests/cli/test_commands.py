@@ -110,11 +110,51 @@ def test_a_breach_of_parity_fails_the_export(tmp_path: Path, checkpoint_file: Pa
 
 def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
-    done = run("seqpar-bench", bundle_dir, "--checkpoint", checkpoint_file, "--runs", "1", "--json", result)
+    options = ["--only", "published,onnxruntime", "--runs", "1", "--batches", "1", "--seconds", "0.01"]
+    done = run("seqpar-bench", bundle_dir, "--checkpoint", checkpoint_file, *options, "--json", result)
     assert "PyTorch, as published" in done.stdout
+    assert "this machine at best" in done.stdout
     values = json.loads(result.read_text())
+    assert [rung["name"] for rung in values["rungs"]] == ["published", "onnxruntime"]
     assert all(rung["identical"] for rung in values["rungs"])
     assert values["machine"]["cores"] >= 1
+
+
+def test_bench_measures_a_bundle_without_pytorch(bundle_dir: Path) -> None:
+    hidden = "import sys; sys.modules |= dict.fromkeys(('torch', 'onnx', 'open_clip', 'openvino'))"  # as if not there
+    options = ["--runs", "1", "--batches", "1", "--seconds", "0.01", "--skip", "onnxruntime-speculative"]
+    call = f"{hidden}; sys.argv[1:] = {[str(bundle_dir), *options]}; import seqpar_deploy.cli.bench as b; b.run()"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bundle fp32, onnxruntime  " in done.stdout
+    assert "skipped published, eager, eager-cached" in done.stdout
+    assert "pip install 'seqpar-deploy[openvino]'" in done.stdout
+    assert "fp32" in next(line for line in done.stdout.splitlines() if line.startswith("this machine at best"))
+
+
+def test_bench_compares_two_results(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text(json.dumps({"rungs": [{"name": "x", "seconds": [1.0]}, {"name": "y", "seconds": [1.0]}]}))
+    second.write_text(json.dumps({"rungs": [{"name": "x", "seconds": [1.2]}, {"name": "y", "seconds": [0.9]}]}))
+    both = ["seqpar-bench", "--compare", first, second]
+    assert "1.200" in run(*both).stdout
+    done = run(*both, "--fail-above", "1.1", code=1)
+    assert done.stdout.endswith("b.json is slower than a.json by more than 1.1: x 1.20x\n")
+    done = run(*both, "--fail-above", "1.1", "--rung", "y")
+    assert done.stdout.endswith("b.json is nowhere slower than a.json by more than 1.1\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "onnx"], "no rung 'onnx'; known are published"),
+        (["--batches", "1,x"], "--batches is '1,x', wanted numbers of crops such as 1,4,16"),
+        (["--device", "tpu"], "--device is 'tpu', wanted cpu or cuda"),
+        (["--only", "eager"], "nothing to measure: eager: it needs the checkpoint"),
+    ],
+)
+def test_bench_refuses_in_one_line(bundle_dir: Path, options: list[str], message: str) -> None:
+    assert message in error_line(run("seqpar-bench", bundle_dir, *options, code=2))
 
 
 def test_bench_wants_the_checkpoint_of_the_bundle(bundle_dir: Path) -> None:

@@ -1,0 +1,105 @@
+"""From nothing to the first answer, in a process of its own: what a restart, or a function in a cloud, waits for.
+
+    python -m seqpar_deploy.bench.cold_start BUNDLE --backend openvino
+
+is that process: it does what the README tells a user to do, and says how long each part took. The files have been read
+before, so the system has them in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seqpar_deploy import Bundle, Recognizer, read_image
+from seqpar_deploy.errors import BackendError
+from seqpar_deploy.resources import sample_crops
+
+_PATIENCE = 600  # seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColdStart:
+    """Seconds from the start of the process to its first answer, and of it those of loading and of the first call;
+    the most memory it held, in bytes, None where the system does not tell."""
+
+    cold_start_seconds: float
+    load_seconds: float
+    first_call_seconds: float
+    peak_memory_bytes: int | None
+
+
+def measure_cold_start(arguments: Sequence[str]) -> ColdStart:
+    """Start the process with these arguments (see `main`) and wait for its answer. Raises BackendError."""
+    command = [sys.executable, "-m", "seqpar_deploy.bench.cold_start", *arguments]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"no answer of a fresh process within {_PATIENCE} s") from None
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        raise BackendError(f"a fresh process failed: {last}") from None
+    told = json.loads(done.stdout.splitlines()[-1])
+    # The clock counts from the start of the machine, in all processes alike.
+    return ColdStart(cold_start_seconds=told.pop("answered_at") - start, **told)
+
+
+def main() -> None:
+    """Open, predict one crop, print a line of JSON."""
+    parser = argparse.ArgumentParser(description="Open a bundle, or its checkpoint, and predict one sample crop.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--checkpoint", type=Path, help="run this in PyTorch instead of the bundle")
+    parser.add_argument("--encoder")
+    parser.add_argument("--decoder-heads", type=int)
+    parser.add_argument("--device", default="cpu", help="of PyTorch")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    crop = read_image(sample_crops()[0])
+    start = time.monotonic()
+    recognizer = _open(options)
+    loaded = time.monotonic()
+    recognizer.predict([crop])
+    answered = time.monotonic()
+    told = {"answered_at": answered, "load_seconds": loaded - start, "first_call_seconds": answered - loaded}
+    print(json.dumps(told | {"peak_memory_bytes": _peak_memory()}), flush=True)
+
+
+def _open(options: argparse.Namespace) -> Recognizer:
+    if options.checkpoint is None:
+        return Recognizer.from_bundle(options.bundle, backend=options.backend, threads=options.threads)
+    from seqpar_deploy.bench.torch_rungs import cached_eager, load_model
+
+    bundle = Bundle.open(options.bundle, verify=False)
+    model = load_model(
+        bundle,
+        options.checkpoint,
+        encoder=options.encoder,
+        decoder_heads=options.decoder_heads,
+        device=options.device,
+        threads=options.threads,
+    )
+    backend: Any = cached_eager(model)
+    return Recognizer(bundle, backend)
+
+
+def _peak_memory() -> int | None:
+    """The largest resident set of this process. Not getrusage's: Linux starts that one at the parent's size."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return 1024 * int(sizes[0]) if sizes else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What a GPU, or PyTorch on a CPU, can do at best; `limits.py` asks every library a CPU has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from seqpar_deploy.bench.timing import median_seconds
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceLimits:
+    """Rates a second: of matrix products (2 operations for each product and sum), bytes of memory read and written by a
+    copy on the device, and bytes copied to it from page-locked memory."""
+
+    fp32_flops: float
+    fp16_flops: float
+    copied_bytes: float
+    uploaded_bytes: float
+
+
+def measure_device_limits(device: str, *, seconds: float = 1.0) -> DeviceLimits:
+    """Each rate as the median over about `seconds`, of sizes a device of its kind is busy with."""
+    import torch
+
+    gpu = device.startswith("cuda")
+    side, size = (8192, 1 << 30) if gpu else (1024, 1 << 26)
+
+    def products(dtype: torch.dtype) -> float:
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        return 2 * side**3 / median_seconds(lambda: a @ b, device, seconds=seconds)
+
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    host = torch.ones(size, dtype=torch.uint8, pin_memory=gpu)
+    return DeviceLimits(
+        fp32_flops=products(torch.float32),
+        fp16_flops=products(torch.float16),
+        copied_bytes=2 * size / median_seconds(lambda: target.copy_(source), device, seconds=seconds),
+        uploaded_bytes=size / median_seconds(lambda: target.copy_(host, non_blocking=True), device, seconds=seconds),
+    )

@@ -1,0 +1,59 @@
+"""How fast this machine reads memory, by whatever library reads it fastest."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.bench.timing import durations
+from seqpar_deploy.machine import usable_cores
+
+Floats = npt.NDArray[np.float32]
+Work = Callable[[], object]
+
+
+def best_read(size: int, *, threads: int | None, seconds: float) -> tuple[float, str]:
+    """(bytes a second, by what) of reading an array of `size` bytes, again and again, on all cores or in `threads`.
+
+    An array that fits the caches is read from there, as the weights of a small decoder are. The fastest run counts.
+    """
+    array = np.ones(max(1, size // 4), dtype=np.float32)
+    parts = np.array_split(array, threads or usable_cores())
+    found: list[tuple[float, str]] = []
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+        readers: dict[str, Work] = {
+            "numpy sum, one thread": array.sum,
+            f"numpy sum, threads: {len(parts)}": lambda: list(pool.map(np.sum, parts)),
+        }
+        if threads is None:  # these take as many threads as they like
+            readers[f"numpy dot, threads: {len(parts)}"] = lambda: list(pool.map(_dot, parts))
+            readers["numpy matrix by vector"] = _matrix_by_vector(array)
+        with contextlib.suppress(ImportError):
+            readers["torch sum"] = _torch_sum(array, threads)
+        for name, work in readers.items():
+            found.append((array.nbytes / min(durations(work, seconds=seconds)), name))
+    return max(found)
+
+
+def _dot(part: Floats) -> float:
+    return float(part @ part)
+
+
+def _matrix_by_vector(array: Floats) -> Work:
+    """What a decoder step does with its weights."""
+    inner = min(1024, array.size)
+    matrix = array[: array.size // inner * inner].reshape(-1, inner)
+    vector = np.ones(inner, dtype=np.float32)
+    return lambda: matrix @ vector
+
+
+def _torch_sum(array: Floats, threads: int | None) -> Work:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.from_numpy(array).sum

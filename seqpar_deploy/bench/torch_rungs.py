@@ -1,0 +1,176 @@
+"""The rungs in PyTorch, over one model's weights. torch is imported when one is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from seqpar_deploy.backends import Backend
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, CheckpointError
+from seqpar_deploy.machine import computes_in_bf16
+from seqpar_deploy.preprocess import prepare_batch
+
+if TYPE_CHECKING:
+    import torch
+
+    from seqpar_deploy.modeling.sequencepar import SequencePAR
+    from seqpar_deploy.vocab import LabelSet
+
+COMPILE_SECONDS = 600  # more is no alternative to an export
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EagerModel:
+    """A checkpoint in PyTorch on a device, and the token table (V, d) its text tower makes of the phrases."""
+
+    model: SequencePAR
+    token_table: torch.Tensor
+    label_set: LabelSet
+
+    @property
+    def device(self) -> str:
+        return str(self.token_table.device.type)
+
+
+def load_model(
+    bundle: Bundle,
+    checkpoint: Path,
+    *,
+    encoder: str | None = None,
+    decoder_heads: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> EagerModel:
+    """The checkpoint a bundle was made of. Raises BackendUnavailableError without torch, CheckpointError."""
+    try:
+        import torch
+
+        from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            f"--checkpoint needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
+        ) from None
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailableError("--device is cuda, but PyTorch finds no GPU; leave it out for the CPU")
+    loaded = load_checkpoint(checkpoint)
+    if loaded.sha256 != bundle.manifest["checkpoint"]["sha256"]:
+        raise CheckpointError(
+            f"{checkpoint.name} has sha256 {loaded.sha256[:12]}.., the bundle was made of "
+            f"{bundle.manifest['checkpoint']['sha256'][:12]}..; pass the checkpoint it was exported from"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = build_model(loaded, bundle.label_set, encoder=encoder, decoder_heads=decoder_heads).to(device)
+    with torch.inference_mode():
+        token_table = model.token_table(bundle.label_set.phrases)
+    return EagerModel(model=model, token_table=token_table, label_set=bundle.label_set)
+
+
+def published(eager: EagerModel) -> Backend[Any]:
+    """The published procedure as it stands."""
+    from seqpar_deploy.modeling.published import PublishedBackend
+
+    return PublishedBackend(eager.model, eager.label_set.phrases, eager.label_set.preprocessing)
+
+
+def uncached_eager(eager: EagerModel) -> Backend[Any]:
+    """The text tower folded, no cache."""
+    from seqpar_deploy.modeling.eager import EagerBackend
+
+    return EagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
+
+
+def cached_eager(eager: EagerModel) -> Backend[Any]:
+    """The text tower folded, with a cache."""
+    from seqpar_deploy.modeling.eager import CachedEagerBackend
+
+    return CachedEagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
+
+
+def reduced_precision(device: str) -> str:
+    """What PyTorch computes faster in than FP32 on `cuda` or `cpu`. Raises BackendUnavailableError where nothing."""
+    if device == "cuda":
+        return "fp16"
+    if computes_in_bf16():
+        return "bf16"
+    raise BackendUnavailableError("this processor has no bf16 arithmetic")
+
+
+def reduced_eager(eager: EagerModel) -> Backend[Any]:
+    """As `cached_eager`, in `reduced_precision`; normalisations and logits stay in float32. The copy of the weights
+    takes half of their memory."""
+    import torch
+    from torch import nn
+
+    from seqpar_deploy.modeling import sequencepar
+    from seqpar_deploy.modeling.eager import CachedEagerBackend
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[reduced_precision(eager.device)]
+    model = copy.deepcopy(eager.model).to(dtype)
+    for norm in [module for module in model.modules() if isinstance(module, nn.LayerNorm)]:
+        norm.__class__ = sequencepar.LayerNorm  # open_clip's own normalises in the reduced type
+        norm.float()
+    model.decoder.fc.float()
+    return CachedEagerBackend(model, eager.token_table.to(dtype), eager.label_set.preprocessing)
+
+
+def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[Any]:
+    """As `cached_eager`, compiled by torch.compile for batches of `rows`. Raises BackendError if it cannot be, or takes
+    longer than COMPILE_SECONDS."""
+    import numpy as np
+
+    from seqpar_deploy.decoding import Greedy
+    from seqpar_deploy.modeling.compiled import CompiledEagerBackend
+
+    if rows > 1:
+        raise BackendError("rows that finish leave the batch, and each size would be compiled anew; use --crops 1")
+    backend = CompiledEagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA on machines without a GPU
+    grey = np.full((64, 32, 3), 127, dtype=np.uint8)
+    crops = prepare_batch([grey], image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
+    try:
+        with _time_limit(COMPILE_SECONDS):
+            Greedy().generate(backend, backend.encode(crops), max_steps=2)
+    except (Exception, _TimeUp) as error:  # the compiler's are of whatever kind
+        _stop_compiling()
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BackendError(f"torch.compile failed: {line}") from None
+    return backend
+
+
+def _stop_compiling() -> None:
+    """What has been started would go on beside the measurements."""
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    if compiler is not None:
+        with contextlib.suppress(Exception):  # no part of torch's promises
+            compiler.AsyncCompile.pool().shutdown(cancel_futures=True)
+            compiler.shutdown_compile_workers()
+
+
+class _TimeUp(BaseException):
+    """Not an Exception: the compiler catches many of those, and goes on by another way."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Raise _TimeUp in the block after `seconds`, and again each second, should something have caught it."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise _TimeUp(f"it took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

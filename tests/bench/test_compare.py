@@ -1,0 +1,56 @@
+"""Two results of the benchmark against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqpar_deploy.bench.compare import compare
+from seqpar_deploy.errors import SeqparError
+
+
+def write(path: Path, seconds: dict[str, float], **more: Any) -> Path:
+    rungs = [{"name": name, "seconds": [value, value, 50 * value]} for name, value in seconds.items()]
+    path.write_text(json.dumps({"rungs": rungs, **more}))
+    return path
+
+
+def test_ratios_are_of_medians_and_only_of_what_both_have(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.json", {"published": 8.0, "openvino": 1.0})
+    second = write(tmp_path / "b.json", {"openvino": 1.2, "onnxruntime": 1.0})
+    found = compare(first, second)
+    assert found.ratios == pytest.approx({"openvino": 1.2})
+    assert found.slower_than(1.1) == pytest.approx({"openvino": 1.2})
+    assert found.slower_than(1.25) == {}
+    assert "1.200" in found.table()
+    assert found.notes == ("only the first has published", "only the second has onnxruntime")
+
+
+def test_what_else_differs_is_noted(tmp_path: Path) -> None:
+    machine = {"processor": "one", "cores": 2, "packages": {"openvino": "1"}}
+    other = {"processor": "other", "cores": 2, "packages": {"openvino": "2"}}
+    first = write(tmp_path / "a.json", {"openvino": 1.0}, machine=machine, settings={"crops": 1})
+    second = write(tmp_path / "b.json", {"openvino": 1.0}, machine=other, settings={"crops": 4})
+    notes = "\n".join(compare(first, second).notes)
+    for part in ("the machines differ: processor one, then other", "openvino 1, then 2", "the settings differ"):
+        assert part in notes
+    assert compare(first, first).notes == ()
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.json", {"openvino": 1.0})
+    other = write(tmp_path / "b.json", {"published": 1.0})
+    (tmp_path / "no.json").write_text("[]")
+    (tmp_path / "half.json").write_text("{")
+    for second, rung, message in (
+        (other, None, "no rung in common"),
+        (other, "openvino", "b.json has no rung 'openvino'; it has published"),
+        (tmp_path / "no.json", None, "no result of seqpar-bench"),
+        (tmp_path / "half.json", None, "is no JSON"),
+        (tmp_path / "none.json", None, "none.json cannot be read"),
+    ):
+        with pytest.raises(SeqparError, match=message):
+            compare(first, second, rung=rung)
