@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, get_args
 
-from seqpar_deploy.backends import Backend, BackendName, open_backend
+from seqpar_deploy.backends import Arithmetic, Backend, BackendName, open_backend
 from seqpar_deploy.bench import torch_rungs
 from seqpar_deploy.bench.ladder import Rung
 from seqpar_deploy.bench.rivals import ConcatOnnxBackend, PlainOnnxBackend, Run, open_graph
@@ -18,6 +18,7 @@ from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, ExportError, SeqparError
 
+QUICKER: tuple[tuple[str, Arithmetic], ...] = (("openvino", "bf16"), ("openvino", "int8"), ("onnxruntime", "int8"))
 BACKENDS = [name for name in get_args(BackendName) if name != "auto"]
 
 
@@ -45,7 +46,7 @@ class Workshop:
         self.checkpoint_arguments = _arguments(
             checkpoint=checkpoint, encoder=encoder, decoder_heads=decoder_heads, device=device
         )
-        self._backends: dict[Any, Backend[Any]] = {}
+        self._backends: dict[tuple[str, Arithmetic], Backend[Any]] = {}
         self._eager = None
         if checkpoint:
             self._eager = torch_rungs.load_model(
@@ -62,11 +63,12 @@ class Workshop:
     def cold_start(self) -> tuple[str, ...]:
         return (str(self.bundle.path), *_arguments(threads=self.threads))
 
-    def backend(self, name: str, **options: Any) -> Backend[Any]:
+    def backend(self, name: str, arithmetic: Arithmetic) -> Backend[Any]:
         """The bundle on a backend, opened once."""
-        key = (name, *options.items())
+        key = name, arithmetic
         if key not in self._backends:
-            self._backends[key] = open_backend(self.bundle, name, threads=self.threads, **options)  # type: ignore[arg-type]
+            options: Any = {"threads": self.threads, "arithmetic": arithmetic}
+            self._backends[key] = open_backend(self.bundle, name, **options)  # type: ignore[arg-type]
         return self._backends[key]
 
     def exported(self, name: str, export: Callable[[Path], None]) -> Run:
@@ -102,6 +104,11 @@ def known_rungs() -> dict[str, Callable[[Workshop], Rung]]:
     for name in BACKENDS:
         known[name] = functools.partial(_bundle, backend=name)
         known[f"{name}-speculative"] = functools.partial(_bundle, backend=name, strategy=Speculative())
+    for name, arithmetic in QUICKER:
+        known[f"{name}-{arithmetic}"] = functools.partial(_bundle, backend=name, arithmetic=arithmetic)
+        known[f"{name}-{arithmetic}-speculative"] = functools.partial(
+            _bundle, backend=name, arithmetic=arithmetic, strategy=Speculative()
+        )
     return known
 
 
@@ -199,22 +206,22 @@ def _bundle(
     *,
     backend: str,
     strategy: Strategy = Greedy(),
-    arithmetic: str | None = None,
+    arithmetic: Arithmetic = "exact",
 ) -> Rung:
     """The bundle on a backend; `arithmetic` is the backend's, where it is not to be the bundle's own."""
     greedy = isinstance(strategy, Greedy)
-    precision = arithmetic or workshop.bundle.precision
+    quicker = arithmetic != "exact"
+    precision = arithmetic if quicker else workshop.bundle.precision
     words = [f"bundle {precision}", backend, *([] if greedy else ["speculative"])]
-    options = {"arithmetic": arithmetic} if arithmetic else {}
     return Rung(
-        name="-".join([backend, *([arithmetic] if arithmetic else []), *([] if greedy else ["speculative"])]),
+        name="-".join([backend, *([arithmetic] if quicker else []), *([] if greedy else ["speculative"])]),
         description=", ".join(words),
-        backend=workshop.backend(backend, **options),
+        backend=workshop.backend(backend, arithmetic),
         strategy=strategy,
         precision=precision,
-        reduced=arithmetic is not None,
+        reduced=quicker,
         as_bundle=greedy,
-        cold_start=(*workshop.cold_start, "--backend", backend) if greedy and not arithmetic else None,
+        cold_start=(*workshop.cold_start, "--backend", backend) if greedy and not quicker else None,
     )
 
 

@@ -53,7 +53,8 @@ def step_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
     cache is read and written."""
     d = bundle.dimensions
     slots = rows * (d.image_tokens + 2 * d.capacity)
-    cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[precision]
+    keys_and_values = bundle.precision if precision == "int8" else precision  # only weights are of 8 bits
+    cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[keys_and_values]
     return _weight_bytes(bundle, bundle.decoder_step, precision) + cache
 
 

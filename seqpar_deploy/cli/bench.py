@@ -86,7 +86,7 @@ def bench(
     if json_file:
         write_whole(json_file, (json.dumps(result, indent=2) + "\n").encode())
     if html_file:
-        from seqpar_deploy.reports.bench_page import bench_page  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from seqpar_deploy.reports.bench_page import bench_page
 
         write_whole(html_file, bench_page(result).encode())
     if not all(entry["identical"] or entry["reduced"] for entry in result["rungs"]):
