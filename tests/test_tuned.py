@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from seqpar_deploy import Bundle, Greedy, Recognizer, Speculative
+from seqpar_deploy.cli.main import app
+from seqpar_deploy.errors import StrategyError
+from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.tuned import TUNED, Tuned, load_tuned, save_tuned
 
 CHOICE = Tuned(backend="onnxruntime", arithmetic="int8", recheck=0.25, speculative=True, threads=1, batch_size=4)
@@ -68,3 +71,14 @@ def test_what_it_cannot_mean_is_passed_over(bundle: Bundle, choice: dict[str, An
 def test_a_damaged_file_is_passed_over(bundle: Bundle, text: str) -> None:
     (bundle.path / TUNED).write_text(text)
     assert load_tuned(bundle) is None
+
+
+def test_predict_uses_it_too(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    save_tuned(bundle, CHOICE)
+    crop = str(sample_crops()[0])
+    app(["predict", crop, "--bundle", str(bundle.path)], standalone_mode=False)
+    assert "on onnxruntime (cpu)" in capsys.readouterr().err
+    app(["predict", crop, "--bundle", str(bundle.path), "--arithmetic", "exact"], standalone_mode=False)
+    assert "on openvino (cpu)" in capsys.readouterr().err
+    with pytest.raises(StrategyError, match="pass recheck"):
+        app(["predict", crop, "--bundle", str(bundle.path), "--arithmetic", "int8"], standalone_mode=False)

@@ -7,13 +7,13 @@ flatter the model. So all are asked, at the model's own shape and at a large squ
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime
+from seqpar_deploy.backends.openvino import core as openvino_core
 from seqpar_deploy.bench.one_node import one_product
 from seqpar_deploy.bench.timing import durations
 from seqpar_deploy.errors import BackendError
@@ -86,7 +86,7 @@ def _openvino(precision: str, sides: Sides, threads: int | None) -> Work | None:
     import openvino
     from openvino import opset13
 
-    core = _openvino_core()
+    core = openvino_core()
     if precision != "fp32" and precision.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return None
     a, b = _random(sides)
@@ -118,11 +118,3 @@ def _random(sides: Sides) -> tuple[Any, Any]:
     """Factors of numbers between 0 and 1."""
     rng, (rows, inner, columns) = np.random.default_rng(0), sides
     return rng.random((rows, inner), dtype=np.float32), rng.random((inner, columns), dtype=np.float32)
-
-
-@functools.cache
-def _openvino_core() -> Any:
-    """Kept for good, as the backend keeps its own: the last to go unloads threads that may still run."""
-    import openvino
-
-    return openvino.Core()

@@ -12,7 +12,7 @@ import typer
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli.console import USAGE_ERROR, print_error
-from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
+from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
 from seqpar_deploy.images import find_pictures, read_image
 from seqpar_deploy.preprocess import Crop
@@ -33,6 +33,12 @@ def predict(
     ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Crops an inference; the bundle's profile by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads an inference.")] = None,
+    arithmetic: Annotated[
+        str | None, typer.Option(help="exact, or quicker on CPUs: bf16, int8; as seqpar tune found best by default.")
+    ] = None,
+    recheck: Annotated[
+        float | None, typer.Option(help="With bf16 and int8: choices closer than this are made again exactly.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object a picture.")] = False,
     annotate: Annotated[
         Path | None, typer.Option(help="Write the pictures with their attributes into this folder.")
@@ -50,7 +56,14 @@ def predict(
         _check_apart(paths, annotate, names)
     failed = 0
     with Recognizer.from_bundle(
-        bundle, backend=_backend_name(backend), strategy=strategy, batch_size=batch_size, threads=threads, verify=verify
+        bundle,
+        backend=backend,  # type: ignore[arg-type]
+        strategy=strategy,
+        batch_size=batch_size,
+        threads=threads,
+        arithmetic=arithmetic,  # type: ignore[arg-type]
+        recheck=recheck,
+        verify=verify,
     ) as recognizer:
         width = max(map(len, names.values()))
         for chunk in _chunks(paths, _READ_AHEAD):
@@ -77,17 +90,13 @@ def predict(
         raise typer.Exit(USAGE_ERROR)
 
 
-def _strategy(beam: int, speculative: bool) -> Strategy:
+def _strategy(beam: int, speculative: bool) -> Strategy | None:
+    """None where nothing is asked for: greedy, or as tuned."""
     if speculative:
         if beam != 1:
             raise StrategyError(f"--speculative is greedy, --beam is {beam}; leave one of them out")
         return Speculative()
-    return Greedy() if beam == 1 else Beam(width=beam)
-
-
-def _backend_name(name: str) -> BackendName:
-    # An unknown name is refused by `open_backend`, with the list of those there are.
-    return name  # type: ignore[return-value]
+    return None if beam == 1 else Beam(width=beam)
 
 
 def _chunks(paths: list[Path], size: int) -> Iterator[list[Path]]:
