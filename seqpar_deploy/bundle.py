@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -140,9 +141,14 @@ class Bundle:
         `crops` uint8 (G, H, W, 3) prepared, `tokens` int64 (G, C) greedy and right-padded, starting with `<bos>`,
         `log_probs` float32 (G, C - 1, V) of the step that follows each token; and what `exporting/reference.py` says
         of bundles made since the parity gate, `kinds` (G,) among it.
+
+        Raises BundleFormatError.
         """
-        with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise BundleFormatError(f"{self.path / GOLDEN} cannot be read: {error}; {_EXPORT_AGAIN}") from None
 
 
 def new_bundle_dir(out: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:

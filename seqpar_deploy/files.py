@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from seqpar_deploy.errors import SeqparError
 
@@ -124,3 +126,12 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield locked
     finally:
         os.close(handle)
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no infinity and no NaN: they become None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from seqpar_deploy.backends import Arithmetic, Backend, BackendName, open_backend
-from seqpar_deploy.backends.base import GreedyBackend
+from seqpar_deploy.backends.base import QUICKER, GreedyBackend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
@@ -96,20 +98,45 @@ class Recognizer:
         bundle = Bundle.open(path, verify=verify)
         told = [option for option in (strategy, batch_size, threads, arithmetic, recheck) if option is not None]
         if backend == "auto" and not told and (tuned := load_tuned(bundle)):
-            backend, threads, batch_size = tuned.backend, tuned.threads, tuned.batch_size
-            arithmetic, recheck = tuned.arithmetic, tuned.recheck
-            strategy = Speculative() if tuned.speculative else Greedy()
-        arithmetic = arithmetic or "exact"
-        if arithmetic != "exact" and recheck is None:
+            try:
+                strategy = Speculative() if tuned.speculative else Greedy()
+                return cls._open(
+                    bundle, tuned.backend, strategy, tuned.batch_size, tuned.threads, tuned.arithmetic, tuned.recheck
+                )
+            except BackendError as error:
+                warnings.warn(f"what seqpar tune found is passed over: {error}", stacklevel=2)
+                strategy = None
+        return cls._open(bundle, backend, strategy, batch_size, threads, arithmetic or "exact", recheck)
+
+    @classmethod
+    def _open(
+        cls,
+        bundle: Bundle,
+        backend: BackendName,
+        strategy: Strategy | None,
+        batch_size: int | None,
+        threads: int | None,
+        arithmetic: Arithmetic,
+        recheck: float | None,
+    ) -> Recognizer:
+        if recheck is not None and not recheck >= 0:
+            raise StrategyError(f"recheck is {recheck}, wanted 0 or more, as a difference of log-probabilities")
+        if arithmetic in QUICKER and recheck is None:
             raise StrategyError(
                 f"arithmetic {arithmetic} changes tokens where two choices are about as good; pass recheck, the margin "
                 "that `seqpar tune` prints, or 0 to let them change"
             )
-        opened = open_backend(bundle, backend, threads=threads, arithmetic=arithmetic)
-        doubt = None
-        if arithmetic != "exact" and recheck:
-            doubt = Recheck(open_backend(bundle, opened.name, threads=threads), recheck)  # type: ignore[arg-type]
-        return cls(bundle, opened, strategy=strategy, batch_size=batch_size, recheck=doubt)
+        with contextlib.ExitStack() as opened:
+            quick = open_backend(bundle, backend, threads=threads, arithmetic=arithmetic)
+            opened.callback(quick.close)
+            doubt = None
+            if arithmetic in QUICKER and recheck:
+                exact = open_backend(bundle, quick.name, threads=threads)  # type: ignore[arg-type]
+                opened.callback(exact.close)
+                doubt = Recheck(exact, recheck)
+            recognizer = cls(bundle, quick, strategy=strategy, batch_size=batch_size, recheck=doubt)
+            opened.pop_all()
+        return recognizer
 
     @property
     def backend(self) -> Backend[Any]:
@@ -149,7 +176,8 @@ class Recognizer:
 
     def _rechecked(self, recheck: Recheck, prepared: Crop, generations: list[Generation]) -> list[Generation]:
         """The same, with exact generations in place of those that were in doubt."""
-        doubtful = [row for row, generation in enumerate(generations) if generation.margin < recheck.margin]
+        # NaN is not known to be above anything.
+        doubtful = [row for row, generation in enumerate(generations) if not generation.margin >= recheck.margin]
         if not doubtful:
             return generations
         exact = self._generate(recheck.backend, recheck.backend.encode(prepared[doubtful]))
@@ -158,11 +186,12 @@ class Recognizer:
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
-        if self._recheck is not None:
-            self._recheck.backend.close()
+        with contextlib.ExitStack() as closing:
+            if self._recheck is not None:
+                closing.callback(self._recheck.backend.close)
+            if self._backend is not None:
+                closing.callback(self._backend.close)
+                self._backend = None
 
     def __enter__(self) -> Recognizer:
         return self

@@ -2,8 +2,8 @@
 
     BUNDLE/tuned.json
 
-It holds for one bundle, processor, number of cores and version of the runtime, and is passed over in silence anywhere
-else: then `backend="auto"` chooses as if there were none.
+It holds for one bundle, processor, number of cores, set of backends and version of the runtime, and is passed over in
+silence anywhere else: then `backend="auto"` chooses as if there were none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import json
 from typing import Any, get_args
 
-from seqpar_deploy.backends import Arithmetic, BackendName
+from seqpar_deploy.backends import Arithmetic, BackendName, backends_for
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
@@ -57,8 +57,9 @@ def _is_sound(tuned: Tuned) -> bool:
     return (
         tuned.backend in get_args(BackendName)
         and tuned.arithmetic in get_args(Arithmetic)
-        and (tuned.arithmetic == "exact" or (isinstance(tuned.recheck, float) and tuned.recheck >= 0))
-        and all(type(count) is int and count > 0 for count in counts)
+        and (tuned.arithmetic == "exact" or (isinstance(tuned.recheck, int | float) and tuned.recheck >= 0))
+        and type(tuned.speculative) is bool
+        and all(type(count) is int and 0 < count <= 1024 for count in counts)
     )
 
 
@@ -69,5 +70,6 @@ def _made_for(bundle: Bundle) -> dict[str, Any]:
         "bundle": bundle.digest,
         "processor": machine["processor"],
         "cores": machine["cores"],
+        "backends": backends_for(bundle),  # an engine that was built since may be quicker
         "runtimes": {name: version for name, version in machine["packages"].items() if name in runtimes},
     }

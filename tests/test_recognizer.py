@@ -109,6 +109,28 @@ def test_only_close_choices_are_rechecked(bundle_dir: Path, crops: list[Crop]) -
     assert exact.row_steps[0] == 3
 
 
+def test_a_margin_that_is_no_number_is_in_doubt(bundle_dir: Path) -> None:
+    def script(_crop: int, tokens: Sequence[int]) -> np.ndarray:
+        scores = np.full(29, np.nan if len(tokens) == 2 else -9.0, dtype=np.float32)
+        scores[5 if len(tokens) == 1 else EOS] = 0
+        return scores
+
+    def sound(_crop: int, tokens: Sequence[int]) -> np.ndarray:
+        return np.where(np.arange(29) == (9 if len(tokens) == 1 else EOS), 0, -9).astype(np.float32)
+
+    for strategy in (Greedy(), Speculative(window=1)):
+        recheck = Recheck(FakeBackend(sound), 0.5)
+        with Recognizer(Bundle.open(bundle_dir), FakeBackend(script), strategy=strategy, recheck=recheck) as recognizer:
+            (prediction,) = recognizer.predict([np.zeros((32, 32, 3), np.uint8)])
+        assert prediction.tokens == (9, EOS)
+
+
+@pytest.mark.parametrize("recheck", [-1.0, float("nan")])
+def test_a_recheck_is_a_margin(int8_bundle_dir: Path, recheck: float) -> None:
+    with pytest.raises(StrategyError, match="wanted 0 or more, as a difference"):
+        Recognizer.from_bundle(int8_bundle_dir, arithmetic="int8", recheck=recheck)
+
+
 def test_no_crops_and_bad_crops(bundle_dir: Path, crops: list[Crop]) -> None:
     with Recognizer.from_bundle(bundle_dir) as recognizer:
         assert recognizer.predict([]) == []

@@ -11,7 +11,7 @@ import pytest
 
 from seqpar_deploy import Bundle, Greedy, Recognizer, Speculative
 from seqpar_deploy.cli.main import app
-from seqpar_deploy.errors import StrategyError
+from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.tuned import TUNED, Tuned, load_tuned, save_tuned
 
@@ -39,7 +39,7 @@ def test_a_recognizer_that_is_told_nothing_uses_it(bundle: Bundle) -> None:
         assert recognizer.backend.name == "openvino"
 
 
-@pytest.mark.parametrize("key", ["bundle", "processor", "cores", "runtimes", "format"])
+@pytest.mark.parametrize("key", ["bundle", "processor", "cores", "backends", "runtimes", "format"])
 def test_it_holds_for_one_bundle_machine_and_runtime(bundle: Bundle, key: str) -> None:
     save_tuned(bundle, CHOICE)
     rewrite(bundle, **{key: "another"})
@@ -55,6 +55,9 @@ def test_it_holds_for_one_bundle_machine_and_runtime(bundle: Bundle, key: str) -
         {"recheck": -1.0},
         {"recheck": "0"},
         {"threads": 0},
+        {"threads": 2**40},
+        {"batch_size": 10**9},
+        {"speculative": "no"},
         {"batch_size": 1.5},
         {"password": 1},
     ],
@@ -82,3 +85,18 @@ def test_predict_uses_it_too(bundle: Bundle, capsys: pytest.CaptureFixture[str])
     assert "on openvino (cpu)" in capsys.readouterr().err
     with pytest.raises(StrategyError, match="pass recheck"):
         app(["predict", crop, "--bundle", str(bundle.path), "--arithmetic", "int8"], standalone_mode=False)
+
+
+def test_a_choice_that_does_not_open_is_passed_over_with_a_warning(bundle: Bundle) -> None:
+    save_tuned(bundle, Tuned(backend="tensorrt"))
+    with (
+        pytest.warns(UserWarning, match="what seqpar tune found is passed over: "),
+        Recognizer.from_bundle(bundle.path) as recognizer,
+    ):
+        assert (recognizer.backend.name, recognizer.strategy) == ("openvino", Greedy())
+
+
+@pytest.mark.parametrize("threads", [0, -1, 4_000_000_000])
+def test_threads_are_a_number_of_threads(bundle: Bundle, cpu_backend: str, threads: int) -> None:
+    with pytest.raises(BackendError, match="wanted 1 to 1024"):
+        Recognizer.from_bundle(bundle.path, backend=cpu_backend, threads=threads)  # type: ignore[arg-type]

@@ -25,7 +25,18 @@ from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
 BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
 
-__all__ = ["Arithmetic", "Backend", "BackendName", "DecodeState", "StepOutput", "available_backends", "open_backend"]
+MOST_THREADS = 1024
+
+__all__ = [
+    "Arithmetic",
+    "Backend",
+    "BackendName",
+    "DecodeState",
+    "StepOutput",
+    "available_backends",
+    "backends_for",
+    "open_backend",
+]
 
 
 def available_backends() -> list[str]:
@@ -38,6 +49,12 @@ def available_backends() -> list[str]:
     ]
 
 
+def backends_for(bundle: Bundle) -> list[str]:
+    """Names of the backends that may run a bundle here, in the order `auto` tries them: those that engines lie beside
+    it for, and those that need none."""
+    return [*(runtime for runtime in RUNTIMES if has_engines(bundle, runtime)), *available_backends()]
+
+
 def open_backend(
     bundle: Bundle, name: BackendName = "auto", *, threads: int | None = None, arithmetic: Arithmetic = "exact"
 ) -> Backend[Any]:
@@ -47,6 +64,8 @@ def open_backend(
     """
     if arithmetic not in get_args(Arithmetic):
         raise BackendUnavailableError(f"no arithmetic {arithmetic!r}; known are {', '.join(get_args(Arithmetic))}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BackendError(f"threads are {threads}, wanted 1 to {MOST_THREADS}")
     if name == "auto":
         return _open_first(bundle, threads, arithmetic)
     if name == "onnxruntime":
@@ -63,7 +82,7 @@ def open_backend(
 
 
 def _open_first(bundle: Bundle, threads: int | None, arithmetic: Arithmetic) -> Backend[Any]:
-    names = [*(runtime for runtime in RUNTIMES if has_engines(bundle, runtime)), *available_backends()]
+    names = backends_for(bundle)
     if not names:
         raise BackendUnavailableError(
             "no backend is installed; pip install 'seqpar-deploy[openvino]' or [cpu] or [cuda]"

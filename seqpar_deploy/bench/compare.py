@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from seqpar_deploy.bench.table import columns
 from seqpar_deploy.errors import SeqparError
@@ -20,14 +20,15 @@ class Comparison:
 
     medians: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...]
+    lost: tuple[str, ...]  # rungs that only the first has, or whose tokens are right in the first only
 
     @property
     def ratios(self) -> dict[str, float]:
         return {name: second / first for name, (first, second) in self.medians.items()}
 
     def slower_than(self, factor: float) -> dict[str, float]:
-        """The rungs whose ratio is above `factor`."""
-        return {name: ratio for name, ratio in self.ratios.items() if ratio > factor}
+        """The rungs whose ratio is above `factor`, or no number."""
+        return {name: ratio for name, ratio in self.ratios.items() if not ratio <= factor}
 
     def table(self) -> str:
         rows = [("rung, ms", "first", "second", "second / first")]
@@ -50,7 +51,16 @@ def compare(first: Path, second: Path, *, rung: str | None = None) -> Comparison
     return Comparison(
         medians={name: (medians[0][name], medians[1][name]) for name in both},
         notes=tuple(_notes(*results)) if rung else (*_notes(*results), *_missing(*medians)),
+        lost=tuple(name for name in medians[0] if rung in (None, name) and _is_lost(name, *results)),
     )
+
+
+def _is_lost(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    before, after = (
+        next((entry.get("identical", True) for entry in result["rungs"] if entry["name"] == name), None)
+        for result in (first, second)
+    )
+    return after is None or bool(before and not after)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -58,7 +68,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SeqparError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SeqparError(f"{path} is no JSON: {error}; make one with seqpar-bench --json") from None
     if not isinstance(result, dict):
         raise SeqparError(f"{path} is no result of seqpar-bench; make one with seqpar-bench --json")
@@ -67,7 +77,10 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _medians(result: Mapping[str, Any], path: Path) -> dict[str, float]:
     try:
-        return {str(rung["name"]): float(np.median(rung["seconds"])) for rung in result["rungs"]}
+        medians = {str(rung["name"]): statistics.median(map(float, rung["seconds"])) for rung in result["rungs"]}
+        if not all(math.isfinite(median) and median > 0 for median in medians.values()):
+            raise ValueError("times are numbers above 0")
+        return medians
     except (KeyError, TypeError, ValueError):
         raise SeqparError(f"{path} is no result of seqpar-bench; make one with seqpar-bench --json") from None
 
@@ -75,11 +88,11 @@ def _medians(result: Mapping[str, Any], path: Path) -> dict[str, float]:
 def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """What else differs, and so may be the reason."""
     notes = []
-    machines = [result.get("machine", {}) for result in (first, second)]
+    machines = [result.get("machine") or {} for result in (first, second)]
     for what in ("processor", "cores", "memory_gb"):
         if machines[0].get(what) != machines[1].get(what):
             notes.append(f"the machines differ: {what} {machines[0].get(what)}, then {machines[1].get(what)}")
-    packages = [machine.get("packages", {}) for machine in machines]
+    packages = [machine.get("packages") or {} for machine in machines]
     for name in sorted(packages[0].keys() | packages[1].keys()):
         if packages[0].get(name) != packages[1].get(name):
             notes.append(f"{name} {packages[0].get(name)}, then {packages[1].get(name)}")

@@ -81,6 +81,7 @@ class Timing:
     reduced."""
 
     rung: Rung
+    is_reference: bool
     seconds: tuple[float, ...]
     stages: Stages
     steps: float
@@ -195,6 +196,7 @@ def _timing(rung: Rung, turns: Sequence[_Turn], reference: Sequence[_Turn], warm
     stages = (field.name for field in dataclasses.fields(Stages))
     return Timing(
         rung=rung,
+        is_reference=turns is reference,
         seconds=tuple(turn.seconds for turn in timed),
         stages=Stages(**{name: float(np.median([getattr(turn.stages, name) for turn in timed])) for name in stages}),
         steps=float(np.median([turn.steps for turn in timed])),

@@ -143,6 +143,7 @@ def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str
         "steps": timing.steps,
         "step_seconds": timing.step_seconds,
         "identical": timing.identical,
+        "reference": timing.is_reference,  # whose tokens the others' are held against
         **cold_start,
         "joules_per_crop": timing.joules_per_crop,
         "throughput": throughput,

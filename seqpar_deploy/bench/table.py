@@ -45,7 +45,7 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
                 f"{rung['steps']:g}",
                 f"{1e3 * rung['step_seconds']:.2f}",
                 f"{rungs[0]['p50'] / rung['p50']:.2f}x",
-                "identical" if rung["identical"] else "DIFFERENT",
+                "reference" if rung["reference"] else "identical" if rung["identical"] else "DIFFERENT",
             )
         )
     return columns(rows)

@@ -1,4 +1,4 @@
-"""Finding the quickest way to run a bundle on this machine that changes no token.
+"""Finding the quickest way to run a bundle on this machine that says what exact arithmetic says.
 
 Quicker arithmetic (bf16, int8) moves log-probabilities a little. Tokens change where the best choice is ahead of the
 second by less than it moves, so crops with such a choice are recognised again in exact arithmetic. How large that
@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.backends import Arithmetic, Backend, available_backends, open_backend
-from seqpar_deploy.backends.base import Float32Array, Int64Array
+from seqpar_deploy.backends import Arithmetic, Backend, backends_for, open_backend
+from seqpar_deploy.backends.base import QUICKER, Float32Array, Int64Array
 from seqpar_deploy.bench.ladder import SETTLE
+from seqpar_deploy.bench.table import columns
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
+from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.recipe import tolerances_of
+from seqpar_deploy.exporting.reference import reference_from_golden
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.progress import Progress, silent
@@ -93,19 +97,22 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
         with progress("opening"):
             backends = _open_all(bundle, stack, skipped)
         prepared = _prepare(bundle, crops)
-        answers: dict[Kind, tuple[float | None, list[Generation]]] = {}
+        answers: dict[Way, list[Generation]] = {}
+        recheck: dict[Kind, float | None] = {}
         exact: _Exact | None = None
         for (name, arithmetic), backend in backends.items():
             with progress(f"answers of {name}, {arithmetic}") as report:
                 generations, log_probs = _answer(bundle, backend, prepared, exact, report)
                 exact = exact or _exact(bundle, backend, prepared, generations)
-                recheck = None if arithmetic == "exact" else _noise(log_probs, exact)
-                answers[name, arithmetic] = recheck, generations
+                recheck[name, arithmetic] = None if arithmetic == "exact" else _noise(log_probs, exact)
+                answers[name, arithmetic, False] = generations
+            with progress(f"answers of {name}, {arithmetic}, speculative") as report:
+                answers[name, arithmetic, True] = _speculate(bundle, backend, prepared, report)
         if exact is None:
             raise BackendUnavailableError(f"nothing runs {bundle.path} exactly: {'; '.join(skipped) or 'no backend'}")
         with progress("timing one crop") as report:
             seconds = _time_all(bundle, backends, crops, report)
-        candidates = _candidates(answers, seconds, exact)
+        candidates = _candidates(answers, recheck, seconds, exact)
         best = next(candidate for candidate in candidates if candidate.is_exact_enough(len(crops)))
     with progress("timing threads and batches") as report:
         threads, throughput = _tune_further(bundle, best, crops, report)
@@ -127,15 +134,15 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
 
 
 def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[Kind, Backend[Any]]:
-    """Every installed backend in every arithmetic it has, where its exact answers are the checkpoint's own."""
+    """Every backend of this machine in every arithmetic it has, where its exact answers pass the parity gate."""
     opened: dict[Kind, Backend[Any]] = {}
-    arithmetics: tuple[Arithmetic, ...] = ("exact", "bf16", "int8")
-    for name, arithmetic in itertools.product(available_backends(), arithmetics):
+    arithmetics: tuple[Arithmetic, ...] = ("exact", *QUICKER)
+    for name, arithmetic in itertools.product(backends_for(bundle), arithmetics):
         try:
             backend = open_backend(bundle, name, arithmetic=arithmetic)  # type: ignore[arg-type]
             stack.enter_context(closing(backend))
-            if arithmetic == "exact" and not _says_what_the_checkpoint_said(bundle, backend):
-                raise BackendError("other tokens than the checkpoint's on the golden crops; see seqpar parity")
+            if arithmetic == "exact":
+                _require_parity(bundle, backend)
             if arithmetic != "exact" and (name, "exact") not in opened:
                 raise BackendError("nothing to recheck with")
             opened[name, arithmetic] = backend
@@ -144,13 +151,10 @@ def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[Kind
     return opened
 
 
-def _says_what_the_checkpoint_said(bundle: Bundle, backend: Backend[Any]) -> bool:
-    golden = bundle.golden()
-    generations = _generate(bundle, backend, golden["crops"])
-    return all(
-        generation.tokens == tuple(wanted[1 : 1 + len(generation.tokens)].tolist())
-        for generation, wanted in zip(generations, golden["tokens"], strict=True)
-    )
+def _require_parity(bundle: Bundle, backend: Backend[Any]) -> None:
+    report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
+    if report.breaches:
+        raise BackendError(f"it fails seqpar parity, {report.breaches[0]}")
 
 
 def _prepare(bundle: Bundle, crops: Sequence[Crop]) -> Crop:
@@ -169,14 +173,29 @@ def _answer(
     are any yet."""
     generations: list[Generation] = []
     log_probs: list[Float32Array] = []
-    for start in range(0, len(prepared), _BATCH):
-        state = backend.encode(prepared[start : start + _BATCH])
+    size = _batch(backend)
+    for start in range(0, len(prepared), size):
+        state = backend.encode(prepared[start : start + size])
         if exact:
-            log_probs.append(backend.step(state, exact.sequences[start : start + _BATCH, :-1]).log_probs)
+            log_probs.append(backend.step(state, exact.sequences[start : start + size, :-1]).log_probs)
             state.truncate(np.zeros_like(state.lengths))
         generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
         report(len(generations), len(prepared))
     return generations, np.concatenate(log_probs) if log_probs else np.empty(0, np.float32)
+
+
+def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, report: Report) -> list[Generation]:
+    """Steps of many tokens may round otherwise than steps of one."""
+    generations: list[Generation] = []
+    size = _batch(backend)
+    for start in range(0, len(prepared), size):
+        generations += _generate(bundle, backend, prepared[start : start + size], speculative=True)
+        report(len(generations), len(prepared))
+    return generations
+
+
+def _batch(backend: Backend[Any]) -> int:
+    return min(_BATCH, backend.max_rows or _BATCH)
 
 
 def _exact(bundle: Bundle, backend: Backend[Any], prepared: Crop, generations: list[Generation]) -> _Exact:
@@ -184,8 +203,9 @@ def _exact(bundle: Bundle, backend: Backend[Any], prepared: Crop, generations: l
     sequences[:, 0] = BOS
     for row, generation in enumerate(generations):
         sequences[row, 1 : 1 + len(generation.tokens)] = generation.tokens
-    starts = range(0, len(prepared), _BATCH)
-    batches = ((prepared[start : start + _BATCH], sequences[start : start + _BATCH, :-1]) for start in starts)
+    size = _batch(backend)
+    starts = range(0, len(prepared), size)
+    batches = ((prepared[start : start + size], sequences[start : start + size, :-1]) for start in starts)
     log_probs = np.concatenate([backend.step(backend.encode(crops), tokens).log_probs for crops, tokens in batches])
     choices = np.argsort(log_probs, axis=-1)[..., :-3:-1]
     return _Exact(generations, sequences, choices, _margins(log_probs, choices))
@@ -225,15 +245,18 @@ def _seconds(bundle: Bundle, backend: Backend[Any], crops: Sequence[Crop], specu
 
 
 def _candidates(
-    answers: dict[Kind, tuple[float | None, list[Generation]]], seconds: dict[Way, float], exact: _Exact
+    answers: dict[Way, list[Generation]],
+    rechecks: dict[Kind, float | None],
+    seconds: dict[Way, float],
+    exact: _Exact,
 ) -> list[Candidate]:
     """Quickest first."""
     candidates = []
     for (name, arithmetic, speculative), taken in seconds.items():
-        recheck, generations = answers[name, arithmetic]
+        recheck, generations = rechecks[name, arithmetic], answers[name, arithmetic, speculative]
         pairs = zip(generations, exact.generations, strict=True)
         wrong = np.array([said.tokens != wanted.tokens for said, wanted in pairs])
-        doubtful = np.array([generation.margin < (recheck or 0.0) for generation in generations])
+        doubtful = np.array([recheck is not None and not g.margin >= recheck for g in generations])
         share = float(doubtful.mean())
         candidates.append(
             Candidate(
@@ -302,12 +325,4 @@ def format_tuning(tuning: Tuning) -> str:
                 f"{candidate.expected_seconds * 1e3:.1f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return columns(rows)

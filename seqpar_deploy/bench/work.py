@@ -38,8 +38,8 @@ def encoder_operations(bundle: Bundle, rows: int = 1) -> int:
 
 def encoder_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
     """Bytes the encoder cannot do without moving: weights and crops are read, `cross_kv` is written."""
-    d, item = bundle.dimensions, BYTES_OF[precision]
-    cross_kv = 2 * d.layers * d.heads * d.head_size * d.image_tokens * item
+    d = bundle.dimensions
+    cross_kv = 2 * d.layers * d.heads * d.head_size * d.image_tokens * BYTES_OF[_activations(bundle, precision)]
     return _weight_bytes(bundle, bundle.encoder, precision) + rows * (3 * d.image_size**2 + cross_kv)
 
 
@@ -53,8 +53,7 @@ def step_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
     cache is read and written."""
     d = bundle.dimensions
     slots = rows * (d.image_tokens + 2 * d.capacity)
-    keys_and_values = bundle.precision if precision == "int8" else precision  # only weights are of 8 bits
-    cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[keys_and_values]
+    cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[_activations(bundle, precision)]
     return _weight_bytes(bundle, bundle.decoder_step, precision) + cache
 
 
@@ -76,7 +75,15 @@ def products(graph: Path, sizes: Mapping[str, int]) -> list[Product]:
         raise BundleFormatError(f"the work in {graph} cannot be counted: {error}; export the bundle again") from None
 
 
+def _activations(bundle: Bundle, precision: str) -> str:
+    """The precision of what goes in and out of a graph: of the 8-bit ones only the weights are smaller."""
+    return bundle.precision if precision == "int8" else precision
+
+
 def _weight_bytes(bundle: Bundle, graph: Path, precision: str) -> int:
+    if precision == "int8" and bundle.has_int8:
+        graph = bundle.int8_encoder if graph == bundle.encoder else bundle.int8_decoder_step
+        return sum(file.stat().st_size for file in bundle.path.glob(f"{graph.name}*"))
     files = bundle.path.glob(f"{graph.name}*")  # the graph itself is small beside the weights
     return sum(file.stat().st_size for file in files) * BYTES_OF[precision] // BYTES_OF[bundle.precision]
 

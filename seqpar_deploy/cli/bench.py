@@ -60,6 +60,8 @@ def bench(
     if compare is not None:
         _compare(*compare, fail_above, rung)
         return
+    if fail_above is not None or rung is not None:
+        raise SeqparError("--fail-above and --rung go with --compare and two results")
     if bundle is None:
         raise SeqparError("which bundle? pass its folder, or --compare and two results")
     if device not in ("cpu", "cuda"):
@@ -94,12 +96,16 @@ def bench(
 
 
 def _compare(first: Path, second: Path, fail_above: float | None, rung: str | None) -> None:
+    if fail_above is not None and not 0 < fail_above < float("inf"):
+        raise SeqparError(f"--fail-above is {fail_above}, wanted a number above 0, such as 1.1")
     found = compare_results(first, second, rung=rung)
     print(found.table())
     if fail_above is None:
         return
-    slower = found.slower_than(fail_above)
-    if slower:
+    if found.lost:
+        print(f"\n{second.name} has lost, or says other tokens on: {', '.join(found.lost)}")
+        raise typer.Exit(1)
+    if slower := found.slower_than(fail_above):
         listed = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slower.items())
         print(f"\n{second.name} is slower than {first.name} by more than {fail_above:g}: {listed}")
         raise typer.Exit(1)

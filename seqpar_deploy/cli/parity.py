@@ -23,7 +23,7 @@ from seqpar_deploy.exporting.parity import check_parity
 from seqpar_deploy.exporting.parity_crops import parity_crops
 from seqpar_deploy.exporting.recipe import tolerances_of
 from seqpar_deploy.exporting.reference import Reference, reference_from_golden
-from seqpar_deploy.files import write_whole
+from seqpar_deploy.files import finite, write_whole
 from seqpar_deploy.resources import sample_crops
 
 _EXPLAINED = 4  # crops: every tensor between the stages is kept of them
@@ -64,6 +64,8 @@ def parity(
         raise ParityError("--data scores a checkpoint beside the bundle; name it with --checkpoint, or use seqpar eval")
     if explained and checkpoint is None:
         raise ParityError("--explain compares the graphs with the checkpoint's; name it with --checkpoint")
+    if checkpoint is None and (encoder or decoder_heads):
+        raise ParityError("--encoder and --decoder-heads are of a checkpoint; name it with --checkpoint")
     with stage("loading"):
         opened = Bundle.open(bundle)
         tolerances = tolerances_of(opened)
@@ -74,7 +76,14 @@ def parity(
     reference = _reference(opened, model, crops)
     with closing(open_backend(opened, backend, threads=threads)) as running:  # type: ignore[arg-type]
         with stage(f"comparing on {running.name}") as progress:
-            report = check_parity(running, reference, tolerances, bundle=opened, progress=progress)
+            report = check_parity(
+                running,
+                reference,
+                tolerances,
+                bundle=opened,
+                golden=reference_from_golden(opened) if checkpoint else None,
+                progress=progress,
+            )
         if model is not None and dataset is not None:
             scores = {"wanted": _score(opened, model.backend, dataset), "got": _score(opened, running, dataset)}
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
@@ -89,7 +98,7 @@ def parity(
         values["explanation"] = explanation.to_dict()
         print(f"\n{explanation.format()}")
     if json_file:
-        write_whole(json_file, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+        write_whole(json_file, (json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n").encode())
     if html:
         write_whole(html, _page(values, reference, opened).encode())
     report.require("do not use it here")
@@ -165,7 +174,8 @@ def format_report(report: Mapping[str, Any], name: str) -> str:
     lines = [f"{name} on {report['backend']} against {report['reference']}: {report['crops']} crops ({kinds})"]
     width = max(len(check["name"]) for check in report["checks"])
     for check in report["checks"]:
-        lines.append(f"  {'ok   ' if check['passed'] else 'WRONG'}  {check['name']:{width}}  {check['detail']}")
+        mark = "WRONG" if not check["passed"] else "-    " if check["detail"].startswith("not checked") else "ok   "
+        lines.append(f"  {mark}  {check['name']:{width}}  {check['detail']}")
     for d in report["divergences"]:
         where = f"{d['name']} at step {d['step']}"
         tokens = f"token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"

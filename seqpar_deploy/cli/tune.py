@@ -20,7 +20,7 @@ from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.synth.render import render_person
 from seqpar_deploy.tuned import TUNED, save_tuned
 
-_SEED = 4000  # of no training, no calibration and no test
+_SEED = 4000  # of no training, no calibration, no parity crop and no test
 
 
 def tune(
@@ -29,7 +29,10 @@ def tune(
         list[str] | None,
         typer.Argument(help="Crops of your own cameras: files, folders or quoted globs. Better than ours."),
     ] = None,
-    crops: Annotated[int, typer.Option(help="Without pictures: 20 real ones, the others rendered.", min=20)] = 200,
+    crops: Annotated[
+        int,
+        typer.Option(help="In all; without pictures 20 real ones. Drawn people are the rest.", min=100),
+    ] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was measured here.")] = None,
 ) -> None:
     """Measure all backends and arithmetic of this machine; keep the quickest that says what exact arithmetic says.
@@ -38,14 +41,10 @@ def tune(
     recipe int8 hold quicker graphs to choose from.
     """
     opened = Bundle.open(bundle)
-    if pictures:
-        chosen = [read_image(path) for path in find_pictures(pictures)]
-    else:
-        chosen = [read_image(path) for path in sample_crops()]
-        chosen += [render_person(_SEED, index)[0] for index in range(crops - len(chosen))]
+    chosen = [read_image(path) for path in (find_pictures(pictures) if pictures else sample_crops())]
+    chosen += [render_person(_SEED, index)[0] for index in range(crops - len(chosen))]
     tuning = tune_bundle(opened, chosen, progress=stage)
     choice = tuning.choice
-    save_tuned(opened, choice, dataclasses.asdict(tuning))
     machine = describe_machine()
     print(f"{opened.label_set.name}, {opened.precision}, one crop at a time; answers on {tuning.crops} crops")
     print(f"on {machine['processor']}, {machine['cores']} cores\n")
@@ -54,10 +53,13 @@ def tune(
         print(f"  left out: {line}")
     batches = ", ".join(f"{rate:.3g} at {size}" for size, rate in tuning.throughput.items())
     print(f"\ncrops a second by batch, before rechecks: {batches}")
-    print(f"kept in {opened.path / TUNED}: {_describe(choice.threads)}, batches of {choice.batch_size}")
+    if choice.recheck is not None:
+        print("rechecked are crops with a choice closer than what 99.9 % of all choices were moved by")
     if json_file:
         values = {"machine": machine, "bundle": opened.digest, **dataclasses.asdict(tuning)}
         write_whole(json_file, (json.dumps(values, indent=2) + "\n").encode())
+    save_tuned(opened, choice, dataclasses.asdict(tuning))
+    print(f"kept in {opened.path / TUNED}: {_describe(choice.threads)}, batches of {choice.batch_size}")
 
 
 def _describe(threads: int | None) -> str:

@@ -82,7 +82,7 @@ class _Sequence:
             right += 1
         self.tokens += answers[:right]
         self.log_probs += log_probs[:right]
-        self._margin = min(self._margin, *margins[:right])
+        self._margin = float(np.min([self._margin, *margins[:right]]))  # NaN stays NaN
         self._guesses = answers[right:]
 
     def ended(self, max_steps: int) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from seqpar_deploy.errors import ExportError
 from seqpar_deploy.exporting.comparison import Comparison, Jump, StageError, relative_error
 from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, export_graph, graph_specs, uint8_to_images
 from seqpar_deploy.exporting.stages import Array, StagedGraph, run_onnxruntime, run_openvino
+from seqpar_deploy.files import finite
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import Progress, silent
@@ -65,7 +65,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what is not finite becomes None."""
-        return {"conclusion": self.conclusion, **_finite(dataclasses.asdict(self))}
+        return {"conclusion": self.conclusion, **finite(dataclasses.asdict(self))}
 
     def format(self) -> str:
         """A table of the stages, and the conclusion."""
@@ -182,11 +182,3 @@ def _check_fit(bundle: Bundle, model: SequencePAR) -> None:
                 f"{bundle.path} is of another network: its {name} is {got}, the checkpoint's {wanted}; "
                 "give the checkpoint it was made from"
             )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,16 +29,15 @@ from seqpar_deploy.exporting.int8 import write_int8_graphs
 from seqpar_deploy.exporting.model_card import model_card
 from seqpar_deploy.exporting.overflow import require_no_overflow
 from seqpar_deploy.exporting.parity import check_parity
-from seqpar_deploy.exporting.parity_crops import ParityCrop, parity_crops
+from seqpar_deploy.exporting.parity_crops import ParityCrop, calibration_crops, parity_crops
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
 from seqpar_deploy.exporting.recipe import Int8, ParityTolerances, Recipe
-from seqpar_deploy.exporting.reference import Reference, golden_arrays
+from seqpar_deploy.exporting.reference import BEAM, Reference, golden_arrays
 from seqpar_deploy.modeling.architecture import Architecture
 from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.progress import Progress, silent
-from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
 
 _GOLDEN_CROPS = {"real": 4, "rendered": 3, "adversarial": 100}
@@ -69,8 +68,9 @@ def export_bundle(
         with progress("running the checkpoint on the parity crops") as report_progress:
             people = parity_crops(real=recipe.parity.crops, rendered=recipe.parity.rendered)
             golden = _golden_rows(people)
+            beams = golden[: recipe.parity.beams] if len(label_set) >= BEAM.width else ()
             reference = checkpoint_reference(
-                model, token_table, label_set, people, beams=golden[: recipe.parity.beams], progress=report_progress
+                model, token_table, label_set, people, beams=beams, progress=report_progress
             )
             np.savez_compressed(folder / GOLDEN, **golden_arrays(reference.subset(golden)))  # type: ignore[arg-type]
         specs = graph_specs(model, CACHE_DTYPE[recipe.precision])
@@ -111,11 +111,8 @@ def _add_int8(
 ) -> dict[str, Any]:
     """Write the 8-bit graphs; what they cost in accuracy, for the manifest. No gate: they differ."""
     with progress("making the 8-bit graphs") as report_progress:
-        people = parity_crops(
-            real=int8.calibration_crops, rendered=max(0, int8.calibration_crops - len(sample_crops()))
-        )
-        images = [person.image for person in people if person.kind != "adversarial"]
         size = bundle.dimensions.image_size
+        images = calibration_crops(int8.calibration_crops)
         crops = prepare_batch(images, image_size=size, preprocessing=bundle.preprocessing)
         write_int8_graphs(bundle.path, crops, report_progress)
         write_manifest(bundle.path, manifest)

@@ -19,6 +19,7 @@ from seqpar_deploy.synth.render import render_person
 Kind = Literal["real", "rendered", "adversarial"]
 
 _RENDERED_SEED = 3000  # of no training and of no other test
+_CALIBRATION_SEED = 3001
 _NOISE_SEED = 17
 
 
@@ -29,6 +30,12 @@ class ParityCrop:
     name: str
     kind: Kind
     image: Crop
+
+
+def calibration_crops(count: int) -> list[Crop]:
+    """What 8-bit graphs are calibrated on: the sample crops, and drawn people who are no parity crops."""
+    real = [read_image(path) for path in sample_crops()[:count]]
+    return real + [render_person(_CALIBRATION_SEED, index)[0] for index in range(count - len(real))]
 
 
 def parity_crops(*, real: int, rendered: int) -> list[ParityCrop]:

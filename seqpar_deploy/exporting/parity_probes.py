@@ -277,4 +277,4 @@ def wrong_slots(size: int, wrong: Iterable[int], crops: Sequence[int]) -> str | 
         named = f"slots {slots} are"
     else:
         named = f"slot {slots[0]}, the last, is" if slots[0] == size - 1 else f"slot {slots[0]} is"
-    return f"{named} wrong in batches of {size}, crop {crops[slots[0]]} is right elsewhere: the profile of this size"
+    return f"{named} wrong in batches of {size}, with crop {crops[slots[0]]} in it: the profile of this size"

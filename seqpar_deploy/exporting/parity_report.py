@@ -8,11 +8,13 @@ from typing import Any
 from seqpar_deploy.errors import ParityError
 from seqpar_deploy.exporting.recipe import ParityTolerances
 
+NOTHING = -1  # in place of a token, where a sequence has ended
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """The first token at which a bundle leaves its checkpoint: `margin` is how much better the checkpoint's choice
-    was than the next best, as a log-probability; `tie` when that is within numerical noise."""
+    """The first token at which a bundle leaves its checkpoint: `margin` is by how much the checkpoint preferred its own
+    choice to the bundle's, as a log-probability; `tie` when that is within numerical noise."""
 
     crop: int
     name: str
@@ -38,6 +40,11 @@ class Check:
     name: str
     passed: bool
     detail: str
+
+    @classmethod
+    def not_made(cls, name: str, why: str) -> Check:
+        """A check that there was nothing to make of; it passes, and says so."""
+        return cls(name=name, passed=True, detail=f"not checked: {why}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -69,7 +70,9 @@ def tolerances_of(bundle: Bundle) -> ParityTolerances:
     """Those the bundle was made with. Raises RecipeError."""
     try:
         values = dict(bundle.manifest["recipe"]["parity"])
-        return _dataclass_from(ParityTolerances, values, "parity ")
+        tolerances: ParityTolerances = _dataclass_from(ParityTolerances, values, "parity ")
+        _check_tolerances(tolerances)
+        return tolerances
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"{bundle.path} holds no tolerances: {error}; export the bundle again") from None
 
@@ -92,21 +95,25 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"precision is {recipe.precision!r}, wanted one of {list(get_args(Precision))}")
     if type(recipe.opset) is not int or recipe.opset not in OPSETS:
         raise ValueError(f"opset is {recipe.opset!r}, wanted {OPSETS.start} to {OPSETS.stop - 1}")
-    if recipe.parity.backend not in get_args(BackendName):
-        raise ValueError(f"parity backend is {recipe.parity.backend!r}, wanted one of {list(get_args(BackendName))}")
     if recipe.int8 and recipe.precision != "fp32":
         raise ValueError(f"8-bit graphs are made of fp32 ones, precision is {recipe.precision!r}; leave out [int8]")
     if recipe.int8 and (type(recipe.int8.calibration_crops) is not int or recipe.int8.calibration_crops < 1):
         raise ValueError(f"int8 calibration_crops is {recipe.int8.calibration_crops!r}, wanted 1 or more")
+    _check_tolerances(recipe.parity)
+    return recipe
+
+
+def _check_tolerances(parity: ParityTolerances) -> None:
+    if parity.backend not in get_args(BackendName):
+        raise ValueError(f"parity backend is {parity.backend!r}, wanted one of {list(get_args(BackendName))}")
     for name, least in (("crops", 1), ("rendered", 0), ("beams", 0), ("largest_batch", 1)):
-        value = getattr(recipe.parity, name)
+        value = getattr(parity, name)
         if type(value) is not int or value < least:
             raise ValueError(f"parity {name} is {value!r}, wanted {least} or more")
     for name in ("log_prob_median", "log_prob_max", "tie_margin"):
-        value = getattr(recipe.parity, name)
-        if type(value) not in (int, float) or not value > 0:
+        value = getattr(parity, name)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
             raise ValueError(f"parity {name} is {value!r}, wanted a number above 0")
-    return recipe
 
 
 def _batches(tables: Any) -> tuple[BatchProfile, ...]:

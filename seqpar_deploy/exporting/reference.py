@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array, StepOutput
-from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.bundle import GOLDEN, Bundle, Dimensions
 from seqpar_deploy.decoding import Beam, Greedy
+from seqpar_deploy.errors import BundleFormatError
 from seqpar_deploy.exporting.parity_crops import ParityCrop
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
@@ -180,8 +181,40 @@ def golden_arrays(reference: Reference) -> dict[str, npt.NDArray[Any]]:
 
 
 def reference_from_golden(bundle: Bundle) -> Reference:
-    """The reference a bundle carries. Parts that older bundles lack are empty."""
-    golden = bundle.golden()
+    """The reference a bundle carries. Parts that older bundles lack are empty. Raises BundleFormatError."""
+    try:
+        reference = _reference_from_arrays(bundle.golden())
+        _check_shapes(reference, bundle.dimensions)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        what = f"it misses {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleFormatError(f"{bundle.path / GOLDEN} is malformed: {what}; export the bundle again") from None
+    return reference
+
+
+def _check_shapes(reference: Reference, d: Dimensions) -> None:
+    rows = len(reference.crops)
+    if not rows:
+        raise ValueError("it holds no crops")
+    wanted: dict[str, tuple[Any, tuple[int, ...], str]] = {
+        "crops": (reference.crops, (rows, d.image_size, d.image_size, 3), "uint8"),
+        "tokens": (reference.tokens, (rows, d.capacity), "int64"),
+        "log_probs": (reference.log_probs, (rows, d.capacity - 1, d.vocabulary), "float32"),
+    }
+    if reference.beam_tokens is not None:
+        wanted["beam_tokens"] = reference.beam_tokens, (rows, d.capacity), "int64"
+    if reference.beam_margins is not None:
+        wanted["beam_margins"] = reference.beam_margins, (rows,), "float32"
+    for name, (array, shape, dtype) in wanted.items():
+        if (array.shape, array.dtype.name) != (shape, dtype):
+            raise ValueError(f"{name} is {array.dtype.name} {array.shape}, wanted {dtype} {shape}")
+    for tokens in (reference.tokens, reference.beam_tokens):
+        if tokens is not None and not ((tokens >= 0) & (tokens < d.vocabulary)).all():
+            raise ValueError(f"its tokens are not all from 0 to {d.vocabulary - 1}")
+    if reference.people and len(reference.people) != rows:
+        raise ValueError(f"it holds {len(reference.people)} raw crops for {rows} prepared ones")
+
+
+def _reference_from_arrays(golden: Mapping[str, npt.NDArray[Any]]) -> Reference:
     people: list[ParityCrop] = []
     if "raw_pixels" in golden:
         ends = np.cumsum([3 * height * width for height, width in golden["raw_shapes"].tolist()])

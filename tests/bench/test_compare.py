@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,33 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(SeqparError, match=message):
             compare(first, second, rung=rung)
+
+
+def test_what_is_lost_or_says_something_else_is_no_gain(tmp_path: Path) -> None:
+    def results(**identical: bool) -> Path:
+        rungs = [{"name": name, "seconds": [1.0], "identical": same} for name, same in identical.items()]
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(json.dumps({"rungs": rungs}))
+        return path
+
+    first = results(openvino=True, onnxruntime=True, int8=False)
+    assert compare(first, results(openvino=True, onnxruntime=True, int8=False, new=False)).lost == ()
+    assert compare(first, results(openvino=True, onnxruntime=False, int8=False)).lost == ("onnxruntime",)
+    assert compare(first, results(openvino=True)).lost == ("onnxruntime", "int8")
+    assert compare(first, results(openvino=True), rung="openvino").lost == ()
+
+
+@pytest.mark.parametrize("seconds", [[], [0.0], [float("nan")], [-1.0], ["x"], None])
+def test_times_that_are_none_are_refused(tmp_path: Path, seconds: Any) -> None:
+    first = write(tmp_path / "a.json", {"openvino": 1.0}, machine=None, packages=None)
+    (tmp_path / "b.json").write_text(json.dumps({"rungs": [{"name": "openvino", "seconds": seconds}]}))
+    with pytest.raises(SeqparError, match="is no result of seqpar-bench"):
+        compare(first, tmp_path / "b.json")
+    assert compare(first, first).notes == ()
+
+
+@pytest.mark.parametrize(("factor", "code"), [("1.1", 1), ("1.3", 0), ("0", 2), ("nan", 2)])
+def test_the_exit_code_says_whether_it_is_slower(tmp_path: Path, factor: str, code: int) -> None:
+    files = [str(write(tmp_path / f"{seconds}.json", {"openvino": seconds})) for seconds in (1.0, 1.2)]
+    command = [Path(sys.executable).parent / "seqpar-bench", "--compare", *files, "--fail-above", factor]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == code

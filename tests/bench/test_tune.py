@@ -52,12 +52,14 @@ def on(monkeypatch: pytest.MonkeyPatch, backends: dict[tuple[str, str], Any]) ->
             raise backend
         return backend
 
-    monkeypatch.setattr(tuning_module, "available_backends", lambda: sorted({name for name, _ in backends}))
+    def require_parity(_bundle: Bundle, backend: FakeBackend) -> None:
+        if backend.row_steps:
+            raise BackendError("it fails seqpar parity")
+
+    monkeypatch.setattr(tuning_module, "backends_for", lambda _bundle: sorted({name for name, _ in backends}))
     monkeypatch.setattr(tuning_module, "open_backend", open_backend)
     monkeypatch.setattr(tuning_module, "SETTLE", 0)
-    monkeypatch.setattr(
-        tuning_module, "_says_what_the_checkpoint_said", lambda _bundle, backend: backend.row_steps == []
-    )
+    monkeypatch.setattr(tuning_module, "_require_parity", require_parity)
     monkeypatch.setattr(tuning_module, "_seconds", lambda _b, backend, _c, _s: backend.cost)
 
 
@@ -97,10 +99,10 @@ def test_backends_that_disagree_with_the_checkpoint_are_left_out(
     on(monkeypatch, {("a", "exact"): broken, ("a", "int8"): scripted(), ("b", "exact"): costing(1, scripted())})
     found = tune(Bundle.open(bundle_dir), shades)
     assert found.choice.backend == "b"
-    assert found.skipped[0].startswith("a, exact: other tokens than the checkpoint's on the golden crops")
+    assert found.skipped[0].startswith("a, exact: it fails seqpar parity")
     assert "a, int8: nothing to recheck with" in found.skipped
     on(monkeypatch, {("a", "exact"): broken})
-    with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, exact: other tokens"):
+    with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, exact: it fails"):
         tune(Bundle.open(bundle_dir), shades)
 
 
@@ -115,10 +117,10 @@ def test_the_command_keeps_its_choice_beside_the_bundle(
     bundle = Bundle.open(shutil.copytree(int8_bundle_dir, tmp_path / "bundle"))
     with Recognizer.from_bundle(bundle.path) as recognizer:
         exact = [prediction.tokens for prediction in recognizer.predict(crops)]
-    app(["tune", str(bundle.path), "--crops", "24", "--json", str(tmp_path / "tuning.json")], standalone_mode=False)
+    app(["tune", str(bundle.path), "--crops", "100", "--json", str(tmp_path / "tuning.json")], standalone_mode=False)
     printed = capsys.readouterr().out
     values = json.loads((tmp_path / "tuning.json").read_text())
-    assert (values["crops"], values["bundle"]) == (24, bundle.digest)
+    assert (values["crops"], values["bundle"]) == (100, bundle.digest)
     assert {c["arithmetic"] for c in values["candidates"]} >= {"exact", "int8"}
     assert f"kept in {bundle.path / TUNED}" in printed
     choice = load_tuned(bundle)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,3 +116,64 @@ def test_it_explains(
     conclusion = json.loads((tmp_path / "parity.json").read_text())["explanation"]["conclusion"]
     assert conclusion.startswith("the graphs agree within noise on ")
     assert capsys.readouterr().out.rstrip().endswith(conclusion)
+
+
+def test_a_manifest_is_not_its_own_witness(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+    """Names and filter are the manifest's, also where the checkpoint is at hand: export's own are compared."""
+    for number, change in enumerate((exchange_names, other_filter)):
+        copy = Path(shutil.copytree(bundle_dir, tmp_path / str(number)))
+        manifest = json.loads((copy / "manifest.json").read_text())
+        change(manifest["label_set"])
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(SeqparError, match=r"reproduce the checkpoint on .*: (attributes|preprocessing):"):
+            parity(copy)
+        with pytest.raises(SeqparError, match=r"reproduce the checkpoint on .*: preprocessing:|tiny\.safetensors"):
+            parity(copy, checkpoint=checkpoint_file, crops=2)  # a checkpoint of ours holds its phrases
+
+
+def exchange_names(label_set: dict[str, Any]) -> None:
+    attributes = label_set["attributes"]
+    attributes[4], attributes[9] = attributes[9], attributes[4]
+
+
+def other_filter(label_set: dict[str, Any]) -> None:
+    label_set["preprocessing"]["interpolation"] = "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": None}, "it misses 'tokens'"),
+        ({"crops": np.zeros((0, 32, 32, 3), np.uint8)}, "it holds no crops"),
+        ({"crops": np.zeros((21, 32, 32, 3), np.float32)}, r"crops is float32 \(21, 32, 32, 3\), wanted uint8"),
+        ({"tokens": np.full((21, 27), 99)}, "its tokens are not all from 0 to 28"),
+        ({"raw_pixels": np.zeros(5, np.uint8)}, "is malformed"),
+        ({"raw_shapes": None}, "it misses 'raw_shapes'"),
+    ],
+    ids=str,
+)
+def test_golden_data_that_are_none_are_one_line(
+    bundle_dir: Path, tmp_path: Path, changes: dict[str, np.ndarray | None], message: str
+) -> None:
+    with pytest.raises(SeqparError, match=rf"golden\.npz is malformed: .*{message}|{message}"):
+        parity(change_golden(bundle_dir, tmp_path, **changes))
+
+
+def test_golden_data_that_cannot_be_read(bundle_dir: Path, tmp_path: Path) -> None:
+    copy = change_golden(bundle_dir, tmp_path)
+    bundle = Bundle.open(copy)
+    (copy / "golden.npz").write_bytes(b"PK no zip")
+    write_manifest(copy, {key: value for key, value in bundle.manifest.items() if key not in ("files", "format")})
+    with pytest.raises(SeqparError, match=r"golden\.npz cannot be read"):
+        parity(copy)
+
+
+@pytest.mark.parametrize("tolerances", [{"tie_margin": float("inf")}, {"largest_batch": 0}, {"beams": -1}, None, "x"])
+def test_tolerances_that_let_everything_pass_are_refused(bundle_dir: Path, tmp_path: Path, tolerances: Any) -> None:
+    copy = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    recipe = manifest["recipe"]
+    recipe["parity"] = {**recipe["parity"], **tolerances} if isinstance(tolerances, dict) else tolerances
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SeqparError, match="holds no tolerances"):
+        parity(copy)

@@ -10,7 +10,7 @@ import pytest
 
 from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.errors import ParityError
-from seqpar_deploy.exporting.parity import check_parity
+from seqpar_deploy.exporting.parity import check_parity, first_divergence
 from seqpar_deploy.exporting.parity_report import ParityReport
 from seqpar_deploy.exporting.recipe import ParityTolerances
 from seqpar_deploy.exporting.reference import Reference, reference_generations
@@ -146,3 +146,32 @@ def test_what_follows_a_sequences_end_does_not_count() -> None:
     for crop, length in enumerate(wanted.lengths):
         changed.log_probs[crop, length:] = 0
     assert check_parity(model(), changed, TOLERANCES).log_prob_max == 0
+
+
+def test_a_token_far_from_the_best_two_is_no_tie() -> None:
+    """The best two are as good as each other; what is said is a third."""
+    wanted = reference(ahead=5e-4)
+    step = first_divergence(wanted, 3, (4, EOS), TOLERANCES.tie_margin)
+    assert step is not None
+    assert (step.wanted, step.got, step.tie) == (5, 4, False)
+    assert step.margin > 9
+
+
+@pytest.mark.parametrize(("got", "step"), [((), 0), ((3,), 1), ((3, 4), 2), ((3, 4, EOS, 5), 3)])
+def test_to_stop_early_or_late_is_a_divergence(got: tuple[int, ...], step: int) -> None:
+    found = first_divergence(reference(), 0, got, TOLERANCES.tie_margin)
+    assert found is not None
+    assert (found.step, found.tie) == (step, False)
+    assert first_divergence(reference(), 0, (3, 4, EOS), TOLERANCES.tie_margin) is None
+
+
+def test_what_nothing_could_be_made_of_is_not_called_checked() -> None:
+    """A model that ends every sequence at once: its cache is never read."""
+
+    def script(_crop: int, _tokens: Sequence[int]) -> np.ndarray:
+        return np.where(np.arange(VOCABULARY) == EOS, 0.0, -9.0).astype(np.float32)
+
+    silent = reference_generations(FakeBackend(script), CROPS, max_steps=LIMIT)
+    details = {check.name: check.detail for check in check_parity(FakeBackend(script), silent, TOLERANCES).checks}
+    for name in ("cache", "forgetting", "positions", "reordering"):
+        assert details[name] == "not checked: every sequence ends with its first token"
