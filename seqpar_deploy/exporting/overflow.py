@@ -17,9 +17,9 @@ from seqpar_deploy.exporting.stages import Array, StagedGraph, run_onnxruntime
 def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
     """Run the graphs on a few crops and their whole sequences. Raises ParityError that names the first stage."""
     d = bundle.dimensions
-    kinds = [person.kind for person in reference.people]
-    difficult = kinds.index("adversarial")  # black, white and noise come first
-    chosen = [0, *range(difficult, min(difficult + 3, len(kinds)))]
+    # A real crop, and the first of those made to be difficult: black, white, noise.
+    difficult = [crop for crop, person in enumerate(reference.people) if person.kind == "adversarial"]
+    chosen = sorted({0, *difficult[:3]})
     tokens = reference.tokens[chosen, :-1]
     rows = len(tokens)
     encoder, step = (StagedGraph(graph, run_onnxruntime) for graph in (bundle.encoder, bundle.decoder_step))

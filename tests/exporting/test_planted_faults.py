@@ -271,4 +271,4 @@ def test_12_a_profile_that_corrupts_the_last_slot(bundle: Bundle, backend: Modul
     backend.encode = encode  # type: ignore[method-assign]
     report = check(bundle, backend)
     assert [check.name for check in report.checks if not check.passed] == ["batches of 8"]
-    assert report.breaches[0].startswith("batches of 8: slot 7, the last, is wrong in batches of 8, crop ")
+    assert report.breaches[0].startswith("batches of 8: slot 7, the last, is wrong in batches of 8, with crop ")
