@@ -143,46 +143,40 @@ class Source:
             if self._stats.frames == 0 and not self._closing.is_set():
                 raise VideoError("no picture in it can be decoded")
         except (VideoError, self._av.error.FFmpegError) as error:
-            problem = f"{self.spec.shown} cannot be read: {self._words(error)}"
-            self._note(state="failed", last_error=problem)
-            raise VideoError(problem) from None
+            raise self._failed(self._words(error)) from None
         self._note(state="ended")
 
     def _live_frames(self) -> Iterator[Frame]:
-        back_off = self._options.first_retry
-        lost: float | None = None
+        back_off = _BackOff(self._options)
+        lost: float | None = None  # since when
+        told: set[str] = set()  # what has been reported since
         while not self._closing.is_set():
             self._note(state="connecting")
-            began: float | None = None
-            problem = "the stream ended"
+            began, problem = None, "the stream ended"
             try:
                 for frame in self._connection():
                     if began is None:
                         began = time.monotonic()
-                        self._note(state="running", back_off=0.0)
                         if lost is not None:
-                            self._note(reconnects=self._stats.reconnects + 1)
+                            self._note(back_off=0.0, reconnects=self._stats.reconnects + 1)
                             self._report(f"{self.spec.name} is back after {began - lost:.1f} s")
+                            lost, told = None, set()
                     yield frame
             except self._av.error.ProtocolNotFoundError:
                 scheme = self.spec.place.partition(":")[0]
-                raise VideoError(f"{self.spec.shown}: the FFmpeg that came with PyAV cannot read {scheme}") from None
+                raise self._failed(f"the FFmpeg that came with PyAV does not speak {scheme}") from None
             except (VideoError, self._av.error.FFmpegError) as error:
                 problem = self._words(error)
             if self._closing.is_set():
                 return
             now = time.monotonic()
-            if began is not None:
-                lost = None
-                if now - began >= self._options.well:
-                    back_off = self._options.first_retry
-            pause = back_off * random.uniform(0.5, 1.0)
-            if lost is None or problem != self._stats.last_error:
-                self._report(f"{self.spec.name} ({self.spec.shown}) is lost: {problem}; trying again until it is back")
             lost = now if lost is None else lost
+            pause = back_off.pause(now - began if began is not None else 0.0)
             self._note(state="lost", back_off=pause, last_error=problem)
+            if problem not in told:
+                told.add(problem)
+                self._report(f"{self.spec.name} ({self.spec.shown}) is lost: {problem}; it is tried until it is back")
             self._closing.wait(pause)
-            back_off = min(2 * back_off, self._options.longest_retry)
 
     def _connection(self) -> Iterator[Frame]:
         """The frames of one connection, until it ends. Raises FFmpegError and VideoError."""
@@ -262,6 +256,10 @@ class Source:
         image: Crop = rgb.to_ndarray()
         return np.ascontiguousarray(np.rot90(image, round(picture.rotation / 90) % 4))
 
+    def _failed(self, problem: str) -> VideoError:
+        self._note(state="failed", last_error=problem)
+        return VideoError(f"{self.spec.shown} cannot be read: {problem}")
+
     def _note(self, **changes: Any) -> None:
         self._stats = dataclasses.replace(self._stats, **changes)
 
@@ -271,6 +269,22 @@ class Source:
         if isinstance(error, self._av.error.InvalidDataError):
             return "it is no video that FFmpeg knows, or damaged"
         return str(getattr(error, "strerror", None) or error)
+
+
+class _BackOff:
+    """The pauses between tries."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._options = options
+        self._longest = options.first_retry  # that the next pause can be
+
+    def pause(self, ran: float) -> float:
+        """Seconds to wait after a connection that brought pictures for `ran` seconds."""
+        if ran >= self._options.well:
+            self._longest = self._options.first_retry
+        pause = self._longest * random.uniform(0.5, 1.0)
+        self._longest = min(2 * self._longest, self._options.longest_retry)
+        return pause
 
 
 def _load_av() -> ModuleType:

@@ -31,6 +31,8 @@ TS_PACKET = 188
 class StreamServer:
     """Starts, kills and restarts the server, always on the same port."""
 
+    script = __file__
+
     def __init__(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -43,7 +45,7 @@ class StreamServer:
         return f"http://127.0.0.1:{self._port}/{path}?{urlencode(query)}"
 
     def start(self) -> None:
-        command = [sys.executable, __file__, str(self._port)]
+        command = [sys.executable, self.script, str(self._port)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
