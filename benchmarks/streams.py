@@ -56,8 +56,9 @@ def main() -> None:
                 server.kill()
                 away = rng.uniform(0.2, 10)
                 time.sleep(away)
+                known = source.stats.reconnects
                 server.start()
-                returned, known = time.monotonic(), source.stats.reconnects
+                returned = time.monotonic()
                 while source.stats.reconnects == known:
                     time.sleep(0.005)
                 rounds.append((away, time.monotonic() - returned))

@@ -1,8 +1,9 @@
-"""Pictures from files, cameras and streams, decoded by FFmpeg (PyAV). Live ones are reconnected for as long as it takes."""
+"""Pictures from files, cameras and streams, decoded by FFmpeg (PyAV). Live ones are reconnected, however often."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import random
 import threading
 import time
@@ -175,7 +176,7 @@ class Source:
             self._note(state="lost", back_off=pause, last_error=problem)
             if problem not in told:
                 told.add(problem)
-                self._report(f"{self.spec.name} ({self.spec.shown}) is lost: {problem}; it is tried until it is back")
+                self._report(f"{self.spec.name} ({self.spec.shown}) is lost: {problem}; trying again")
             self._closing.wait(pause)
 
     def _connection(self) -> Iterator[Frame]:
@@ -209,7 +210,7 @@ class Source:
         if place.startswith("udp"):
             options |= {"overrun_nonfatal": "1"}
         opened: InputContainer = self._av.open(
-            place if self.spec.is_url else f"file:{place}",
+            place if self.spec.is_url or self.spec.is_device else f"file:{place}",
             format="v4l2" if self.spec.is_device else None,
             options=options,
             timeout=(wait.connect, wait.silence) if self.spec.is_url else None,
@@ -268,6 +269,8 @@ class Source:
             return f"no answer for {self._options.silence:g} s"
         if isinstance(error, self._av.error.InvalidDataError):
             return "it is no video that FFmpeg knows, or damaged"
+        if self.spec.is_url and getattr(error, "errno", None) == errno.EIO:
+            return "the connection broke off"
         return str(getattr(error, "strerror", None) or error)
 
 

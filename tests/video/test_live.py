@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def watch() -> Iterator[Callable[..., Watched]]:
 
 
 def _grows(frames: list[Frame]) -> bool:
-    return all(a.seconds < b.seconds and a.index < b.index for a, b in zip(frames, frames[1:], strict=False))
+    return all(a.seconds < b.seconds and a.index < b.index for a, b in itertools.pairwise(frames))
 
 
 def test_a_server_killed_and_restarted_is_found_again(clip, watch):

