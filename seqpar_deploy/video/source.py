@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 State = Literal["new", "connecting", "running", "lost", "ended", "failed", "closed"]
 
 _JOIN = 0.5  # s. A thread that hangs in a read longer is left to time out by itself; it is a daemon
+_MOST_TROUBLE = 20  # how many more packets fail than succeed before a decoder is taken to be the wrong one
 _USELESS_READS = 100  # damage in a row after which a container is taken to be at its end
 
 
@@ -187,18 +188,22 @@ class Source:
             rate = stream.average_rate or stream.guessed_rate
             period = float(1 / rate) if rate else 0.04
             stamped = container.format.name not in ("mpjpeg", "mjpeg", "h264", "hevc")  # which only make stamps up
-            patience, heard = 4 * self._options.silence, time.monotonic()
+            patience, heard, trouble = 4 * self._options.silence, time.monotonic(), 0
             for packet in self._packets(container):
                 if self._closing.is_set():
                     return
                 if packet.stream is stream:
+                    errors = self._stats.decode_errors
                     for picture in self._decode(packet):
                         patience, heard = self._options.silence, time.monotonic()
                         seconds = self._clock.at(_stamp(picture) if stamped else None, period)
                         if frame := self._frame(picture, stream, seconds):
                             yield frame
+                    trouble = max(0, trouble - 1) if self._stats.decode_errors == errors else trouble + 1
                 if self.spec.live and time.monotonic() - heard > patience:
                     raise VideoError(f"no picture for {patience:g} s")
+                if self.spec.live and trouble > _MOST_TROUBLE:
+                    raise VideoError("most of it cannot be decoded; perhaps its codec has changed")
 
     def _open(self) -> InputContainer:
         place, wait = self.spec.place, self._options

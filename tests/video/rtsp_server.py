@@ -88,7 +88,7 @@ def _pictures(clip: str) -> Iterator[bytes]:
 
 def _payloads(picture: bytes) -> Iterator[bytes]:
     """RTP payloads of a picture's NAL units, long ones in fragments (RFC 6184)."""
-    for unit in re.split(rb"\0*\0\0\1", picture)[1:]:
+    for unit in re.split(rb"\x00*\x00\x00\x01", picture)[1:]:
         if len(unit) <= _MOST:
             yield unit
             continue

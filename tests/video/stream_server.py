@@ -75,10 +75,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if url.path == "/silence.ts":
             time.sleep(3600)
         self.send_response(200)
-        self.end_headers()
         if url.path == "/page.ts":
-            self.wfile.write(b"<!DOCTYPE html><title>Camera</title>" * 100)
+            page = b"<!DOCTYPE html><title>Camera</title>" * 100
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
             return
+        self.end_headers()
         self._stream(query)
 
     def log_message(self, *_arguments: object) -> None:
