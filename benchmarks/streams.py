@@ -45,7 +45,7 @@ def main() -> None:
             shapes, last = set(), -1.0
             for kill in range(options.kills + 1):
                 # The first connection lasts long enough to see the resolution change, the others are random.
-                ends = time.monotonic() + (15 if kill == 0 else rng.uniform(1, 8))
+                ends = time.monotonic() + (16 if kill == 0 else rng.uniform(1, 4))
                 while time.monotonic() < ends:
                     frame = next(frames)
                     assert frame.seconds > last
@@ -54,7 +54,7 @@ def main() -> None:
                 if kill == options.kills:
                     break
                 server.kill()
-                away = rng.uniform(0.2, 10)
+                away = rng.uniform(0.2, 6)
                 time.sleep(away)
                 known = source.stats.reconnects
                 server.start()
