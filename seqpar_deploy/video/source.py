@@ -195,10 +195,10 @@ class Source:
                 if packet.stream is stream:
                     errors = self._stats.decode_errors
                     for picture in self._decode(packet):
-                        patience, heard = self._options.silence, time.monotonic()
                         seconds = self._clock.at(_stamp(picture) if stamped else None, period)
                         if frame := self._frame(picture, stream, seconds):
                             yield frame
+                        patience, heard = self._options.silence, time.monotonic()
                     trouble = max(0, trouble - 1) if self._stats.decode_errors == errors else trouble + 1
                 if self.spec.live and time.monotonic() - heard > patience:
                     raise VideoError(f"no picture for {patience:g} s")

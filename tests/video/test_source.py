@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from video.clips import grey, make_clip, make_sound, number_of
 
-from seqpar_deploy.errors import VideoError
+from seqpar_deploy.errors import BackendUnavailableError, VideoError
 from seqpar_deploy.video.places import expand_sources
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.types import Frame
@@ -145,3 +146,9 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
         assert "\n" not in str(refused.value)
         assert source.stats.state == "failed"
         assert says in source.stats.last_error
+
+
+def test_without_pyav_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'seqpar-deploy\[video\]'"):
+        _source(STREET)
