@@ -6,6 +6,7 @@
     ├── RecipeError                an export recipe cannot be found or read
     ├── ImageError                 a picture cannot be used as a person crop
     ├── DatasetError               a data set cannot be found or read, or disagrees with its label set
+    ├── VideoError                 a video cannot be read or written
     ├── TrainingError              a training run cannot be started, resumed or gone on with
     ├── StrategyError              a decoding option is out of range
     ├── BundleError                a bundle cannot be opened
@@ -45,6 +46,10 @@ class ImageError(SeqparError):
 
 class DatasetError(SeqparError):
     """A data set cannot be found or read, or disagrees with its label set."""
+
+
+class VideoError(SeqparError):
+    """A video cannot be read or written."""
 
 
 class TrainingError(SeqparError):

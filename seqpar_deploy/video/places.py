@@ -1,0 +1,115 @@
+"""What users name as sources: files, folders, globs, cameras, streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from seqpar_deploy.errors import VideoError
+
+SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".m2ts", ".mts")
+SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "srt")
+_RECORDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")  # over HTTP: these end, everything else goes on
+_LONGEST_NAME = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSpec:
+    """One video to read. `name` is short, unique, and fit for a file name; `place` a path, device or URL.
+
+    A `live` source goes on for ever: lost connections are made again, and pictures nobody has time for are dropped.
+    """
+
+    name: str
+    place: str
+    live: bool
+
+    @property
+    def is_url(self) -> bool:
+        """Whether `place` is a URL."""
+        return _scheme(self.place) != ""
+
+    @property
+    def is_device(self) -> bool:
+        """Whether `place` is a camera of this machine."""
+        return self.place.startswith("/dev/video")
+
+    @property
+    def shown(self) -> str:
+        """The place, to be read by people: a URL without user, password and query."""
+        if not self.is_url:
+            return self.place
+        parts = urlsplit(self.place)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def expand_sources(names: list[str]) -> list[SourceSpec]:
+    """The videos that files, folders, globs, camera numbers, devices and URLs stand for, in order, no repeats.
+
+    Raises VideoError if a name stands for nothing. Streams are not connected to.
+    """
+    places = list(dict.fromkeys(place for name in names for place in _places(name)))
+    if not places:
+        raise VideoError("no sources; name video files, a camera such as 0, or streams such as rtsp://camera/stream")
+    specs: list[SourceSpec] = []
+    for place in places:
+        taken = {spec.name for spec in specs}
+        specs.append(SourceSpec(name=_unused(_short_name(place), taken), place=place, live=_is_live(place)))
+    return specs
+
+
+def _places(name: str) -> list[str]:
+    if name.isdecimal():
+        name = f"/dev/video{int(name)}"
+    path = Path(name)
+    if scheme := _scheme(name):
+        if scheme not in SCHEMES:
+            raise VideoError(f"{scheme}:// is not a kind of source; wanted a file or one of {' '.join(SCHEMES)}")
+        return [name]
+    if path.is_dir():
+        inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not inside:
+            raise VideoError(f"folder {path} holds no videos ({' '.join(SUFFIXES)})")
+        return inside
+    if path.is_file() and path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty")
+    if path.exists():
+        return [str(path)]
+    if glob.has_magic(name):
+        matches = sorted(match for match in glob.glob(name, recursive=True) if Path(match).is_file())
+        if not matches:
+            raise VideoError(f"no file matches {name!r}")
+        return matches
+    raise VideoError(f"there is no camera {name}" if name.startswith("/dev/video") else f"{name} does not exist")
+
+
+def _scheme(place: str) -> str:
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", place)
+    return found[1].lower() if found else ""
+
+
+def _is_live(place: str) -> bool:
+    scheme = _scheme(place)
+    if scheme in ("http", "https"):
+        return Path(urlsplit(place).path).suffix.lower() not in _RECORDINGS
+    return bool(scheme) or place.startswith("/dev/video")
+
+
+def _short_name(place: str) -> str:
+    if not _scheme(place):
+        name = Path(place).stem
+    else:
+        parts = urlsplit(place)
+        name = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:_LONGEST_NAME] or "stream"
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    number, unused = 1, name
+    while unused in taken:
+        number += 1
+        unused = f"{name}-{number}"
+    return unused

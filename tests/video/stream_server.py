@@ -1,0 +1,159 @@
+"""MPEG-TS over HTTP from a process of its own, which can be killed; every other misfortune is asked for in the URL.
+
+/stream.ts?clips=a.ts,b.ts     the clips in turn, over and over, as one stream
+    speed=4          four times as fast as real time; 0: as fast as it is taken
+    damage=0.01      the share of transport packets (188 bytes) with random bytes in them
+    silent_after=30  says nothing more after 30 pictures, and keeps the connection
+    end_after=30     closes the connection after 30 pictures
+    origin=90        the first time stamp in seconds
+/silence.ts                    accepts, and says nothing at all
+/page.ts                       a web page
+"""
+
+from __future__ import annotations
+
+import http.server
+import io
+import itertools
+import random
+import socket
+import subprocess
+import sys
+import time
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import av
+
+TS_PACKET = 188
+
+
+class StreamServer:
+    """Starts, kills and restarts the server, always on the same port."""
+
+    script = __file__
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._process: subprocess.Popen[str] | None = None
+
+    def url(self, path: str = "stream.ts", **query: object) -> str:
+        if clips := query.get("clips"):
+            query["clips"] = ",".join(str(clip) for clip in clips)  # type: ignore[attr-defined]
+        return f"http://127.0.0.1:{self._port}/{path}?{urlencode(query)}"
+
+    def start(self) -> None:
+        command = [sys.executable, self.script, str(self._port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = None
+
+    def __enter__(self) -> StreamServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.kill()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if url.path not in ("/stream.ts", "/silence.ts", "/page.ts"):
+            self.send_error(404)
+            return
+        self.close_connection = True
+        if url.path == "/silence.ts":
+            time.sleep(3600)
+        self.send_response(200)
+        if url.path == "/page.ts":
+            page = b"<!DOCTYPE html><title>Camera</title>" * 100
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+            return
+        self.end_headers()
+        self._stream(query)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Nothing: tests read what the client says."""
+
+    def _stream(self, query: dict[str, str]) -> None:
+        rng, damage = random.Random(0), float(query.get("damage", 0))
+        for sent, piece in enumerate(_pieces(query)):
+            if sent == int(query.get("end_after", -1)):
+                return
+            if sent == int(query.get("silent_after", -1)):
+                time.sleep(3600)
+            self.wfile.write(_damaged(piece, damage, rng))
+
+
+def _pieces(query: dict[str, str]):
+    """Transport stream, a picture at a time, each when it is due. Stamps go on from clip to clip."""
+    speed, begins = float(query.get("speed", 1)), float(query.get("origin", 0))
+    started, origin = time.monotonic(), begins
+    for turn, clip in enumerate(itertools.cycle(query["clips"].split(","))):
+        ends = begins
+        for seconds, length, piece in _transport(clip, turn, begins):
+            if speed:
+                time.sleep(max(0.0, started + (seconds - origin) / speed - time.monotonic()))
+            yield piece
+            ends = max(ends, seconds + length)
+        begins = ends
+
+
+def _transport(clip: str, turn: int, begins: float):
+    """(seconds, length, bytes) of each packet of a clip, as a transport stream that continues another."""
+    out = io.BytesIO()
+    options = {
+        "flush_packets": "1",
+        "mpegts_flags": "initial_discontinuity+resend_headers",
+        "tables_version": str(turn % 32),  # as it must be when what is in the stream changes
+    }
+    with av.open(clip) as recorded, av.open(out, "w", format="mpegts", options=options) as muxer:
+        streams = {stream.index: muxer.add_stream_from_template(stream) for stream in recorded.streams}
+        base: float | None = None
+        for packet in recorded.demux():
+            if packet.dts is None:
+                continue
+            base = float(packet.dts * packet.time_base) if base is None else base
+            shift = round((begins - base) / packet.time_base)
+            packet.dts += shift
+            packet.pts += shift
+            seconds, length = float(packet.dts * packet.time_base), float((packet.duration or 0) * packet.time_base)
+            packet.stream = streams[packet.stream.index]
+            muxer.mux(packet)
+            yield seconds, length, out.getvalue()
+            out.seek(0)
+            out.truncate()
+
+
+def _damaged(piece: bytes, share: float, rng: random.Random) -> bytes:
+    damaged = bytearray(piece)
+    for start in range(0, len(damaged) if share else 0, TS_PACKET):
+        if rng.random() < share:
+            for _ in range(8):
+                damaged[start + rng.randrange(4, TS_PACKET)] = rng.randrange(256)
+    return bytes(damaged)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_arguments: object) -> None:
+        """A client that goes away is no news."""
+
+
+if __name__ == "__main__":
+    server = _Server(("127.0.0.1", int(sys.argv[1])), _Handler)
+    print("ready", flush=True)
+    server.serve_forever()

@@ -1,0 +1,230 @@
+"""Live sources: they come back, whatever happens to them."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import pytest
+from video.clips import make_clip, make_sound
+from video.rtsp_server import RtspServer
+from video.stream_server import StreamServer
+
+from seqpar_deploy.errors import VideoError
+from seqpar_deploy.video.places import expand_sources
+from seqpar_deploy.video.queues import BoundedQueue
+from seqpar_deploy.video.source import Source, SourceOptions
+from seqpar_deploy.video.types import Frame
+
+_PATIENCE = 20.0  # s. Only a test that fails waits this long
+IMPATIENT = SourceOptions(connect=1.0, silence=0.5)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.ts")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StreamServer]:
+    with StreamServer() as server:
+        yield server
+
+
+class Watched:
+    """A started source, and what it reports."""
+
+    def __init__(self, url: str, options: SourceOptions | None = None, size: int = 8) -> None:
+        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        (spec,) = expand_sources([url])
+        self.source = Source(spec, options=options, report=self.lines.put)
+        self.frames: BoundedQueue[Frame] = self.source.start(size)
+
+    def take(self, count: int) -> list[Frame]:
+        return [self.frames.take()[0] for _ in range(count)]
+
+    def said(self) -> str:
+        return self.lines.get(timeout=_PATIENCE)
+
+    def hear(self, words: str) -> None:
+        """Wait until it is said."""
+        while words not in self.said():
+            pass
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait, for what nothing tells about."""
+        deadline = time.monotonic() + _PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watched]]:
+    watched = []
+
+    def start(*arguments: object, **options: object) -> Watched:
+        watched.append(Watched(*arguments, **options))
+        return watched[-1]
+
+    yield start
+    for each in watched:
+        each.source.close()
+
+
+def _grows(frames: list[Frame]) -> bool:
+    return all(a.seconds < b.seconds and a.index < b.index for a, b in itertools.pairwise(frames))
+
+
+def test_a_server_killed_and_restarted_is_found_again(clip, watch):
+    with StreamServer() as server:
+        live = watch(server.url(clips=[clip], speed=4))
+        frames = live.take(5)
+        for time_killed in range(1, 4):
+            server.kill()
+            assert "is lost" in live.said()
+            live.until(lambda: live.source.stats.state == "lost")
+            assert 0 < live.source.stats.back_off <= 3
+            server.start()
+            returned = time.monotonic()
+            live.until(lambda number=time_killed: live.source.stats.reconnects == number)
+            frames += live.take(5)
+            assert time.monotonic() - returned < 5
+            live.hear("is back")
+        assert _grows(frames)
+        assert live.source.stats.back_off == 0
+
+
+def test_time_stamps_go_on_over_a_connection_that_ends(server, clip, watch):
+    live = watch(server.url(clips=[clip], speed=4, end_after=12, origin=5000), size=100)
+    frames = live.take(30)
+    assert live.source.stats.reconnects >= 2
+    assert _grows(frames)
+    assert frames[-1].seconds < 60
+    assert "the connection broke off" in live.said()
+
+
+def test_a_change_of_resolution_needs_no_new_connection(server, clip, watch, tmp_path):
+    small = make_clip(tmp_path / "small.ts", size=(96, 64))
+    live = watch(server.url(clips=[clip, small], speed=8), size=100)
+    frames = live.take(50)
+    assert {frame.image.shape for frame in frames} == {(120, 160, 3), (64, 96, 3)}
+    assert _grows(frames)
+    assert live.source.stats.reconnects == 0
+
+
+def test_a_change_of_codec(server, clip, watch, tmp_path):
+    other = make_clip(tmp_path / "other.ts", codec="mpeg2video")
+    live = watch(server.url(clips=[clip] + [other] * 100, speed=8), IMPATIENT)
+    live.hear("most of it cannot be decoded")
+    live.hear("is back")
+    assert _grows(live.take(9))
+
+
+def test_damage_is_counted_and_survived(server, clip, watch):
+    live = watch(server.url(clips=[clip], speed=20, damage=0.01), size=1000)
+    live.until(lambda: live.source.stats.decode_errors > 0)
+    assert _grows(live.take(100))
+
+
+def test_silence_is_noticed(server, clip, watch):
+    live = watch(server.url(clips=[clip], speed=8, silent_after=15), IMPATIENT, size=100)
+    assert "no answer for 0.5 s" in live.said()
+    live.hear("is back after")
+    assert _grows(live.take(20))
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("silence.ts", "no answer"),
+        ("none.ts", "404 Not Found"),
+        ("page.ts", "no video that FFmpeg knows"),
+    ],
+)
+def test_what_is_no_video_yet_is_tried_again_and_said_once(server, watch, path, says):
+    live = watch(server.url(path), IMPATIENT)
+    assert says in live.said()
+    live.until(lambda: live.source.stats.back_off > 0.3)
+    assert live.lines.empty()
+    assert says in live.source.stats.last_error
+    live.source.close()
+    assert list(live.frames) == []
+
+
+def test_a_camera_over_rtsp_is_found_again(clip, watch):
+    with RtspServer() as camera:
+        live = watch(camera.url(clip=clip, speed=4))
+        frames = live.take(20)
+        camera.kill()
+        live.hear("is lost")
+        camera.start()
+        live.hear("is back")
+        frames += live.take(10)
+        assert _grows(frames)
+
+
+def test_a_camera_over_rtsp_that_falls_silent(clip, watch):
+    with RtspServer() as camera:
+        live = watch(camera.url(clip=clip, speed=8, silent_after=15), IMPATIENT)
+        live.hear("is lost: no answer for 0.5 s")
+        live.hear("is back")
+
+
+def test_sound_alone(server, watch, tmp_path):
+    live = watch(server.url(clips=[make_sound(tmp_path / "sound.ts")], speed=8), IMPATIENT)
+    assert "there is no video in it, only audio" in live.said()
+
+
+def test_nobody_has_time(server, clip, watch):
+    live = watch(server.url(clips=[clip], speed=0), size=2)
+    live.until(lambda: live.source.stats.dropped > 50)
+    live.source.close()
+    rest = list(live.frames)
+    stats = live.source.stats
+    assert len(rest) == 2
+    assert rest[0].index >= 50
+    assert stats.frames - stats.dropped <= 3
+
+
+def test_memory_does_not_grow(server, clip, watch):
+    def resident() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * 4096 / 1e6
+
+    live = watch(server.url(clips=[clip], speed=0), size=4)
+    live.until(lambda: live.source.stats.frames > 500)
+    before = resident()
+    live.until(lambda: live.source.stats.frames > 4000)
+    assert resident() - before < 20  # MB; the pictures that went by are 200
+
+
+def test_a_protocol_that_is_not_built_in(monkeypatch):
+    source = Source(expand_sources(["srt://me:secret@127.0.0.1:1"])[0])
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise av.error.ProtocolNotFoundError(1, "Protocol not found")
+
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(VideoError, match=r"srt://127.0.0.1:1 cannot be read: .* does not speak srt"):
+        list(source)
+
+
+def test_a_program_ends_while_its_source_hangs(server):
+    program = f"""
+from seqpar_deploy.video.places import expand_sources
+from seqpar_deploy.video.source import Source
+source = Source(expand_sources([{server.url("silence.ts")!r}])[0])
+source.start()
+while source.stats.state != "connecting":
+    pass
+"""
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", program], timeout=_PATIENCE).returncode == 0
+    assert time.monotonic() - started < 3.5  # the connection alone would take 4

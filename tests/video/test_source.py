@@ -1,0 +1,154 @@
+"""Recordings: every picture, or one clear line."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from video.clips import grey, make_clip, make_sound, number_of
+
+from seqpar_deploy.errors import BackendUnavailableError, VideoError
+from seqpar_deploy.video.places import expand_sources
+from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.types import Frame
+
+STREET = Path(__file__).parents[2] / "samples" / "vtest" / "street.mp4"
+
+
+def _source(path: Path) -> Source:
+    (spec,) = expand_sources([str(path)])
+    return Source(spec)
+
+
+def _frames(path: Path) -> list[Frame]:
+    return list(_source(path))
+
+
+def test_every_picture_of_the_sample_clip():
+    source = _source(STREET)
+    frames = list(source)
+    assert [frame.index for frame in frames] == list(range(100))
+    assert [frame.seconds for frame in frames] == pytest.approx([number / 10 for number in range(100)])
+    assert {frame.image.shape for frame in frames} == {(576, 768, 3)}
+    assert {frame.stream for frame in frames} == {"street"}
+    assert frames[0].image.dtype == np.uint8
+    stats = source.stats
+    assert (stats.state, stats.frames, stats.decode_errors, stats.width, stats.height) == ("ended", 100, 0, 768, 576)
+
+
+def test_a_slow_consumer_loses_no_picture_of_a_file(tmp_path):
+    source = _source(make_clip(tmp_path / "clip.mp4"))
+    queue = source.start(size=2)
+    assert queue.take()[0].index == 0
+    assert source.stats.frames <= 5  # taken, two that wait, one in hand
+    assert [number_of(frame.image) for frame in queue] == list(range(1, 20))
+    assert source.stats.dropped == 0
+
+
+def test_closing_ends_a_thread_that_waits(tmp_path):
+    with _source(make_clip(tmp_path / "clip.mp4")) as source:
+        queue = source.start(size=2)
+        queue.take()
+    assert len(list(queue)) <= 2
+    assert source.stats.state == "closed"
+    assert source._thread is not None
+    assert not source._thread.is_alive()
+
+
+def test_stamps_of_a_variable_frame_rate(tmp_path):
+    times = [0, 1, 3, 4, 9, 30, 31, 600]
+    frames = _frames(make_clip(tmp_path / "clip.mkv", frames=8, times=times))
+    assert [frame.seconds for frame in frames] == pytest.approx([stamp / 10 for stamp in times], abs=0.002)
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("ffv1", "gray"), ("ffv1", "rgba64le")])
+def test_pixel_formats(tmp_path, codec, pixels):
+    frames = _frames(make_clip(tmp_path / "clip.mkv", frames=3, codec=codec, pixels=pixels))
+    assert [number_of(frame.image) for frame in frames] == [0, 1, 2]
+
+
+def test_odd_sizes(tmp_path):
+    frames = _frames(make_clip(tmp_path / "clip.mkv", frames=3, codec="ffv1", pixels="yuv420p", size=(161, 119)))
+    assert [frame.image.shape for frame in frames] == [(119, 161, 3)] * 3
+
+
+def test_pixels_are_made_square(tmp_path):
+    frames = _frames(make_clip(tmp_path / "clip.mp4", frames=2, size=(144, 120), aspect=Fraction(4, 3)))
+    assert [frame.image.shape for frame in frames] == [(120, 192, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [
+        ((0, 1, 0, -1, 0, 0), -1),  # a telephone held upright: to be turned clockwise
+        ((0, -1, 0, 1, 0, 0), 1),
+        ((-1, 0, 0, 0, -1, 0), 2),
+    ],
+)
+def test_pictures_are_turned_upright(tmp_path, matrix, turned):
+    path = make_clip(tmp_path / "clip.mp4", frames=1)
+    plain = _frames(path)[0].image
+    content = path.read_bytes()
+    header = content.index(b"tkhd") + 4 + 40  # the track header's display matrix, 9 fixed-point numbers
+    a, b, u, c, d, v = matrix
+    numbers = struct.pack(">9i", a << 16, b << 16, u, c << 16, d << 16, v, 0, 0, 1 << 30)
+    path.write_bytes(content[:header] + numbers + content[header + 36 :])
+    assert np.array_equal(_frames(path)[0].image, np.rot90(plain, turned))
+
+
+def test_a_picture_is_a_video_of_one_frame(tmp_path):
+    Image.new("RGB", (40, 30), (grey(3),) * 3).save(tmp_path / "picture.png")
+    (frame,) = _frames(tmp_path / "picture.png")
+    assert (frame.index, frame.seconds, number_of(frame.image)) == (0, 0.0, 3)
+
+
+def test_damaged_packets_are_counted_and_the_others_read(tmp_path):
+    path = make_clip(tmp_path / "clip.mp4", frames=20, every=1)
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"mdat") + 4
+    middle = begin + (content.index(b"moov") - begin) // 2
+    content[middle : middle + 300] = bytes(range(256)) + bytes(44)
+    path.write_bytes(bytes(content))
+    source = _source(path)
+    frames = list(source)
+    assert source.stats.decode_errors >= 1
+    assert 12 <= len(frames) < 20
+    assert (number_of(frames[0].image), number_of(frames[-1].image)) == (0, 19)
+
+
+def test_a_file_that_breaks_off_gives_what_it_has(tmp_path):
+    path = make_clip(tmp_path / "clip.mp4", every=1, options={"movflags": "+faststart"})
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+    source = _source(path)
+    numbers = [number_of(frame.image) for frame in source]
+    assert numbers == list(range(len(numbers)))
+    assert 3 <= len(numbers) < 20
+
+
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4")
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])  # its index was at the end
+    (tmp_path / "page.mp4").write_text("<!DOCTYPE html><title>Camera</title>" * 100)
+    make_sound(tmp_path / "sound.mp4")
+    for name, says in (
+        ("cut.mp4", "no video that FFmpeg knows, or damaged"),
+        ("page.mp4", "no video that FFmpeg knows, or damaged"),
+        ("sound.mp4", "there is no video in it, only audio"),
+    ):
+        source = _source(tmp_path / name)
+        with pytest.raises(VideoError, match=f"{name} cannot be read: .*{says}") as refused:
+            list(source.start())
+        assert "\n" not in str(refused.value)
+        assert source.stats.state == "failed"
+        assert says in source.stats.last_error
+
+
+def test_without_pyav_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'seqpar-deploy\[video\]'"):
+        _source(STREET)
