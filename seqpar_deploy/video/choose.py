@@ -29,7 +29,8 @@ class ChooserOptions:
     """`max_crops_per_second` bounds the average over all streams; first answers may run into debt, which later crops
     pay. A person is answered at once if the crop has `good` quality, and otherwise, with the best crop so far,
     `max_latency` seconds after they appeared. The next answers come `refresh` seconds apart and then ever more rarely,
-    twice as rarely each time where nothing is in doubt, up to `longest` seconds. At most `max_waiting` crops wait.
+    twice as rarely each time where nothing is in doubt, up to `longest` seconds. Who is not seen for `patience` seconds
+    has left, as in FusionOptions. At most `max_waiting` crops wait.
     """
 
     max_crops_per_second: float = 10.0
@@ -37,6 +38,7 @@ class ChooserOptions:
     good: float = 0.3
     refresh: float = 1.0
     longest: float = 30.0
+    patience: float = 2.0
     margin: float = MARGIN
     max_waiting: int = 256
 
@@ -62,6 +64,8 @@ class _Track:
             velocity = (place - self.place) / max(1.0, box.bottom - box.top) / passed
             self.velocity += (1 - 0.5 ** (passed / _SMOOTHING)) * (velocity - self.velocity)
         self.place, self.last = place, seconds
+        if abs(self.asked_velocity) < _STANDING:
+            self.asked_velocity = self.velocity  # the first direction since
 
     def turned(self) -> float:
         """How far they have turned since the last crop that was taken, by the way they walk: 0 to 1 for right round."""
@@ -78,8 +82,8 @@ _TURNED = 4.0  # somebody who turned right round is worth this much more, over a
 _SMOOTHING = 0.5  # seconds in which half of a velocity is renewed
 _STANDING = 0.1  # heights a second, below which no direction is seen
 _START = 0.5  # of the gain a crop is taken at: from here on crops are collected
+_MOST_DEBT = 10.0  # seconds of crops that first answers may be ahead; beyond that people are answered all the same
 _OVERDUE, _FIRST = 1e6, 1e3  # gains of first answers, above all others
-_FORGET = 60.0  # seconds after which somebody who is not seen is forgotten
 
 
 class Chooser:
@@ -127,25 +131,27 @@ class Chooser:
             gain = self._gain(track)
             if len(taken) == limit or gain < 1 or (self._allowance < 1 and gain < _FIRST):
                 break
-            self._allowance = max(-self._most_allowance, self._allowance - 1)
+            self._allowance = max(-_MOST_DEBT * self.options.max_crops_per_second, self._allowance - 1)
             taken.append(self._take(track))
+        for stream in {candidate.stream for candidate in taken}:
+            self._forget(stream)
         return taken
 
     def finish(self, stream: str) -> None:
-        """The stream ended: who was never answered is due now."""
+        """The stream ended: who was never answered is due now, the others are forgotten."""
         self._clocks[stream] = math.inf
         self._forget(stream)
 
     def _consider(self, track: _Track, frame: Frame, tracked: TrackedBox, others: Sequence[Box]) -> None:
         """Make this crop the waiting one if that is worth it. Most crops fail at what costs nothing."""
-        box, margin = tracked.box, self.options.margin
+        box = tracked.box
         bar = self._worth(track)
         bound = from_geometry(box, others, frame.image.shape[:2])
         if bound <= max(bar, _WORTHLESS) or self._expected(track, bound) < _START:
             return
-        crop = cut_out(frame.image, box, margin)
+        crop = cut_out(frame.image, box, self.options.margin)
         quality = bound * sharpness(crop)
-        if quality > bar or track.waiting is None:
+        if quality > bar:
             track.waiting = Candidate(
                 stream=frame.stream,
                 track=tracked.track,
@@ -194,7 +200,7 @@ class Chooser:
         seconds = self._clocks[stream]
         for key in [key for key, track in self._tracks.items() if key[0] == stream]:
             track = self._tracks[key]
-            if seconds - track.last > _FORGET and not (track.waiting and track.asked is None):
+            if seconds - track.last > self.options.patience and not (track.waiting and track.asked is None):
                 del self._tracks[key]
 
     def _bound(self) -> None:
