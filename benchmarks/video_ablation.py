@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/video_ablation.py vtest.avi
 
-The labelled boxes stand for a perfect detector and tracker, at every 5th frame; the demo model answers at once. Each
-policy sees the same people; F1 is the mean over tracks at their end, unknown labels left out. The demo model was
-trained on crops of the split `train`. Writes benchmarks/results/video-ablation.json.
+The labelled boxes stand for a perfect detector and tracker, at every 5th frame, twice a second; the demo model answers at
+once. F1 is the mean over tracks at their end; unknown labels count neither in the label nor in the prediction. As there
+are few tracks, each policy runs from each of the first eight frames, so that other crops are chosen; what is told is the
+mean. The demo model was trained on crops of the split `train`. Writes benchmarks/results/video-ablation.json.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from seqpar_deploy.vocab import LabelSet
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "video-ablation.json"
 SPLITS = ("held_out", "train")
+STARTS = range(8)
 VIEWS = {"front": "Front", "side": "Side", "back": "Back"}
 
 Scene = list[tuple[Frame, list[TrackedBox], dict[int, str]]]  # with who is seen from which side, where that is labelled
@@ -66,7 +68,10 @@ def main() -> None:
         "tracks": {split: sum(s == split for s in splits.values()) for split in SPLITS},
         "recogniser_seconds_per_crop": round(seconds, 4),
         "single_crop": {split: judge.single(scene, split) for split in SPLITS},
-        "policies": {name: judge.run(scene, take, fusion) for name, (take, fusion) in policies().items()},
+        "policies": {
+            name: mean([judge.run(scene[start:], take(), fusion) for start in STARTS])
+            for name, (take, fusion) in policies().items()
+        },
     }
     write_whole(RESULT, (json.dumps(result, indent=2) + "\n").encode())
     show(result)
@@ -116,19 +121,27 @@ def recognise(scene: Scene, recognizer: Recognizer) -> tuple[Answers, float]:
     return dict(zip(keys, predictions, strict=True)), spent
 
 
-def policies() -> dict[str, tuple[Take, FusionOptions]]:
+def policies() -> dict[str, tuple[Callable[[], Take], FusionOptions]]:
     """Ours, what it is compared with, and ours with one part taken out."""
     usual = FusionOptions()
-    return {
-        "every box": (every(1), usual),
-        "every 5th box of a track": (every(5), usual),
-        "every 20th box of a track": (every(20), usual),
-        "first box only": (every(10**6), usual),
-        "chooser": (chooser(ChooserOptions()), usual),
-        "chooser, at most 1 crop a second": (chooser(ChooserOptions(max_crops_per_second=1)), usual),
-        "chooser, first answers at once": (chooser(ChooserOptions(max_latency=0)), usual),
-        "chooser, absent counts like emitted": (chooser(ChooserOptions()), FusionOptions(absent_weight=1.0)),
+    made: dict[str, tuple[Callable[[], Take], FusionOptions]] = {
+        "every box": (lambda: every(1), usual),
+        "every 3rd box of a track": (lambda: every(3), usual),
+        "every 8th box of a track": (lambda: every(8), usual),
+        "every 20th box of a track": (lambda: every(20), usual),
+        "first box only": (lambda: every(10**6), usual),
+        "chooser": (lambda: chooser(ChooserOptions()), usual),
+        "chooser, at most 1 crop a second": (lambda: chooser(ChooserOptions(max_crops_per_second=1)), usual),
+        "chooser, first answers at once": (lambda: chooser(ChooserOptions(max_latency=0)), usual),
     }
+    for what, options in {
+        "absent counts like emitted": FusionOptions(absent_weight=1.0),
+        "no prior": FusionOptions(prior_weight=1e-6),
+        "no hysteresis": FusionOptions(sure=0.5, keep=0.5),
+        "views never fade": FusionOptions(moment=1e9),
+    }.items():
+        made[f"chooser, {what}"] = (lambda: chooser(ChooserOptions()), options)
+    return made
 
 
 def every(n: int) -> Take:
@@ -267,6 +280,13 @@ class Judge:
     def _f1(self, said: npt.NDArray[np.bool_], track: int, among: npt.NDArray[np.bool_] | None = None) -> float:
         labels = self._labels[track] if among is None else np.where(among, self._labels[track], UNKNOWN)
         return compute_metrics(said[None], labels[None]).f1 if (labels != UNKNOWN).any() else 0.0
+
+
+def mean(runs: list[Any]) -> Any:
+    """Of numbers in like-shaped results."""
+    if isinstance(runs[0], dict):
+        return {key: mean([run.get(key, 0) for run in runs]) for key in {key: None for run in runs for key in run}}
+    return round(statistics.mean(runs), 4)
 
 
 def held_view(person: Person | None, label: str) -> str:
