@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/video_ablation.py vtest.avi
 
-The labelled boxes stand for a perfect detector and tracker, at every 5th frame, twice a second; the demo model answers at
-once. F1 is the mean over tracks at their end; unknown labels count neither in the label nor in the prediction. As there
-are few tracks, each policy runs from each of the first eight frames, so that other crops are chosen; what is told is the
-mean. The demo model was trained on crops of the split `train`. Writes benchmarks/results/video-ablation.json.
+The labelled boxes stand for a perfect detector and tracker, at every 5th frame, twice a second; the demo model answers
+at once. F1 is the mean over tracks at their end; unknown labels count neither in the label nor in the prediction. As
+there are few tracks, each policy runs from each of the first eight frames, so that other crops are chosen; what is told
+is the mean. The demo model was trained on crops of the split `train`. Writes benchmarks/results/video-ablation.json.
 """
 
 from __future__ import annotations

@@ -166,7 +166,8 @@ class Chooser:
         """Quality of the waiting crop, less for its age: its person has moved on. Below 0 where none waits."""
         if track.waiting is None:
             return -1.0
-        return track.waiting.quality * 2.0 ** ((track.waiting.seconds - track.last) / _HALF_LIFE)
+        age = track.last - track.waiting.seconds
+        return track.waiting.quality * math.pow(0.5, age / _HALF_LIFE)
 
     def _gain(self, track: _Track) -> float:
         """What the waiting crop is expected to tell; it is worth taking from 1 on."""

@@ -22,8 +22,8 @@ class FusionOptions:
 
     An attribute's probability is the mean of what its crops say, weighted by their quality and the model's confidence:
     the score if it was emitted, `absent` if it was not. That it was not emitted counts less, by `absent_weight`: often
-    it is only not to be seen in this crop. `prior_weight` is the weight of not knowing (0.5), so that few and poor crops
-    leave things unknown. `memory` is the most that old crops weigh together, so that newer ones can still change a
+    it is only not to be seen in this crop. `prior_weight` is the weight of not knowing (0.5): few and poor crops leave
+    things unknown. `memory` is the most that old crops weigh together, so that newer ones can still change a
     belief. Of momentary attributes only the latest crop counts, for `moment` seconds.
 
     It becomes yes at the probability `sure` and no at `1 - sure`, and stays so until the probability has crossed
@@ -172,6 +172,10 @@ class Fusion:
         """Momentary attributes are unknown some time after the crop that showed them. That alone is no event."""
         if track.last_seconds - track.answered > self.options.moment and track.weight[self._momentary].any():
             track.weight[self._momentary] = track.evidence[self._momentary] = 0.0
+            track.states = [
+                "unknown" if momentary else state
+                for momentary, state in zip(self._momentary, track.states, strict=True)
+            ]
             self._believe(track)
 
     def _believe(self, track: _Track) -> None:

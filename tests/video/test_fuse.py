@@ -19,7 +19,7 @@ def frame(seconds: float) -> Frame:
 
 
 def candidate(seconds: float, quality: float = 0.8, track: int = 1) -> Candidate:
-    crop = np.full((4, 2, 3), round(10 * seconds), np.uint8)
+    crop = np.full((4, 2, 3), round(10 * seconds) % 256, np.uint8)
     index = round(10 * seconds)
     return Candidate(stream="a", track=track, frame=index, seconds=seconds, box=BOX, crop=crop, quality=quality)
 
