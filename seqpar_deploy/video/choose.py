@@ -78,7 +78,7 @@ class _Track:
 _HALF_LIFE = 1.0  # seconds in which a waiting crop is worth half
 _MOST_BETTER = 2.0  # a better crop than any before is worth up to this much more
 _WORTHLESS = 0.03  # quality of a crop that shows somebody else
-_TURNED = 4.0  # somebody who turned right round is worth this much more, over again
+_TURNED = 8.0  # somebody who turned right round is worth this much more, over again
 _SMOOTHING = 0.5  # seconds in which half of a velocity is renewed
 _STANDING = 0.1  # heights a second, below which no direction is seen
 _START = 0.5  # of the gain a crop is taken at: from here on crops are collected

@@ -35,7 +35,7 @@ class FusionOptions:
     absent_weight: float = 0.4
     prior_weight: float = 0.1
     memory: float = 10.0
-    moment: float = 5.0
+    moment: float = 2.0
     sure: float = 0.6
     keep: float = 0.5
     patience: float = 2.0
