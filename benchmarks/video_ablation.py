@@ -137,7 +137,7 @@ def policies() -> dict[str, tuple[Callable[[], Take], FusionOptions]]:
     for what, options in {
         "absent counts like emitted": FusionOptions(absent_weight=1.0),
         "no prior": FusionOptions(prior_weight=1e-6),
-        "no hysteresis": FusionOptions(sure=0.5, keep=0.5),
+        "no hysteresis": FusionOptions(sure=0.51, keep=0.51),
         "views never fade": FusionOptions(moment=1e9),
     }.items():
         made[f"chooser, {what}"] = (lambda: chooser(ChooserOptions()), options)

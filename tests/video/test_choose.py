@@ -6,8 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.video.choose import Candidate, Chooser, ChooserOptions, uncertainty
-from seqpar_deploy.video.types import Attribute, Box, Frame, Person, TrackedBox
+from seqpar_deploy.video.fuse import Fusion
+from seqpar_deploy.video.types import Attribute, Box, Event, Frame, Person, TrackedBox
+from seqpar_deploy.vocab import LabelSet
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (400, 600, 3), dtype=np.uint8)
@@ -173,3 +176,32 @@ def test_uncertainty() -> None:
     assert uncertainty(person(1, 0.5)) == 1
     assert uncertainty(person(1, 1.0)) == uncertainty(person(1, 0.0)) == 0
     assert uncertainty(dataclasses.replace(person(1, 0.5), attributes={})) == 0
+
+
+def test_with_fusion_everyone_appears_and_ends(label_set: LabelSet) -> None:
+    """The loop of the pipeline, with people who come and go and a recogniser that is always one frame late."""
+    chooser, fusion = Chooser(ChooserOptions(max_crops_per_second=1)), Fusion(label_set)
+    says = Prediction(attributes=("Hat", "Trousers"), scores=(0.9, 0.95), tokens=(), steps=3)
+    events: list[Event] = []
+    late: list[Candidate] = []
+    for index in range(100):
+        here = [
+            at(track, left=60 * track, height=20 if track % 2 else 90) for track in range(8) if index // 12 == track
+        ]
+        events += fusion.seen(frame(index), here)
+        chooser.offer(frame(index), here, fusion.people("a"))
+        for candidate in late:
+            events += fusion.add(candidate, says)
+        late = chooser.take(4, index / FPS)
+    chooser.finish("a")
+    while late := [*late, *chooser.take(4, 10)]:
+        events += [event for candidate in late for event in fusion.add(candidate, says)]
+        late = []
+    events += fusion.finish("a")
+    for track in range(8):
+        kinds = [event.kind for event in events if event.person.track == track]
+        assert (kinds[0], kinds[-1]) == ("appeared", "ended")
+        assert kinds.count("appeared") == kinds.count("ended") == 1
+    last = {event.person.track: event.person for event in events}
+    assert all(someone.attributes["Hat"].state == "yes" for someone in last.values())
+    assert all(someone.last_frame == 12 * track + 11 for track, someone in last.items())
