@@ -31,9 +31,11 @@ class Attribute:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Attributes that belong together; `exclusive` when at most one of them can be true of one person."""
+    """Attributes that belong together; `exclusive` when at most one of them can be true of one person, `momentary` when
+    they are true of a person for a while only, such as the side they are seen from."""
 
     exclusive: bool = False
+    momentary: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
