@@ -19,6 +19,7 @@ from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 if TYPE_CHECKING:
     from av import VideoStream
     from av.container import OutputContainer
+    from av.error import FFmpegError
 
 _CLOCK = 90_000  # ticks a second
 _KEY_SECONDS = 2.0  # a player can jump this exactly, and a kill costs this much at most
@@ -77,10 +78,10 @@ class AnnotatedSink:
             if self._writer is None:
                 self._writer = _open(self._path, frame, self._options)
             self._writer.write(frame.seconds, draw_people(frame.image, boxes, people))
-        except OSError as error:  # FFmpeg's errors are such
+        except _failures() as error:
             self._closed = True
             if self._writer:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(*_failures()):
                     self._writer.container.close()
             end = f"it ends at {frame.seconds:.1f} s of {self._stream}"
             raise SinkError(f"{self._path} cannot be written: {error.strerror or error}; {end}") from None
@@ -97,7 +98,7 @@ class AnnotatedSink:
             return
         try:
             self._writer.finish()
-        except OSError as error:
+        except _failures() as error:
             raise SinkError(f"{self._path} could not be finished: {error.strerror or error}") from None
 
 
@@ -128,6 +129,13 @@ class _Writer:
             self.container.mux(self.video.encode(None))
         finally:
             self.container.close()
+
+
+def _failures() -> tuple[type[OSError], type[FFmpegError]]:
+    """What a file that cannot be written raises: not all of FFmpeg's errors are OSErrors."""
+    from av.error import FFmpegError
+
+    return OSError, FFmpegError
 
 
 def _open(path: Path, frame: Frame, encoder: dict[str, str]) -> _Writer:

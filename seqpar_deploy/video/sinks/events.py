@@ -24,21 +24,21 @@ def event_values(event: Event, at: datetime.datetime) -> dict[str, Any]:
         "event": event.kind,
         "at": at.isoformat(timespec="milliseconds"),
         "stream": _text(person.stream),
-        "track": person.track,
-        "first": {"frame": person.first_frame, "seconds": round(person.first_seconds, 3)},
-        "last": {"frame": person.last_frame, "seconds": round(person.last_seconds, 3), "box": _edges(person.box)},
-        "best": {
-            "frame": person.best_frame,
-            "seconds": round(person.best_seconds, 3),
-            "box": _edges(person.best_box),
-        },
+        "track": int(person.track),
+        "first": _moment(person.first_frame, person.first_seconds),
+        "last": _moment(person.last_frame, person.last_seconds) | {"box": _edges(person.box)},
+        "best": _moment(person.best_frame, person.best_seconds) | {"box": _edges(person.best_box)},
         "crops": person.crops,
         "attributes": {
-            _text(name): {"state": attribute.state, "probability": round(attribute.probability, 4)}
+            _text(name): {"state": attribute.state, "probability": round(float(attribute.probability), 4)}
             for name, attribute in person.attributes.items()
         },
         "changed": [_text(name) for name in event.changed],
     }
+
+
+def _moment(frame: int, seconds: float) -> dict[str, Any]:
+    return {"frame": int(frame), "seconds": round(float(seconds), 3)}
 
 
 def _edges(box: Box) -> list[float]:

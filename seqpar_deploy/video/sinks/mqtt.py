@@ -154,9 +154,9 @@ def _client(address: str) -> tuple[str, int, str, Client]:
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         parts, host, port = urlsplit(""), None, 0
-    if not host or not port:
+    if parts.scheme not in _PORTS or not host or not port:
         raise SinkError("the MQTT address is not understood, wanted mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://")
-    prefix = "/".join(_level(level) for level in unquote(parts.path).strip("/").split("/")) or "seqpar"
+    levels = (unquote(parts.path).strip("/") or "seqpar").split("/")
     try:
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion
@@ -167,7 +167,7 @@ def _client(address: str) -> tuple[str, int, str, Client]:
         client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
     if parts.scheme == "mqtts":
         client.tls_set()
-    return host, port, prefix, client
+    return host, port, "/".join(map(_level, levels)), client
 
 
 def _level(name: str) -> str:

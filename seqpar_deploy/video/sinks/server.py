@@ -6,6 +6,7 @@ import dataclasses
 import http.server
 import ipaddress
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -69,7 +70,7 @@ class WebServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, end every answer, wait for the threads. Safe to call twice."""
+        """Stop listening, end every answer. Safe to call twice."""
         if not self._stopping.is_set():
             self._stopping.set()
             self._server.shutdown()
@@ -90,6 +91,11 @@ class _Server(http.server.ThreadingHTTPServer):
         self._lock = threading.Lock()
         super().__init__(place, _Handler)
         self.local = _is_local(place[0])
+
+    def server_bind(self) -> None:
+        """Without asking a name server what this machine is called, which may take long."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for it, or a refusal where too many are served already."""
