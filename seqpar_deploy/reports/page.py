@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.style import STYLE
 
-
 _NOTHING = "img-src data:"
 
 

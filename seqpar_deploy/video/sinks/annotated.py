@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from seqpar_deploy.errors import SinkError
@@ -117,7 +118,7 @@ class _Writer:
         from av.video.frame import PictureType
 
         tick = max(self.last + 1, round(seconds * _CLOCK))
-        picture = av.VideoFrame.from_image(_fitted(sheet, self.size))
+        picture = av.VideoFrame.from_ndarray(np.asarray(_fitted(sheet, self.size)), format="rgb24")
         picture.pts, picture.time_base = tick, Fraction(1, _CLOCK)
         if tick - self.key >= _KEY_SECONDS * _CLOCK:
             picture.pict_type, self.key = PictureType.I, tick

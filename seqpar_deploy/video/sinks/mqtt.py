@@ -25,7 +25,7 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 class MqttSink:
     """Publishes each event, as docs/events.md has it, to PREFIX/STREAM/TRACK with QoS 1.
 
-    `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` for TLS; the prefix is `seqpar` by default.
+    `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` (TLS); the prefix is `seqpar` by default.
     Nothing here waits for the broker: events queue up, `outbox` of them at most, and while there is no connection the
     oldest make room for new ones and are counted. It reconnects by itself, 1 s to 30 s apart. `close` waits `linger`
     seconds at most for what is left. Raises SinkError where the address is none or paho-mqtt is missing.
@@ -155,7 +155,9 @@ def _client(address: str) -> tuple[str, int, str, Client]:
     except ValueError:
         parts, host, port = urlsplit(""), None, 0
     if parts.scheme not in _PORTS or not host or not port:
-        raise SinkError("the MQTT address is not understood, wanted mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://")
+        raise SinkError(
+            "the MQTT address is not understood, wanted mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://"
+        )
     levels = (unquote(parts.path).strip("/") or "seqpar").split("/")
     try:
         from paho.mqtt.client import Client

@@ -33,7 +33,12 @@ class PreviewSink:
 
     def routes(self) -> dict[str, Route]:
         """Path -> answer."""
-        return {"/": self._page, "/people.json": self._people, "/streams/": self._picture}
+        return {
+            "/": self._page,
+            "/people.json": self._people,
+            "/streams/": self._picture,
+            "/favicon.ico": lambda _rest: Answer(body=b"", type="image/x-icon"),  # browsers ask, and complain
+        }
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         live = self._streams.get(frame.stream)
@@ -109,14 +114,16 @@ class _Live:
     def pictures(self) -> Iterator[bytes]:
         """Parts of a Motion JPEG answer; frames that come while a client is busy with the last are let pass."""
         sent = 0
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._ended or self._number != sent, _REPEAT)
-                if self._ended:
-                    return
+        while self._wait_for_other_than(sent):
             sent, data = self.picture()
             head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
             yield head.encode("ascii") + data + b"\r\n"
+
+    def _wait_for_other_than(self, number: int) -> bool:
+        """False where there will be no other."""
+        with self._change:
+            self._change.wait_for(lambda: self._ended or self._number != number, _REPEAT)
+            return not self._ended
 
     def values(self, name: str) -> dict[str, object]:
         """What the page shows of it."""

@@ -21,7 +21,7 @@ class ReportSink:
     """Writes `path` when it is closed, and at most every `interval` seconds before, whole each time.
 
     `videos` names each stream's video, source or annotated, for the report to jump into; it is referred to relative to
-    the report, so that both can be moved together. At most `most` people are kept, the last to appear: about 10 kB each.
+    the report, so that both can be moved together. At most `most` people are kept, the last to appear, 10 kB each.
     Raises SinkError at once where the folder cannot be written; a later failure costs that write alone.
     """
 

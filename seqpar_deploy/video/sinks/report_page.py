@@ -77,7 +77,14 @@ def _controls(attributes: Sequence[str]) -> Html:
             tag("button", "Clear", type="reset"),
             class_="line",
         ),
-        tag("details", tag("summary", "Attributes", id="set"), tag("p", hint, class_="note"), *chips, open="", id="filters"),
+        tag(
+            "details",
+            tag("summary", "Attributes", id="set"),
+            tag("p", hint, class_="note"),
+            *chips,
+            open="",
+            id="filters",
+        ),
         id="controls",
     )
 
@@ -104,7 +111,7 @@ def card(person: Person, numbers: Mapping[str, int], scene: Scene | None, video:
         "div",
         title,
         tag("p", when, tag("span", f", {crops}", class_="faint"), class_="when"),
-        tag("p", *(yes or ["none of the attributes"]), class_="yes"),
+        tag("p", *yes, None if yes else "none of the attributes", class_="yes"),
         _others(person),
         class_="words",
     )

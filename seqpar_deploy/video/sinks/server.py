@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.server
 import ipaddress
@@ -83,7 +84,9 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, place: tuple[str, int], routes: dict[str, Route], clients: int, stopping: threading.Event) -> None:
+    def __init__(
+        self, place: tuple[str, int], routes: dict[str, Route], clients: int, stopping: threading.Event
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
         self.routes, self.stopping = routes, stopping
         self._free = threading.BoundedSemaphore(clients)
@@ -105,10 +108,8 @@ class _Server(http.server.ThreadingHTTPServer):
             super().process_request(request, client_address)
             return
         request.settimeout(0.2)
-        try:
+        with contextlib.suppress(OSError):  # it need not even take that
             request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        except OSError:
-            pass  # it did not even take that
         self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -123,10 +124,8 @@ class _Server(http.server.ThreadingHTTPServer):
         """Wake the threads that wait for their clients."""
         with self._lock:
             for request in self._open:
-                try:
+                with contextlib.suppress(OSError):  # it may be gone already
                     request.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # gone already
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients come and go: nothing to tell."""

@@ -16,7 +16,9 @@ PHRASES = load_label_set("pa100k").phrases
 SIZE = (576, 768)
 
 
-def attributes(yes: Sequence[str] = (), unknown: Sequence[str] = (), names: Sequence[str] = PHRASES) -> dict[str, Attribute]:
+def attributes(
+    yes: Sequence[str] = (), unknown: Sequence[str] = (), names: Sequence[str] = PHRASES
+) -> dict[str, Attribute]:
     def one(name: str) -> Attribute:
         state: State = "yes" if name in yes else "unknown" if name in unknown else "no"
         return Attribute(state=state, probability={"yes": 0.93, "unknown": 0.5, "no": 0.04}[state])
@@ -24,7 +26,9 @@ def attributes(yes: Sequence[str] = (), unknown: Sequence[str] = (), names: Sequ
     return {name: one(name) for name in names}
 
 
-def person(track: int = 1, *, crop: Crop | None = None, stream: str = "street", at: float = 1.0, **other: Any) -> Person:
+def person(
+    track: int = 1, *, crop: Crop | None = None, stream: str = "street", at: float = 1.0, **other: Any
+) -> Person:
     """Seen from `at` for three seconds, best one second on."""
     box = Box(left=100.0 + 40 * track, top=200.0, right=135.0 + 40 * track, bottom=290.0, score=0.9)
     values: dict[str, Any] = {
@@ -49,7 +53,9 @@ def event(kind: Any = "appeared", who: Person | None = None, changed: tuple[str,
     return Event(kind=kind, person=who or person(), changed=changed)
 
 
-def frame(index: int = 0, *, stream: str = "street", seconds: float | None = None, size: tuple[int, int] = SIZE) -> Frame:
+def frame(
+    index: int = 0, *, stream: str = "street", seconds: float | None = None, size: tuple[int, int] = SIZE
+) -> Frame:
     """Grey, with a bright bar whose place tells the frame's number."""
     image = np.full((*size, 3), 120, np.uint8)
     image[:40, (index * 7) % size[1] :][:, :6] = 250

@@ -42,9 +42,7 @@ class Bench:
         self.said: list[str] = []
         self.now = 0.0
         self.metrics = Metrics()
-        self.sinks = Sinks(
-            [self.bad, self.good], metrics=self.metrics, report=self.said.append, clock=lambda: self.now
-        )
+        self.sinks = Sinks([self.bad, self.good], metrics=self.metrics, report=self.said.append, clock=lambda: self.now)
 
     def value(self, name: str, *labels: str) -> float:
         return self.metrics.counter(name, "", *("sink" for _ in labels)).value(*labels)
@@ -81,7 +79,8 @@ def test_a_sink_that_cannot_go_on_is_closed_and_left_out() -> None:
     assert bench.bad.calls == ["frame", "close"]
     assert bench.good.calls == ["frame", "frame", "close"]
     assert bench.said == [
-        "bad: street.mp4 cannot be written: No space left on device; it is left out from now on, the other outputs go on"
+        "bad: street.mp4 cannot be written: No space left on device; it is left out from now on, "
+        "the other outputs go on"
     ]
 
 

@@ -42,13 +42,15 @@ def people_report(crops: list[Crop], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def shown(driver: Any) -> list[int]:
-    titles = "return [...document.querySelectorAll('.person')].filter(x => x.offsetParent).map(x => x.querySelector('h3').textContent)"
+    titles = "return [...document.querySelectorAll('.person:not([hidden]) h3')].map(title => title.textContent)"
     return [int(title.split()[0].strip("#")) for title in driver.execute_script(titles)]
 
 
 def click(driver: Any, name: str, times: int = 1) -> None:
     driver.execute_script("document.getElementById('filters').open = true")
-    (chip,) = [one for one in driver.find_elements("css selector", ".filter") if one.text.split(" \n")[0].startswith(name)]
+    (chip,) = [
+        one for one in driver.find_elements("css selector", ".filter") if one.text.split(" \n")[0].startswith(name)
+    ]
     for _ in range(times):
         chip.click()
 
@@ -95,7 +97,7 @@ def test_a_click_jumps_to_the_moment(browser: Browser, people_report: Path) -> N
     driver = browser.open(people_report, *DESK)
     link = driver.find_elements("css selector", ".jump")[6]
     link.click()
-    state = "const v = document.getElementById('video'); return [v.readyState, v.currentTime, document.getElementById('trouble').textContent]"
+    state = "return [video.readyState, video.currentTime, trouble.textContent]"
     _wait(lambda: driver.execute_script(state)[0] >= 2)
     assert 2.7 <= driver.execute_script(state)[1] < 5  # track 7 is best at 2.75 s
     assert driver.find_element("id", "what").text == "#7 in street at 0:02.8"
