@@ -75,7 +75,7 @@ def _words(person: Person) -> tuple[str, ...]:
     return tuple(name for name, _ in found)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=64)
 def _panel(track: int, words: tuple[str, ...], colour: tuple[int, int, int], size: int) -> Image.Image:
     """The number on the track's colour, and the words below it on paper; RGBA."""
     font = _font(size)

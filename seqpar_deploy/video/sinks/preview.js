@@ -23,12 +23,19 @@ function cell(number) {
   return { box, image, name, clock, list, seconds: -1, changed: Date.now() };
 }
 
+// As the report has it: 1:02:03.4
+function time(seconds) {
+  const tenths = Math.round(10 * seconds), minutes = Math.floor(tenths / 600), hours = Math.floor(minutes / 60);
+  const tail = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
+  return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
+}
+
 function line(person) {
   const yes = person.yes.map(([name, p]) => element("span", "chip", `${name} ${Math.round(100 * p)} %`));
   const words = element("div", "", ...(yes.length ? yes : [element("span", "faint", "none of the attributes")]));
   if (person.unknown.length) words.append(element("span", "faint", ` unknown: ${person.unknown.join(", ")}`));
   return element("li", "", element("b", "", `#${person.track}`), words,
-    element("span", "since", `since ${person.since.toFixed(1)} s`));
+    element("span", "since", `since ${time(person.since)}`));
 }
 
 function show(stream, number) {
@@ -37,7 +44,7 @@ function show(stream, number) {
   const still = stream.ended || Date.now() - at.changed > 5000;
   at.box.classList.toggle("still", still);
   at.name.textContent = stream.stream;
-  at.clock.textContent = `${stream.seconds.toFixed(1)} s` + (stream.ended ? ", ended" : still ? ", no new frames" : "");
+  at.clock.textContent = time(stream.seconds) + (stream.ended ? ", ended" : still ? ", no new frames" : "");
   [at.image.width, at.image.height] = stream.size;
   at.image.alt = `${stream.stream}, ${stream.people.length} people with attributes`;
   const waiting = stream.waiting.map(track => element("li", "",

@@ -45,7 +45,13 @@ class ReportSink:
         self._version = 0
         self._next = clock() + interval
         self._closed = False
-        self._write()
+        try:
+            if path.exists():
+                path.open("ab").close()  # an earlier run's report stays until this one has something to say
+            else:
+                self._write()
+        except OSError as error:
+            raise SinkError(f"the report cannot be written: {error.strerror or error}; name another file") from None
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         if frame.stream not in self._scenes:
@@ -85,8 +91,7 @@ class ReportSink:
         try:
             write_whole(self._path, text.encode("utf-8"))
         except SeqparError as error:
-            # Space may come back: only a report that cannot even be started is given up.
-            raise (SinkError(str(error)) if self._written is None else OSError(str(error))) from None
+            raise OSError(str(error)) from None  # space may come back
         self._written = self._version
 
 

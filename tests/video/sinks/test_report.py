@@ -41,6 +41,18 @@ def test_it_grows_with_time_and_is_whole_when_closed(tmp_path: Path) -> None:
     assert "2 people in 1 stream" in path.read_text()
 
 
+def test_an_earlier_report_stays_until_there_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "people.html"
+    for track in (1, 2):
+        sink = ReportSink(path)
+        assert track == 1 or "<h3>#1 " in path.read_text()
+        sink.event(event(who=person(track)))
+        sink.close()
+    assert cards(path) == 1
+    with pytest.raises(SinkError, match="Is a directory; name another file"):
+        ReportSink(tmp_path)
+
+
 def test_the_last_people_are_kept(tmp_path: Path) -> None:
     sink = ReportSink(tmp_path / "people.html", most=3)
     for track in range(1, 11):
@@ -91,7 +103,7 @@ def test_a_full_disk_costs_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(OSError, match="No space"):
             sink._write()
         with pytest.raises(SinkError, match="No space"):
-            ReportSink(path)
+            ReportSink(tmp_path / "new.html")
     sink.close()
     assert cards(path) == 1
 
