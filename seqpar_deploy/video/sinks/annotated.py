@@ -85,7 +85,7 @@ class AnnotatedSink:
                 with contextlib.suppress(*_failures()):
                     self._writer.container.close()
             end = f"it ends at {frame.seconds:.1f} s of {self._stream}"
-            raise SinkError(f"{self._path} cannot be written: {error.strerror or error}; {end}") from None
+            raise SinkError(f"cannot be written: {error.strerror or error}; {end}") from None
 
     def event(self, event: Event) -> None:
         """Attributes are drawn with the frames."""
@@ -100,7 +100,7 @@ class AnnotatedSink:
         try:
             self._writer.finish()
         except _failures() as error:
-            raise SinkError(f"{self._path} could not be finished: {error.strerror or error}") from None
+            raise SinkError(f"could not be finished: {error.strerror or error}") from None
 
 
 @dataclasses.dataclass(kw_only=True)

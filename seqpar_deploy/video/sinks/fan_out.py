@@ -21,24 +21,32 @@ def say(line: str) -> None:
 
 
 @dataclasses.dataclass(kw_only=True)
+class _Spell:
+    """How one kind of call of a sink fares. After a failure it is left alone until `until`, `rest` seconds on."""
+
+    failing: bool = False
+    rest: float = _FIRST_REST
+    until: float = 0.0
+    missed: int = 0
+
+
+@dataclasses.dataclass(kw_only=True)
 class _State:
-    """How one sink fares. `rest` is how long it is left alone after the next failure, `until` when that ends."""
+    """A sink, how its calls fare, and whether it is closed."""
 
     sink: Sink
     name: str
-    rest: float = _FIRST_REST
-    until: float = 0.0
-    failing: bool = False
-    gone: bool = False
-    missed: int = 0  # events
+    frames: _Spell = dataclasses.field(default_factory=_Spell)
+    events: _Spell = dataclasses.field(default_factory=_Spell)
+    closed: bool = False
 
 
 class Sinks:
     """A `Sink` that hands everything to several, and never raises.
 
-    A sink that raises SinkError is closed and left out from then on. One that raises anything else rests, 5 s at first
-    and at most 5 minutes, and is tried again; events it misses are counted. Each spell of failures is told in one line
-    when it starts and one when it ends. `clock` gives monotonic seconds.
+    A sink that raises SinkError is closed and left out from then on. Where one raises anything else, that kind of call
+    (frames, or events) rests, 5 s at first and at most 5 minutes, and is tried again; what it misses is counted. Each
+    spell of failures is told in one line when it starts and one when it ends. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -54,7 +62,7 @@ class Sinks:
         self._report = report
         self._clock = clock
         self._failures = metrics.counter("seqpar_sink_failures_total", "Calls of a sink that failed.", "sink")
-        self._missed = metrics.counter("seqpar_sink_missed_events_total", "Events a failing sink missed.", "sink")
+        self._missed = metrics.counter("seqpar_sink_missed_total", "What a failing sink missed.", "sink", "what")
         self._seconds = metrics.histogram("seqpar_sink_seconds", "Time a call of a sink takes.", "sink")
         self._events = metrics.counter("seqpar_events_total", "Events told.", "stream", "kind")
         for state in self._states:
@@ -62,64 +70,60 @@ class Sinks:
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         for state in self._states:
-            if self._is_up(state):
-                self._call(state, lambda sink: sink.frame(frame, boxes, people))
+            self._call(state, state.frames, "frames", lambda sink: sink.frame(frame, boxes, people))
 
     def event(self, event: Event) -> None:
         self._events.add(1, event.person.stream, event.kind)
         for state in self._states:
-            if not self._is_up(state) or not self._call(state, lambda sink: sink.event(event)):
-                state.missed += 1
-                self._missed.add(1, state.name)
+            self._call(state, state.events, "events", lambda sink: sink.event(event))
 
     def close(self) -> None:
         for state in self._states:
-            if not state.gone:
-                state.gone = True
+            if not state.closed:
+                state.closed = True
                 try:
                     state.sink.close()
                 except Exception as error:
                     self._failures.add(1, state.name)
                     self._report(f"{state.name}: {_one_line(error)}; it may lack its end")
-            if state.missed:
-                self._report(f"{state.name}: {state.missed} events were missed")
-                state.missed = 0
+                if state.events.missed:
+                    self._report(f"{state.name}: {state.events.missed} events were missed")
 
-    def _is_up(self, state: _State) -> bool:
-        return not state.gone and (not state.failing or self._clock() >= state.until)
+    def _call(self, state: _State, spell: _Spell, what: str, call: Callable[[Sink], None]) -> None:
+        if state.closed:
+            return
+        if not spell.failing or self._clock() >= spell.until:
+            start = time.perf_counter()
+            try:
+                call(state.sink)
+            except Exception as error:
+                self._failed(state, spell, error)
+            else:
+                self._seconds.observe(time.perf_counter() - start, state.name)
+                if spell.failing:
+                    self._report(f"{state.name}: works again, {spell.missed} {what} were missed")
+                    spell.failing, spell.rest, spell.missed = False, _FIRST_REST, 0
+                return
+        spell.missed += 1
+        self._missed.add(1, state.name, what)
 
-    def _call(self, state: _State, call: Callable[[Sink], None]) -> bool:
-        """Whether it went well."""
-        start = time.perf_counter()
-        try:
-            call(state.sink)
-        except Exception as error:
-            self._failed(state, error)
-            return False
-        self._seconds.observe(time.perf_counter() - start, state.name)
-        if state.failing:
-            state.failing, state.rest = False, _FIRST_REST
-            self._report(f"{state.name}: works again, {state.missed} events were missed")
-            state.missed = 0
-        return True
-
-    def _failed(self, state: _State, error: Exception) -> None:
+    def _failed(self, state: _State, spell: _Spell, error: Exception) -> None:
         self._failures.add(1, state.name)
-        if not state.failing:
-            end = "it is left out from now on" if isinstance(error, SinkError) else "it is tried again"
-            self._report(f"{state.name}: {_one_line(error)}; {end}, the other outputs go on")
-        state.failing, state.until = True, self._clock() + state.rest
-        state.rest = min(_LONGEST_REST, 2 * state.rest)
         if isinstance(error, SinkError):
-            state.gone = True
+            self._report(f"{state.name}: {_one_line(error)}; it is left out from now on, the other outputs go on")
+            state.closed = True
             try:
                 state.sink.close()
             except Exception:
                 self._failures.add(1, state.name)
+        elif not spell.failing:
+            self._report(f"{state.name}: {_one_line(error)}; it is tried again, the other outputs go on")
+        spell.failing, spell.until = True, self._clock() + spell.rest
+        spell.rest = min(_LONGEST_REST, 2 * spell.rest)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     words = " ".join(str(error).split())
-    return words if isinstance(error, SinkError) else f"{type(error).__name__}: {words}"
+    return words if isinstance(error, (SinkError, OSError)) else f"{type(error).__name__}: {words}"

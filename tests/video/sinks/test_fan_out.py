@@ -63,10 +63,27 @@ def test_a_fault_rests_the_sink_and_is_told_once_a_spell() -> None:
     assert bench.said == ["bad: No space left on device; it is tried again, the other outputs go on"]
     assert bench.value("seqpar_sink_failures_total", "bad") == 2
     bench.now, bench.bad.fault = 100, None
-    bench.sinks.frame(frame(), [], {})
+    bench.sinks.event(event())
     assert bench.said[1:] == ["bad: works again, 5 events were missed"]
-    assert bench.value("seqpar_sink_missed_events_total", "bad") == 5
+    assert bench.metrics.counter("seqpar_sink_missed_total", "", "sink", "what").value("bad", "events") == 5
     assert bench.value("seqpar_sink_failures_total", "good") == 0
+
+
+def test_frames_that_fail_cost_no_event() -> None:
+    bench = Bench()
+    bench.bad.fault = OSError("report.html cannot be written: No space left on device")
+    bench.sinks.frame(frame(), [], {})
+    bench.bad.fault = None
+    bench.sinks.event(event())
+    bench.sinks.frame(frame(), [], {})
+    bench.now = 6
+    bench.sinks.frame(frame(), [], {})
+    bench.sinks.close()
+    assert bench.bad.calls == ["frame", "event", "frame", "close"]
+    assert bench.said == [
+        "bad: report.html cannot be written: No space left on device; it is tried again, the other outputs go on",
+        "bad: works again, 2 frames were missed",
+    ]
 
 
 def test_a_sink_that_cannot_go_on_is_closed_and_left_out() -> None:
