@@ -54,7 +54,7 @@ class AnnotatedSink:
     file cannot be written on: then it is finished as well as can be.
     """
 
-    def __init__(self, stream: str, path: Path, *, quality: int = 23, preset: str = "veryfast") -> None:
+    def __init__(self, stream: str, path: Path, *, quality: int = 23, preset: str = "superfast") -> None:
         try:
             import av  # noqa: F401
         except ImportError:
