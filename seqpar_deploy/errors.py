@@ -9,6 +9,7 @@
     ├── VideoError                 a video cannot be read or written
     ├── TrainingError              a training run cannot be started, resumed or gone on with
     ├── StrategyError              a decoding option is out of range
+    ├── SinkError                  a sink of the video pipeline cannot be opened, or cannot go on
     ├── BundleError                a bundle cannot be opened
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
     │   └── BundleIntegrityError   its files are not the ones the manifest vouches for
@@ -58,6 +59,10 @@ class TrainingError(SeqparError):
 
 class StrategyError(SeqparError):
     """A decoding option is out of range."""
+
+
+class SinkError(SeqparError):
+    """A sink of the video pipeline cannot be opened, or cannot go on."""
 
 
 class BundleError(SeqparError):

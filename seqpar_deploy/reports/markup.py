@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-_VOID = frozenset({"img", "meta"})
+_VOID = frozenset({"img", "input", "meta"})
 
 
 class Html(str):

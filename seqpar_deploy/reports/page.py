@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.style import STYLE
 
+_NOTHING = "img-src data:"
 
-def page(title: str, body: str) -> str:
-    """The document: `title` is text, `body` markup."""
+
+def page(title: str, body: str, *, style: str = "", script: str = "", sources: str = _NOTHING) -> str:
+    """The document: `title` is text, `body` markup.
+
+    `style` is CSS beside that of all reports; `script` runs when the page is read, and nothing else does; `sources` are
+    directives of a Content-Security-Policy for what the page may fetch, by default nothing but what it holds.
+    """
     head = join(
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         # Nothing is fetched, not even by a hostile name that got past the escaping.
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy(script=script, sources=sources)),
         tag("title", title),
-        tag("style", Html(STYLE)),
+        tag("style", Html(STYLE + style)),
     )
-    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', tag('main', Html(body))), lang='en')}\n"
+    inside = join(tag("main", Html(body)), tag("script", Html(script)) if script else None)
+    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', inside), lang='en')}\n"
 
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+def policy(*, script: str = "", sources: str = _NOTHING) -> str:
+    """The Content-Security-Policy of a page that runs this script, by its hash, and may fetch from `sources`."""
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'"]
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+        allowed.append(f"script-src 'sha256-{digest}'")
+    return "; ".join([*allowed, sources])
 
 
 def section(heading: str, *parts: object) -> Html:

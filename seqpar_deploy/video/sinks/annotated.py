@@ -1,0 +1,166 @@
+"""The streams as video files, with what was found drawn in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks.draw import draw_people
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+
+if TYPE_CHECKING:
+    from av import VideoStream
+    from av.container import OutputContainer
+    from av.error import FFmpegError
+
+_CLOCK = 90_000  # ticks a second
+_KEY_SECONDS = 2.0  # a player can jump this exactly, and a kill costs this much at most
+_FORMATS = {
+    # A file in fragments, each complete; turned into a plain one when it is closed.
+    ".mp4": ("mp4", {"movflags": "hybrid_fragmented+frag_keyframe+empty_moov+default_base_moof"}),
+    ".mkv": ("matroska", {"cluster_time_limit": "2000"}),
+}
+
+
+def files_for(path: Path, streams: Sequence[str]) -> dict[str, Path]:
+    """A file for each stream: `path` for one, `NAME-STREAM.SUFFIX` beside it for several."""
+    if len(streams) == 1:
+        return {streams[0]: path}
+    found: dict[str, Path] = {}
+    for stream in streams:
+        name = re.sub(r"[^\w.-]+", "_", stream, flags=re.ASCII).strip("._")[:80] or "stream"
+        file, number = path.with_name(f"{path.stem}-{name}{path.suffix}"), 2
+        while file in found.values():
+            file, number = path.with_name(f"{path.stem}-{name}-{number}{path.suffix}"), number + 1
+        found[stream] = file
+    return found
+
+
+class AnnotatedSink:
+    """Writes one stream as H.264 to an .mp4 or .mkv, each frame at its own time.
+
+    What is there plays at any moment, the last two seconds apart, also after a kill; what a file of that name held is
+    lost. Frames of another size than the first are fitted into it. Drawing and encoding cost the caller's thread.
+    Raises SinkError at once for another suffix, a place that cannot be written or a missing PyAV, and later when the
+    file cannot be written on: then it is finished as well as can be.
+    """
+
+    def __init__(self, stream: str, path: Path, *, quality: int = 23, preset: str = "superfast") -> None:
+        try:
+            import av  # noqa: F401
+        except ImportError:
+            raise SinkError("PyAV is not installed; pip install 'seqpar-deploy[video]'") from None
+        if path.suffix.lower() not in _FORMATS:
+            raise SinkError(f"{path} is no video that can be written, wanted a name that ends in .mp4 or .mkv")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
+        except OSError as error:
+            raise SinkError(f"{path} cannot be written: {error.strerror}; name another file") from None
+        self.name = f"annotated video {path}"
+        self._stream, self._path = stream, path
+        self._options = {"crf": str(quality), "preset": preset, "tune": "zerolatency"}
+        self._writer: _Writer | None = None
+        self._closed = False
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        if self._closed or frame.stream != self._stream:
+            return
+        try:
+            if self._writer is None:
+                self._writer = _open(self._path, frame, self._options)
+            self._writer.write(frame.seconds, draw_people(frame.image, boxes, people))
+        except _failures() as error:
+            self._closed = True
+            if self._writer:
+                with contextlib.suppress(*_failures()):
+                    self._writer.container.close()
+            end = f"it ends at {frame.seconds:.1f} s of {self._stream}"
+            raise SinkError(f"cannot be written: {error.strerror or error}; {end}") from None
+
+    def event(self, event: Event) -> None:
+        """Attributes are drawn with the frames."""
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._writer is None:
+            self._path.unlink(missing_ok=True)  # not one frame came: an empty file is no video
+            return
+        try:
+            self._writer.finish()
+        except _failures() as error:
+            raise SinkError(f"could not be finished: {error.strerror or error}") from None
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Writer:
+    """A file being written. `last` and `key` are ticks: of the last frame, and of the last one to jump to."""
+
+    container: OutputContainer
+    video: VideoStream
+    size: tuple[int, int]
+    last: int = -1
+    key: int = -(1 << 62)
+
+    def write(self, seconds: float, sheet: Image.Image) -> None:
+        import av
+        from av.video.frame import PictureType
+
+        tick = max(self.last + 1, round(seconds * _CLOCK))
+        picture = av.VideoFrame.from_ndarray(np.asarray(_fitted(sheet, self.size)), format="rgb24")
+        picture.pts, picture.time_base = tick, Fraction(1, _CLOCK)
+        if tick - self.key >= _KEY_SECONDS * _CLOCK:
+            picture.pict_type, self.key = PictureType.I, tick
+        self.last = tick
+        self.container.mux(self.video.encode(picture))
+
+    def finish(self) -> None:
+        try:
+            self.container.mux(self.video.encode(None))
+        finally:
+            self.container.close()
+
+
+def _failures() -> tuple[type[OSError], type[FFmpegError]]:
+    """What a file that cannot be written raises: not all of FFmpeg's errors are OSErrors."""
+    from av.error import FFmpegError
+
+    return OSError, FFmpegError
+
+
+def _open(path: Path, frame: Frame, encoder: dict[str, str]) -> _Writer:
+    import av
+
+    height, width = (max(2, side - side % 2) for side in frame.image.shape[:2])  # H.264 halves the colours
+    kind, options = _FORMATS[path.suffix.lower()]
+    container = av.open(str(path), "w", format=kind, options={"flush_packets": "1", **options})
+    try:
+        video = container.add_stream("libx264", rate=25, options=encoder)
+    except ValueError:
+        container.close()
+        raise SinkError("this PyAV has no libx264 to encode H.264; install av from PyPI") from None
+    video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+    video.codec_context.time_base = Fraction(1, _CLOCK)
+    video.codec_context.thread_count = 1
+    video.codec_context.gop_size = 1_000_000  # key frames are set by time
+    return _Writer(container=container, video=video, size=(width, height))
+
+
+def _fitted(sheet: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An odd row or column is cut off; another size is scaled, with black beside it."""
+    if sheet.size == size:
+        return sheet
+    if all(0 <= side - wanted <= 1 for side, wanted in zip(sheet.size, size, strict=True)):
+        return sheet.crop((0, 0, *size))
+    return ImageOps.pad(sheet, size)

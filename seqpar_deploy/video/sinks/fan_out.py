@@ -1,0 +1,129 @@
+"""All sinks as one, so that a fault costs only the sink it is in."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks.metrics import Metrics
+from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox
+
+_FIRST_REST, _LONGEST_REST = 5.0, 300.0  # seconds
+Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal."""
+    print(f"seqpar: {line}", file=sys.stderr, flush=True)
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Spell:
+    """How one kind of call of a sink fares. After a failure it is left alone until `until`, `rest` seconds on."""
+
+    failing: bool = False
+    rest: float = _FIRST_REST
+    until: float = 0.0
+    missed: int = 0
+
+
+@dataclasses.dataclass(kw_only=True)
+class _State:
+    """A sink, how its calls fare, and whether it is closed."""
+
+    sink: Sink
+    name: str
+    frames: _Spell = dataclasses.field(default_factory=_Spell)
+    events: _Spell = dataclasses.field(default_factory=_Spell)
+    closed: bool = False
+
+
+class Sinks:
+    """A `Sink` that hands everything to several, and never raises.
+
+    A sink that raises SinkError is closed and left out from then on. Where one raises anything else, that kind of call
+    (frames, or events) rests, 5 s at first and at most 5 minutes, and is tried again; what it misses is counted. Each
+    spell of failures is told in one line when it starts and one when it ends. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        *,
+        metrics: Metrics | None = None,
+        report: Say = say,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        metrics = metrics or Metrics()
+        self._states = [_State(sink=sink, name=getattr(sink, "name", type(sink).__name__)) for sink in sinks]
+        self._report = report
+        self._clock = clock
+        self._failures = metrics.counter("seqpar_sink_failures_total", "Calls of a sink that failed.", "sink")
+        self._missed = metrics.counter("seqpar_sink_missed_total", "What a failing sink missed.", "sink", "what")
+        self._seconds = metrics.histogram("seqpar_sink_seconds", "Time a call of a sink takes.", "sink")
+        self._events = metrics.counter("seqpar_events_total", "Events told.", "stream", "kind")
+        for state in self._states:
+            self._failures.add(0, state.name)  # there from the start, so that an alarm can be set on it
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        for state in self._states:
+            self._call(state, state.frames, "frames", lambda sink: sink.frame(frame, boxes, people))
+
+    def event(self, event: Event) -> None:
+        self._events.add(1, event.person.stream, event.kind)
+        for state in self._states:
+            self._call(state, state.events, "events", lambda sink: sink.event(event))
+
+    def close(self) -> None:
+        for state in self._states:
+            if not state.closed:
+                state.closed = True
+                try:
+                    state.sink.close()
+                except Exception as error:
+                    self._failures.add(1, state.name)
+                    self._report(f"{state.name}: {_one_line(error)}; it may lack its end")
+                if state.events.missed:
+                    self._report(f"{state.name}: {state.events.missed} events were missed")
+
+    def _call(self, state: _State, spell: _Spell, what: str, call: Callable[[Sink], None]) -> None:
+        if state.closed:
+            return
+        if not spell.failing or self._clock() >= spell.until:
+            start = time.perf_counter()
+            try:
+                call(state.sink)
+            except Exception as error:
+                self._failed(state, spell, error)
+            else:
+                self._seconds.observe(time.perf_counter() - start, state.name)
+                if spell.failing:
+                    self._report(f"{state.name}: works again, {spell.missed} {what} were missed")
+                    spell.failing, spell.rest, spell.missed = False, _FIRST_REST, 0
+                return
+        spell.missed += 1
+        self._missed.add(1, state.name, what)
+
+    def _failed(self, state: _State, spell: _Spell, error: Exception) -> None:
+        self._failures.add(1, state.name)
+        if isinstance(error, SinkError):
+            self._report(f"{state.name}: {_one_line(error)}; it is left out from now on, the other outputs go on")
+            state.closed = True
+            try:
+                state.sink.close()
+            except Exception:
+                self._failures.add(1, state.name)
+        elif not spell.failing:
+            self._report(f"{state.name}: {_one_line(error)}; it is tried again, the other outputs go on")
+        spell.failing, spell.until = True, self._clock() + spell.rest
+        spell.rest = min(_LONGEST_REST, 2 * spell.rest)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = " ".join(str(error).split())
+    return words if isinstance(error, (SinkError, OSError)) else f"{type(error).__name__}: {words}"

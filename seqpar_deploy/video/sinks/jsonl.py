@@ -1,0 +1,69 @@
+"""Events as JSON Lines, in a file or on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks.events import event_line
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+
+STDOUT = "-"
+
+
+class JsonlSink:
+    """Appends a line an event. Each goes to the system whole and at once, so that a kill tears none.
+
+    `path` is a file, or `-` for standard output. Raises SinkError where it cannot be opened; a line that cannot be
+    written raises OSError and leaves nothing of itself in a file, so the next may succeed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = f"events in {path}" if str(path) != STDOUT else "events on standard output"
+        try:
+            self._descriptor: int | None = _open(path)
+        except OSError as error:
+            raise SinkError(f"{path} cannot be written: {error.strerror}; name another file for the events") from None
+        self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        """Frames are not told."""
+
+    def event(self, event: Event) -> None:
+        if self._descriptor is None:
+            return
+        line = event_line(event).encode("utf-8") + b"\n"
+        start = os.lseek(self._descriptor, 0, os.SEEK_END) if self._is_file else 0
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            if self._is_file:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, start)
+            raise
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            if self._is_file:
+                with contextlib.suppress(OSError):
+                    os.fsync(descriptor)
+            os.close(descriptor)
+
+
+def _open(path: str | Path) -> int:
+    if str(path) == STDOUT:
+        return os.dup(1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    with contextlib.suppress(OSError):  # a device has no end to look at
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a power cut tore the last line
+            os.write(descriptor, b"\n")
+    return descriptor

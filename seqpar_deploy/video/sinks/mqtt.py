@@ -1,0 +1,178 @@
+"""Events to an MQTT broker, which may come and go."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks.events import event_line
+from seqpar_deploy.video.sinks.fan_out import say
+from seqpar_deploy.video.sinks.metrics import Metrics
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
+
+_IN_FLIGHT = 20  # messages the broker has not acknowledged yet
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class MqttSink:
+    """Publishes each event, as docs/events.md has it, to PREFIX/STREAM/TRACK with QoS 1.
+
+    `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` (TLS); the prefix is `seqpar` by default.
+    Nothing here waits for the broker: events queue up, `outbox` of them at most, and while there is no connection the
+    oldest make room for new ones and are counted. It reconnects by itself, 1 s to 30 s apart. `close` waits `linger`
+    seconds at most for what is left. Raises SinkError where the address is none or paho-mqtt is missing.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        outbox: int = 10_000,
+        linger: float = 3.0,
+        metrics: Metrics | None = None,
+        report: Callable[[str], None] = say,
+    ) -> None:
+        host, port, prefix, client = _client(address)
+        self.name = f"mqtt broker {host}:{port}"
+        self._prefix, self._client, self._linger, self._report = prefix, client, linger, report
+        self._most = outbox
+        self._waiting: collections.deque[tuple[str, str]] = collections.deque()
+        self._change = threading.Condition()
+        self._connected = self._closing = self._complained = False
+        self._in_flight = self._dropped_in_spell = 0
+        metrics = metrics or Metrics()
+        self._dropped = metrics.counter("seqpar_mqtt_dropped_total", "Events dropped while the broker was away.")
+        self._published = metrics.counter("seqpar_mqtt_published_total", "Events the broker acknowledged.")
+        self._up = metrics.gauge("seqpar_mqtt_connected", "1 while connected to the broker.")
+        self._dropped.add(0)
+        self._up.set(0)
+        client.on_connect = self._on_connect
+        client.on_connect_fail = lambda *_: self._lost("does not answer")
+        client.on_disconnect = lambda *_: self._lost("is gone")
+        client.on_publish = self._on_publish
+        client.reconnect_delay_set(1, 30)
+        client.connect_async(host, port)
+        client.loop_start()
+        self._publisher = threading.Thread(target=self._publish, name="mqtt", daemon=True)
+        self._publisher.start()
+
+    @property
+    def dropped(self) -> int:
+        """Events dropped so far."""
+        return int(self._dropped.value())
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        """Frames are not told."""
+
+    def event(self, event: Event) -> None:
+        topic = f"{self._prefix}/{_level(event.person.stream)}/{event.person.track}"
+        line = event_line(event)
+        with self._change:
+            if self._closing:
+                return
+            if len(self._waiting) >= self._most:
+                self._waiting.popleft()
+                self._dropped.add(1)
+                self._dropped_in_spell += 1
+            self._waiting.append((topic, line))
+            self._change.notify_all()
+
+    def close(self) -> None:
+        end = time.monotonic() + self._linger
+        with self._change:
+            if self._closing:
+                return
+            self._change.wait_for(self._is_done, max(0.0, end - time.monotonic()))
+            left = len(self._waiting) + self._in_flight
+            self._closing = True
+            self._change.notify_all()
+        self._publisher.join()
+        self._client.disconnect()
+        self._client.loop_stop()
+        if left:
+            self._dropped.add(left)
+            self._report(f"{self.name}: closed before {left} events were delivered")
+
+    def _is_done(self) -> bool:
+        return not self._waiting and not self._in_flight
+
+    def _publish(self) -> None:
+        """One thread publishes, so that the events of a person stay in order."""
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._closing or self._may_publish())
+                if self._closing:
+                    return
+                topic, line = self._waiting.popleft()
+                self._in_flight += 1
+            self._client.publish(topic, line.encode("utf-8"), qos=1)
+
+    def _may_publish(self) -> bool:
+        return self._connected and bool(self._waiting) and self._in_flight < _IN_FLIGHT
+
+    def _on_publish(self, *_: Any) -> None:
+        self._published.add(1)
+        with self._change:
+            self._in_flight -= 1
+            self._change.notify_all()
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, *_: Any) -> None:
+        if reason.is_failure:
+            self._lost(f"refuses: {reason}")
+            return
+        self._up.set(1)
+        with self._change:
+            self._connected = True
+            complained, dropped = self._complained, self._dropped_in_spell
+            self._complained, self._dropped_in_spell = False, 0
+            self._change.notify_all()
+        if complained:
+            self._report(f"{self.name}: connected again, {dropped} events were dropped")
+
+    def _lost(self, what: str) -> None:
+        """Told once, until there is a connection again."""
+        self._up.set(0)
+        with self._change:
+            self._connected = False
+            complain = not self._complained and not self._closing
+            self._complained = True
+        if complain:
+            self._report(f"{self.name}: it {what}; the last {self._most:,} events are kept and it is tried again")
+
+
+def _client(address: str) -> tuple[str, int, str, Client]:
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        parts, host, port = urlsplit(""), None, 0
+    if parts.scheme not in _PORTS or not host or not port:
+        raise SinkError(
+            "the MQTT address is not understood, wanted mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://"
+        )
+    levels = (unquote(parts.path).strip("/") or "seqpar").split("/")
+    try:
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+    except ImportError:
+        raise SinkError("paho-mqtt is not installed; pip install 'seqpar-deploy[video]'") from None
+    client = Client(CallbackAPIVersion.VERSION2)
+    if parts.username:
+        client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
+    if parts.scheme == "mqtts":
+        client.tls_set()
+    return host, port, "/".join(map(_level, levels)), client
+
+
+def _level(name: str) -> str:
+    """A name as one level of a topic: without what separates levels or stands for several."""
+    clean = name.encode("utf-8", "replace").decode("utf-8").translate({ord(bad): "_" for bad in "/+#\0"})
+    return clean or "_"

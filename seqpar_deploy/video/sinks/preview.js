@@ -1,0 +1,69 @@
+"use strict";
+// Single pictures, one after the other, and not Motion JPEG: a browser opens six connections to a server, and a grid
+// of more streams than that would starve. It also picks up by itself when the pipeline is started again.
+const streams = document.getElementById("streams"), state = document.getElementById("state");
+const cells = [];
+
+function element(name, kind, ...children) {
+  const made = document.createElement(name);
+  if (kind) made.className = kind;
+  made.append(...children);
+  return made;
+}
+
+function cell(number) {
+  const image = element("img"), name = element("span"), clock = element("span", "clock"), list = element("ul", "people");
+  image.alt = "";
+  const box = element("section", "stream", element("h2", "", name, clock), image, list);
+  const next = delay => setTimeout(() => { image.src = `/streams/${number}.jpg?${Date.now()}`; }, delay);
+  image.onload = () => next(document.hidden ? 1000 : 80);
+  image.onerror = () => next(1000);
+  next(0);
+  streams.append(box);
+  return { box, image, name, clock, list, seconds: -1, changed: Date.now() };
+}
+
+// As the report has it: 1:02:03.4
+function time(seconds) {
+  const tenths = Math.round(10 * seconds), minutes = Math.floor(tenths / 600), hours = Math.floor(minutes / 60);
+  const tail = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
+  return hours ? `${hours}:${String(minutes % 60).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
+}
+
+function line(person) {
+  const yes = person.yes.map(([name, p]) => element("span", "chip", `${name} ${Math.round(100 * p)} %`));
+  const words = element("div", "", ...(yes.length ? yes : [element("span", "faint", "none of the attributes")]));
+  if (person.unknown.length) words.append(element("span", "faint", ` unknown: ${person.unknown.join(", ")}`));
+  return element("li", "", element("b", "", `#${person.track}`), words,
+    element("span", "since", `since ${time(person.since)}`));
+}
+
+function show(stream, number) {
+  const at = cells[number] ??= cell(number);
+  if (stream.seconds !== at.seconds) { at.seconds = stream.seconds; at.changed = Date.now(); }
+  const still = stream.ended || Date.now() - at.changed > 5000;
+  at.box.classList.toggle("still", still);
+  at.name.textContent = stream.stream;
+  at.clock.textContent = time(stream.seconds) + (stream.ended ? ", ended" : still ? ", no new frames" : "");
+  [at.image.width, at.image.height] = stream.size;
+  at.image.alt = `${stream.stream}, ${stream.people.length} people with attributes`;
+  const waiting = stream.waiting.map(track => element("li", "",
+    element("b", "", `#${track}`), element("span", "faint", "not recognised yet")));
+  at.list.replaceChildren(...stream.people.map(line), ...waiting);
+}
+
+async function poll() {
+  try {
+    const found = (await (await fetch("/people.json")).json()).filter(stream => stream.stream !== undefined);
+    found.forEach(show);
+    while (cells.length > found.length) cells.pop().box.remove();
+    const people = found.reduce((sum, stream) => sum + stream.people.length + stream.waiting.length, 0);
+    state.textContent = found.length
+      ? `${found.length} ${found.length === 1 ? "stream" : "streams"}, ${people} people in sight`
+      : "No frame has come yet.";
+  } catch {
+    state.textContent = "The pipeline does not answer; trying again.";
+  }
+  setTimeout(poll, 500);
+}
+poll();

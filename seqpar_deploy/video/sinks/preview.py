@@ -1,0 +1,168 @@
+"""What the pipeline sees, live in a browser: every stream with what was found drawn in, and who is there."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from seqpar_deploy.reports.markup import Html, join, tag
+from seqpar_deploy.reports.page import page, policy
+from seqpar_deploy.video.sinks.draw import draw_people
+from seqpar_deploy.video.sinks.server import Answer, Route
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+
+_BOUNDARY = "frame"
+_REPEAT = 2.0  # seconds after which a picture is sent again, which also finds out who has left
+_SOURCES = "img-src 'self'; connect-src 'self'"
+
+
+class PreviewSink:
+    """Keeps the last frame of each stream, and draws and compresses it when somebody looks: else it costs nothing.
+
+    Its `routes` go to a `WebServer`: `/` is the page, `/streams/N.jpg` one picture, `/streams/N.mjpg` Motion JPEG (N
+    counts the streams from 0, in the order in which they came up), `/people.json` who was seen last.
+    """
+
+    def __init__(self, *, quality: int = 75) -> None:
+        self.name = "preview"
+        self._quality = quality
+        self._streams: dict[str, _Live] = {}
+
+    def routes(self) -> dict[str, Route]:
+        """Path -> answer."""
+        return {
+            "/": self._page,
+            "/people.json": self._people,
+            "/streams/": self._picture,
+            "/favicon.ico": lambda _rest: Answer(body=b"", type="image/x-icon"),  # browsers ask, and complain
+        }
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        live = self._streams.get(frame.stream)
+        if live is None:
+            live = self._streams[frame.stream] = _Live(self._quality)
+        live.show(frame, boxes, people)
+
+    def event(self, event: Event) -> None:
+        """People come with the frames."""
+
+    def close(self) -> None:
+        for live in list(self._streams.values()):
+            live.end()
+
+    def _page(self, _rest: str) -> Answer:
+        document = page("Live", _BODY, style=_read("preview.css"), script=_read("preview.js"), sources=_SOURCES)
+        return Answer(
+            body=document.encode("utf-8"),
+            type="text/html; charset=utf-8",
+            policy=policy(script=_read("preview.js"), sources=_SOURCES),
+        )
+
+    def _people(self, _rest: str) -> Answer:
+        text = json.dumps([live.values(name) for name, live in list(self._streams.items())])
+        return Answer(body=text.encode("ascii"), type="application/json")
+
+    def _picture(self, rest: str) -> Answer | None:
+        number, _, kind = rest.partition(".")
+        streams = list(self._streams.values())
+        if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(streams)):
+            return None
+        live = streams[int(number)]
+        if kind == "mjpg":
+            return Answer(body=live.pictures(), type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+        return Answer(body=live.picture()[1], type="image/jpeg") if kind == "jpg" else None
+
+
+class _Live:
+    """The last frame of a stream, compressed once however many look."""
+
+    def __init__(self, quality: int) -> None:
+        self._quality = quality
+        self._change = threading.Condition()
+        self._drawing = threading.Lock()
+        self._shown: tuple[Frame, tuple[TrackedBox, ...], dict[int, Person]] | None = None
+        self._number = 0
+        self._drawn: tuple[int, bytes] = (0, b"")
+        self._ended = False
+
+    def show(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        with self._change:
+            self._shown = frame, tuple(boxes), dict(people)
+            self._number += 1
+            self._change.notify_all()
+
+    def end(self) -> None:
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    def picture(self) -> tuple[int, bytes]:
+        """(its number, JPEG) of the last frame."""
+        with self._drawing:
+            with self._change:
+                number, shown = self._number, self._shown
+            if shown and number != self._drawn[0]:
+                frame, boxes, people = shown
+                buffer = io.BytesIO()
+                draw_people(frame.image, boxes, people).save(buffer, format="JPEG", quality=self._quality)
+                self._drawn = number, buffer.getvalue()
+            return self._drawn
+
+    def pictures(self) -> Iterator[bytes]:
+        """Parts of a Motion JPEG answer; frames that come while a client is busy with the last are let pass."""
+        sent = 0
+        while self._wait_for_other_than(sent):
+            sent, data = self.picture()
+            head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            yield head.encode("ascii") + data + b"\r\n"
+
+    def _wait_for_other_than(self, number: int) -> bool:
+        """False where there will be no other."""
+        with self._change:
+            self._change.wait_for(lambda: self._ended or self._number != number, _REPEAT)
+            return not self._ended
+
+    def values(self, name: str) -> dict[str, object]:
+        """What the page shows of it."""
+        with self._change:
+            shown = self._shown
+        if not shown:
+            return {}
+        frame, boxes, people = shown
+        here = {tracked.track for tracked in boxes}
+        return {
+            "stream": name.encode("utf-8", "replace").decode("utf-8"),
+            "seconds": round(frame.seconds, 1),
+            "size": [frame.image.shape[1], frame.image.shape[0]],
+            "ended": self._ended,
+            "people": [
+                {
+                    "track": track,
+                    "since": round(person.first_seconds, 1),
+                    "yes": [
+                        [key, round(attribute.probability, 2)]
+                        for key, attribute in person.attributes.items()
+                        if attribute.state == "yes"
+                    ],
+                    "unknown": [key for key, attribute in person.attributes.items() if attribute.state == "unknown"],
+                }
+                for track, person in people.items()
+                if track in here
+            ],
+            "waiting": sorted(here - set(people)),
+        }
+
+
+def _read(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+_BODY: Html = join(
+    tag("h1", "Live"),
+    tag("p", "", id="state", class_="note", role="status"),
+    tag("div", id="streams"),
+    tag("noscript", tag("p", "This page needs JavaScript; /streams/0.mjpg is the first stream without it.")),
+)

@@ -1,0 +1,99 @@
+"""Everybody who was seen, as one HTML file to search in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from seqpar_deploy.errors import SeqparError, SinkError
+from seqpar_deploy.files import write_whole
+from seqpar_deploy.reports.markup import Html
+from seqpar_deploy.video.sinks.report_page import Scene, card, people_page
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+
+Key = tuple[str, int]
+
+
+class ReportSink:
+    """Writes `path` when it is closed, and at most every `interval` seconds before, whole each time.
+
+    `videos` names each stream's video, source or annotated, for the report to jump into; it is referred to relative to
+    the report, so that both can be moved together. At most `most` people are kept, the last to appear, 10 kB each.
+    Raises SinkError at once where the folder cannot be written; a later failure costs that write alone.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        videos: Mapping[str, Path] | None = None,
+        interval: float = 30.0,
+        most: int = 2000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = f"report {path}"
+        self._path, self._most, self._interval, self._clock = path, most, interval, clock
+        self._videos = {stream: _address(video, path.parent) for stream, video in (videos or {}).items()}
+        self._scenes: dict[str, Scene] = {}
+        self._cards: dict[Key, Html] = {}  # in order of first appearance
+        self._attributes: dict[str, None] = {}  # in the label set's order
+        self._people = 0
+        self._written: int | None = None
+        self._version = 0
+        self._next = clock() + interval
+        self._closed = False
+        try:
+            if path.exists():
+                path.open("ab").close()  # an earlier run's report stays until this one has something to say
+            else:
+                self._write()
+        except OSError as error:
+            raise SinkError(f"the report cannot be written: {error.strerror or error}; name another file") from None
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        if frame.stream not in self._scenes:
+            self._scenes[frame.stream] = Scene.of(frame.image, number=len(self._scenes))
+        if self._clock() >= self._next:
+            self._next = self._clock() + self._interval
+            self._write()
+
+    def event(self, event: Event) -> None:
+        person = event.person
+        key = person.stream, person.track
+        if key not in self._cards:
+            self._people += 1
+            if len(self._cards) >= self._most:
+                del self._cards[next(iter(self._cards))]
+        self._attributes.update(dict.fromkeys(person.attributes))
+        numbers = {name: number for number, name in enumerate(self._attributes)}
+        scene, video = self._scenes.get(person.stream), self._videos.get(person.stream)
+        self._cards[key] = card(person, numbers, scene, video)
+        self._version += 1
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._write()
+
+    def _write(self) -> None:
+        if self._version == self._written:
+            return
+        text = people_page(
+            list(self._cards.values()),
+            list(self._attributes),
+            list(self._scenes.values()),
+            streams=len({stream for stream, _ in self._cards}),
+            seen=self._people,
+        )
+        try:
+            write_whole(self._path, text.encode("utf-8"))
+        except SeqparError as error:
+            raise OSError(str(error)) from None  # space may come back
+        self._written = self._version
+
+
+def _address(video: Path, folder: Path) -> str:
+    return quote(os.path.relpath(video, folder).encode("utf-8", "surrogateescape"))

@@ -1,0 +1,67 @@
+"""As much of an MQTT 3.1.1 broker as a publisher needs: takes a connection, notes what is published, acknowledges."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+
+class Broker:
+    """Listens on a port of 127.0.0.1 (0: a free one). A context manager."""
+
+    def __init__(self, port: int = 0, *, refuse: bool = False) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.arrived = threading.Condition()
+        self._refuse = refuse
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port = int(self._listener.getsockname()[1])
+        self._clients: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._listener, *self._clients):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def wait(self, count: int, seconds: float = 10) -> bool:
+        with self.arrived:
+            return self.arrived.wait_for(lambda: len(self.messages) >= count, seconds)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._clients.append(client)
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError, EOFError), client.makefile("rb") as file:
+            while head := file.read(1):
+                body = file.read(_length(file))
+                kind, flags = head[0] >> 4, head[0] & 15
+                if kind == 1:
+                    client.sendall(bytes((0x20, 2, 0, 5 if self._refuse else 0)))
+                elif kind == 3:
+                    assert flags >> 1 & 3 == 1  # QoS 1
+                    size = int.from_bytes(body[:2], "big")
+                    client.sendall(b"\x40\x02" + body[2 + size : 4 + size])
+                    with self.arrived:
+                        self.messages.append((body[2 : 2 + size].decode("utf-8"), body[4 + size :]))
+                        self.arrived.notify_all()
+                elif kind == 12:
+                    client.sendall(b"\xd0\x00")
+
+
+def _length(file: object) -> int:
+    value = shift = 0
+    while True:
+        byte = file.read(1)[0]  # type: ignore[attr-defined]
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value

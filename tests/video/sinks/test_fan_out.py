@@ -1,0 +1,110 @@
+"""A fault costs the sink it is in, is told once, and is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from video.sinks.people import event, frame
+
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks import Sinks
+from seqpar_deploy.video.sinks.metrics import Metrics
+
+
+class Recorder:
+    """A sink that raises `fault` while there is one."""
+
+    def __init__(self, name: str = "recorder") -> None:
+        self.name = name
+        self.fault: Exception | None = None
+        self.calls: list[str] = []
+
+    def _call(self, what: str) -> None:
+        self.calls.append(what)
+        if self.fault:
+            raise self.fault
+
+    def frame(self, *_: Any) -> None:
+        self._call("frame")
+
+    def event(self, *_: Any) -> None:
+        self._call("event")
+
+    def close(self) -> None:
+        self._call("close")
+
+
+class Bench:
+    """A good sink and one that fails, with a clock to turn."""
+
+    def __init__(self) -> None:
+        self.good, self.bad = Recorder("good"), Recorder("bad")
+        self.said: list[str] = []
+        self.now = 0.0
+        self.metrics = Metrics()
+        self.sinks = Sinks([self.bad, self.good], metrics=self.metrics, report=self.said.append, clock=lambda: self.now)
+
+    def value(self, name: str, *labels: str) -> float:
+        return self.metrics.counter(name, "", *("sink" for _ in labels)).value(*labels)
+
+
+def test_a_fault_rests_the_sink_and_is_told_once_a_spell() -> None:
+    bench = Bench()
+    bench.bad.fault = OSError(28, "No space left on device")
+    for _ in range(3):
+        bench.sinks.event(event())
+    assert len(bench.good.calls) == 3
+    assert len(bench.bad.calls) == 1
+    bench.now = 6
+    bench.sinks.event(event())  # tried again, fails again, rests longer
+    bench.now = 12
+    bench.sinks.event(event())
+    assert len(bench.bad.calls) == 2
+    assert bench.said == ["bad: No space left on device; it is tried again, the other outputs go on"]
+    assert bench.value("seqpar_sink_failures_total", "bad") == 2
+    bench.now, bench.bad.fault = 100, None
+    bench.sinks.event(event())
+    assert bench.said[1:] == ["bad: works again, 5 events were missed"]
+    assert bench.metrics.counter("seqpar_sink_missed_total", "", "sink", "what").value("bad", "events") == 5
+    assert bench.value("seqpar_sink_failures_total", "good") == 0
+
+
+def test_frames_that_fail_cost_no_event() -> None:
+    bench = Bench()
+    bench.bad.fault = OSError("report.html cannot be written: No space left on device")
+    bench.sinks.frame(frame(), [], {})
+    bench.bad.fault = None
+    bench.sinks.event(event())
+    bench.sinks.frame(frame(), [], {})
+    bench.now = 6
+    bench.sinks.frame(frame(), [], {})
+    bench.sinks.close()
+    assert bench.bad.calls == ["frame", "event", "frame", "close"]
+    assert bench.said == [
+        "bad: report.html cannot be written: No space left on device; it is tried again, the other outputs go on",
+        "bad: works again, 2 frames were missed",
+    ]
+
+
+def test_a_sink_that_cannot_go_on_is_closed_and_left_out() -> None:
+    bench = Bench()
+    bench.bad.fault = SinkError("street.mp4 cannot be written: No space left on device")
+    bench.sinks.frame(frame(), [], {})
+    bench.now = 1000
+    bench.sinks.frame(frame(), [], {})
+    bench.sinks.close()
+    assert bench.bad.calls == ["frame", "close"]
+    assert bench.good.calls == ["frame", "frame", "close"]
+    assert bench.said == [
+        "bad: street.mp4 cannot be written: No space left on device; it is left out from now on, "
+        "the other outputs go on"
+    ]
+
+
+def test_a_fault_in_close_is_told_and_the_others_are_closed() -> None:
+    bench = Bench()
+    bench.bad.fault = ValueError("two\nlines")
+    bench.sinks.close()
+    bench.sinks.close()
+    assert bench.said == ["bad: ValueError: two lines; it may lack its end"]
+    assert bench.good.calls == ["close"]

@@ -1,0 +1,156 @@
+"""Report and preview as a person uses them, in Chromium."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser
+from video.sinks.people import attributes, boxes, event, frame, person
+
+from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.video.sinks.annotated import AnnotatedSink
+from seqpar_deploy.video.sinks.preview import PreviewSink
+from seqpar_deploy.video.sinks.report import ReportSink
+from seqpar_deploy.video.sinks.server import WebServer
+
+DESK, PHONE = (1280, 900), (390, 844)
+WEARS = (("female", "backpack"), ("female", "hat"), ("backpack",), ())  # by track % 4
+
+
+@pytest.fixture(scope="module")
+def people_report(crops: list[Crop], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 people, the odd ones in `street`, whose annotated video is there, the others in `yard`, whose is not."""
+    pytest.importorskip("av")
+    folder = tmp_path_factory.mktemp("report")
+    video = AnnotatedSink("street", folder / "street.mp4")
+    sink = ReportSink(folder / "people.html", videos={"street": folder / "street.mp4", "yard": folder / "gone.mp4"})
+    for index in range(80):
+        for one in (video, sink):
+            one.frame(frame(index, size=(288, 384)), boxes(person()), {1: person()})
+    for track in range(1, 21):
+        unknown = () if track % 2 else ("hat",)
+        wears = attributes(WEARS[track % 4], () if "hat" in WEARS[track % 4] else unknown)
+        stream = "street" if track % 2 else "yard"
+        sink.event(event(who=person(track, crop=crops[track - 1], stream=stream, at=track / 4, attributes=wears)))
+    video.close()
+    sink.close()
+    return folder / "people.html"
+
+
+def shown(driver: Any) -> list[int]:
+    titles = "return [...document.querySelectorAll('.person:not([hidden]) h3')].map(title => title.textContent)"
+    return [int(title.split()[0].strip("#")) for title in driver.execute_script(titles)]
+
+
+def click(driver: Any, name: str, times: int = 1) -> None:
+    driver.execute_script("document.getElementById('filters').open = true")
+    (chip,) = [
+        one for one in driver.find_elements("css selector", ".filter") if one.text.split(" \n")[0].startswith(name)
+    ]
+    for _ in range(times):
+        chip.click()
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_filters_leave_the_right_people(browser: Browser, people_report: Path, size: tuple[int, int]) -> None:
+    driver = browser.open(people_report, *size)
+    assert browser.sideways() <= 0
+    assert shown(driver) == list(range(1, 21))
+    click(driver, "female")
+    assert shown(driver) == [track for track in range(1, 21) if track % 4 in (0, 1)]
+    click(driver, "backpack", 2)  # no
+    assert shown(driver) == [track for track in range(1, 21) if track % 4 == 1]
+    click(driver, "female", 3)  # any
+    click(driver, "backpack", 2)  # any
+    click(driver, "hat", 3)  # unknown
+    assert shown(driver) == list(range(2, 21, 2))
+    assert driver.find_element("id", "found").text == "10 of 20 shown"
+    click(driver, "female")
+    click(driver, "boots")
+    assert shown(driver) == []
+    driver.find_element("id", "again").click()
+    assert shown(driver) == list(range(1, 21))
+    assert browser.complaints() == []
+    assert browser.sideways() <= 0
+
+
+def test_search_and_sort(browser: Browser, people_report: Path) -> None:
+    driver = browser.open(people_report, *DESK)
+    search = driver.find_element("id", "search")
+    search.send_keys("YARD backpack")
+    assert shown(driver) == [track for track in range(2, 21, 2) if "backpack" in WEARS[track % 4]]
+    search.clear()
+    search.send_keys("#7")
+    assert shown(driver) == [7]
+    driver.find_element("css selector", "[type=reset]").click()
+    driver.find_element("css selector", "#sort [value=last]").click()
+    assert shown(driver)[0] == 20
+    driver.find_element("css selector", "#sort [value=unsure]").click()
+    assert all(track % 2 == 0 for track in shown(driver)[:10])  # whose hat is unknown
+
+
+def test_a_click_jumps_to_the_moment(browser: Browser, people_report: Path) -> None:
+    driver = browser.open(people_report, *DESK)
+    link = driver.find_elements("css selector", ".jump")[6]
+    link.click()
+    state = "return [video.readyState, video.currentTime, trouble.textContent]"
+    _wait(lambda: driver.execute_script(state)[0] >= 2)
+    assert 2.7 <= driver.execute_script(state)[1] < 5  # track 7 is best at 2.75 s
+    assert driver.find_element("id", "what").text == "#7 in street at 0:02.8"
+    driver.find_element("id", "close").click()
+    driver.find_elements("css selector", ".crop")[1].click()  # of the yard
+    _wait(lambda: driver.execute_script(state)[2])
+    assert driver.execute_script(state)[2].startswith("gone.mp4 cannot be played")
+
+
+def test_a_thousand_people_stay_usable(browser: Browser, crops: list[Crop], tmp_path: Path) -> None:
+    sink = ReportSink(tmp_path / "people.html")
+    for track in range(1, 1001):
+        sink.event(event(who=person(track, crop=crops[track % 20], at=track)))
+    sink.close()
+    assert (tmp_path / "people.html").stat().st_size < 12_000_000
+    driver = browser.open(tmp_path / "people.html", *DESK)
+    took = driver.execute_script(
+        "const start = performance.now(); document.querySelector('.filter').click(); document.body.offsetHeight;"
+        "return performance.now() - start"
+    )
+    assert took < 1000
+    assert driver.find_element("id", "found").text == "All 1000 shown"
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_preview_shows_streams_and_people(browser: Browser, size: tuple[int, int]) -> None:
+    preview = PreviewSink()
+    server = WebServer(preview.routes(), port=0)
+    hostile = "<img src=x onerror=alert(1)>"
+    try:
+        driver = browser.open(server.url, *size)
+        _wait(lambda: "No frame has come yet" in driver.find_element("tag name", "body").text)
+        preview.frame(frame(), boxes(person(1), person(2)), {1: person(1)})
+        preview.frame(frame(stream=hostile, size=(100, 300)), [], {})
+        _wait(lambda: "2 streams, 2 people in sight" in driver.find_element("id", "state").text)
+        words = driver.find_element("id", "streams").text
+        assert hostile in words
+        assert "backpack 93 %" in words
+        assert "not recognised yet" in words
+        loaded = "return [...document.images].map(image => [image.naturalWidth, image.naturalHeight])"
+        _wait(lambda: driver.execute_script(loaded) == [[768, 576], [300, 100]])
+        preview.frame(frame(3, seconds=7.5), [], {})
+        _wait(lambda: "0:07.5" in driver.find_element("id", "streams").text)
+        assert browser.sideways() <= 0
+        assert browser.complaints() == []
+    finally:
+        preview.close()
+        server.close()
+        browser.open("about:blank")
+
+
+def _wait(true: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)

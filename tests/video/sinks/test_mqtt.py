@@ -1,0 +1,107 @@
+"""Events reach a broker in order, once it is there; while it is not, nothing waits and little is kept."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+from video.sinks.broker import Broker
+from video.sinks.people import event, person
+
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks.metrics import Metrics
+from seqpar_deploy.video.sinks.mqtt import MqttSink
+
+pytest.importorskip("paho.mqtt")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def until(true: object, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_every_event_arrives_in_order() -> None:
+    said: list[str] = []
+    metrics = Metrics()
+    with Broker() as broker:
+        sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}/site/a+b", metrics=metrics, report=said.append)
+        for track in range(1, 101):
+            sink.event(event(who=person(track, stream="yard/2#")))
+        sink.close()
+        sink.close()
+        assert broker.wait(100)
+    assert [topic for topic, _ in broker.messages] == [f"site/a_b/yard_2_/{track}" for track in range(1, 101)]
+    assert [json.loads(body)["track"] for _, body in broker.messages] == list(range(1, 101))
+    assert metrics.counter("seqpar_mqtt_published_total", "").value() == 100
+    assert said == []
+    assert sink.dropped == 0
+
+
+def test_a_dead_broker_costs_the_oldest_events_and_no_time() -> None:
+    said: list[str] = []
+    port = free_port()
+    sink = MqttSink(f"mqtt://127.0.0.1:{port}", outbox=30, report=said.append)
+    until(lambda: said)
+    start = time.perf_counter()
+    for track in range(1, 101):
+        sink.event(event(who=person(track)))
+    assert time.perf_counter() - start < 1
+    assert sink.dropped == 70
+    with Broker(port) as broker:
+        assert broker.wait(30)
+        sink.close()
+    assert [topic for topic, _ in broker.messages] == [f"seqpar/street/{track}" for track in range(71, 101)]
+    assert said == [
+        f"mqtt broker 127.0.0.1:{port}: it does not answer; the last 30 events are kept and it is tried again",
+        f"mqtt broker 127.0.0.1:{port}: connected again, 70 events were dropped",
+    ]
+
+
+def test_it_outlives_a_broker_that_is_restarted() -> None:
+    said: list[str] = []
+    with Broker() as first:
+        sink = MqttSink(f"mqtt://127.0.0.1:{first.port}", report=said.append)
+        sink.event(event(who=person(1)))
+        assert first.wait(1)
+    until(lambda: said)
+    sink.event(event(who=person(2)))
+    with Broker(first.port) as second:
+        assert second.wait(1)
+        sink.close()
+    assert [topic for topic, _ in second.messages] == ["seqpar/street/2"]
+    assert len(said) == 2
+
+
+def test_closing_does_not_wait_for_a_dead_broker() -> None:
+    said: list[str] = []
+    sink = MqttSink(f"mqtt://127.0.0.1:{free_port()}", linger=0.1, report=said.append)
+    sink.event(event())
+    start = time.monotonic()
+    sink.close()
+    assert time.monotonic() - start < 3
+    assert said[-1].endswith("closed before 1 events were delivered")
+
+
+def test_a_refusal_is_told() -> None:
+    said: list[str] = []
+    with Broker(refuse=True) as broker:
+        sink = MqttSink(f"mqtt://me:secret@127.0.0.1:{broker.port}", linger=0.1, report=said.append)
+        until(lambda: said)
+        sink.close()
+    assert "Not authorized" in said[0]
+    assert "secret" not in said[0]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "http://host/x", "mqtt://", "mqtt://host:port", "mqtt://[::1"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(SinkError, match="wanted mqtt://"):
+        MqttSink(address)
