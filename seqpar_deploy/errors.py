@@ -7,6 +7,7 @@
     ├── ImageError                 a picture cannot be used as a person crop
     ├── DatasetError               a data set cannot be found or read, or disagrees with its label set
     ├── TrainingError              a training run cannot be started, resumed or gone on with
+    ├── DetectorError              a detector of people cannot be opened or run, or what it says cannot be read
     ├── StrategyError              a decoding option is out of range
     ├── BundleError                a bundle cannot be opened
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
@@ -49,6 +50,10 @@ class DatasetError(SeqparError):
 
 class TrainingError(SeqparError):
     """A training run cannot be started, resumed or gone on with."""
+
+
+class DetectorError(SeqparError):
+    """A detector of people cannot be opened or run, or what it says cannot be read."""
 
 
 class StrategyError(SeqparError):
