@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.metadata
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -22,15 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import numpy.typing as npt
-import trackers
 from scipy.optimize import linear_sum_assignment
 
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.resources import samples_folder
+from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.detect.choose import MOTION, open_detector
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Box, Frame
@@ -56,7 +56,7 @@ def main() -> None:
         "detected": score(labels, detected),
         "tracked": score(labels, tracked) | identities(labels, tracked),
         "milliseconds_a_frame": cost,
-        "versions": {"opencv": cv2.__version__, "trackers": trackers.__version__},
+        "versions": {name: importlib.metadata.version(name) for name in ("opencv-python", "trackers", "av")},
         "machine": describe_machine(),
     }
     text = json.dumps(result, indent=2) + "\n"
@@ -97,7 +97,7 @@ def frames(video: Path) -> Iterator[Frame]:
 
 def read_labels() -> Labels:
     labels: Labels = defaultdict(list)
-    with (samples_folder() / "vtest" / "tracks.csv").open() as file:
+    with (data_dir("samples") / "vtest" / "tracks.csv").open() as file:
         for row in csv.DictReader(file):
             edges = np.array([float(row[edge]) for edge in ("left", "top", "right", "bottom")])
             labels[int(row["frame"])].append((int(row["track"]), int(row["occlusion"]), edges))
@@ -149,7 +149,7 @@ def identities(labels: Labels, found: Found) -> dict[str, Any]:
     for track, seen in numbers.items():
         known = [number for number in seen if number is not None]
         if track not in IGNORED:
-            switches += sum(one != other for one, other in zip(known, known[1:], strict=False))
+            switches += sum(one != other for one, other in itertools.pairwise(known))
             starts = sum(now is not None and before is None for before, now in zip([None, *seen], seen, strict=False))
             fragments += max(0, starts - 1)
     used = {number for boxes in found.values() for _, number in boxes}

@@ -10,14 +10,14 @@ import numpy as np
 from seqpar_deploy.errors import BackendUnavailableError
 from seqpar_deploy.video.types import Box, Frame, TrackedBox
 
-KALMAN_RATE = 30.0  # frames a second that the library's motion noise is made for; time stamps do the rest
+KALMAN_RATE = 10.0  # how often a second the library adds its noise of motion; 30 gave twice the identity switches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackOptions:
     """Boxes with at least `sure` begin tracks, others only continue them. A track that is not seen for `lost_seconds`
-    of the stream has ended; it counts from its `confirmed_after`th frame in a row on. Boxes continue a track if they overlap where it
-    is expected by `overlap` (intersection over union) or more."""
+    of the stream has ended; it counts from its `confirmed_after`th frame in a row on. Boxes continue a track if they
+    overlap where it is expected by `overlap` (intersection over union) or more."""
 
     sure: float = 0.5
     lost_seconds: float = 2.0

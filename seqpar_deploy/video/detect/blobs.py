@@ -11,11 +11,16 @@ import numpy.typing as npt
 from seqpar_deploy.video.detect.people_size import PeopleSize
 
 Mask = npt.NDArray[np.bool_]
+Part = tuple[int, int, int, int, tuple[int, ...]]  # edges, and numbers of what it is of
 
 SPECK = 20  # pixels; smaller blobs are noise
 WIDTH = 0.4  # of a person to their height
 FILLED = 0.3  # least share of a person's box that is foreground
 MOST_PEOPLE = 8  # in one blob
+LEAST_BODY = 0.1  # foreground of a person, in squares of their height
+NEXT_HEAD = 0.06  # how far the upper edge rises to the next head, to a person's height
+ASIDE = 0.06  # arms and bags, to a person's height
+SIDE_BY_SIDE = 0.5  # to a person's height: wider blobs may be two
 GUESSED = 0.6  # score of a person taken off a blob, or of a blob of unlikely size
 
 
@@ -58,7 +63,9 @@ class Found:
 def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], size: PeopleSize) -> list[Blob]:
     """The blobs of a mask; with what is known of people's size, parts above each other are put together."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-    parts = [(x, y, x + w, y + h, (label,)) for label, (x, y, w, h, area) in _rows(stats, count) if area >= SPECK]
+    parts: list[Part] = [
+        (x, y, x + w, y + h, (label,)) for label, (x, y, w, h, area) in _rows(stats, count) if area >= SPECK
+    ]
     if size.known:
         parts = _stacked(parts, size)
     height, width = mask.shape
@@ -85,8 +92,10 @@ def find_people(blob: Blob, size: PeopleSize, smallest: float) -> list[Found]:
     expected = size.of_feet(blob.bottom)
     if upright and not blob.cut and 0.6 < blob.height / expected < 1.7:
         size.add(blob.bottom, blob.height)
-    if blob.height > 1.25 * expected or blob.width > 0.75 * expected:
-        return [person for person in _taken_off(blob, size) if person.bottom - person.top >= smallest]
+    if blob.height > 1.25 * expected or blob.width > SIDE_BY_SIDE * expected:
+        several = [person for person in _taken_off(blob, size) if person.bottom - person.top >= smallest]
+        if len(several) > 1 or blob.height > 1.25 * expected or blob.width > 0.75 * expected:
+            return several
     least = 0.4 if blob.cut else 0.55
     if blob.height < max(smallest, least * expected) or blob.filled < FILLED or blob.height < 1.1 * blob.width:
         return []
@@ -95,19 +104,18 @@ def find_people(blob: Blob, size: PeopleSize, smallest: float) -> list[Found]:
 
 def _taken_off(blob: Blob, size: PeopleSize) -> list[Found]:
     """People under the heads of a blob's upper edge, the highest first, each taken away with what is below."""
-    left_over, people = blob.mask.copy(), []
-    rows, columns = left_over.shape
+    left_over = blob.mask.copy()
+    people: list[Found] = []
+    rows = len(left_over)
     for _ in range(4 * MOST_PEOPLE):
         if len(people) == MOST_PEOPLE or left_over.sum() < SPECK:
             break
         upper = np.where(left_over.any(axis=0), left_over.argmax(axis=0), rows)
         top = int(upper.min())
         height = size.of_head(blob.top + top)
-        crown = np.flatnonzero(upper <= top + 0.06 * height)
-        centre = crown[np.abs(crown - int(upper.argmin())) <= 0.2 * height].mean()
-        left, right = max(0, round(centre - WIDTH * height / 2)), min(columns, round(centre + WIDTH * height / 2) + 1)
+        left, right = _shoulders(upper, height)
         body = left_over[top : round(top + height) + 1, left:right]
-        if body.sum() < FILLED * WIDTH * height**2:  # no person: something that sticks out
+        if body.sum() < LEAST_BODY * height**2:  # no person: something that sticks out
             left_over[top : top + max(2, round(0.08 * height)), left:right] = False
             continue
         inside_rows = np.flatnonzero(body.any(axis=1))
@@ -121,12 +129,32 @@ def _taken_off(blob: Blob, size: PeopleSize) -> list[Found]:
                 score=GUESSED,
             )
         )
-        aside = round(0.06 * height)  # arms and bags
-        left_over[top : round(top + 1.12 * height), max(0, left - aside) : right + aside] = False
+        left_over[top : round(top + 1.12 * height), left:right] = False
     return people
 
 
-Part = tuple[int, int, int, int, tuple[int, ...]]
+def _shoulders(upper: npt.NDArray[np.int64], height: float) -> tuple[int, int]:
+    """The first and behind the last column of whoever has the highest head of an upper edge: as far as a person is
+    wide, or to where the edge is lowest before it rises to the next head."""
+    top = int(upper.min())
+    crown = np.flatnonzero(upper <= top + 0.06 * height)
+    crown = crown[np.abs(crown - int(upper.argmin())) <= 0.15 * height]
+    centre = round(float(crown.mean()))
+    right = _until_valley(upper[centre + 1 :], height)
+    left = _until_valley(upper[:centre][::-1], height)
+    return centre - left, centre + 1 + right
+
+
+def _until_valley(upper: npt.NDArray[np.int64], height: float) -> int:
+    """How many columns of an upper edge, from a head outwards, belong to it."""
+    lowest = np.maximum.accumulate(upper)
+    rises = np.flatnonzero(upper < lowest - NEXT_HEAD * height)
+    reach = round((WIDTH / 2 + ASIDE) * height)
+    end = min(len(upper), reach)
+    if len(rises) and rises[0] < end:
+        before = upper[: rises[0]]
+        end = int(np.flatnonzero(before == before.max()).mean()) + 1
+    return end
 
 
 def _stacked(parts: list[Part], size: PeopleSize) -> list[Part]:

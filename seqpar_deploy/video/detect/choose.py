@@ -25,4 +25,4 @@ def open_detector(wanted: str = MOTION, *, backend: Backend = "auto", options: O
         return OutsideDetections(wanted)
     if wanted.endswith(".onnx"):
         return OnnxDetector(Path(wanted), backend, options)
-    raise DetectorError(f"the detector is {wanted!r}; wanted motion, a .onnx file, a .jsonl file of boxes, or - for stdin")
+    raise DetectorError(f"the detector is {wanted!r}; wanted motion, a .onnx file, a .jsonl file of boxes, or -")

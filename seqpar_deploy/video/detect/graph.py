@@ -116,7 +116,12 @@ def _fixed(shape: list[Any]) -> tuple[int | None, ...]:
 def _numpy_type(name: str, path: Path) -> npt.DTypeLike:
     """ONNX Runtime's `tensor(float16)` -> NumPy's."""
     inner = re.sub(r"tensor\((\w+)\)", r"\1", name)
-    types = {"float": np.float32, "float16": np.float16, "double": np.float64, "uint8": np.uint8}
+    types: dict[str, npt.DTypeLike] = {
+        "float": np.float32,
+        "float16": np.float16,
+        "double": np.float64,
+        "uint8": np.uint8,
+    }
     types |= {"int64": np.int64, "int32": np.int32, "bool": np.bool_}
     if inner not in types:
         raise DetectorError(f"the detector {path} has an input of type {name}; wanted one of {', '.join(types)}")

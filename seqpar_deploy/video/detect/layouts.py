@@ -34,8 +34,8 @@ from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Sc
 PEOPLE = ("person", "pedestrian", "people", "human")
 MANY = 1000  # queries are fewer, anchors are more
 WANTED = (
-    "(1, 4 + classes, anchors) or (1, anchors, 5 + classes) of YOLO, (1, N, 6) or (N, 7) after NMS, boxes with scores and "
-    "labels, or pred_boxes with logits of the DETR family"
+    "YOLO's (1, 4 + classes, anchors) or (1, anchors, 5 + classes), (1, N, 6) or (N, 7) after NMS, boxes with scores "
+    "and labels, or pred_boxes with logits of the DETR family"
 )
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -206,9 +206,7 @@ def _rows(graph: _Graph) -> Layout | None:
             rows = outputs[name][0]
             return _of_class(rows[:, :4], rows[:, 4], rows[:, 5], people)
 
-        return Layout(
-            name="YOLO end to end", fit="letterbox", scaling="unit", suppress=False, decode=decode_end_to_end
-        )
+        return Layout(name="YOLO end to end", fit="letterbox", scaling="unit", suppress=False, decode=decode_end_to_end)
     return None
 
 

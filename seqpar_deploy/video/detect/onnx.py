@@ -105,7 +105,7 @@ def _picture_input(graph: Graph) -> PictureInput:
         if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
             if tensor.shape[0] not in (None, 1):
                 raise DetectorError(
-                    f"its input {tensor.name} takes {tensor.shape[0]} pictures at once; export it for one, or any number"
+                    f"its input {tensor.name} takes {tensor.shape[0]} pictures at once; export it for 1 or any number"
                 )
             if np.dtype(tensor.dtype) not in (np.float32, np.float16, np.uint8):
                 raise DetectorError(f"its input {tensor.name} is {np.dtype(tensor.dtype)}; wanted float or uint8")

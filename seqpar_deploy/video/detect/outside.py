@@ -6,10 +6,10 @@ JSON Lines, one line a frame, in the order of the frames:
     {"seconds": 1.3, "boxes": []}
     {"stream": "gate", "frame": 12, "boxes": [[10, 20, 60, 180]]}
 
-`boxes` are left, top, right, bottom in pixels of the frame, and a score from 0 to 1 (1 if left out). `frame` counts from
-0 as `Frame.index`, `seconds` is the stream's time as `Frame.seconds`: all lines have the one or all the other. `stream`
-is needed if there are several. Other keys are ignored. A frame without a line has no boxes; one from a pipe is
-waited for until its line, a later one or the end comes.
+`boxes` are left, top, right, bottom in pixels of the frame, and a score from 0 to 1 (1 if left out). `frame` counts
+from 0 as `Frame.index`, `seconds` is the stream's time as `Frame.seconds`. `stream` is needed if there are several.
+Other keys are ignored. A frame without a line has no boxes; one from a pipe is waited for until its line, a later one
+or the end comes.
 """
 
 from __future__ import annotations
@@ -59,10 +59,14 @@ class OutsideDetections:
         self._ended = False
         self._waiting: dict[str | None, collections.deque[_Line]] = collections.defaultdict(collections.deque)
         self._streams: set[str] = set()
+        self._unnamed = False  # whether there are lines without a stream
 
     def detect(self, frame: Frame) -> list[Box]:
         """The boxes of this frame's line."""
         self._streams.add(frame.stream)
+        if self._unnamed and len(self._streams) > 1:
+            several = ", ".join(sorted(self._streams))
+            raise DetectorError(f'{self._source} has lines without "stream"; there are several: {several}')
         found: tuple[Box, ...] = ()
         while (line := self._first(frame.stream)) is not None and (order := line.compare(frame)) <= 0:
             if order == 0:
@@ -98,9 +102,10 @@ class OutsideDetections:
         try:
             line = _parse(text)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise self._error(f"cannot be read ({error}); wanted " + '{"frame": 0, "boxes": [[l, t, r, b, score]]}')
-        if line.stream is None and len(self._streams) > 1:
-            raise self._error(f'has no "stream"; there are several: {", ".join(sorted(self._streams))}')
+            raise self._error(
+                f"cannot be read ({error}); wanted " + '{"frame": 0, "boxes": [[l, t, r, b, score]]}'
+            ) from None
+        self._unnamed |= line.stream is None
         waiting = self._waiting[line.stream]
         waiting.append(line)
         if len(waiting) > MOST_WAITING:

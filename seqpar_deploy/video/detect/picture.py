@@ -39,7 +39,7 @@ class PictureInput:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a frame lies in the graph's picture: scales from frame to picture, and the frame's top left corner there."""
+    """Where a frame lies in the graph's picture: scales from frame to picture, and the frame's corner there."""
 
     x_scale: float
     y_scale: float
