@@ -15,7 +15,7 @@ VARIANCES = 25.0  # squared distance from the background, in variances of a pixe
 SHADOW = 127  # MOG2's value for it; foreground is 255
 LEARN_EVERY = 0.2  # seconds
 FIRST_LOOKS = 10  # that are learned from in equal parts
-MEMORY = 40.0  # seconds; what is not a person and stays is background after a tenth of it
+MEMORY = 10.0  # seconds; what is not a person and stays is background after a tenth of it
 
 
 class Background:

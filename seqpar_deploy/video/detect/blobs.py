@@ -17,10 +17,10 @@ SPECK = 20  # pixels; smaller blobs are noise
 WIDTH = 0.4  # of a person to their height
 FILLED = 0.3  # least share of a person's box that is foreground
 MOST_PEOPLE = 8  # in one blob
-LEAST_BODY = 0.1  # foreground of a person, in squares of their height
+LEAST_BODY = 0.08  # foreground of a person, in squares of their height
 NEXT_HEAD = 0.06  # how far the upper edge rises to the next head, to a person's height
 ASIDE = 0.06  # arms and bags, to a person's height
-SIDE_BY_SIDE = 0.5  # to a person's height: wider blobs may be two
+SIDE_BY_SIDE = 0.4  # to a person's height: wider blobs may be two
 GUESSED = 0.6  # score of a person taken off a blob, or of a blob of unlikely size
 
 
