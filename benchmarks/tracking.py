@@ -71,10 +71,12 @@ def run(video: Path, wanted: str) -> tuple[Found, Found, dict[str, Any]]:
     detected: Found = {}
     tracked: Found = {}
     times: dict[str, list[float]] = {"detect": [], "track": []}
+    processor_seconds = 0.0
     for frame in frames(video):
-        start = time.perf_counter()
+        processor, start = time.process_time(), time.perf_counter()
         boxes = detector.detect(frame)
         between = time.perf_counter()
+        processor_seconds += time.process_time() - processor
         people = tracker.update(frame, boxes)
         times["track"].append(1000 * (time.perf_counter() - between))
         times["detect"].append(1000 * (between - start))
@@ -85,6 +87,7 @@ def run(video: Path, wanted: str) -> tuple[Found, Found, dict[str, Any]]:
         stage: {"median": round(float(np.median(of)), 2), "95th percentile": round(float(np.percentile(of, 95)), 2)}
         for stage, of in times.items()
     }
+    cost["detect"]["mean processor time of all cores"] = round(1000 * processor_seconds / len(detected), 2)
     return detected, tracked, cost
 
 

@@ -36,8 +36,8 @@ class MotionOptions:
 class MotionDetector:
     """A `Detector` for fixed cameras; keeps a background for each stream.
 
-    Cannot tell people from other upright things of their size that move. A camera that moves, or rain of light, gives
-    no boxes rather than wrong ones; for those, use `OnnxDetector`.
+    Cannot tell people from other upright things of their size that move, and is of no use on a camera that moves:
+    `OnnxDetector` is for those.
     """
 
     def __init__(self, options: MotionOptions = MotionOptions()) -> None:
