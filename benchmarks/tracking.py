@@ -7,7 +7,8 @@ The video is OpenCV's sample; everybody in every 5th frame of it is labelled in 
 
 A labelled box is found if a box overlaps it by IoU 0.5 or more, one to one. A person (a labelled track) is found if at
 least half of their boxes are. Identity switches are changes of the number that a labelled person's found boxes have;
-fragments are the times they are lost and found again.
+fragments are the times they are lost and found again. The built-in detector's constants were chosen on this very video,
+so expect less elsewhere.
 """
 
 from __future__ import annotations

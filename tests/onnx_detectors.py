@@ -192,6 +192,12 @@ def tensorflow(b: Builder) -> None:
     b.output("detection_classes", b.add("Identity", np.array([[1, 3]], np.float32)))
 
 
+def torchvision(b: Builder) -> None:
+    b.output("boxes", b.add("Concat", b.edges, np.array([[1, 2, 30, 20]], np.float32), axis=0))
+    b.output("labels", b.add("Identity", np.array([1, 3], np.int64)), TensorProto.INT64)
+    b.output("scores", b.add("Identity", np.array([0.9, 0.95], np.float32)))
+
+
 # Layout, and what white is in its picture.
 LAYOUTS: dict[str, tuple[Callable[[Builder], None], str]] = {
     "yolov8": (yolov8, "unit"),
@@ -207,6 +213,7 @@ LAYOUTS: dict[str, tuple[Callable[[Builder], None], str]] = {
     "efficient-nms": (efficient_nms, "unit"),
     "paddle": (paddle, "unit"),
     "tensorflow": (tensorflow, "bytes"),
+    "torchvision": (torchvision, "unit"),
 }
 
 

@@ -45,7 +45,7 @@ class Background:
     def learn(self, picture: Crop, seconds: float, people: Mask) -> None:
         """Take a picture in, but where `people` is not 0. Most are passed over: the background changes slowly."""
         passed = seconds - self._learned_at
-        if self._looks >= FIRST_LOOKS and passed < LEARN_EVERY:
+        if self._looks >= FIRST_LOOKS and 0 <= passed < LEARN_EVERY:  # below 0 a stream's time began anew
             return
         self._learned_at = seconds
         if self._stood is None:

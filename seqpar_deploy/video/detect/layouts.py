@@ -15,6 +15,7 @@ Where the layouts are from:
 - RF-DETR: `dets` (1, Q, 4) as above and `labels` (1, Q, 91), sigmoid, ImageNet's mean and deviation
   (roboflow/rf-detr `rfdetr/detr.py`, `rfdetr/main.py`).
 - PaddleDetection by paddle2onnx: inputs `im_shape`, `scale_factor`; (N, 6): class, score, edges.
+- torchvision: `boxes` (N, 4), `labels` and `scores` (N,), COCO's classes from 1.
 - TensorFlow's detection API: `detection_boxes` (top, left, bottom, right from 0 to 1), `_classes` from 1, `_scores`.
 """
 
