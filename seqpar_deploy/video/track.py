@@ -16,13 +16,14 @@ KALMAN_RATE = 10.0  # how often a second the library adds its noise of motion; 3
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackOptions:
     """Boxes with at least `sure` begin tracks, others only continue them. A track that is not seen for `lost_seconds`
-    of the stream has ended; it counts from its `confirmed_after`th frame in a row on. Boxes continue a track if they
-    overlap where it is expected by `overlap` (intersection over union) or more."""
+    of the stream has ended; it counts from its `confirmed_after`th frame in a row on. A box continues a track if it is
+    at least this `near` to where that is expected: intersection over union, less the squared distance of the centres
+    over that of the farthest corners (DIoU, -1 to 1). Below 0 they need not overlap, at few frames a second."""
 
     sure: float = 0.5
     lost_seconds: float = 2.0
     confirmed_after: int = 2
-    overlap: float = 0.1
+    near: float = -0.2
 
 
 class ByteTracker:
@@ -33,6 +34,7 @@ class ByteTracker:
         try:
             import supervision
             import trackers
+            from trackers.utils.iou import DIoU
         except ImportError:
             raise BackendUnavailableError(
                 "following people needs trackers, which is not installed; pip install 'seqpar-deploy[video]'"
@@ -44,7 +46,8 @@ class ByteTracker:
             track_activation_threshold=options.sure,
             high_conf_det_threshold=options.sure,
             minimum_consecutive_frames=options.confirmed_after,
-            minimum_iou_threshold=options.overlap,
+            minimum_iou_threshold=options.near,
+            iou=DIoU(),
         )
         self._seconds = -1.0
 

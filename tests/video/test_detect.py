@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from seqpar_deploy.errors import DetectorError
+from seqpar_deploy.errors import BackendUnavailableError, DetectorError
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.detect.choose import open_detector
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.detect.outside import FunctionDetector, OutsideDetections
+from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Box, Frame
 
 HEIGHT, WIDTH = 120, 30  # of a drawn person, before they are scaled
@@ -176,3 +178,10 @@ def test_an_unknown_detector_is_told_with_what_there_is(tmp_path: Path) -> None:
         open_detector("yolo")
     with pytest.raises(DetectorError, match="cannot be read: No such file"):
         open_detector(str(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(("module", "part"), [("cv2", MotionDetector), ("trackers", ByteTracker)])
+def test_what_is_not_installed_is_told_with_the_extra(module: str, part: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'seqpar-deploy\[video\]'"):
+        part()
