@@ -8,6 +8,7 @@
     ├── DatasetError               a data set cannot be found or read, or disagrees with its label set
     ├── VideoError                 a video cannot be read or written
     ├── TrainingError              a training run cannot be started, resumed or gone on with
+    ├── DetectorError              a detector of people cannot be opened or run, or what it says cannot be read
     ├── StrategyError              a decoding option is out of range
     ├── SinkError                  a sink of the video pipeline cannot be opened, or cannot go on
     ├── BundleError                a bundle cannot be opened
@@ -55,6 +56,10 @@ class VideoError(SeqparError):
 
 class TrainingError(SeqparError):
     """A training run cannot be started, resumed or gone on with."""
+
+
+class DetectorError(SeqparError):
+    """A detector of people cannot be opened or run, or what it says cannot be read."""
 
 
 class StrategyError(SeqparError):

@@ -1,0 +1,178 @@
+"""How well people are found and followed in the street video, and what it costs.
+
+    .venv/bin/python benchmarks/tracking.py vtest.avi [--detector motion|DETECTOR.onnx|BOXES.jsonl]
+
+The video is OpenCV's sample; everybody in every 5th frame of it is labelled in samples/vtest/tracks.csv. Tracks 7 and
+20, people of 40 pixels, count neither as found nor as missed. Writes benchmarks/results/tracking.json.
+
+A labelled box is found if a box overlaps it by IoU 0.5 or more, one to one. A person (a labelled track) is found if at
+least half of their boxes are. Identity switches are changes of the number that a labelled person's found boxes have;
+fragments are the times they are lost and found again. The built-in detector's constants were chosen on this very video,
+so expect less elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from seqpar_deploy.files import write_whole
+from seqpar_deploy.machine import describe_machine
+from seqpar_deploy.resources import data_dir
+from seqpar_deploy.video.detect.choose import MOTION, open_detector
+from seqpar_deploy.video.track import ByteTracker
+from seqpar_deploy.video.types import Box, Frame
+
+RESULT = Path(__file__).parent / "results" / "tracking.json"
+IGNORED = {7, 20}
+FOUND = 0.5  # IoU
+
+Edges = npt.NDArray[np.float64]
+Found = dict[int, list[tuple[Box, int]]]  # frame: boxes and their tracks
+Labels = dict[int, list[tuple[int, int, Edges]]]  # frame: track, occlusion, edges
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--detector", default=MOTION)
+    options = parser.parse_args()
+    detected, tracked, cost = run(options.video, options.detector)
+    labels = read_labels()
+    result = {
+        "detector": options.detector,
+        "detected": score(labels, detected),
+        "tracked": score(labels, tracked) | identities(labels, tracked),
+        "milliseconds_a_frame": cost,
+        "versions": {name: importlib.metadata.version(name) for name in ("opencv-python", "trackers", "av")},
+        "machine": describe_machine(),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    if options.detector == MOTION:
+        write_whole(RESULT, text.encode())
+    print(text)
+
+
+def run(video: Path, wanted: str) -> tuple[Found, Found, dict[str, Any]]:
+    """What is detected and tracked in each frame, and what that cost."""
+    detector, tracker = open_detector(wanted), ByteTracker()
+    detected: Found = {}
+    tracked: Found = {}
+    times: dict[str, list[float]] = {"detect": [], "track": []}
+    processor_seconds = 0.0
+    for frame in frames(video):
+        processor, start = time.process_time(), time.perf_counter()
+        boxes = detector.detect(frame)
+        between = time.perf_counter()
+        processor_seconds += time.process_time() - processor
+        people = tracker.update(frame, boxes)
+        times["track"].append(1000 * (time.perf_counter() - between))
+        times["detect"].append(1000 * (between - start))
+        detected[frame.index] = [(box, 0) for box in boxes]
+        tracked[frame.index] = [(one.box, one.track) for one in people]
+    detector.close()
+    cost = {
+        stage: {"median": round(float(np.median(of)), 2), "95th percentile": round(float(np.percentile(of, 95)), 2)}
+        for stage, of in times.items()
+    }
+    cost["detect"]["mean processor time of all cores"] = round(1000 * processor_seconds / len(detected), 2)
+    return detected, tracked, cost
+
+
+def frames(video: Path) -> Iterator[Frame]:
+    with av.open(str(video)) as container:
+        for index, picture in enumerate(container.decode(video=0)):
+            seconds = float(picture.time if picture.time is not None else index / 10)
+            yield Frame(stream="vtest", index=index, seconds=seconds, image=picture.to_ndarray(format="rgb24"))
+
+
+def read_labels() -> Labels:
+    labels: Labels = defaultdict(list)
+    with (data_dir("samples") / "vtest" / "tracks.csv").open() as file:
+        for row in csv.DictReader(file):
+            edges = np.array([float(row[edge]) for edge in ("left", "top", "right", "bottom")])
+            labels[int(row["frame"])].append((int(row["track"]), int(row["occlusion"]), edges))
+    return labels
+
+
+def matches(labels: Labels, found: Found) -> Iterator[tuple[int, dict[int, int], Edges]]:
+    """Of each labelled frame: its index, the box found of each label (by place), and all overlaps."""
+    for frame, people in labels.items():
+        overlaps = overlap(np.array([edges for _, _, edges in people]), edges_of(found.get(frame, [])))
+        pairs = zip(*linear_sum_assignment(-np.where(overlaps >= FOUND, overlaps, 0)), strict=True)
+        yield frame, {int(row): int(column) for row, column in pairs if overlaps[row, column] >= FOUND}, overlaps
+
+
+def score(labels: Labels, found: Found) -> dict[str, Any]:
+    """Recall and precision of boxes, and people found."""
+    hits: dict[int, list[bool]] = defaultdict(list)
+    visible: list[bool] = []
+    wrong = 0
+    for frame, of, overlaps in matches(labels, found):
+        for place, (track, occlusion, _) in enumerate(labels[frame]):
+            if track not in IGNORED:
+                hits[track].append(place in of)
+                visible += [place in of] if occlusion < 2 else []
+        ignored = [place for place, (track, _, _) in enumerate(labels[frame]) if track in IGNORED]
+        for column in set(range(overlaps.shape[1])) - set(of.values()):
+            wrong += not any(overlaps[place, column] > 0.1 for place in ignored)
+    right = sum(sum(of_track) for of_track in hits.values())
+    found_share = {track: float(np.mean(of_track)) for track, of_track in sorted(hits.items())}
+    return {
+        "people": len(hits),
+        "people found": sum(share >= 0.5 for share in found_share.values()),
+        "people found in 80 % of frames": sum(share >= 0.8 for share in found_share.values()),
+        "boxes": sum(map(len, hits.values())),
+        "recall": round(right / sum(map(len, hits.values())), 4),
+        "recall, less than half hidden": round(float(np.mean(visible)), 4),
+        "precision": round(right / max(1, right + wrong), 4),
+        "recall of each track": {str(track): round(share, 2) for track, share in found_share.items()},
+    }
+
+
+def identities(labels: Labels, found: Found) -> dict[str, Any]:
+    """How the numbers of tracks fit people."""
+    numbers: dict[int, list[int | None]] = defaultdict(list)
+    for frame, of, _ in matches(labels, found):
+        for place, (track, _, _) in enumerate(labels[frame]):
+            numbers[track].append(found[frame][of[place]][1] if place in of else None)
+    switches = fragments = 0
+    for track, seen in numbers.items():
+        known = [number for number in seen if number is not None]
+        if track not in IGNORED:
+            switches += sum(one != other for one, other in itertools.pairwise(known))
+            starts = sum(now is not None and before is None for before, now in zip([None, *seen], seen, strict=False))
+            fragments += max(0, starts - 1)
+    used = {number for boxes in found.values() for _, number in boxes}
+    return {"identity switches": switches, "fragments": fragments, "track numbers used": len(used)}
+
+
+def edges_of(found: list[tuple[Box, int]]) -> Edges:
+    edges = [(box.left, box.top, box.right, box.bottom) for box, _ in found]
+    return np.array(edges, dtype=np.float64).reshape(-1, 4)
+
+
+def overlap(some: Edges, others: Edges) -> Edges:
+    """Intersection over union (N, M)."""
+    start = np.maximum(some[:, None, :2], others[None, :, :2])
+    end = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    inside = np.clip(end - start, 0, None).prod(axis=-1)
+    areas = (some[:, 2:] - some[:, :2]).prod(axis=1)[:, None] + (others[:, 2:] - others[:, :2]).prod(axis=1)[None]
+    return np.asarray(inside / (areas - inside))
+
+
+if __name__ == "__main__":
+    main()

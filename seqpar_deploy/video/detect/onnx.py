@@ -1,0 +1,162 @@
+"""People found by any detector that was exported to ONNX."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.errors import DetectorError
+from seqpar_deploy.video.detect.graph import Backend, Graph, Tensor, open_graph
+from seqpar_deploy.video.detect.layouts import Layout, class_names, recognise
+from seqpar_deploy.video.detect.opencv import import_cv2
+from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling, place, to_tensor
+from seqpar_deploy.video.types import Box, Frame
+
+USUAL_SIDE = 640  # of graphs that take any size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnnxOptions:
+    """How a detector is run. `person_class`, `fit` and `scaling` are seen in the graph where they are None.
+
+    Boxes below `score` are dropped; of two that overlap by more than `overlap` (intersection over union) the better
+    one stays, unless the graph sees to that itself.
+    """
+
+    score: float = 0.25
+    overlap: float = 0.6
+    person_class: int | None = None
+    fit: Fit | None = None
+    scaling: Scaling | None = None
+    threads: int | None = None
+
+
+class OnnxDetector:
+    """A `Detector` from an ONNX file; what its inputs and outputs mean is recognised (`layouts.py` has the list).
+
+    `backend` is "openvino", "onnxruntime", "cuda" (ONNX Runtime's) or "auto": OpenVINO, where it is installed. Raises
+    DetectorError if the file is no detector of a known layout, BackendUnavailableError if the runtime is not there.
+    """
+
+    def __init__(self, path: Path, backend: Backend = "auto", options: OnnxOptions = OnnxOptions()) -> None:
+        self._options = options
+        self._cv2 = import_cv2()
+        graph = open_graph(path, backend, options.threads)
+        try:
+            self._picture = _picture_input(graph)
+            self._others = {
+                tensor.name: _other_input(tensor, self._picture)
+                for tensor in graph.inputs
+                if tensor.name != self._picture.name
+            }
+            self.layout = self._recognise(graph)
+        except DetectorError as error:
+            raise DetectorError(f"the detector {path} cannot be used: {error}") from None
+        self._graph: Graph | None = graph
+        self._fit: Fit = options.fit or self.layout.fit
+        self._scaling: Scaling = options.scaling or self.layout.scaling
+
+    def detect(self, frame: Frame) -> list[Box]:
+        """Everyone in the frame, cut at its edges."""
+        if self._graph is None:
+            raise DetectorError("the detector was closed; open it again")
+        picture, placement = place(frame.image, self._picture, self._fit)
+        tensor = to_tensor(picture, self._picture, self._scaling)
+        edges, scores = self.layout.decode(self._graph.run({self._picture.name: tensor, **self._others}))
+        sure = scores >= self._options.score
+        edges, scores = placement.to_frame(edges[sure]), scores[sure]
+        if self.layout.suppress:
+            edges, scores = self._suppress(edges, scores)
+        return _boxes(edges, scores, frame)
+
+    def close(self) -> None:
+        """Let the runtime go."""
+        self._graph = None
+
+    def _recognise(self, graph: Graph) -> Layout:
+        blank = np.zeros(self._picture.shape, dtype=self._picture.dtype)
+        try:
+            outputs = graph.run({self._picture.name: blank, **self._others})
+        except Exception as error:  # of either runtime
+            raise DetectorError(f"it does not run on a blank picture: {str(error).strip().splitlines()[-1]}") from None
+        return recognise(
+            outputs,
+            self._picture,
+            names=class_names(graph.metadata),
+            person_class=self._options.person_class,
+            inputs={tensor.name for tensor in graph.inputs},
+        )
+
+    def _suppress(self, edges: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+        sizes = np.concatenate([edges[:, :2], edges[:, 2:] - edges[:, :2]], axis=1)
+        kept = self._cv2.dnn.NMSBoxes(sizes, scores, self._options.score, self._options.overlap)
+        rows = np.asarray(kept, dtype=np.int64).reshape(-1)
+        return edges[rows], scores[rows]
+
+
+def _picture_input(graph: Graph) -> PictureInput:
+    """The input that takes the picture: (1, 3, H, W) or (1, H, W, 3)."""
+    for tensor in graph.inputs:
+        if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
+            if tensor.shape[0] not in (None, 1):
+                raise DetectorError(
+                    f"its input {tensor.name} takes {tensor.shape[0]} pictures at once; export it for 1 or any number"
+                )
+            if np.dtype(tensor.dtype) not in (np.float32, np.float16, np.uint8):
+                raise DetectorError(f"its input {tensor.name} is {np.dtype(tensor.dtype)}; wanted float or uint8")
+            first = tensor.shape[1] == 3
+            height, width = tensor.shape[2:] if first else tensor.shape[1:3]
+            usual = _usual_size(graph)
+            return PictureInput(
+                name=tensor.name,
+                channels="first" if first else "last",
+                height=height or usual[0],
+                width=width or usual[1],
+                dtype=tensor.dtype,
+            )
+    shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs)
+    raise DetectorError(f"its inputs are {shapes}; wanted a picture (1, 3, height, width) or (1, height, width, 3)")
+
+
+def _usual_size(graph: Graph) -> tuple[int, int]:
+    """Height and width for a graph that takes any: those it was exported with, where it says so."""
+    try:
+        height, width = ast.literal_eval(graph.metadata.get("imgsz", ""))
+        return int(height), int(width)
+    except (ValueError, SyntaxError, TypeError):
+        return USUAL_SIDE, USUAL_SIDE
+
+
+def _other_input(tensor: Tensor, picture: PictureInput) -> npt.NDArray[Any]:
+    """What the inputs beside the picture are told, so that boxes come in its pixels."""
+    values: Any
+    if tensor.name == "orig_target_sizes":
+        values = [[picture.width, picture.height]]
+    elif tensor.name == "im_shape":
+        values = [[picture.height, picture.width]]
+    elif tensor.name == "scale_factor":
+        values = [[1, 1]]
+    elif tensor.name == "pixel_mask":
+        sides = zip(tensor.shape[1:], (picture.height, picture.width), strict=True)
+        values = np.ones([1, *(fixed or side for fixed, side in sides)])
+    else:
+        raise DetectorError(
+            f"its input {tensor.name} {tensor.shape} is unknown; wanted a picture alone, or with orig_target_sizes, "
+            "im_shape, scale_factor or pixel_mask"
+        )
+    return np.asarray(values, dtype=tensor.dtype)
+
+
+def _boxes(edges: FloatArray, scores: FloatArray, frame: Frame) -> list[Box]:
+    height, width = frame.image.shape[:2]
+    found = []
+    for (left, top, right, bottom), score in zip(edges.tolist(), scores.tolist(), strict=True):
+        left, top, right, bottom = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
+        if right - left >= 1 and bottom - top >= 1:
+            found.append(Box(left=left, top=top, right=right, bottom=bottom, score=min(1.0, score)))
+    return found
