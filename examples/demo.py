@@ -22,7 +22,15 @@ def main() -> None:
     crops = data_dir("samples") / "crops"
     run("seqpar", "predict", crops, "--bundle", OUT / "bundle", "--annotate", OUT / "annotated")
     sheet = contact_sheet(sorted((OUT / "annotated").glob("*.png"))[:6], OUT / "people.png")
-    print(f"\nPictures with their attributes: {OUT}/annotated, six of them together: {sheet}")
+    street, video = data_dir("samples") / "vtest" / "street.mp4", OUT / "street.mp4"
+    page, events = OUT / "people.html", OUT / "people.jsonl"
+    events.unlink(missing_ok=True)  # a run appends
+    outputs = ["--annotate", video, "--report", page, "--events", events]
+    run("seqpar", "video", street, "--bundle", OUT / "bundle", *outputs)
+    print(
+        f"\nThe street video with its people's attributes: {video}; everyone who was seen: {page}; as events: {events}"
+    )
+    print(f"Pictures with their attributes: {OUT}/annotated, six of them together: {sheet}")
     print("The demo model is small; it learned from drawings and few real people, five of these among them.")
     print("How far to trust it: models/demo/README.md.")
 

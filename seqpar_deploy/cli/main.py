@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from seqpar_deploy.cli import eval as evaluation
-from seqpar_deploy.cli import parity, predict, synth, train, tune
+from seqpar_deploy.cli import parity, predict, synth, train, tune, video
 from seqpar_deploy.cli.console import new_app, run_app
 
 app = new_app("Pedestrian attributes with SequencePAR: from data to a bundle that runs on pictures of people.")
 app.command("predict")(predict.predict)
+app.command("video")(video.video)
 app.command("eval")(evaluation.evaluate)
 app.command("parity")(parity.parity)
 app.command("tune")(tune.tune)

@@ -1,0 +1,126 @@
+"""`seqpar video`: attributes of the people in videos, cameras and streams."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqpar_deploy.errors import VideoError
+from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.video.choose import ChooserOptions
+from seqpar_deploy.video.detect.choose import open_detector
+from seqpar_deploy.video.pipeline import Pipeline, Summary
+from seqpar_deploy.video.places import SourceSpec, expand_sources
+from seqpar_deploy.video.sinks import Sinks
+from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
+from seqpar_deploy.video.sinks.fan_out import say
+from seqpar_deploy.video.sinks.jsonl import JsonlSink
+from seqpar_deploy.video.sinks.metrics import Health, Metrics
+from seqpar_deploy.video.sinks.mqtt import MqttSink
+from seqpar_deploy.video.sinks.preview import PreviewSink
+from seqpar_deploy.video.sinks.report import ReportSink
+from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
+from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.types import Sink
+
+
+def video(
+    sources: Annotated[
+        list[str], typer.Argument(help="Video files or quoted globs, /dev/videoN, rtsp:// or http:// and the like.")
+    ],
+    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
+    backend: Annotated[str, typer.Option(help="As for seqpar predict; as tuned by default.")] = "auto",
+    detector: Annotated[
+        str, typer.Option(help="motion (built in, fixed cameras), an ONNX person detector, or boxes as JSON Lines.")
+    ] = "motion",
+    events: Annotated[
+        str | None, typer.Option(help="JSON Lines of what changes (docs/events.md): a file, or - for standard output.")
+    ] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Write the video with boxes and attributes, .mp4 or .mkv.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page with everyone who was seen.")] = None,
+    mqtt: Annotated[
+        str | None, typer.Option(help="Publish events: mqtt://[user:password@]host[:port][/prefix].")
+    ] = None,
+    serve: Annotated[
+        int | None, typer.Option(help="Show a live preview, /metrics and /healthz on this port.", min=0, max=65535)
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="Where --serve listens; other machines need another than this.")
+    ] = "127.0.0.1",
+    max_crops_per_second: Annotated[float, typer.Option(help="Crops to recognise, over all sources.")] = 10,
+    max_latency: Annotated[
+        float, typer.Option(help="Seconds in which everyone has a first answer, if it can be.")
+    ] = 0.5,
+    profile: Annotated[bool, typer.Option("--profile", help="Print what each stage cost.")] = False,
+) -> None:
+    """Follow the people in videos and streams, and tell their attributes as they become known and change.
+
+    Ctrl-C ends it: everything that was read is told, and files are finished.
+    """
+    specs = expand_sources(sources)
+    metrics, health = Metrics(), Health()
+    with contextlib.ExitStack() as stack:
+        recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))  # type: ignore[arg-type]
+        finder = open_detector(detector)
+        stack.callback(finder.close)
+        files = _annotated_files(specs, annotate)
+        told: list[Sink] = [JsonlSink(events)] if events else []
+        told += [AnnotatedSink(stream, file) for stream, file in files.items()]
+        told += [ReportSink(report, videos=files)] if report else []
+        told += [MqttSink(mqtt, metrics=metrics)] if mqtt else []
+        if serve is not None:
+            preview = PreviewSink()
+            told.append(preview)
+            routes = preview.routes() | metrics_routes(metrics, health)
+            web = WebServer(routes, address=address, port=serve)
+            stack.callback(web.close)
+            say(f"preview, /metrics and /healthz at {web.url}")
+        pipeline = Pipeline(
+            [Source(spec, report=say) for spec in specs],
+            finder,
+            recognizer,
+            Sinks(told or [JsonlSink("-")], metrics=metrics),
+            chooser=ChooserOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
+            metrics=metrics,
+            health=health,
+        )
+        summary = pipeline.run()
+    _print(summary, [path for path in (*files.values(), report) if path], profile)
+    if summary.failed:
+        raise VideoError(
+            f"{len(summary.failed)} of {len(specs)} sources failed, first {next(iter(summary.failed.items()))}"
+        )
+
+
+def _annotated_files(specs: list[SourceSpec], annotate: Path | None) -> dict[str, Path]:
+    """Where each stream's annotated video goes, none of which is read at the same time."""
+    if annotate is None:
+        return {}
+    files: dict[str, Path] = files_for(annotate, [spec.name for spec in specs])
+    read = {Path(spec.place).resolve() for spec in specs if not spec.is_url}
+    for file in files.values():
+        if file.resolve() in read:
+            raise VideoError(f"--annotate would write {file}, which is read; name another file")
+    return files
+
+
+def _print(summary: Summary, files: list[Path], profile: bool) -> None:
+    """What a run came to, on standard error: standard output may be events."""
+    frames, dropped = sum(summary.frames.values()), sum(summary.dropped.values())
+    lost = f", {dropped} dropped" if dropped else ""
+    rate = frames / summary.seconds if summary.seconds else 0.0
+    lines = [
+        f"{summary.people} people, {summary.crops} crops recognised; {frames} frames{lost}, {rate:.0f} a second",
+        *(f"wrote {file}" for file in files),
+    ]
+    if profile:
+        lines.append(f"{'stage':16} {'entered':>8} {'ms each':>8} {'seconds':>8}")
+        for name, (times, seconds) in summary.stages.items():
+            lines.append(f"{name:16} {times:8} {1e3 * seconds / times:8.2f} {seconds:8.2f}")
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,64 @@
+"""Every figure the README quotes is one that a script in benchmarks/ wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def result(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+LADDER = {rung["description"]: rung for rung in result("ladder-x86_64-cpu.json")["rungs"]}
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(rung, milliseconds, times faster) of the table under "How fast"."""
+    section = README.split("## Is it right, and how fast")[1].split("\n## ")[0]
+    found = re.findall(r"^\| (\w.*?) \| (\d+) \| ([\d.]+) \|", section, re.MULTILINE)
+    assert len(found) >= 5
+    return found
+
+
+@pytest.mark.parametrize(("name", "milliseconds", "faster"), rows())
+def test_the_table_is_the_ladders(name: str, milliseconds: str, faster: str) -> None:
+    rung, first = LADDER[name], next(iter(LADDER.values()))
+    assert first["name"] == "published"
+    assert milliseconds == f"{1e3 * rung['p50']:.0f}"
+    assert faster == f"{first['p50'] / rung['p50']:.1f}"
+
+
+def test_every_result_that_is_named_exists() -> None:
+    named = re.findall(r"benchmarks/results/[\w.-]+", README)
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_sentences_are_the_results() -> None:
+    exact, quick = LADDER["bundle fp32, openvino, speculative"], LADDER["bundle int8, openvino, speculative"]
+    shares = {(share["rung"], share["graph"]): share for share in result("ladder-x86_64-cpu.json")["shares"]}
+    of_demo = result("exactness-x86_64-cpu.json")
+    found = next(
+        entry for entry in of_demo["results"] if (entry["backend"], entry["arithmetic"]) == ("openvino", "int8")
+    )
+    expected = quick["p50"] + found["rechecked_share"] * exact["p50"]
+    left = found["different_after_recheck"] or "no"
+    said = " ".join(README.split())
+    for sentence in (
+        f"On {of_demo['tested_on']:,} crops of the demo model that leaves {left} sequence",
+        f"where {found['different']} would be; {100 * found['rechecked_share']:.0f} % of the crops need it",
+        f"{1e3 * expected:.0f} ms on average, {LADDER['PyTorch, as published']['p50'] / expected:.1f} times faster",
+        f"reaches {100 * shares['openvino', 'encoder']['share_of_products']:.0f} % of the machine's FP32",
+        f"{100 * shares['openvino-int8', 'encoder']['share_of_products']:.0f} % of its int8 rate in int8",
+        f"step takes {1 / shares['openvino', 'decoder_step']['share_of_bandwidth']:.1f} times as long",
+    ):
+        assert sentence in said
