@@ -129,7 +129,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
 def test_golden_is_never_unpickled(copy: Path) -> None:
     bundle = Bundle.open(copy)
     np.savez(copy / "golden.npz", crops=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(BundleFormatError, match="allow_pickle=False"):
         bundle.golden()
 
 

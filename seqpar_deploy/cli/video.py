@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 
+from seqpar_deploy.cli.console import INTERRUPTED
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.choose import ChooserOptions
@@ -53,30 +57,43 @@ def video(
     address: Annotated[
         str, typer.Option(help="Where --serve listens; other machines need another than this.")
     ] = "127.0.0.1",
-    max_crops_per_second: Annotated[float, typer.Option(help="Crops to recognise, over all sources.")] = 10,
+    max_crops_per_second: Annotated[float, typer.Option(help="Crops to recognise, over all sources.", min=0.1)] = 10,
     max_latency: Annotated[
-        float, typer.Option(help="Seconds in which everyone has a first answer, if it can be.")
+        float, typer.Option(help="Seconds in which everyone has a first answer, if it can be.", min=0)
     ] = 0.5,
     profile: Annotated[bool, typer.Option("--profile", help="Print what each stage cost.")] = False,
 ) -> None:
     """Follow the people in videos and streams, and tell their attributes as they become known and change.
 
-    Ctrl-C ends it: everything that was read is told, and files are finished.
+    Events go to standard output if nothing else is asked for. Ctrl-C ends it: what was read is told, files finished.
     """
     specs = expand_sources(sources)
+    if len({spec.live for spec in specs}) > 1:
+        raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
         recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))  # type: ignore[arg-type]
         finder = open_detector(detector)
         stack.callback(finder.close)
-        files = _annotated_files(specs, annotate)
-        told: list[Sink] = [JsonlSink(events)] if events else []
-        told += [AnnotatedSink(stream, file) for stream, file in files.items()]
-        told += [ReportSink(report, videos=files)] if report else []
-        told += [MqttSink(mqtt, metrics=metrics)] if mqtt else []
+        files = _annotated_files(annotate, specs)
+        _check_apart(specs, [*files.values(), *([report] if report else []), *([Path(events)] if events else [])])
+        told: list[Sink] = []
+
+        def tell(sink: Sink) -> None:
+            told.append(sink)
+            stack.callback(sink.close)  # also where a later one cannot be opened
+
+        if events or not (annotate or report or mqtt or serve is not None):
+            tell(JsonlSink(events or "-"))
+        for stream, file in files.items():
+            tell(AnnotatedSink(stream, file))
+        if report:
+            tell(ReportSink(report, videos=files))
+        if mqtt:
+            tell(MqttSink(mqtt, metrics=metrics))
         if serve is not None:
             preview = PreviewSink()
-            told.append(preview)
+            tell(preview)
             routes = preview.routes() | metrics_routes(metrics, health)
             web = WebServer(routes, address=address, port=serve)
             stack.callback(web.close)
@@ -85,29 +102,53 @@ def video(
             [Source(spec, report=say) for spec in specs],
             finder,
             recognizer,
-            Sinks(told or [JsonlSink("-")], metrics=metrics),
+            Sinks(told, metrics=metrics),
             chooser=ChooserOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
             metrics=metrics,
             health=health,
         )
-        summary = pipeline.run()
-    _print(summary, [path for path in (*files.values(), report) if path], profile)
+        with _first_signal(pipeline.request_stop) as interrupted:
+            summary = pipeline.run()
+    _print(summary, [path for path in (*files.values(), report) if path and path.exists()], profile)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
     if summary.failed:
-        raise VideoError(
-            f"{len(summary.failed)} of {len(specs)} sources failed, first {next(iter(summary.failed.items()))}"
-        )
+        raise VideoError(f"{len(summary.failed)} of {len(specs)} sources could not be read, see above")
 
 
-def _annotated_files(specs: list[SourceSpec], annotate: Path | None) -> dict[str, Path]:
-    """Where each stream's annotated video goes, none of which is read at the same time."""
-    if annotate is None:
-        return {}
-    files: dict[str, Path] = files_for(annotate, [spec.name for spec in specs])
-    read = {Path(spec.place).resolve() for spec in specs if not spec.is_url}
-    for file in files.values():
-        if file.resolve() in read:
-            raise VideoError(f"--annotate would write {file}, which is read; name another file")
-    return files
+@contextlib.contextmanager
+def _first_signal(request_stop: Callable[[], None]) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM asks to stop, a second interrupts at once. The signals that came."""
+    came: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        request_stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _annotated_files(annotate: Path | None, specs: list[SourceSpec]) -> dict[str, Path]:
+    """Where each stream's annotated video goes."""
+    return files_for(annotate, [spec.name for spec in specs]) if annotate else {}
+
+
+def _check_apart(specs: list[SourceSpec], outputs: list[Path]) -> None:
+    """No output is a source, nor another output."""
+    taken = {Path(spec.place).resolve(): "read" for spec in specs if not spec.is_url}
+    for path in outputs:
+        if str(path) == "-":
+            continue
+        if path.resolve() in taken:
+            raise VideoError(f"{path} would be written, which is {taken[path.resolve()]}; name another file")
+        taken[path.resolve()] = "written already"
 
 
 def _print(summary: Summary, files: list[Path], profile: bool) -> None:

@@ -17,9 +17,9 @@ from seqpar_deploy.exporting.stages import Array, StagedGraph, run_onnxruntime
 def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
     """Run the graphs on a few crops and their whole sequences. Raises ParityError that names the first stage."""
     d = bundle.dimensions
-    # A real crop, and the first of those made to be difficult: black, white, noise.
-    difficult = [crop for crop, person in enumerate(reference.people) if person.kind == "adversarial"]
-    chosen = sorted({0, *difficult[:3]})
+    # A real crop and the white one. Two: every tensor of six stages is in memory at a time.
+    white = [crop for crop, person in enumerate(reference.people) if person.name == "white"]
+    chosen = [0, *white]
     tokens = reference.tokens[chosen, :-1]
     rows = len(tokens)
     encoder, step = (StagedGraph(graph, run_onnxruntime) for graph in (bundle.encoder, bundle.decoder_step))

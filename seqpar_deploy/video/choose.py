@@ -30,7 +30,7 @@ class ChooserOptions:
     pay. A person is answered at once if the crop has `good` quality, and otherwise, with the best crop so far,
     `max_latency` seconds after they appeared. The next answers come `refresh` seconds apart and then ever more rarely,
     twice as rarely each time where nothing is in doubt, up to `longest` seconds. Who is not seen for `patience` seconds
-    has left, as in FusionOptions. At most `max_waiting` crops wait.
+    has left, and is no longer waited for after `give_up`, as in FusionOptions. At most `max_waiting` crops wait.
     """
 
     max_crops_per_second: float = 10.0
@@ -39,6 +39,7 @@ class ChooserOptions:
     refresh: float = 1.0
     longest: float = 30.0
     patience: float = 2.0
+    give_up: float = 30.0
     margin: float = MARGIN
     max_waiting: int = 256
 
@@ -197,11 +198,13 @@ class Chooser:
         return candidate
 
     def _forget(self, stream: str) -> None:
-        """Drop who left, but for those who still wait for their first answer."""
+        """Drop who left, but for those who wait for their first answer and have not waited in vain for too long."""
         seconds = self._clocks[stream]
         for key in [key for key, track in self._tracks.items() if key[0] == stream]:
             track = self._tracks[key]
-            if seconds - track.last > self.options.patience and not (track.waiting and track.asked is None):
+            gone, hoped_for = seconds - track.last, track.waiting is not None and track.asked is None
+            ended = math.isinf(seconds)
+            if gone > self.options.patience and not (hoped_for and (ended or gone <= self.options.give_up)):
                 del self._tracks[key]
 
     def _bound(self) -> None:

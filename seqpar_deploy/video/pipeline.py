@@ -2,7 +2,7 @@
 
     sources (a thread each) -> detect, track -> choose -> recognise -> fuse -> sinks (a thread)
 
-Where all sources are files everything between happens on one thread, frame by frame, so that a run can be repeated.
+Where all sources are files everything between happens on one thread, frame by frame: a run of one file can be repeated.
 Where any is live, recognising has a thread of its own, and frames that come too fast are dropped at their source. The
 queues in between are bounded: a slow stage slows those before it.
 """
@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.choose import Chooser, ChooserOptions
 from seqpar_deploy.video.fuse import Fusion, FusionOptions
@@ -27,7 +28,8 @@ from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, TrackedBox, Tracker
 
 _FRAMES = 8  # of each source, waiting to be tracked
-_TOLD = 64  # frames and events, waiting for the sinks
+_TOLD = 16  # frames and events, waiting for the sinks
+_PATIENCE = 20.0  # seconds, at the end, after which a sink that is still busy with one thing counts as hanging
 _IDLE = 0.02  # seconds between looks for crops that wait
 _METERED = 0.5  # seconds between looks at the sources
 _STALE = 10.0  # seconds without a frame after which a source counts as ill
@@ -78,6 +80,7 @@ class Pipeline:
         self._trackers: dict[str, Tracker] = {}
         self._chooser, self._fusion = Chooser(chooser), Fusion(recognizer.bundle.label_set, fusion)
         self._believing = threading.RLock()  # around both, until their events are queued: events stay in order
+        self._one_batch = threading.RLock()  # around a batch from its choice to its events; taken before the other
         self._batch_size = batch_size
         self._told = BoundedQueue[Event | Tracked](_TOLD)
         self._all_tracked = threading.Event()
@@ -89,44 +92,29 @@ class Pipeline:
         self._people = self._crops = 0
         self._newest = 0.0  # seconds of the frame that is furthest on: the time it is, where all sources are files
         self._worker_error: BaseException | None = None
+        self._recognizes = True  # until it fails
+        self._asked_to_stop = self._stopping = self._hangs = False
+        self._telling_since: float | None = None  # when the sinks were handed what they are busy with
+        self._done = threading.Event()
 
     def run(self) -> Summary:
         """Until every source has ended, or `stop`. Raises what a detector, tracker or Recognizer raises, after the
         sinks were closed."""
         start = time.monotonic()
-        telling = threading.Thread(target=self._tell, name="sinks")
-        metering = threading.Thread(target=self._keep_metering, name="meters")
-        recognising = threading.Thread(target=self._keep_recognising, name="recognise") if self._live else None
-        queues = {name: source.start(_FRAMES) for name, source in self._sources.items()}
-        beats = {name: self._health.heartbeat(f"source {name}", within=_STALE) for name in queues}
-        telling.start()
-        metering.start()
-        self._health.thread(telling)
-        if recognising:
-            recognising.start()
-            self._health.thread(recognising)
-        try:
-            for name, item in merge(queues):
-                if isinstance(item, End):
-                    self._health.forget(f"source {name}")
-                    self._finish(name, item.error)
-                    continue
-                beats[name]()
-                self._track(item)
-                if not self._live:
-                    self._recognise()
-                if self._worker_error:
-                    break
-        finally:
-            self.stop()
-            self._all_tracked.set()
-            if recognising:
-                recognising.join()
-            with contextlib.ExitStack() as closing:
-                closing.callback(metering.join)
-                closing.callback(telling.join)
-                closing.callback(self._told.finish)
-                closing.callback(self._finish_all)
+        threads = {
+            name: threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("sinks", self._tell), ("meters", self._keep_metering), ("recognise", self._recognising))
+        }
+        with contextlib.ExitStack() as ending:  # in the reverse of this order, whatever happens
+            ending.callback(self._join, threads)
+            ending.callback(self._told.finish)
+            ending.callback(self._finish_all)
+            ending.callback(self._all_tracked.set)
+            ending.callback(self.stop)
+            for thread in threads.values():
+                thread.start()
+                self._health.thread(thread)
+            self._follow()
         if self._worker_error:
             raise self._worker_error
         return Summary(
@@ -139,8 +127,29 @@ class Pipeline:
             stages=self._meters.stages(),
         )
 
+    def _follow(self) -> None:
+        """Track what comes out of the sources, until nothing more does."""
+        queues = {name: source.start(_FRAMES) for name, source in self._sources.items()}
+        beats = {name: self._health.heartbeat(f"source {name}", within=_STALE) for name in queues}
+        for name, item in merge(queues):
+            if isinstance(item, End):
+                self._health.forget(f"source {name}")
+                self._finish(name, item.error)
+                continue
+            beats[name]()
+            self._track(item)
+            if not self._live:
+                self._recognise()
+            if self._worker_error:
+                return
+
+    def request_stop(self) -> None:
+        """`stop`, soon: safe in a signal's handler, which may interrupt anything."""
+        self._asked_to_stop = True
+
     def stop(self) -> None:
-        """Read no more; what was read is still told. Any thread, or a signal's handler, may call it."""
+        """Read no more; what was read is still told. For any thread; a signal's handler calls `request_stop`."""
+        self._stopping = True
         for source in self._sources.values():
             source.close()
 
@@ -161,23 +170,28 @@ class Pipeline:
             self._told.put((frame, tracked, people))
 
     def _recognise(self) -> bool:
-        """Recognise crops that wait; whether there were any."""
-        with self._believing:
-            batch = self._chooser.take(self._batch_size, time.monotonic() if self._live else self._newest)
-        if not batch:
-            return False
-        with self._meters.stage("recognise"):
-            predictions = self._recognizer.predict([candidate.crop for candidate in batch])
-        self._crops += len(batch)
-        with self._meters.stage("fuse"), self._believing:
-            for candidate, prediction in zip(batch, predictions, strict=True):
-                self._tell_later(self._fusion.add(candidate, prediction))
-        return True
+        """Recognise crops that wait, one batch at a time; whether there were any."""
+        with self._one_batch:
+            with self._believing:
+                batch = self._chooser.take(self._batch_size, time.monotonic() if self._live else self._newest)
+            if not batch:
+                return False
+            try:
+                with self._meters.stage("recognise"):
+                    predictions = self._recognizer.predict([candidate.crop for candidate in batch])
+            except BaseException:
+                self._recognizes = False
+                raise
+            self._crops += len(batch)
+            with self._meters.stage("fuse"), self._believing:
+                for candidate, prediction in zip(batch, predictions, strict=True):
+                    self._tell_later(self._fusion.add(candidate, prediction))
+            return True
 
-    def _keep_recognising(self) -> None:
-        """The recognising thread of live pipelines."""
+    def _recognising(self) -> None:
+        """The recognising thread; of files alone there is nothing for it to do."""
         try:
-            while not self._all_tracked.is_set():
+            while self._live and not self._all_tracked.is_set():
                 if not self._recognise():
                     self._all_tracked.wait(_IDLE)
         except BaseException as error:
@@ -185,22 +199,44 @@ class Pipeline:
             self.stop()
 
     def _keep_metering(self) -> None:
-        """Figures of sources change also while no frame comes."""
-        while not self._all_tracked.wait(_METERED):
+        """Figures of sources change also while no frame comes. Here it is seen, too, that somebody asked to stop, and
+        that a sink then keeps the others, and the program, waiting."""
+        while not self._done.wait(_METERED):
             for source in self._sources.values():
                 self._meters.of_source(source)
+            if self._asked_to_stop:
+                self.stop()
+            begun = self._telling_since
+            if self._stopping and begun is not None and time.monotonic() - begun > _PATIENCE:
+                self._hangs = True
+                self._told.close()
+
+    def _join(self, threads: Mapping[str, threading.Thread]) -> None:
+        for name in ("recognise", "sinks"):
+            while threads[name].is_alive() and not self._hangs:
+                threads[name].join(_METERED)
+            self._health.forget(name)
+        if self._hangs:
+            self._report("a sink hangs, and is left behind: what it had not taken is lost")
+        self._done.set()
+        threads["meters"].join()
+        self._health.forget("meters")
 
     def _finish(self, stream: str, error: BaseException | None) -> None:
         """A stream has ended: whoever was never answered is, and everyone's track ends."""
         if error is not None:
-            self._failed[stream] = " ".join(str(error).split())
-            self._report(f"{stream}: {self._failed[stream]}")
-        with self._believing:
-            self._chooser.finish(stream)
-            if self._worker_error is None:
-                while self._recognise():
-                    pass
-            self._tell_later(self._fusion.finish(stream))
+            words = " ".join(str(error).split())
+            why = words if isinstance(error, SeqparError) else f"{type(error).__name__}: {words}"
+            self._failed[stream] = why
+            self._health.watch(f"source {stream}", lambda: why)
+            self._report(f"{stream}: {why}")
+        with self._one_batch:  # what is being recognised is told before its people end
+            with self._believing:
+                self._chooser.finish(stream)
+            while self._recognizes and self._recognise():
+                pass
+            with self._believing:
+                self._tell_later(self._fusion.finish(stream))
         self._trackers.pop(stream, None)
 
     def _finish_all(self) -> None:
@@ -217,17 +253,21 @@ class Pipeline:
         """The sinks' thread."""
         try:
             for item in self._told:
+                self._telling_since = time.monotonic()
                 with self._meters.stage("sinks"):
                     if isinstance(item, Event):
                         self._sinks.event(item)
                     else:
                         self._sinks.frame(*item)
+                self._telling_since = None
         except BaseException as error:
             self._worker_error = error
             self._told.close()
             self.stop()
         finally:
+            self._telling_since = time.monotonic()
             self._sinks.close()
+            self._telling_since = None
 
 
 class _Meters:

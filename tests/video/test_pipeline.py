@@ -17,7 +17,10 @@ from video.clips import make_clip
 from video.stream_server import StreamServer
 
 from seqpar_deploy import Recognizer
+from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
+from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.places import SourceSpec, expand_sources
 from seqpar_deploy.video.source import Source
@@ -109,6 +112,55 @@ def test_a_detector_that_breaks_ends_the_run_and_closes_the_sinks(bundle_dir: Pa
     assert notebook.events[-1][0] == "ended"  # who was there is told of
 
 
+class Broken:
+    """A Recognizer whose runtime fails at its third batch."""
+
+    def __init__(self, sound: Recognizer) -> None:
+        self.bundle, self._sound, self.calls = sound.bundle, sound, 0
+
+    def predict(self, crops: Sequence[Crop]) -> list[Prediction]:
+        self.calls += 1
+        if self.calls > 2:
+            raise MemoryError
+        return self._sound.predict(crops)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: Path, live: bool) -> None:
+    notebook = Notebook()
+    made = pipeline(bundle_dir, [str(STREET)], notebook, OneWalker(), live=live)
+    made._recognizer = Broken(made._recognizer)  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        made.run()
+    assert notebook.closed == 1
+    assert notebook.events[-1][0] == "ended"
+    assert made._recognizer.calls == 3  # type: ignore[attr-defined]
+
+
+def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "_PATIENCE", 1.0)
+    told: list[str] = []
+    forever = threading.Event()
+
+    class Hanging(Notebook):
+        def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+            super().frame(frame, boxes, people)
+            if frame.index == 5:
+                forever.wait()
+
+    sink = Hanging()
+    made = pipeline(bundle_dir, [str(STREET)], sink, OneWalker())
+    made._report = told.append
+    running = threading.Thread(target=made.run)
+    running.start()
+    wait_for(lambda: 5 in sink.frames)
+    made.request_stop()
+    running.join(20)
+    assert not running.is_alive()
+    assert told == ["a sink hangs, and is left behind: what it had not taken is lost"]
+    forever.set()
+
+
 def test_a_source_that_cannot_be_read_costs_only_itself(bundle_dir: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -175,6 +227,10 @@ def test_an_interrupted_run_finishes_its_files(bundle_dir: Path, tmp_path: Path,
         (["nothing.mp4"], "nothing.mp4"),
         ([str(STREET), "--detector", "none.onnx"], "none.onnx"),
         ([str(STREET), "--annotate", str(STREET)], "which is read; name another file"),
+        ([str(STREET), "--report", str(STREET)], "which is read; name another file"),
+        ([str(STREET), "--events", "x", "--report", "x"], "which is written already; name another file"),
+        ([str(STREET), "rtsp://127.0.0.1:9/x"], "files and live sources in one run"),
+        ([str(STREET), "--serve", "0", "--mqtt", "http://x", "--report", "people.html"], "mqtt"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(bundle_dir: Path, options: list[str], message: str) -> None:
