@@ -35,9 +35,10 @@ class ByteTracker:
             import supervision
             import trackers
             from trackers.utils.iou import DIoU
-        except ImportError:
+        except ImportError as error:
             raise BackendUnavailableError(
-                "following people needs trackers, which is not installed; pip install 'seqpar-deploy[video]'"
+                f"following people needs trackers, which cannot be loaded: {error}; pip install 'seqpar-deploy[video]' "
+                "and apt-get install libgl1 where libGL.so.1 is missing"
             ) from None
         self._detections = supervision.Detections
         self._tracker = trackers.ByteTrackTracker(

@@ -11,8 +11,9 @@ def import_cv2() -> Any:
     """The module. Raises BackendUnavailableError that says what to install."""
     try:
         import cv2
-    except ImportError:
+    except ImportError as error:
         raise BackendUnavailableError(
-            "finding people needs OpenCV, which is not installed; pip install 'seqpar-deploy[video]'"
+            f"finding people needs OpenCV, which cannot be loaded: {error}; pip install 'seqpar-deploy[video]', and "
+            "apt-get install libgl1 where libGL.so.1 is missing"
         ) from None
     return cv2
