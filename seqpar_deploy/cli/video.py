@@ -83,12 +83,7 @@ def video(
             told.append(sink)
             stack.callback(sink.close)  # also where a later one cannot be opened
 
-        if events or not (annotate or report or mqtt or serve is not None):
-            tell(JsonlSink(events or "-"))
-        for stream, file in files.items():
-            tell(AnnotatedSink(stream, file))
-        if report:
-            tell(ReportSink(report, videos=files))
+        opened = [Source(spec, report=say) for spec in specs]
         if mqtt:
             tell(MqttSink(mqtt, metrics=metrics))
         if serve is not None:
@@ -98,8 +93,15 @@ def video(
             web = WebServer(routes, address=address, port=serve)
             stack.callback(web.close)
             say(f"preview, /metrics and /healthz at {web.url}")
+        # Those that write files come last: what cannot start leaves none behind.
+        if events or not (annotate or report or mqtt or serve is not None):
+            tell(JsonlSink(events or "-"))
+        for stream, file in files.items():
+            tell(AnnotatedSink(stream, file))
+        if report:
+            tell(ReportSink(report, videos=files))
         pipeline = Pipeline(
-            [Source(spec, report=say) for spec in specs],
+            opened,
             finder,
             recognizer,
             Sinks(told, metrics=metrics),

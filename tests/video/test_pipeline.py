@@ -233,10 +233,13 @@ def test_an_interrupted_run_finishes_its_files(bundle_dir: Path, tmp_path: Path,
         ([str(STREET), "--serve", "0", "--mqtt", "http://x", "--report", "people.html"], "mqtt"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(bundle_dir: Path, options: list[str], message: str) -> None:
+def test_what_cannot_be_run_is_one_line_and_leaves_nothing(
+    bundle_dir: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
     words = [str(Path(sys.executable).parent / "seqpar"), "video", *options, "--bundle", str(bundle_dir)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert message in line
 
