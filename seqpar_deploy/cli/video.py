@@ -157,9 +157,11 @@ def _print(summary: Summary, files: list[Path], profile: bool) -> None:
     """What a run came to, on standard error: standard output may be events."""
     frames, dropped = sum(summary.frames.values()), sum(summary.dropped.values())
     lost = f", {dropped} dropped" if dropped else ""
+    unanswered = f" and {summary.unanswered} never seen well enough" if summary.unanswered else ""
     rate = frames / summary.seconds if summary.seconds else 0.0
     lines = [
-        f"{summary.people} people, {summary.crops} crops recognised; {frames} frames{lost}, {rate:.0f} a second",
+        f"{summary.people} people{unanswered}, {summary.crops} crops recognised; "
+        f"{frames} frames{lost}, {rate:.0f} a second",
         *(f"wrote {file}" for file in files),
     ]
     if profile:

@@ -77,6 +77,7 @@ class Fusion:
             if group.exclusive
         ]
         self._streams: dict[str, dict[int, _Track]] = {}
+        self.unanswered = 0  # people who were given up
 
     def seen(self, frame: Frame, boxes: Sequence[TrackedBox]) -> list[Event]:
         """Who is in a frame, in order within its stream; call it for empty frames too. Gives who has left."""
@@ -94,7 +95,8 @@ class Fusion:
             if frame.seconds - track.last_seconds > self.options.patience:
                 events += self.end(frame.stream, number)
             if track.crops == 0 and frame.seconds - track.last_seconds > self.options.give_up:
-                tracks.pop(number, None)
+                del tracks[number]
+                self.unanswered += 1
         return events
 
     def add(self, candidate: Candidate, prediction: Prediction) -> list[Event]:
@@ -130,7 +132,7 @@ class Fusion:
     def finish(self, stream: str) -> list[Event]:
         """The stream ended, and every answer is in: everyone leaves."""
         events = [event for track in list(self._streams.get(stream, {})) for event in self.end(stream, track)]
-        self._streams.pop(stream, None)
+        self.unanswered += len(self._streams.pop(stream, {}))
         return events
 
     def people(self, stream: str) -> dict[int, Person]:

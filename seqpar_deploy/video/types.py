@@ -97,6 +97,11 @@ class Person:
     best_seconds: float
     best_box: Box
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what they have: the attributes whose state is yes."""
+        return tuple(name for name, attribute in self.attributes.items() if attribute.state == "yes")
+
 
 EventKind = Literal["appeared", "changed", "ended"]
 

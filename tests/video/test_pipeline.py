@@ -129,12 +129,12 @@ class Broken:
 def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: Path, live: bool) -> None:
     notebook = Notebook()
     made = pipeline(bundle_dir, [str(STREET)], notebook, OneWalker(), live=live)
-    made._recognizer = Broken(made._recognizer)  # type: ignore[assignment]
+    made._follower._recognizer = Broken(made._follower._recognizer)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         made.run()
     assert notebook.closed == 1
     assert notebook.events[-1][0] == "ended"
-    assert made._recognizer.calls == 3  # type: ignore[attr-defined]
+    assert made._follower._recognizer.calls == 3  # type: ignore[attr-defined]
 
 
 def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
