@@ -68,8 +68,6 @@ def video(
     Events go to standard output if nothing else is asked for. Ctrl-C ends it: what was read is told, files finished.
     """
     specs = expand_sources(sources)
-    if len({spec.live for spec in specs}) > 1:
-        raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
         recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))  # type: ignore[arg-type]

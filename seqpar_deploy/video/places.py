@@ -49,7 +49,7 @@ class SourceSpec:
 def expand_sources(names: list[str]) -> list[SourceSpec]:
     """The videos that files, folders, globs, camera numbers, devices and URLs stand for, in order, no repeats.
 
-    Raises VideoError if a name stands for nothing. Streams are not connected to.
+    Raises VideoError if a name stands for nothing, or some are live and some are not. Streams are not connected to.
     """
     places = list(dict.fromkeys(place for name in names for place in _places(name)))
     if not places:
@@ -58,6 +58,8 @@ def expand_sources(names: list[str]) -> list[SourceSpec]:
     for place in places:
         taken = {spec.name for spec in specs}
         specs.append(SourceSpec(name=_unused(_short_name(place), taken), place=place, live=_is_live(place)))
+    if len({spec.live for spec in specs}) > 1:
+        raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
     return specs
 
 
