@@ -172,7 +172,7 @@ def play(place: str, recognizer: Recognizer, watch: Watch, sinks: Sequence[Sink]
     source = WatchedSource(expand_sources([place])[0], watch)
     with contextlib.closing(WatchedDetector(watch)) as detector:
         watched = functools.partial(WatchedFusion, watch)
-        with mock.patch("seqpar_deploy.video.pipeline.Fusion", watched):
+        with mock.patch("seqpar_deploy.video.follow.Fusion", watched):
             pipeline = Pipeline([source], detector, recognizer, Sinks([*sinks, watch]))
         watch.stop = pipeline.request_stop
         return pipeline.run()
