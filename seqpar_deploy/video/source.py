@@ -73,7 +73,8 @@ class SourceStats:
 class Source:
     """The frames of one video. Iterate it, or `start` a thread that does and take them from its queue.
 
-    `report` is told in one line, by the thread that reads, when a live source is lost and when it is back.
+    `report` is told in one line, by the thread that reads, when a live source is lost, for each other reason why it is
+    not back yet, and when it is back.
     Raises VideoError while being iterated, if the source cannot be read at all.
     """
 
@@ -150,6 +151,7 @@ class Source:
 
     def _live_frames(self) -> Iterator[Frame]:
         back_off = _BackOff(self._options)
+        known = False  # whether it was ever there
         lost: float | None = None  # since when
         told: set[str] = set()  # what has been reported since
         while not self._closing.is_set():
@@ -161,8 +163,10 @@ class Source:
                         began = time.monotonic()
                         if lost is not None:
                             self._note(back_off=0.0, reconnects=self._stats.reconnects + 1)
-                            self._report(f"{self.spec.name} is back after {began - lost:.1f} s")
+                            state = "is back" if known else "is there"
+                            self._report(f"{self.spec.name} {state} after {began - lost:.1f} s")
                             lost, told = None, set()
+                        known = True
                     yield frame
             except self._av.error.ProtocolNotFoundError:
                 scheme = self.spec.place.partition(":")[0]
@@ -175,9 +179,12 @@ class Source:
             lost = now if lost is None else lost
             pause = back_off.pause(now - began if began is not None else 0.0)
             self._note(state="lost", back_off=pause, last_error=problem)
-            if problem not in told:
-                told.add(problem)
-                self._report(f"{self.spec.name} ({self.spec.shown}) is lost: {problem}; trying again")
+            if not told:
+                state = "is lost" if known else "is not there"
+                self._report(f"{self.spec.name} ({self.spec.shown}) {state}: {problem}; trying again")
+            elif problem not in told:
+                self._report(f"{self.spec.name} {'is not back' if known else 'is not there'} yet: {problem}")
+            told.add(problem)
             self._closing.wait(pause)
 
     def _connection(self) -> Iterator[Frame]:
@@ -188,10 +195,13 @@ class Source:
             rate = stream.average_rate or stream.guessed_rate
             period = float(1 / rate) if rate else 0.04
             stamped = container.format.name not in ("mpjpeg", "mjpeg", "h264", "hevc")  # which only make stamps up
-            patience, heard, trouble = 4 * self._options.silence, time.monotonic(), 0
+            patience, trouble = 4 * self._options.silence, 0
+            heard = arrived = time.monotonic()  # the last picture, the last packet
             for packet in self._packets(container):
                 if self._closing.is_set():
                     return
+                # FFmpeg answers a time-out with what its parser still holds, and would wait as long again.
+                silent = time.monotonic() - arrived > self._options.silence
                 if packet.stream is stream:
                     errors = self._stats.decode_errors
                     for picture in self._decode(packet):
@@ -200,7 +210,10 @@ class Source:
                             yield frame
                         patience, heard = self._options.silence, time.monotonic()
                     trouble = max(0, trouble - 1) if self._stats.decode_errors == errors else trouble + 1
-                if self.spec.live and time.monotonic() - heard > patience:
+                arrived = time.monotonic()
+                if self.spec.is_url and self.spec.live and silent:
+                    raise VideoError(_no_answer(self._options.silence))
+                if self.spec.live and arrived - heard > patience:
                     raise VideoError(f"no picture for {patience:g} s")
                 if self.spec.live and trouble > _MOST_TROUBLE:
                     raise VideoError("most of it cannot be decoded; perhaps its codec has changed")
@@ -214,12 +227,18 @@ class Source:
             options |= {"rtsp_transport": "tcp", "timeout": str(int(1e6 * wait.silence))}
         if place.startswith("udp"):
             options |= {"overrun_nonfatal": "1"}
-        opened: InputContainer = self._av.open(
-            place if self.spec.is_url or self.spec.is_device else f"file:{place}",
-            format="v4l2" if self.spec.is_device else None,
-            options=options,
-            timeout=(wait.connect, wait.silence) if self.spec.is_url else None,
-        )
+        began = time.monotonic()
+        try:
+            opened: InputContainer = self._av.open(
+                place if self.spec.is_url or self.spec.is_device else f"file:{place}",
+                format="v4l2" if self.spec.is_device else None,
+                options=options,
+                timeout=(wait.connect, wait.silence) if self.spec.is_url else None,
+            )
+        except self._av.error.InvalidDataError:  # what RTSP makes of a time-out, too
+            if self.spec.is_url and time.monotonic() - began >= min(wait.connect, wait.silence):
+                raise VideoError(_no_answer(min(wait.connect, wait.silence))) from None
+            raise
         return opened
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
@@ -271,7 +290,7 @@ class Source:
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, self._av.error.ExitError):  # what PyAV's time-outs make FFmpeg say
-            return f"no answer for {self._options.silence:g} s"
+            return _no_answer(self._options.silence)
         if isinstance(error, self._av.error.InvalidDataError):
             return "it is no video that FFmpeg knows, or damaged"
         if self.spec.is_url and getattr(error, "errno", None) == errno.EIO:
@@ -303,6 +322,10 @@ def _load_av() -> ModuleType:
             "video needs PyAV, which is not installed; pip install 'seqpar-deploy[video]'"
         ) from None
     return av
+
+
+def _no_answer(seconds: float) -> str:
+    return f"no answer for {seconds:g} s"
 
 
 def _video_stream(container: InputContainer) -> VideoStream:

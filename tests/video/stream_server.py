@@ -16,6 +16,7 @@ import http.server
 import io
 import itertools
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -30,9 +31,10 @@ TS_PACKET = 188
 class StreamServer:
     """Starts, kills and restarts the server, always on the same port."""
 
-    script = __file__
+    python, script = sys.executable, __file__
 
     def __init__(self) -> None:
+        self._starts = 0
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -44,10 +46,23 @@ class StreamServer:
         return f"http://127.0.0.1:{self._port}/{path}?{urlencode(query)}"
 
     def start(self) -> None:
-        command = [sys.executable, self.script, str(self._port)]
+        self._starts += 1
+        command = [self.python, self.script, *self._arguments()]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
+
+    def _arguments(self) -> list[str]:
+        return [str(self._port), str(self._starts)]
+
+    def freeze(self) -> None:
+        """Connections are taken, by the system, and nothing is said on any."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process is not None and self._process.stdout is not None:
@@ -88,7 +103,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Nothing: tests read what the client says."""
 
     def _stream(self, query: dict[str, str]) -> None:
-        rng, damage = random.Random(0), float(query.get("damage", 0))
+        rng, damage = random.Random(sys.argv[2]), float(query.get("damage", 0))  # other damage after each start
         for sent, piece in enumerate(_pieces(query)):
             if sent == int(query.get("end_after", -1)):
                 return

@@ -49,6 +49,12 @@ def test_a_live_stream_cannot_outrun_the_wall_clock():
     assert _times([0.0, 0.1, 600.0, 600.1], live=True) == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
+def test_a_live_stream_whose_stamps_stand_still_goes_by_the_wall_clock():
+    times = _times([7.0] * 40 + [7.1, 7.2], live=True)
+    assert times[10] < 0.1
+    assert times[-3:] == pytest.approx([times[-4] + step for step in (0.1, 0.2, 0.3)])
+
+
 def test_after_an_interruption_the_wall_clock_tells_how_long_it_was():
     wall = _Wall()
     clock = StreamClock(live=True, now=wall)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import av
 import pytest
+from video import gst_rtsp_server
 from video.clips import make_clip, make_sound
+from video.gst_rtsp_server import GstRtspServer, make_elementary
 from video.rtsp_server import RtspServer
 from video.stream_server import StreamServer
 
@@ -150,7 +152,9 @@ def test_silence_is_noticed(server, clip, watch):
 )
 def test_what_is_no_video_yet_is_tried_again_and_said_once(server, watch, path, says):
     live = watch(server.url(path), IMPATIENT)
-    assert says in live.said()
+    said = live.said()
+    assert "is not there: " in said
+    assert says in said
     live.until(lambda: live.source.stats.back_off > 0.3)
     assert live.lines.empty()
     assert says in live.source.stats.last_error
@@ -172,9 +176,42 @@ def test_a_camera_over_rtsp_is_found_again(clip, watch):
 
 def test_a_camera_over_rtsp_that_falls_silent(clip, watch):
     with RtspServer() as camera:
-        live = watch(camera.url(clip=clip, speed=8, silent_after=15), IMPATIENT)
-        live.hear("is lost: no answer for 0.5 s")
+        live = watch(camera.url(clip=clip, speed=8, silent_after=15), SourceOptions(connect=1.0, silence=1.0))
+        live.take(14)
+        heard = time.monotonic()
+        live.hear("is lost: no answer for 1 s")
+        assert time.monotonic() - heard < 1.8  # FFmpeg alone would take 2
         live.hear("is back")
+
+
+def test_a_camera_that_comes_late_and_one_that_never_answers(clip, watch):
+    camera = RtspServer()
+    live = watch(camera.url(clip=clip, speed=4), IMPATIENT)
+    assert "is not there: Connection refused; trying again" in live.said()
+    with camera:
+        camera.freeze()
+        live.hear("is not there yet: no answer for 0.5 s")
+        camera.thaw()
+        live.hear("is there after")
+
+
+@pytest.mark.skipif(not gst_rtsp_server.is_there(), reason="Debian's GStreamer RTSP server is not installed")
+def test_a_camera_of_gstreamer_is_found_again_and_changes_resolution(clip, watch, tmp_path):
+    clips = [make_elementary(clip, tmp_path / f"{width}.h264", size=(width, 96)) for width in (128, 64)]
+    with GstRtspServer(*clips) as camera:
+        live = watch(camera.url())
+        frames = live.take(5)
+        camera.kill()
+        live.hear("is lost")
+        camera.start()
+        returned = time.monotonic()
+        frames += live.take(5)
+        assert time.monotonic() - returned < 5
+        while frames[-1].image.shape != (96, 64, 3):
+            frames += live.take(1)
+        assert _grows(frames)
+        assert frames[-1].seconds > 2
+        assert live.source.stats.reconnects == 1
 
 
 def test_sound_alone(server, watch, tmp_path):
