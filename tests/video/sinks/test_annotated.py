@@ -101,6 +101,11 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
         AnnotatedSink("street", tmp_path / "file" / "out.mp4")
     AnnotatedSink("street", tmp_path / "none.mp4").close()
     assert not (tmp_path / "none.mp4").exists()  # not one frame came
+    (tmp_path / "earlier.mp4").write_text("an earlier run's")
+    sink = AnnotatedSink("street", tmp_path / "earlier.mp4")
+    sink.close()
+    assert (tmp_path / "earlier.mp4").read_text() == "an earlier run's"
+    assert not sink.wrote
 
 
 def test_a_file_a_stream() -> None:
