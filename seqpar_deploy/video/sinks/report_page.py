@@ -17,6 +17,7 @@ from seqpar_deploy.reports.page import page
 from seqpar_deploy.video.types import Attribute, Person
 
 _CROP, _SCENE = (180, 300), 200  # pixels at most: a person, and the longer side of a scene
+_MOST_BYTES = 12_000  # of a picture; people from cameras of many pixels, sharp all over, need more at full quality
 _STATES = {"yes": "y", "no": "n", "unknown": "u"}
 # Videos lie beside the report, on a disk or on the server it is read from.
 _SOURCES = "img-src data:; media-src 'self' file:"
@@ -188,12 +189,17 @@ def _map(person: Person, scene: Scene) -> Html:
 
 
 def _jpeg(image: Crop, most: tuple[int, int], *, quality: int) -> str:
-    """As a data URI, no larger than `most` (width, height)."""
+    """As a data URI, no larger than `most` (width, height), of lower quality where it has more than _MOST_BYTES."""
     picture = Image.fromarray(image)
     picture.thumbnail(most)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    data = b""
+    for attempt in (quality, 60, 40, 20, 5):
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=attempt, optimize=True)
+        data = buffer.getvalue()
+        if len(data) <= _MOST_BYTES:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _read(name: str) -> str:
