@@ -130,8 +130,11 @@ def test_a_crop_without_pixels_and_attributes_of_another_set(tmp_path: Path) -> 
     sink = ReportSink(tmp_path / "people.html")
     sink.event(event(who=person(1, crop=np.zeros((0, 0, 3), np.uint8), attributes={})))
     sink.event(event(who=person(2, attributes=attributes(("tall",), (), ("hat", "tall")))))
+    many = [f"attribute {number}" for number in range(40)]
+    sink.event(event(who=person(3, attributes=attributes((), many, many))))
     sink.close()
-    assert cards(tmp_path / "people.html") == 2
+    assert cards(tmp_path / "people.html") == 3
+    assert "<summary>unknown: 40 others</summary>" in (tmp_path / "people.html").read_text()
 
 
 def test_times_read_as_on_a_clock() -> None:
