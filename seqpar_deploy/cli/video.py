@@ -72,6 +72,11 @@ def video(
     """
     if address is not None and serve is None:
         raise VideoError(f"--address {address} says where --serve listens; add --serve with a port, or leave it out")
+    for option, value in (("--events", events), ("--mqtt", mqtt), ("--address", address)):
+        if value == "":
+            raise VideoError(f"{option} is empty; give it a value, or leave it out")
+    if report is not None and str(report) in ("-", "."):
+        raise VideoError(f"the report cannot go to {report}; name a file, such as people.html")
     specs = expand_sources(sources)
     if len({spec.live for spec in specs}) > 1:
         raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
@@ -81,7 +86,8 @@ def video(
         finder = open_detector(detector, backend=backend)  # type: ignore[arg-type]
         stack.callback(finder.close)
         files = _annotated_files(annotate, specs)
-        _check_apart(specs, [*files.values(), *([report] if report else []), *([Path(events)] if events else [])])
+        outputs = [*files.values(), *([report] if report else []), *([Path(events)] if events else [])]
+        _check_apart(specs, Path(detector), outputs)
         told: list[Sink] = []
 
         def tell(sink: Sink) -> None:
@@ -155,9 +161,10 @@ def _annotated_files(annotate: Path | None, specs: list[SourceSpec]) -> dict[str
     return files_for(annotate, [spec.name for spec in specs]) if annotate else {}
 
 
-def _check_apart(specs: list[SourceSpec], outputs: list[Path]) -> None:
-    """No output is a source, nor another output."""
-    taken = {Path(spec.place).resolve(): "read" for spec in specs if not spec.is_url}
+def _check_apart(specs: list[SourceSpec], detector: Path, outputs: list[Path]) -> None:
+    """No output is a source, the detector's file, nor another output."""
+    read = [Path(spec.place) for spec in specs if not spec.is_url] + [detector] * detector.is_file()
+    taken = {path.resolve(): "read" for path in read}
     for path in outputs:
         if str(path) == "-":
             continue

@@ -73,6 +73,21 @@ def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypa
         command.video([str(clip)], bundle_dir, backend="onnxruntime", detector="yolo.onnx")
 
 
-def test_an_address_without_a_port_is_refused(clip: Path, bundle_dir: Path) -> None:
-    with pytest.raises(VideoError, match=r"--address 0\.0\.0\.0 says where --serve listens; add --serve with a port"):
-        command.video([str(clip)], bundle_dir, address="0.0.0.0")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "0.0.0.0"}, r"--address 0\.0\.0\.0 says where --serve listens; add --serve with a port"),
+        ({"address": "", "serve": 0}, "--address is empty"),
+        ({"events": ""}, "--events is empty"),
+        ({"mqtt": ""}, "--mqtt is empty"),
+        ({"report": Path("-")}, "the report cannot go to -; name a file"),
+        ({"report": Path("")}, r"the report cannot go to \.; name a file"),
+        ({"detector": "walk.jsonl", "events": "walk.jsonl"}, "walk.jsonl would be written, which is read"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    clip: Path, bundle_dir: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    with pytest.raises(VideoError, match=message):
+        command.video([str(clip)], bundle_dir, **options)

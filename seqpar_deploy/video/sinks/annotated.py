@@ -37,7 +37,7 @@ def files_for(path: Path, streams: Sequence[str]) -> dict[str, Path]:
         return {streams[0]: path}
     found: dict[str, Path] = {}
     for stream in streams:
-        name = re.sub(r"[^\w.-]+", "_", stream, flags=re.ASCII).strip("._")[:80] or "stream"
+        name = re.sub(r"[^\w.-]+", "_", stream).strip("._-")[:50] or "stream"  # 255 bytes at most
         file, number = path.with_name(f"{path.stem}-{name}{path.suffix}"), 2
         while file in found.values():
             file, number = path.with_name(f"{path.stem}-{name}-{number}{path.suffix}"), number + 1

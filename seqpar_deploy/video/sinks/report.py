@@ -54,7 +54,7 @@ class ReportSink:
             else:
                 self._write()
         except OSError as error:
-            raise SinkError(f"the report cannot be written: {error.strerror or error}; name another file") from None
+            raise SinkError(f"the report {path} cannot be written: {_reason(error)}; name another file") from None
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         if frame.stream not in self._scenes:
@@ -101,6 +101,10 @@ class ReportSink:
         except SeqparError as error:
             raise OSError(str(error)) from None  # space may come back
         self._written = self._version
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error).rpartition("cannot be written: ")[2]
 
 
 def _address(video: Path, folder: Path) -> str:

@@ -111,6 +111,9 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_file_a_stream() -> None:
     assert files_for(Path("out/a.mp4"), ["rtsp://x/1"]) == {"rtsp://x/1": Path("out/a.mp4")}
     files = files_for(Path("a.mkv"), ["b/1", "b:1", "..", "b/1 "])
+    assert (
+        files_for(Path("a.mkv"), ["x", "\u5e3d\u5b50 1\udcff"])["\u5e3d\u5b50 1\udcff"].name == "a-\u5e3d\u5b50_1.mkv"
+    )
     assert [file.name for file in files.values()] == ["a-b_1.mkv", "a-b_1-2.mkv", "a-stream.mkv", "a-b_1-3.mkv"]
 
 

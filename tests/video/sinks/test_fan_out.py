@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+import pytest
 from video.sinks.people import event, frame
 
+from seqpar_deploy.cli import console
 from seqpar_deploy.errors import ReaderGoneError, SinkError
 from seqpar_deploy.video.sinks import Sinks
+from seqpar_deploy.video.sinks.fan_out import say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 
 
@@ -152,3 +156,24 @@ def test_the_last_that_is_left_out_is_told_unless_its_reader_went_away() -> None
         bench.sinks.event(event())
         assert (bench.none_left, bench.sinks.all_lost) == (1, [bench.bad.fault, fault])
         assert bench.said[1:] == said
+
+
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+        def close(self) -> None:
+            raise BrokenPipeError
+
+    def app() -> None:
+        say("a line")
+        print("another")
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    monkeypatch.setattr("sys.stdout", Gone())
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("warnings.showwarning", None)
+    with pytest.raises(SystemExit) as ended:
+        console.run_app(app)  # type: ignore[arg-type]
+    assert ended.value.code == 0
