@@ -11,6 +11,7 @@ import pytest
 from onnx_detectors import LAYOUTS, make
 
 from seqpar_deploy.errors import DetectorError
+from seqpar_deploy.video.detect import choose
 from seqpar_deploy.video.detect.graph import Backend
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
 from seqpar_deploy.video.types import Box, Frame
@@ -124,3 +125,17 @@ def test_no_onnx_file_is_told_in_one_line(backend: Backend, tmp_path: Path) -> N
     with pytest.raises(DetectorError, match=r"cannot open the detector .*text\.onnx") as caught:
         OnnxDetector(tmp_path / "text.onnx", backend)
     assert "\n" not in str(caught.value)
+
+
+def test_it_runs_where_the_recogniser_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(make(tmp_path / "detector.onnx", onnx_detectors.end_to_end))
+    for backend, graph in (("openvino", "_OpenVinoGraph"), ("onnxruntime", "_OnnxRuntimeGraph")):
+        detector = choose.open_detector(path, backend=backend)  # type: ignore[arg-type]
+        assert type(detector._graph).__name__ == graph  # type: ignore[attr-defined]
+    opened: list[str] = []
+    monkeypatch.setattr(choose, "OnnxDetector", lambda _path, backend, _options: opened.append(backend))
+    for devices in (["cpu"], ["cuda", "cpu"]):
+        monkeypatch.setattr(choose, "available_devices", lambda devices=devices: devices)
+        for wanted in ("auto", "onnxruntime-cuda", "tensorrt"):
+            choose.open_detector(path, backend=wanted)  # type: ignore[arg-type]
+    assert opened == ["auto", "cuda", "auto", "auto", "cuda", "cuda"]
