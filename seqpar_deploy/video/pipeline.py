@@ -138,8 +138,14 @@ class Pipeline:
             unanswered=self._follower.unanswered,
             crops=self._follower.crops,
             seconds=time.monotonic() - start,
-            stages=self._meters.stages(),
+            stages=self._decoding() | self._meters.stages(),
         )
+
+    def _decoding(self) -> dict[str, tuple[int, float]]:
+        """What the sources' threads did, as a stage."""
+        stats = [source.stats for source in self._sources.values()]
+        frames = sum(each.frames for each in stats)
+        return {"decode": (frames, sum(each.decode_seconds for each in stats))} if frames else {}
 
     def _follow(self) -> None:
         """Track what comes out of the sources, until nothing more does."""

@@ -60,7 +60,7 @@ def watch(
         [Source(spec, report=report) for spec in specs],
         detector or MotionDetector(),
         recognizer,
-        Sinks([*sinks, _Handover(events)], metrics=metrics, report=report),
+        Sinks([*sinks, _Handover(events)], metrics=metrics, health=health, report=report),
         tracker=tracker,
         chooser=chooser,
         fusion=fusion,
