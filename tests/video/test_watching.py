@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from video.clips import make_clip
+from video.stream_server import StreamServer
 
 from seqpar_deploy import Recognizer
 from seqpar_deploy.errors import VideoError
@@ -120,6 +123,20 @@ def test_a_slow_model_takes_small_batches_on_live_streams(recognizer: Recognizer
     assert follower._most(within=0.5) == 16
     follower._seconds_a_crop = 0.2
     assert [follower._most(within=seconds) for seconds in (None, 5, 0.5, 0.1)] == [16, 16, 2, 1]
+
+
+def test_a_cancelled_task_ends_the_run(recognizer: Recognizer, tmp_path: Path) -> None:
+    clip, sink = make_clip(tmp_path / "clip.ts", frames=60), Log()
+
+    async def follow(url: str) -> None:
+        with watch(url, recognizer, detector=OneWalker(), tracker=Straight, sinks=[sink]) as events:
+            while await asyncio.to_thread(next, events, None):
+                pass
+
+    with StreamServer() as server, pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(follow(server.url(clips=[clip])), timeout=2))
+    assert sink.frames
+    assert sink.closed == 1
 
 
 def test_files_and_streams_are_not_mixed(recognizer: Recognizer) -> None:
