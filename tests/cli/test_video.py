@@ -16,6 +16,7 @@ from video.clips import make_clip
 from seqpar_deploy.cli import video as command
 from seqpar_deploy.errors import DetectorError, SinkError, VideoError
 from seqpar_deploy.video.pipeline import Pipeline
+from seqpar_deploy.video.sinks.metrics import Health
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +57,14 @@ def test_it_ends_with_its_last_output(
         def close(self) -> None: ...
 
     asked: list[bool] = []
+    health = Health()
+    monkeypatch.setattr(command, "Health", lambda: health)
     monkeypatch.setattr(command, "JsonlSink", Full)
     monkeypatch.setattr(Pipeline, "request_stop", lambda _self: asked.append(True))
     with pytest.raises(VideoError, match="no output was left"):
         command.video([str(clip)], bundle_dir, events="e.jsonl")
     assert asked == [True]
+    assert health.problems() == ["events in e.jsonl: the disk is full; it is left out"]
     assert "seqpar: events in e.jsonl: the disk is full; no output is left\n" in capsys.readouterr().err
 
 
