@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def test_it_ends_quietly_when_nobody_reads_its_events(clip: Path, bundle_dir: Pa
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_a_terminal_that_is_gone_is_no_fault(clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.chdir(clip.parent)
+    monkeypatch.setattr("sys.stderr", Gone())
+    command.video([str(clip)], bundle_dir, detector="walk.jsonl", events="told.jsonl")
+    assert len((clip.parent / "told.jsonl").read_text().splitlines()) >= 2
 
 
 def test_it_ends_with_its_last_output(
