@@ -186,4 +186,5 @@ def _print(summary: Summary, files: list[Path], profile: bool) -> None:
         lines.append(f"{'stage':16} {'entered':>8} {'ms each':>8} {'seconds':>8}")
         for name, (times, seconds) in summary.stages.items():
             lines.append(f"{name:16} {times:8} {1e3 * seconds / times:8.2f} {seconds:8.2f}")
-    print("\n".join(lines), file=sys.stderr)
+    with contextlib.suppress(OSError):  # `2>&1 | head` has gone, and the work is done all the same
+        print("\n".join(lines), file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from video.clips import make_clip
 from seqpar_deploy.cli import video as command
 from seqpar_deploy.errors import DetectorError, SinkError, VideoError
 from seqpar_deploy.video.pipeline import Pipeline
+from seqpar_deploy.video.sinks.metrics import Health
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,17 @@ def test_it_ends_quietly_when_nobody_reads_its_events(clip: Path, bundle_dir: Pa
     assert process.returncode == 0
 
 
+def test_a_terminal_that_is_gone_is_no_fault(clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.chdir(clip.parent)
+    monkeypatch.setattr("sys.stderr", Gone())
+    command.video([str(clip)], bundle_dir, detector="walk.jsonl", events="told.jsonl")
+    assert len((clip.parent / "told.jsonl").read_text().splitlines()) >= 2
+
+
 def test_it_ends_with_its_last_output(
     clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,11 +69,14 @@ def test_it_ends_with_its_last_output(
         def close(self) -> None: ...
 
     asked: list[bool] = []
+    health = Health()
+    monkeypatch.setattr(command, "Health", lambda: health)
     monkeypatch.setattr(command, "JsonlSink", Full)
     monkeypatch.setattr(Pipeline, "request_stop", lambda _self: asked.append(True))
     with pytest.raises(VideoError, match="no output was left"):
         command.video([str(clip)], bundle_dir, events="e.jsonl")
     assert asked == [True]
+    assert health.problems() == ["events in e.jsonl: the disk is full; it is left out"]
     assert "seqpar: events in e.jsonl: the disk is full; no output is left\n" in capsys.readouterr().err
 
 

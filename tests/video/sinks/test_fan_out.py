@@ -166,8 +166,11 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
         def close(self) -> None:
             raise BrokenPipeError
 
+    came: list[str] = []
+
     def app() -> None:
         say("a line")
+        came.append("here")
         print("another")
 
     monkeypatch.setattr("sys.stderr", Gone())
@@ -176,4 +179,4 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("warnings.showwarning", None)
     with pytest.raises(SystemExit) as ended:
         console.run_app(app)  # type: ignore[arg-type]
-    assert ended.value.code == 0
+    assert (ended.value.code, came) == (0, ["here"])
