@@ -1,85 +1,274 @@
-"""Read a stream whose server is killed again and again, with damaged packets and changes of resolution all along, and
-time how long after the server's return the pictures are back. Writes `benchmarks/results/streams.json`.
+"""`seqpar video` on a stream whose server is killed again and again. Writes `benchmarks/results/streams.json`.
 
-    .venv/bin/python benchmarks/streams.py [--kills 20] [--seed 0]
+    .venv/bin/python benchmarks/streams.py [--kills 20] [--freezes 3] [--only http] [--seed 0]
+
+Over HTTP (MPEG-TS, with damaged packets all along) and over RTSP from Debian's GStreamer server, which is left out
+where it is not installed (tests/video/gst_rtsp_server.py says what it needs). A clip of another size follows the first,
+which the first connection lives to see. The server is killed and restarted, then frozen and thawed, while the command's
+/metrics are watched; at the end the command is told to stop, and what it wrote is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import datetime
 import json
 import random
+import re
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import av
+
+from seqpar_deploy.exporting.export import export_bundle
+from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.video.places import expand_sources
-from seqpar_deploy.video.source import Source
+from seqpar_deploy.modeling.checkpoint import load_checkpoint
+from seqpar_deploy.resources import data_dir, load_label_set
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-from video.clips import make_clip  # noqa: E402
+from video import gst_rtsp_server  # noqa: E402
+from video.clips import recode  # noqa: E402
 from video.stream_server import StreamServer  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "streams.json"
-STREET = ROOT / "samples" / "vtest" / "street.mp4"
+STREET = ROOT / "samples" / "vtest" / "street.mp4"  # 10 s
+SIZES = (768, 576), (384, 288)
 DAMAGE = 0.01  # share of transport packets
+FROZEN = 10.0  # seconds a server is frozen
+SAID = {"lost": " is lost: ", "not back yet": " is not back yet: ", "back": " is back after "}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--freezes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("http", "rtsp_gstreamer"))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "streams.json")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = load_checkpoint(data_dir("models") / "demo" / "demo.safetensors")
+        bundle = export_bundle(checkpoint, load_label_set("pa100k"), load_recipe("fp32"), folder / "bundle").path
+        values = json.loads(options.out.read_bytes()) if options.only and options.out.exists() else {}
+        for kind, (server, url, facts) in servers(folder).items():
+            if options.only in (None, kind):
+                (folder / kind).mkdir()
+                with server, Command(url, bundle, folder / kind) as command:
+                    values[kind] = facts | drive(server, command, options)
+                print(kind, json.dumps(values[kind], indent=2), flush=True)
+        values |= {"date": datetime.date.today().isoformat(), "machine": describe_machine()}
+        write_whole(options.out, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def servers(folder: Path) -> dict[str, tuple[StreamServer, str, dict[str, Any]]]:
+    """Each with what to read from it, and what is to be said of it."""
+    http = StreamServer()
+    clips = [recode(STREET, folder / f"{width}.ts", size=(width, height)) for width, height in SIZES]
+    found = {"http": (http, http.url(clips=clips, damage=DAMAGE), {"damaged_transport_packets": DAMAGE})}
+    if gst_rtsp_server.is_there():
+        rtsp = gst_rtsp_server.GstRtspServer(
+            *(recode(STREET, folder / f"{width}.h264", size=(width, height)) for width, height in SIZES)
+        )
+        found["rtsp_gstreamer"] = (rtsp, rtsp.url(), {"damaged_transport_packets": 0, "transport": "TCP"})
+    else:
+        print("Debian's GStreamer RTSP server is not installed, and left out", flush=True)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What /metrics said of the source."""
+
+    at: float
+    frames: int
+    dropped: int
+    decode_errors: int
+    reconnects: int
+    back_off_seconds: float
+
+
+class Command:
+    """`seqpar video`, with all that writes to this machine, and what it says and shows as time goes by."""
+
+    def __init__(self, url: str, bundle: Path, folder: Path) -> None:
+        self.events, self.annotated, self.report = (folder / name for name in ("e.jsonl", "out.mkv", "people.html"))
+        outputs = ["--events", self.events, "--annotate", self.annotated, "--report", self.report, "--serve", "0"]
+        words = [Path(sys.executable).parent / "seqpar", "video", url, "--bundle", bundle, *outputs]
+        self._words = [str(word) for word in words]
+        self.lines: list[tuple[float, str]] = []
+        self.samples: list[Sample] = []
+        self.sizes: list[list[int]] = []  # each when it changed
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._watch)]
+
+    def __enter__(self) -> Command:
+        self.process = subprocess.Popen(self._words, stderr=subprocess.PIPE, text=True)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for thread in self._threads:
+            thread.join()
+
+    def said(self, words: str, since: float = 0.0) -> list[float]:
+        """When it said so."""
+        return [at for at, line in list(self.lines) if words in line and at >= since]
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append((time.monotonic(), line.rstrip("\n")))
+            print(line, end="", flush=True)
+
+    def _watch(self) -> None:
+        wait_for(lambda: bool(self.said("/metrics and /healthz at ")), 60)
+        address = self.lines[0][1].split()[-1]
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError):  # it may have ended
+                text = urllib.request.urlopen(f"{address}metrics", timeout=5).read().decode()
+                shown = dict(re.findall(r"^seqpar_source_(\w+){.*} (\S+)$", text, re.MULTILINE))
+                if shown:
+                    values = {key: float(value) if "back_off" in key else int(value) for key, value in shown.items()}
+                    self.samples.append(Sample(at=time.monotonic(), **values))  # type: ignore[arg-type]
+                seen = json.loads(urllib.request.urlopen(f"{address}people.json", timeout=5).read())
+                if seen and seen[0]["size"] != (self.sizes or [None])[-1]:
+                    self.sizes.append(seen[0]["size"])
+            time.sleep(0.1)
+
+
+def drive(server: StreamServer, command: Command, options: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(options.seed)
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder, StreamServer() as server:
-        small = make_clip(Path(folder) / "small.ts", size=(384, 288))
-        url = server.url(clips=[STREET, small], damage=DAMAGE)
-        with Source(expand_sources([url])[0], report=lambda line: print(line, flush=True)) as source:
-            frames = iter(source.start())
-            shapes, last = set(), -1.0
-            for kill in range(options.kills + 1):
-                # The first connection lasts long enough to see the resolution change, the others are random.
-                ends = time.monotonic() + (16 if kill == 0 else rng.uniform(1, 4))
-                while time.monotonic() < ends:
-                    frame = next(frames)
-                    assert frame.seconds > last
-                    last = frame.seconds
-                    shapes.add(frame.image.shape)
-                if kill == options.kills:
-                    break
-                server.kill()
-                away = rng.uniform(0.2, 6)
-                time.sleep(away)
-                known = source.stats.reconnects
-                server.start()
-                returned = time.monotonic()
-                while source.stats.reconnects == known:
-                    time.sleep(0.005)
-                rounds.append((away, time.monotonic() - returned))
-            stats = source.stats
-    recovered = [recovery for _, recovery in rounds]
-    result = {
+    wait_for(lambda: bool(command.samples) and command.samples[-1].frames > 0, 60)
+    time.sleep(13)  # the first clip, and some of the second
+    sizes = list(command.sizes)
+    told: list[bytes] = []  # the events before each outage
+    rounds: list[Round] = []
+    for number in range(options.kills + options.freezes):
+        told.append(command.events.read_bytes())
+        if number < options.kills:
+            rounds.append(outage(command, server.kill, rng.uniform(0.2, 6), server.start))
+        else:
+            rounds.append(outage(command, server.freeze, FROZEN, server.thaw))
+        time.sleep(rng.uniform(1, 4))
+    last, asked = command.samples[-1], time.monotonic()
+    command.process.send_signal(signal.SIGTERM)
+    code = command.process.wait(60)
+    ended = time.monotonic() - asked
+    time.sleep(0.5)  # until its last words are heard
+    killed, frozen = rounds[: options.kills], rounds[options.kills :]
+    pictures = [one.picture for one in killed]
+    return {
         "kills": options.kills,
-        "damaged_transport_packets": DAMAGE,
-        "shapes": sorted(shapes),
-        "seconds_away": [round(away, 2) for away, _ in rounds],
-        "seconds_from_return_to_picture": [round(recovery, 2) for recovery in recovered],
-        "median": round(statistics.median(recovered), 2),
-        "worst": round(max(recovered), 2),
-        "frames": stats.frames,
-        "dropped": stats.dropped,
-        "decode_errors": stats.decode_errors,
-        "reconnects": stats.reconnects,
-        "machine": describe_machine(),
+        "sizes_until_first_kill": sizes,
+        "seconds_away": [round(one.away, 2) for one in killed],
+        "seconds_from_return_to_picture": [round(picture, 2) for picture in pictures],
+        "median": round(statistics.median(pictures), 2),
+        "worst": round(max(pictures), 2),
+        "seconds_from_return_to_frames_in_metrics": [round(one.metered, 2) for one in killed],
+        "worst_in_metrics": round(max(one.metered for one in killed), 2),
+        "highest_back_off_in_metrics": [round(one.back_off, 2) for one in killed],
+        "frozen": [
+            {"seconds_away": one.away, "seconds_from_return_to_picture": round(one.picture, 2)} for one in frozen
+        ],
+        "frames": last.frames,
+        "dropped": last.dropped,
+        "decode_errors": last.decode_errors,
+        "reconnects": last.reconnects,
+        "lines": {what: len(command.said(words)) for what, words in SAID.items()},
+        "other_lines": sum(not any(words in line for words in SAID.values()) for _, line in command.lines),
+        "events": events(command.events, told),
+        "end": {"signal": "SIGTERM", "exit_code": code, "seconds": round(ended, 2), **files(command)},
     }
-    write_whole(RESULTS, (json.dumps(result, indent=2) + "\n").encode())
-    print(f"back within {max(recovered):.2f} s at worst, {statistics.median(recovered):.2f} s as a rule")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+    """An outage: seconds `away`, until the command said that the stream is back, until /metrics showed it, and the
+    highest back-off that they showed before."""
+
+    away: float
+    picture: float
+    metered: float
+    back_off: float
+
+
+def outage(command: Command, begin: Callable[[], None], away: float, end: Callable[[], None]) -> Round:
+    before = command.samples[-1]
+    began = time.monotonic()
+    begin()
+    time.sleep(away)
+    end()
+    returned = time.monotonic()
+
+    def metered() -> Iterator[Sample]:
+        for sample in list(command.samples):
+            if sample.at > returned and sample.reconnects > before.reconnects and sample.frames > before.frames:
+                yield sample
+
+    wait_for(lambda: bool(command.said(SAID["back"], began)) and next(metered(), None) is not None, 30)
+    back = next(metered())
+    return Round(
+        away=away,
+        picture=command.said(SAID["back"], began)[0] - returned,
+        metered=back.at - returned,
+        back_off=max(sample.back_off_seconds for sample in list(command.samples) if began < sample.at <= back.at),
+    )
+
+
+def events(path: Path, told: list[bytes]) -> dict[str, Any]:
+    """Whether what was told before each outage is there, and everyone's end."""
+    content = path.read_bytes()
+    kinds: dict[str, set[int]] = {}
+    for line in content.splitlines():
+        event = json.loads(line)
+        kinds.setdefault(event["event"], set()).add(event["track"])
+    return {
+        "events": content.count(b"\n"),
+        "outages_before_which_all_is_kept": sum(content.startswith(before) for before in told),
+        "told_before_the_last_outage": told[-1].count(b"\n"),
+        "people": len(kinds["appeared"]),
+        "people_without_an_end": len(set().union(*kinds.values()) - kinds["ended"]),
+    }
+
+
+def files(command: Command) -> dict[str, Any]:
+    """Whether the files are whole: pictures in the video, and people in the report."""
+    with av.open(str(command.annotated)) as container:
+        seconds = [float(picture.time or 0) for picture in container.decode(video=0)]
+    page = command.report.read_text()
+    return {
+        "frames_in_summary": int(
+            re.findall(r"crops recognised; (\d+) frames", " ".join(line for _, line in command.lines))[-1]
+        ),
+        "pictures_in_annotated_video": len(seconds),
+        "seconds_of_annotated_video": round(seconds[-1] - seconds[0], 1),
+        "report_is_whole": page.startswith("<!doctype html>") and page.rstrip().endswith("</html>"),
+        "people_in_report": page.count("<article "),
+    }
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise SystemExit("it does not come back")
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,22 @@ def make_clip(
     return path
 
 
+def recode(clip: Path, path: Path, *, size: tuple[int, int], rate: int = 10) -> Path:
+    """A clip in another size, as H.264 of so many pictures/s with a key frame each second."""
+    with av.open(str(clip)) as recorded, av.open(str(path), "w") as written:
+        options = {"preset": "veryfast", "bf": "0", "g": str(rate), "aud": "1"}
+        stream = written.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # a slice a picture: GStreamer repeats the headers before each slice
+        for number, picture in enumerate(recorded.decode(video=0)):
+            resized = picture.reformat(width=stream.width, height=stream.height, format="yuv420p")
+            resized.pts, resized.time_base = number, Fraction(1, rate)
+            written.mux(stream.encode(resized))
+        written.mux(stream.encode(None))
+    return path
+
+
 def make_sound(path: Path) -> Path:
     """Two seconds of silence, without a picture."""
     with av.open(str(path), "w") as clip:

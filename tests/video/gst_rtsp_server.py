@@ -3,18 +3,16 @@
     /usr/bin/python3 tests/video/gst_rtsp_server.py          fails where something is missing; what it needs:
     apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 
-rtsp://127.0.0.1:PORT/camera plays the clips in turn, from the first for whoever comes. `make_elementary` makes clips.
+rtsp://127.0.0.1:PORT/camera plays the clips in turn, from the first for whoever comes; `clips.recode` makes them.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 if __name__ != "__main__":
-    import av
     from video.stream_server import StreamServer
 else:
     StreamServer = object  # the system's Python, which has gi and none of ours, needs none
@@ -45,23 +43,6 @@ class GstRtspServer(StreamServer):
 
     def _arguments(self) -> list[str]:
         return [str(self._port), str(self._rate), *map(str, self._clips)]
-
-
-def make_elementary(clip: Path, path: Path, *, size: tuple[int, int] | None = None, rate: int = 10) -> Path:
-    """A clip as H.264 without a container, with a key frame each second."""
-    with av.open(str(clip)) as recorded, av.open(str(path), "w", format="h264") as written:
-        source = recorded.streams.video[0]
-        options = {"preset": "veryfast", "bf": "0", "g": str(rate), "aud": "1"}
-        stream = written.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height = size or (source.width, source.height)
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # a slice a picture: GStreamer repeats the headers before each slice
-        for number, picture in enumerate(recorded.decode(source)):
-            resized = picture.reformat(width=stream.width, height=stream.height, format="yuv420p")
-            resized.pts, resized.time_base = number, Fraction(1, rate)
-            written.mux(stream.encode(resized))
-        written.mux(stream.encode(None))
-    return path
 
 
 def _serve(port: str = "", rate: str = "1", *clips: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import av
 import pytest
 from video import gst_rtsp_server
-from video.clips import make_clip, make_sound
-from video.gst_rtsp_server import GstRtspServer, make_elementary
+from video.clips import make_clip, make_sound, recode
+from video.gst_rtsp_server import GstRtspServer
 from video.rtsp_server import RtspServer
 from video.stream_server import StreamServer
 
@@ -197,7 +197,7 @@ def test_a_camera_that_comes_late_and_one_that_never_answers(clip, watch):
 
 @pytest.mark.skipif(not gst_rtsp_server.is_there(), reason="Debian's GStreamer RTSP server is not installed")
 def test_a_camera_of_gstreamer_is_found_again_and_changes_resolution(clip, watch, tmp_path):
-    clips = [make_elementary(clip, tmp_path / f"{width}.h264", size=(width, 96)) for width in (128, 64)]
+    clips = [recode(clip, tmp_path / f"{width}.h264", size=(width, 96)) for width in (128, 64)]
     with GstRtspServer(*clips) as camera:
         live = watch(camera.url())
         frames = live.take(5)
