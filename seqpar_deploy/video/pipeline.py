@@ -265,10 +265,10 @@ class _Meters:
         self._stages: dict[str, tuple[int, float]] = {}
         self._since: dict[str, float] = {}  # when the stages that are busy were entered
         self._of_stage = metrics.histogram("seqpar_stage_seconds", "Time of one entry into a stage", "stage")
-        self._frames = metrics.gauge("seqpar_source_frames", "Frames decoded", "stream")
-        self._dropped = metrics.gauge("seqpar_source_dropped", "Frames dropped for newer ones", "stream")
-        self._errors = metrics.gauge("seqpar_source_decode_errors", "Damaged packets and pictures", "stream")
-        self._reconnects = metrics.gauge("seqpar_source_reconnects", "Connections that came back", "stream")
+        self._frames = metrics.counter("seqpar_source_frames_total", "Frames decoded", "stream")
+        self._dropped = metrics.counter("seqpar_source_dropped_total", "Frames dropped for newer ones", "stream")
+        self._errors = metrics.counter("seqpar_source_decode_errors_total", "Damaged data", "stream")
+        self._reconnects = metrics.counter("seqpar_source_reconnects_total", "Returns", "stream")
         self._back_off = metrics.gauge("seqpar_source_back_off_seconds", "Pause before the next try", "stream")
 
     @contextlib.contextmanager
@@ -285,10 +285,10 @@ class _Meters:
 
     def of_source(self, source: Source) -> None:
         name, stats = source.spec.name, source.stats
-        self._frames.set(stats.frames, name)
-        self._dropped.set(stats.dropped, name)
-        self._errors.set(stats.decode_errors, name)
-        self._reconnects.set(stats.reconnects, name)
+        self._frames.reach(stats.frames, name)
+        self._dropped.reach(stats.dropped, name)
+        self._errors.reach(stats.decode_errors, name)
+        self._reconnects.reach(stats.reconnects, name)
         self._back_off.set(stats.back_off, name)
 
     def stages(self) -> dict[str, tuple[int, float]]:

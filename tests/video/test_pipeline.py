@@ -256,9 +256,12 @@ def test_a_stream_goes_on_after_its_server_was_killed_and_loses_no_event(bundle_
         thread.start()
         wait_for(lambda: any(kind == "appeared" for kind, _, _ in notebook.events))
         told = list(notebook.events)
+        (stream,) = running._sources
         server.kill()
+        wait_for(lambda: running._meters._back_off.value(stream) > 0)
         server.start()
         seen = len(notebook.frames)
+        wait_for(lambda: running._meters._reconnects.value(stream) == 1)
         wait_for(lambda: len(notebook.frames) > seen + 10)
         running.stop()
         thread.join(30)
