@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from seqpar_deploy.errors import VideoError
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.video.choose import Candidate
 from seqpar_deploy.video.types import Attribute, Box, Event, EventKind, Frame, Person, State, TrackedBox
@@ -40,6 +41,15 @@ class FusionOptions:
     keep: float = 0.5
     patience: float = 2.0
     give_up: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise VideoError(f"{name} is {value}, wanted 0 or more")
+        if not self.prior_weight:
+            raise VideoError("prior_weight is 0, wanted more: what nobody said anything of is unknown")
+        if not max(0.5, self.keep) <= self.sure <= 1:
+            raise VideoError(f"sure is {self.sure} and keep {self.keep}; wanted sure from 0.5 to 1, and keep no larger")
 
 
 @dataclasses.dataclass(slots=True)

@@ -57,7 +57,8 @@ class Summary:
 class Pipeline:
     """Runs sources through a detector, trackers and a Recognizer into sinks, which it closes at the end.
 
-    `tracker` makes a tracker for each stream. `batch_size` bounds the crops of one inference. The caller opens and
+    `tracker` makes a tracker for each stream. `batch_size` bounds the crops of one inference. `hand_over` is given each
+    event after the sinks, and may take as long as it likes, as long as it returns after `stop`. The caller opens and
     closes detector and Recognizer.
     """
 
@@ -72,6 +73,7 @@ class Pipeline:
         chooser: ChooserOptions | None = None,
         fusion: FusionOptions | None = None,
         batch_size: int = 16,
+        hand_over: Callable[[Event], object] = lambda _event: None,
         metrics: Metrics | None = None,
         health: Health | None = None,
         report: Callable[[str], None] = say,
@@ -81,7 +83,7 @@ class Pipeline:
             names = ", ".join(source.spec.name for source in sources)
             raise ValueError(f"sources are named {names}; wanted a name of its own for each")
         self._live = any(source.spec.live for source in sources)
-        self._sinks = sinks
+        self._sinks, self._hand_over = sinks, hand_over
         self._told = BoundedQueue[Event | Tracked](_TOLD)
         self._all_tracked = threading.Event()
         self._meters = _Meters(metrics or Metrics())
@@ -101,11 +103,11 @@ class Pipeline:
         self._report = report
         self._frames: dict[str, int] = defaultdict(int)
         self._failed: dict[str, str] = {}
-        self._read = self._last = 0.0  # seconds of the files that were read, and of the last frame of this one
         self._worker_error: BaseException | None = None
         self._asked_to_stop = self._stopping = self._hangs = False
         self._telling_since: float | None = None  # when the sinks were handed what they are busy with
         self._done = threading.Event()
+        self._own: list[threading.Thread] = []
 
     def run(self) -> Summary:
         """Until every source has ended, or `stop`. Raises what a detector, tracker or Recognizer raises, after the
@@ -124,6 +126,7 @@ class Pipeline:
             self._health.watch("stages", self._meters.busy)
             for name in self._sources if self._live else ():
                 self._beats[name] = self._health.heartbeat(f"source {name}", within=_STALE)
+            self._own = [threading.current_thread(), *threads.values()]
             for thread in threads.values():
                 thread.start()
                 self._health.thread(thread)
@@ -166,7 +169,10 @@ class Pipeline:
             if self._stopping:
                 return
             yield from merge({name: source.start(_FRAMES)})
-            self._read, self._last = self._read + self._last, 0.0
+
+    def runs_in(self, thread: threading.Thread) -> bool:
+        """Whether the run waits for this thread at its end."""
+        return thread in self._own
 
     def request_stop(self) -> None:
         """`stop`, soon: safe in a signal's handler, which may interrupt anything."""
@@ -184,8 +190,7 @@ class Pipeline:
         with self._meters.stage("wait for sinks"):
             self._told.put((frame, boxes, people))
         if not self._live:
-            self._last = frame.seconds
-            self._follower.recognise(self._read + frame.seconds)
+            self._follower.recognise()
 
     def _recognising(self) -> None:
         """The recognising thread; of files alone there is nothing for it to do."""
@@ -248,6 +253,8 @@ class Pipeline:
                     else:
                         self._sinks.frame(*item)
                 self._telling_since = None
+                if isinstance(item, Event):
+                    self._hand_over(item)
         except BaseException as error:
             self._worker_error = error
             self._told.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.recognizer import Recognizer
@@ -20,15 +21,16 @@ from seqpar_deploy.video.sinks.fan_out import say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.track import ByteTracker
-from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, TrackedBox, Tracker
+from seqpar_deploy.video.types import Detector, Event, Sink, Tracker
 
 _EVENTS = 64  # waiting to be asked for
+_AT_EXIT = 30.0  # seconds in which the sinks have to finish when the program ends
 
 Place = str | os.PathLike[str]
 
 
 def watch(
-    sources: Place | Sequence[Place],
+    sources: Place | Iterable[Place],
     recognizer: Recognizer,
     *,
     detector: Detector | None = None,
@@ -60,10 +62,11 @@ def watch(
         [Source(spec, report=report) for spec in specs],
         detector or MotionDetector(),
         recognizer,
-        Sinks([*sinks, _Handover(events)], metrics=metrics, health=health, report=report),
+        Sinks(sinks, metrics=metrics, health=health, report=report),
         tracker=tracker,
         chooser=chooser,
         fusion=fusion,
+        hand_over=events.put,
         metrics=metrics,
         health=health,
         report=report,
@@ -74,8 +77,9 @@ def watch(
 class Watch(Iterator[Event]):
     """Events as they come, from a pipeline that runs in threads of its own. Made by `watch`.
 
-    Closing it, by `close` from any thread, as a context manager, or by letting go of it, ends the run: what was read
-    until then still reaches the sinks. `summary` is what the run came to, once the iterator has ended.
+    Closing it, by `close` from any thread, as a context manager, or by letting go of it, ends the run, and so does the
+    end of the program: what was read until then still reaches the sinks. `summary` is what the run came to, once the
+    iterator has ended.
     """
 
     def __init__(self, pipeline: Pipeline, events: BoundedQueue[Event]) -> None:
@@ -83,7 +87,10 @@ class Watch(Iterator[Event]):
         self._events = events
         self._ended: list[Summary] = []  # by the thread, which must not hold on to this
         self._thread = threading.Thread(target=_run, args=(pipeline, events, self._ended), name="watch", daemon=True)
+        self._runs_in = pipeline.runs_in
         self._stop = weakref.finalize(self, _stop, pipeline, events)
+        self._stop.atexit = False
+        _RUNNING[self._thread] = (pipeline, events)
         self._thread.start()
 
     def __next__(self) -> Event:
@@ -97,8 +104,11 @@ class Watch(Iterator[Event]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the run, and wait until the sinks are finished. Safe to call twice."""
+        """End the run, and wait until the sinks are finished; not where a sink or detector calls it, which would wait
+        for itself. Safe to call twice."""
         self._stop()
+        if self._runs_in(threading.current_thread()):
+            return
         self._thread.join()
         self.summary = self._ended[0] if self._ended else None
 
@@ -116,6 +126,8 @@ def _run(pipeline: Pipeline, events: BoundedQueue[Event], ended: list[Summary]) 
         events.finish(error)
     else:
         events.finish()
+    finally:
+        _RUNNING.pop(threading.current_thread(), None)
 
 
 def _stop(pipeline: Pipeline, events: BoundedQueue[Event]) -> None:
@@ -123,19 +135,14 @@ def _stop(pipeline: Pipeline, events: BoundedQueue[Event]) -> None:
     pipeline.stop()
 
 
-class _Handover:
-    """A sink that hands events over to whoever asks for them."""
+_RUNNING: dict[threading.Thread, tuple[Pipeline, BoundedQueue[Event]]] = {}
 
-    name = "caller"
 
-    def __init__(self, events: BoundedQueue[Event]) -> None:
-        self._events = events
-
-    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        """Frames are not handed over."""
-
-    def event(self, event: Event) -> None:
-        self._events.put(event)
-
-    def close(self) -> None:
-        """The end comes after the other sinks have closed."""
+@atexit.register
+def _finish_all() -> None:
+    """The threads are daemons, and would be cut off in the middle of a file."""
+    running = {thread: run for thread, run in _RUNNING.copy().items() if thread.is_alive()}  # not so in a forked child
+    for run in running.values():
+        _stop(*run)
+    for thread in running:
+        thread.join(_AT_EXIT)
