@@ -7,6 +7,8 @@ from seqpar_deploy.video.choose import ChooserOptions
 from seqpar_deploy.video.detect.choose import open_detector
 from seqpar_deploy.video.follow import Follower
 from seqpar_deploy.video.fuse import FusionOptions
+from seqpar_deploy.video.pipeline import Summary
+from seqpar_deploy.video.track import ByteTracker, TrackOptions
 from seqpar_deploy.video.types import (
     Attribute,
     Box,
@@ -23,6 +25,7 @@ from seqpar_deploy.video.watching import Watch, watch
 __all__ = [
     "Attribute",
     "Box",
+    "ByteTracker",
     "ChooserOptions",
     "Detector",
     "Event",
@@ -31,6 +34,8 @@ __all__ = [
     "FusionOptions",
     "Person",
     "Sink",
+    "Summary",
+    "TrackOptions",
     "TrackedBox",
     "Tracker",
     "Watch",

@@ -68,7 +68,7 @@ class Follower:
         self._before = 0.0  # seconds of the streams that had all ended when those of now began
         self._newest = 0.0  # these, and those of the frame that is furthest on
         self._closed = False
-        self.people = self.crops = 0
+        self.answered = self.crops = 0  # people and crops so far
 
     @property
     def unanswered(self) -> int:
@@ -146,10 +146,8 @@ class Follower:
         self._seconds.pop(stream, None)
         if not self._seconds:
             self._before = self._newest
-        with (
-            self._one_batch,
-            contextlib.ExitStack() as ending,
-        ):  # what is being recognised is told before its people end
+        # What is being recognised is told before its people end.
+        with self._one_batch, contextlib.ExitStack() as ending:
             ending.callback(self._end, stream)
             with self._believing:
                 self._chooser.finish(stream)
@@ -204,7 +202,7 @@ class Follower:
         self._teller = threading.get_ident()  # by who holds `_believing`
         try:
             for event in events:
-                self.people += event.kind == "appeared"
+                self.answered += event.kind == "appeared"
                 try:
                     self._tell(event)
                 except Exception as error:

@@ -31,9 +31,12 @@ from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, Trac
 _FRAMES = 8  # of each source, waiting to be tracked
 _TOLD = 16  # frames and events, waiting for the sinks
 _PATIENCE = 20.0  # seconds, at the end, after which a sink that is still busy with one thing counts as hanging
+_READING = 0.5  # seconds until the sources' threads have noticed that they are to stop; those that hang are left
 _IDLE = 0.02  # seconds between looks for crops that wait
 _METERED = 0.5  # seconds between looks at the sources
 _STALE = 10.0  # seconds without a picture after which a live source counts as ill; and a stage, busy with one thing
+
+_MAY_WAIT = ("wait for sinks", "choose", "fuse")  # stages that hand events and frames on
 
 Tracked = tuple[Frame, Sequence[TrackedBox], Mapping[int, Person]]
 
@@ -137,7 +140,7 @@ class Pipeline:
             frames=dict(self._frames),
             dropped={name: source.stats.dropped for name, source in self._sources.items()},
             failed=self._failed,
-            people=self._follower.people,
+            people=self._follower.answered,
             unanswered=self._follower.unanswered,
             crops=self._follower.crops,
             seconds=time.monotonic() - start,
@@ -182,7 +185,10 @@ class Pipeline:
         """Read no more; what was read is still told. For any thread; a signal's handler calls `request_stop`."""
         self._stopping = True
         for source in self._sources.values():
-            source.close()
+            source.close(within=0)
+        patient = time.monotonic() + _READING
+        for source in self._sources.values():
+            source.close(within=max(0.0, patient - time.monotonic()))
 
     def _track(self, frame: Frame) -> None:
         boxes, people = self._follower.track(frame)
@@ -304,5 +310,6 @@ class _Meters:
     def busy(self) -> str | None:
         """What has been busy with one thing for too long, if anything."""
         now = time.perf_counter()
-        seconds, name = max(((now - since, name) for name, since in self._since.copy().items()), default=(0.0, ""))
+        busy = [(now - since, name) for name, since in self._since.copy().items() if name not in _MAY_WAIT]
+        seconds, name = max(busy, default=(0.0, ""))
         return f"{name}: busy with one thing for {seconds:.0f} s" if seconds > _STALE else None

@@ -115,13 +115,14 @@ class Source:
         self._thread.start()
         return queue
 
-    def close(self) -> None:
-        """Stop: the queue ends after what is in it. Returns at once, also if the source hangs. Safe to call twice."""
+    def close(self, within: float = _JOIN) -> None:
+        """Stop: the queue ends after what is in it. Returns `within` seconds, also if the source hangs. Safe to call
+        twice."""
         self._closing.set()
         if self._queue is not None:
             self._queue.finish()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_JOIN)
+            self._thread.join(within)
 
     def __enter__(self) -> Source:
         return self

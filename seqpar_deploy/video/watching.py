@@ -26,7 +26,7 @@ from seqpar_deploy.video.types import Detector, Event, Sink, Tracker
 _EVENTS = 64  # waiting to be asked for
 _AT_EXIT = 30.0  # seconds in which the sinks have to finish when the program ends
 
-Place = str | os.PathLike[str]
+Place = str | os.PathLike[str] | int  # a camera's number
 
 
 def watch(
@@ -55,8 +55,8 @@ def watch(
     >>> for event in watch("rtsp://camera/1", recognizer):
     ...     print(event.kind, event.person.track, event.person.labels)
     """
-    places = [sources] if isinstance(sources, (str, os.PathLike)) else sources
-    specs = expand_sources([os.fspath(place) for place in places])
+    places = [sources] if isinstance(sources, (str, os.PathLike, int)) else sources
+    specs = expand_sources([str(place) for place in places])
     events = BoundedQueue[Event](_EVENTS)
     pipeline = Pipeline(
         [Source(spec, report=report) for spec in specs],

@@ -92,7 +92,7 @@ def test_a_follower_finds_what_the_pipeline_does(recognizer: Recognizer) -> None
             assert len(boxes) == (frame.index < 50)
             assert set(people) <= {1}
     assert told(followed) == told(watched)
-    assert (follower.people, follower.unanswered) == (1, 0)
+    assert (follower.answered, follower.unanswered) == (1, 0)
 
 
 def test_leaving_the_loop_ends_the_run(recognizer: Recognizer) -> None:
@@ -155,6 +155,11 @@ def test_a_cancelled_task_ends_the_run(recognizer: Recognizer, tmp_path: Path) -
         asyncio.run(asyncio.wait_for(follow(server.url(clips=[clip])), timeout=2))
     assert sink.frames
     assert sink.closed == 1
+
+
+def test_a_camera_that_is_not_there(recognizer: Recognizer) -> None:
+    with pytest.raises(VideoError, match="there is no camera /dev/video77"):
+        watch(77, recognizer)
 
 
 def test_files_and_streams_are_not_mixed(recognizer: Recognizer) -> None:
