@@ -6,16 +6,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test browser lint types layers unit format clean
+.PHONY: demo test system lint types layers unit format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: browser lint types layers unit
+test: system lint types layers unit
 
-# Chromium, in which the tests look at the reports; without it they skip that.
-browser:
-	.ci/browser
+# Chromium, in which the tests look at pages, and GStreamer; without them they skip that.
+system:
+	.ci/system
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

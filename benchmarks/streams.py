@@ -142,7 +142,7 @@ class Command:
         while self.process.poll() is None:
             with contextlib.suppress(OSError):  # it may have ended
                 text = urllib.request.urlopen(f"{address}metrics", timeout=5).read().decode()
-                shown = dict(re.findall(r"^seqpar_source_(\w+){.*} (\S+)$", text, re.MULTILINE))
+                shown = dict(re.findall(r"^seqpar_source_(\w+?)(?:_total)?{.*} (\S+)$", text, re.MULTILINE))
                 if shown:
                     values = {key: float(value) if "back_off" in key else int(value) for key, value in shown.items()}
                     self.samples.append(Sample(at=time.monotonic(), **values))  # type: ignore[arg-type]

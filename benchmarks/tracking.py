@@ -20,7 +20,7 @@ import itertools
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def main() -> None:
     result = {
         "detector": options.detector,
         "detected": score(labels, detected),
-        "tracked": score(labels, tracked) | identities(labels, tracked),
+        "tracked": score(labels, tracked) | identities(labels, tracked) | {"track numbers used": len(used(tracked))},
         "milliseconds_a_frame": cost,
         "versions": {name: importlib.metadata.version(name) for name in ("opencv-python", "trackers", "av")},
         "machine": describe_machine(),
@@ -118,46 +118,60 @@ def matches(labels: Labels, found: Found) -> Iterator[tuple[int, dict[int, int],
 
 def score(labels: Labels, found: Found) -> dict[str, Any]:
     """Recall and precision of boxes, and people found."""
-    hits: dict[int, list[bool]] = defaultdict(list)
-    visible: list[bool] = []
-    wrong = 0
+    right, wrong = 0, 0
     for frame, of, overlaps in matches(labels, found):
-        for place, (track, occlusion, _) in enumerate(labels[frame]):
-            if track not in IGNORED:
-                hits[track].append(place in of)
-                visible += [place in of] if occlusion < 2 else []
         ignored = [place for place, (track, _, _) in enumerate(labels[frame]) if track in IGNORED]
+        right += len(of.keys() - set(ignored))
         for column in set(range(overlaps.shape[1])) - set(of.values()):
             wrong += not any(overlaps[place, column] > 0.1 for place in ignored)
-    right = sum(sum(of_track) for of_track in hits.values())
-    found_share = {track: float(np.mean(of_track)) for track, of_track in sorted(hits.items())}
+    return recall(labels, found) | {"precision": round(right / max(1, right + wrong), 4)}
+
+
+def recall(labels: Labels, found: Found, among: Container[int] | None = None) -> dict[str, Any]:
+    """Boxes and people found, of all labelled tracks or those `among` them."""
+    hits: dict[int, list[bool]] = defaultdict(list)
+    visible: list[bool] = []
+    for frame, of, _ in matches(labels, found):
+        for place, (track, occlusion, _) in enumerate(labels[frame]):
+            if counts(track, among):
+                hits[track].append(place in of)
+                visible += [place in of] if occlusion < 2 else []
+    shares = {track: float(np.mean(of_track)) for track, of_track in sorted(hits.items())}
+    boxes = sum(map(len, hits.values()))
     return {
         "people": len(hits),
-        "people found": sum(share >= 0.5 for share in found_share.values()),
-        "people found in 80 % of frames": sum(share >= 0.8 for share in found_share.values()),
-        "boxes": sum(map(len, hits.values())),
-        "recall": round(right / sum(map(len, hits.values())), 4),
+        "people found": sum(share >= 0.5 for share in shares.values()),
+        "people found in 80 % of frames": sum(share >= 0.8 for share in shares.values()),
+        "boxes": boxes,
+        "recall": round(sum(map(sum, hits.values())) / boxes, 4),
         "recall, less than half hidden": round(float(np.mean(visible)), 4),
-        "precision": round(right / max(1, right + wrong), 4),
-        "recall of each track": {str(track): round(share, 2) for track, share in found_share.items()},
+        "recall of each track": {str(track): round(share, 2) for track, share in shares.items()},
     }
 
 
-def identities(labels: Labels, found: Found) -> dict[str, Any]:
-    """How the numbers of tracks fit people."""
+def identities(labels: Labels, found: Found, among: Container[int] | None = None) -> dict[str, int]:
+    """How the numbers of tracks fit people, all who are labelled or those `among` them."""
     numbers: dict[int, list[int | None]] = defaultdict(list)
     for frame, of, _ in matches(labels, found):
         for place, (track, _, _) in enumerate(labels[frame]):
-            numbers[track].append(found[frame][of[place]][1] if place in of else None)
+            if counts(track, among):
+                numbers[track].append(found[frame][of[place]][1] if place in of else None)
     switches = fragments = 0
-    for track, seen in numbers.items():
+    for seen in numbers.values():
         known = [number for number in seen if number is not None]
-        if track not in IGNORED:
-            switches += sum(one != other for one, other in itertools.pairwise(known))
-            starts = sum(now is not None and before is None for before, now in zip([None, *seen], seen, strict=False))
-            fragments += max(0, starts - 1)
-    used = {number for boxes in found.values() for _, number in boxes}
-    return {"identity switches": switches, "fragments": fragments, "track numbers used": len(used)}
+        switches += sum(one != other for one, other in itertools.pairwise(known))
+        starts = sum(now is not None and before is None for before, now in zip([None, *seen], seen, strict=False))
+        fragments += max(0, starts - 1)
+    return {"identity switches": switches, "fragments": fragments}
+
+
+def counts(track: int, among: Container[int] | None) -> bool:
+    return track not in IGNORED and (among is None or track in among)
+
+
+def used(found: Found) -> set[int]:
+    """The numbers of tracks."""
+    return {number for boxes in found.values() for _, number in boxes}
 
 
 def edges_of(found: list[tuple[Box, int]]) -> Edges:

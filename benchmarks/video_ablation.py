@@ -36,7 +36,7 @@ from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.choose import Candidate, Chooser, ChooserOptions
 from seqpar_deploy.video.fuse import Fusion, FusionOptions
 from seqpar_deploy.video.quality import cut_out, quality
-from seqpar_deploy.video.types import Box, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Attribute, Box, Frame, Person, TrackedBox
 from seqpar_deploy.vocab import LabelSet
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,7 @@ VIEWS = {"front": "Front", "side": "Side", "back": "Back"}
 
 Scene = list[tuple[Frame, list[TrackedBox], dict[int, str]]]  # with who is seen from which side, where that is labelled
 Answers = dict[tuple[int, int], Prediction]  # of (track, frame)
+Said = npt.NDArray[np.bool_]
 Take = Callable[[Frame, list[TrackedBox], dict[int, Person]], list[Candidate]]
 
 
@@ -268,18 +269,33 @@ class Judge:
     def _tracks(self, split: str) -> list[int]:
         return [track for track, of in self._splits.items() if of == split]
 
-    def _said(self, one: Candidate) -> npt.NDArray[np.bool_]:
+    def _said(self, one: Candidate) -> Said:
         return self._encode(self._answers[one.track, one.frame].attributes)
 
-    def _encode(self, names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-        return np.array([attribute.name in names for attribute in self._label_set.attributes])
+    def _encode(self, names: tuple[str, ...]) -> Said:
+        return encode(self._label_set, names)
 
-    def _values(self, person: Person, of: Callable[[Any], bool]) -> npt.NDArray[np.bool_]:
-        return np.array([of(person.attributes[attribute.name]) for attribute in self._label_set.attributes])
+    def _values(self, person: Person, of: Callable[[Attribute], bool]) -> Said:
+        return values(self._label_set, person, of)
 
-    def _f1(self, said: npt.NDArray[np.bool_], track: int, among: npt.NDArray[np.bool_] | None = None) -> float:
-        labels = self._labels[track] if among is None else np.where(among, self._labels[track], UNKNOWN)
-        return compute_metrics(said[None], labels[None]).f1 if (labels != UNKNOWN).any() else 0.0
+    def _f1(self, said: Said, track: int, among: Said | None = None) -> float:
+        return f1(said, self._labels[track], among)
+
+
+def encode(label_set: LabelSet, names: tuple[str, ...]) -> Said:
+    """What a prediction emitted, (n,) in the label set's order."""
+    return np.array([attribute.name in names for attribute in label_set.attributes])
+
+
+def values(label_set: LabelSet, person: Person, of: Callable[[Attribute], bool]) -> Said:
+    """What is believed of a person, (n,) in the label set's order."""
+    return np.array([of(person.attributes[attribute.name]) for attribute in label_set.attributes])
+
+
+def f1(said: Said, labels: Labels, among: Said | None = None) -> float:
+    """Of one person's attributes, all that are labelled or those `among` them."""
+    counted = labels if among is None else np.where(among, labels, UNKNOWN)
+    return compute_metrics(said[None], counted[None]).f1 if (counted != UNKNOWN).any() else 0.0
 
 
 def mean(runs: list[Any]) -> Any:

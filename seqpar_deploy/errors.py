@@ -70,6 +70,10 @@ class SinkError(SeqparError):
     """A sink of the video pipeline cannot be opened, or cannot go on."""
 
 
+class ReaderGoneError(SinkError):
+    """Who read a sink's output went away, as `| head` does."""
+
+
 class BundleError(SeqparError):
     """A bundle cannot be opened."""
 

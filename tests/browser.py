@@ -1,7 +1,7 @@
 """Pages in a real browser, Debian's Chromium without a window. `browser.open(page, 390, 844)` gives its driver.
 
 The fixture `browser` is in `conftest.py`; tests that ask for it are skipped where no Chromium is installed.
-`.ci/browser` installs it.
+`.ci/system` installs it.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def rng() -> np.random.Generator:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium; the test is skipped where there is none."""
     if not (CHROMIUM and DRIVER):
-        pytest.skip("no chromium and chromedriver on this machine; .ci/browser installs them")
+        pytest.skip("no chromium and chromedriver on this machine; .ci/system installs them")
     pytest.importorskip("selenium")
     chromium = Browser(tmp_path_factory.mktemp("chromium"))
     yield chromium

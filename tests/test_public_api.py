@@ -1,22 +1,46 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
 
-import seqpar_deploy
+PUBLIC = ("seqpar_deploy", "seqpar_deploy.video", "seqpar_deploy.video.sinks")
+PINNED = Path(__file__).with_name("public_api.txt")
+
+
+def public_api() -> Iterator[str]:
+    """Every public name with its parameters (= where they may be left out), and what each class has."""
+    for module in PUBLIC:
+        yield module
+        for name in importlib.import_module(module).__all__:
+            thing = getattr(importlib.import_module(module), name)
+            yield f"  {name}{_parameters(thing)}"
+            for member in sorted(vars(thing)) if inspect.isclass(thing) else ():
+                if not member.startswith("_"):
+                    yield f"    {member}{_parameters(getattr(thing, member))}"
+
+
+def _parameters(thing: object) -> str:
+    if getattr(thing, "_is_protocol", False) or (inspect.isclass(thing) and issubclass(thing, Exception)):
+        return ""  # nobody makes one
+    try:
+        parameters = inspect.signature(thing).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a field or a property
+        return ""
+    return f"({', '.join(each.name + '=' * (each.default is not each.empty) for each in parameters)})"
 
 
 def test_the_public_surface_is_pinned() -> None:
-    assert seqpar_deploy.__all__ == [
-        "Beam",
-        "Bundle",
-        "Greedy",
-        "Prediction",
-        "Recognizer",
-        "SeqparError",
-        "Speculative",
-        "read_image",
-    ]
+    """Where it is meant to change: `python tests/test_public_api.py`, a line in CHANGELOG.md, and a new version."""
+    assert list(public_api()) == PINNED.read_text().splitlines()
+
+
+def test_types_ship() -> None:
+    assert (files("seqpar_deploy") / "py.typed").is_file()
 
 
 def test_the_runtime_imports_nothing_heavy() -> None:
@@ -38,3 +62,7 @@ def test_predicting_loads_no_torch(bundle_dir, crops) -> None:
         "    assert len(recognizer.predict([read_image(p) for p in sample_crops()])) == 20\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+if __name__ == "__main__":
+    PINNED.write_text("\n".join(public_api()) + "\n")

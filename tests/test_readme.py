@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,28 @@ def test_every_result_that_is_named_exists() -> None:
     named = re.findall(r"benchmarks/results/[\w.-]+", README)
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_videos_sentences_are_the_results() -> None:
+    street, streams = result("street.json"), result("streams.json")
+    tracks, live = street["tracks"], street["live"].values()
+    unseen = tracks["held_out"]
+    people = sum(tracks[split]["people found"] for split in ("held_out", "train"))
+    soonest = math.ceil(100 * max(each["seconds_to_first_attributes"]["max"] for each in live)) / 100
+    back = math.ceil(10 * max(streams[kind]["worst_in_metrics"] for kind in ("http", "rtsp_gstreamer"))) / 10
+    said = " ".join(README.split())
+    for sentence in (
+        f"On the {street['frames']} frames of OpenCV's street video (768 x 576, "
+        f"{street['people_in_a_frame']['labelled_mean']:.0f} people in a frame)",
+        f"finds all {people} people and {100 * unseen['recall']:.0f} % of the boxes of those that it was not "
+        "trained on",
+        f"with {unseen['identity switches']} changes of number; F1 of a followed person is {unseen['f1_fused']:.2f} "
+        f"where the same crops alone have {unseen['f1_its_crops']:.2f}",
+        f"It takes {street['as_fast_as_it_goes']['events and report']['frames_a_second']:.0f} frames a second",
+        f"first attributes come within {soonest:.2f} s of the first tracked frame",
+        f"Killed {streams['http']['kills']} times, a stream is back in the metrics within {back:.1f} s of its server",
+    ):
+        assert sentence in said
 
 
 def test_the_sentences_are_the_results() -> None:

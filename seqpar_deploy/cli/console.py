@@ -52,7 +52,8 @@ def run_app(app: typer.Typer) -> None:
             print_error(error)
             sys.exit(USAGE_ERROR)
         if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
-            sys.stderr.close()
+            with contextlib.suppress(OSError):  # which may go down the same pipe
+                sys.stderr.close()
             sys.exit(0)
         raise
 

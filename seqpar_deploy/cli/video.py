@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from seqpar_deploy.cli.console import INTERRUPTED
-from seqpar_deploy.errors import VideoError
+from seqpar_deploy.errors import ReaderGoneError, VideoError
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.choose import ChooserOptions
 from seqpar_deploy.video.detect.choose import open_detector
@@ -37,7 +37,9 @@ def video(
         list[str], typer.Argument(help="Video files or quoted globs, /dev/videoN, rtsp:// or http:// and the like.")
     ],
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
-    backend: Annotated[str, typer.Option(help="As for seqpar predict; as tuned by default.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="As for seqpar predict, for an ONNX detector too; as tuned by default.")
+    ] = "auto",
     detector: Annotated[
         str, typer.Option(help="motion (built in, fixed cameras), an ONNX person detector, or boxes as JSON Lines.")
     ] = "motion",
@@ -45,7 +47,7 @@ def video(
         str | None, typer.Option(help="JSON Lines of what changes (docs/events.md): a file, or - for standard output.")
     ] = None,
     annotate: Annotated[
-        Path | None, typer.Option(help="Write the video with boxes and attributes, .mp4 or .mkv.")
+        Path | None, typer.Option(help="Write the video with boxes and attributes: .mp4, or .mkv for runs of days.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with everyone who was seen.")] = None,
     mqtt: Annotated[
@@ -55,8 +57,9 @@ def video(
         int | None, typer.Option(help="Show a live preview, /metrics and /healthz on this port.", min=0, max=65535)
     ] = None,
     address: Annotated[
-        str, typer.Option(help="Where --serve listens; other machines need another than this.")
-    ] = "127.0.0.1",
+        str | None,
+        typer.Option(help="Where --serve listens; other machines need another than this.", show_default="127.0.0.1"),
+    ] = None,
     max_crops_per_second: Annotated[float, typer.Option(help="Crops to recognise, over all sources.", min=0.1)] = 10,
     max_latency: Annotated[
         float, typer.Option(help="Seconds in which everyone has a first answer, if it can be.", min=0)
@@ -67,16 +70,22 @@ def video(
 
     Events go to standard output if nothing else is asked for. Ctrl-C ends it: what was read is told, files finished.
     """
+    if address is not None and serve is None:
+        raise VideoError(f"--address {address} says where --serve listens; add --serve with a port, or leave it out")
+    for option, value in (("--events", events), ("--mqtt", mqtt), ("--address", address)):
+        if value == "":
+            raise VideoError(f"{option} is empty; give it a value, or leave it out")
+    if report is not None and str(report) in ("-", "."):
+        raise VideoError(f"the report cannot go to {report}; name a file, such as people.html")
     specs = expand_sources(sources)
-    if len({spec.live for spec in specs}) > 1:
-        raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
         recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))  # type: ignore[arg-type]
-        finder = open_detector(detector)
+        finder = open_detector(detector, backend=backend)  # type: ignore[arg-type]
         stack.callback(finder.close)
         files = _annotated_files(annotate, specs)
-        _check_apart(specs, [*files.values(), *([report] if report else []), *([Path(events)] if events else [])])
+        outputs = [*files.values(), *([report] if report else []), *([Path(events)] if events else [])]
+        _check_apart(specs, Path(detector), outputs)
         told: list[Sink] = []
 
         def tell(sink: Sink) -> None:
@@ -90,30 +99,38 @@ def video(
             preview = PreviewSink()
             tell(preview)
             routes = preview.routes() | metrics_routes(metrics, health)
-            web = WebServer(routes, address=address, port=serve)
+            web = WebServer(routes, address=address or "127.0.0.1", port=serve)
             stack.callback(web.close)
             say(f"preview, /metrics and /healthz at {web.url}")
         # Those that write files come last: what cannot start leaves none behind.
         if events or not (annotate or report or mqtt or serve is not None):
             tell(JsonlSink(events or "-"))
+        videos: list[AnnotatedSink] = []
         for stream, file in files.items():
-            tell(AnnotatedSink(stream, file))
+            videos.append(AnnotatedSink(stream, file))
+            tell(videos[-1])
         if report:
             tell(ReportSink(report, videos=files))
+        sinks = Sinks(told, metrics=metrics, health=health, none_left=lambda: pipeline.request_stop())
         pipeline = Pipeline(
             opened,
             finder,
             recognizer,
-            Sinks(told, metrics=metrics),
+            sinks,
             chooser=ChooserOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
             metrics=metrics,
             health=health,
         )
         with _first_signal(pipeline.request_stop) as interrupted:
             summary = pipeline.run()
-    _print(summary, [path for path in (*files.values(), report) if path and path.exists()], profile)
+    if sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost):
+        return
+    wrote = [sink.path for sink in videos if sink.wrote] + [path for path in (report,) if path and path.exists()]
+    _print(summary, wrote, profile)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
+    if sinks.all_lost:
+        raise VideoError("no output was left to write to, see above")
     if summary.failed:
         raise VideoError(f"{len(summary.failed)} of {len(specs)} sources could not be read, see above")
 
@@ -142,9 +159,10 @@ def _annotated_files(annotate: Path | None, specs: list[SourceSpec]) -> dict[str
     return files_for(annotate, [spec.name for spec in specs]) if annotate else {}
 
 
-def _check_apart(specs: list[SourceSpec], outputs: list[Path]) -> None:
-    """No output is a source, nor another output."""
-    taken = {Path(spec.place).resolve(): "read" for spec in specs if not spec.is_url}
+def _check_apart(specs: list[SourceSpec], detector: Path, outputs: list[Path]) -> None:
+    """No output is a source, the detector's file, nor another output."""
+    read = [Path(spec.place) for spec in specs if not spec.is_url] + [detector] * detector.is_file()
+    taken = {path.resolve(): "read" for path in read}
     for path in outputs:
         if str(path) == "-":
             continue
@@ -157,13 +175,16 @@ def _print(summary: Summary, files: list[Path], profile: bool) -> None:
     """What a run came to, on standard error: standard output may be events."""
     frames, dropped = sum(summary.frames.values()), sum(summary.dropped.values())
     lost = f", {dropped} dropped" if dropped else ""
+    unanswered = f" and {summary.unanswered} never seen well enough" if summary.unanswered else ""
     rate = frames / summary.seconds if summary.seconds else 0.0
     lines = [
-        f"{summary.people} people, {summary.crops} crops recognised; {frames} frames{lost}, {rate:.0f} a second",
+        f"{summary.people} people{unanswered}, {summary.crops} crops recognised; "
+        f"{frames} frames{lost}, {rate:.0f} a second",
         *(f"wrote {file}" for file in files),
     ]
     if profile:
         lines.append(f"{'stage':16} {'entered':>8} {'ms each':>8} {'seconds':>8}")
         for name, (times, seconds) in summary.stages.items():
             lines.append(f"{name:16} {times:8} {1e3 * seconds / times:8.2f} {seconds:8.2f}")
-    print("\n".join(lines), file=sys.stderr)
+    with contextlib.suppress(OSError):  # `2>&1 | head` has gone, and the work is done all the same
+        print("\n".join(lines), file=sys.stderr)

@@ -1,1 +1,44 @@
-"""People in, attributes out: a pipeline over files, cameras and streams, of parts that can be replaced."""
+"""People in videos and streams: `watch` runs everything, `Follower` takes frames from a loop of your own.
+
+What is named here is public, as is `seqpar_deploy.video.sinks`.
+"""
+
+from seqpar_deploy.video.choose import ChooserOptions
+from seqpar_deploy.video.detect.choose import open_detector
+from seqpar_deploy.video.follow import Follower
+from seqpar_deploy.video.fuse import FusionOptions
+from seqpar_deploy.video.pipeline import Summary
+from seqpar_deploy.video.track import ByteTracker, TrackOptions
+from seqpar_deploy.video.types import (
+    Attribute,
+    Box,
+    Detector,
+    Event,
+    Frame,
+    Person,
+    Sink,
+    TrackedBox,
+    Tracker,
+)
+from seqpar_deploy.video.watching import Watch, watch
+
+__all__ = [
+    "Attribute",
+    "Box",
+    "ByteTracker",
+    "ChooserOptions",
+    "Detector",
+    "Event",
+    "Follower",
+    "Frame",
+    "FusionOptions",
+    "Person",
+    "Sink",
+    "Summary",
+    "TrackOptions",
+    "TrackedBox",
+    "Tracker",
+    "Watch",
+    "open_detector",
+    "watch",
+]

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from seqpar_deploy.errors import VideoError
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.quality import MARGIN, cut_out, from_geometry, sharpness
 from seqpar_deploy.video.types import Box, Frame, Person, TrackedBox
@@ -42,6 +43,12 @@ class ChooserOptions:
     give_up: float = 30.0
     margin: float = MARGIN
     max_waiting: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            least, words = (1e-3, "0.001 or more") if name in ("refresh", "longest") else (0, "0 or more")
+            if not value >= least:
+                raise VideoError(f"{name} is {value}, wanted {words}")
 
 
 @dataclasses.dataclass(slots=True)
@@ -142,6 +149,11 @@ class Chooser:
         """The stream ended: who was never answered is due now, the others are forgotten."""
         self._clocks[stream] = math.inf
         self._forget(stream)
+
+    def forget(self, stream: str) -> None:
+        """Whatever of it still waits is no longer waited for."""
+        self._tracks = {key: track for key, track in self._tracks.items() if key[0] != stream}
+        self._clocks.pop(stream, None)
 
     def _consider(self, track: _Track, frame: Frame, tracked: TrackedBox, others: Sequence[Box]) -> None:
         """Make this crop the waiting one if that is worth it. Most crops fail at what costs nothing."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from seqpar_deploy.errors import VideoError
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.video.choose import Candidate
 from seqpar_deploy.video.types import Attribute, Box, Event, EventKind, Frame, Person, State, TrackedBox
@@ -40,6 +41,15 @@ class FusionOptions:
     keep: float = 0.5
     patience: float = 2.0
     give_up: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise VideoError(f"{name} is {value}, wanted 0 or more")
+        if not self.prior_weight:
+            raise VideoError("prior_weight is 0, wanted more: what nobody said anything of is unknown")
+        if not max(0.5, self.keep) <= self.sure <= 1:
+            raise VideoError(f"sure is {self.sure} and keep {self.keep}; wanted sure from 0.5 to 1, and keep no larger")
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,6 +87,7 @@ class Fusion:
             if group.exclusive
         ]
         self._streams: dict[str, dict[int, _Track]] = {}
+        self.unanswered = 0  # people who were given up
 
     def seen(self, frame: Frame, boxes: Sequence[TrackedBox]) -> list[Event]:
         """Who is in a frame, in order within its stream; call it for empty frames too. Gives who has left."""
@@ -94,7 +105,8 @@ class Fusion:
             if frame.seconds - track.last_seconds > self.options.patience:
                 events += self.end(frame.stream, number)
             if track.crops == 0 and frame.seconds - track.last_seconds > self.options.give_up:
-                tracks.pop(number, None)
+                del tracks[number]
+                self.unanswered += 1
         return events
 
     def add(self, candidate: Candidate, prediction: Prediction) -> list[Event]:
@@ -130,7 +142,7 @@ class Fusion:
     def finish(self, stream: str) -> list[Event]:
         """The stream ended, and every answer is in: everyone leaves."""
         events = [event for track in list(self._streams.get(stream, {})) for event in self.end(stream, track)]
-        self._streams.pop(stream, None)
+        self.unanswered += len(self._streams.pop(stream, {}))
         return events
 
     def people(self, stream: str) -> dict[int, Person]:

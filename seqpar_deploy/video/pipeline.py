@@ -2,9 +2,9 @@
 
     sources (a thread each) -> detect, track -> choose -> recognise -> fuse -> sinks (a thread)
 
-Where all sources are files everything between happens on one thread, frame by frame: a run of one file can be repeated.
-Where any is live, recognising has a thread of its own, and frames that come too fast are dropped at their source. The
-queues in between are bounded: a slow stage slows those before it.
+Files are read one after the other, and everything between happens on one thread, frame by frame: a run can be repeated.
+Where any source is live they are read at once, recognising has a thread of its own, and frames that come too fast are
+dropped at their source. The queues in between are bounded: a slow stage slows those before it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.choose import Chooser, ChooserOptions
-from seqpar_deploy.video.fuse import Fusion, FusionOptions
+from seqpar_deploy.video.choose import ChooserOptions
+from seqpar_deploy.video.follow import Follower
+from seqpar_deploy.video.fuse import FusionOptions
 from seqpar_deploy.video.queues import BoundedQueue, End, merge
 from seqpar_deploy.video.sinks.fan_out import say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
@@ -30,22 +31,27 @@ from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, Trac
 _FRAMES = 8  # of each source, waiting to be tracked
 _TOLD = 16  # frames and events, waiting for the sinks
 _PATIENCE = 20.0  # seconds, at the end, after which a sink that is still busy with one thing counts as hanging
+_READING = 0.5  # seconds until the sources' threads have noticed that they are to stop; those that hang are left
 _IDLE = 0.02  # seconds between looks for crops that wait
 _METERED = 0.5  # seconds between looks at the sources
-_STALE = 10.0  # seconds without a frame after which a source counts as ill
+_STALE = 10.0  # seconds without a picture after which a live source counts as ill; and a stage, busy with one thing
+
+_MAY_WAIT = ("wait for sinks", "choose", "fuse")  # stages that hand events and frames on
 
 Tracked = tuple[Frame, Sequence[TrackedBox], Mapping[int, Person]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run came to: frames tracked and dropped by stream, people told of, crops recognised, and the seconds
-    (processor and waiting together) each stage took, with how often it was entered."""
+    """What a run came to: frames tracked and dropped by stream, people told of, those given up as no crop of them could
+    be recognised, crops recognised, and the seconds (processor and waiting together) each stage took, with how often it
+    was entered."""
 
     frames: Mapping[str, int]
     dropped: Mapping[str, int]
     failed: Mapping[str, str]  # streams that ended with an error, and which
     people: int
+    unanswered: int
     crops: int
     seconds: float
     stages: Mapping[str, tuple[int, float]]
@@ -54,7 +60,8 @@ class Summary:
 class Pipeline:
     """Runs sources through a detector, trackers and a Recognizer into sinks, which it closes at the end.
 
-    `tracker` makes a tracker for each stream. `batch_size` bounds the crops of one inference. The caller opens and
+    `tracker` makes a tracker for each stream. `batch_size` bounds the crops of one inference. `hand_over` is given each
+    event after the sinks, and may take as long as it likes, as long as it returns after `stop`. The caller opens and
     closes detector and Recognizer.
     """
 
@@ -69,33 +76,41 @@ class Pipeline:
         chooser: ChooserOptions | None = None,
         fusion: FusionOptions | None = None,
         batch_size: int = 16,
+        hand_over: Callable[[Event], object] = lambda _event: None,
         metrics: Metrics | None = None,
         health: Health | None = None,
         report: Callable[[str], None] = say,
     ) -> None:
         self._sources = {source.spec.name: source for source in sources}
+        if len(self._sources) < len(sources):
+            names = ", ".join(source.spec.name for source in sources)
+            raise ValueError(f"sources are named {names}; wanted a name of its own for each")
         self._live = any(source.spec.live for source in sources)
-        self._detector, self._recognizer, self._sinks = detector, recognizer, sinks
-        self._new_tracker = tracker
-        self._trackers: dict[str, Tracker] = {}
-        self._chooser, self._fusion = Chooser(chooser), Fusion(recognizer.bundle.label_set, fusion)
-        self._believing = threading.RLock()  # around both, until their events are queued: events stay in order
-        self._one_batch = threading.RLock()  # around a batch from its choice to its events; taken before the other
-        self._batch_size = batch_size
+        self._sinks, self._hand_over = sinks, hand_over
         self._told = BoundedQueue[Event | Tracked](_TOLD)
         self._all_tracked = threading.Event()
         self._meters = _Meters(metrics or Metrics())
+        self._follower = Follower(
+            recognizer,
+            self._told.put,
+            detector=detector,
+            tracker=tracker,
+            chooser=chooser,
+            fusion=fusion,
+            batch_size=batch_size,
+            stage=self._meters.stage,
+        )
+        self._max_latency = (chooser or ChooserOptions()).max_latency
         self._health = health or Health()
+        self._beats: dict[str, Callable[[], None]] = {}  # of live sources
         self._report = report
         self._frames: dict[str, int] = defaultdict(int)
         self._failed: dict[str, str] = {}
-        self._people = self._crops = 0
-        self._newest = 0.0  # seconds of the frame that is furthest on: the time it is, where all sources are files
         self._worker_error: BaseException | None = None
-        self._recognizes = True  # until it fails
         self._asked_to_stop = self._stopping = self._hangs = False
         self._telling_since: float | None = None  # when the sinks were handed what they are busy with
         self._done = threading.Event()
+        self._own: list[threading.Thread] = []
 
     def run(self) -> Summary:
         """Until every source has ended, or `stop`. Raises what a detector, tracker or Recognizer raises, after the
@@ -108,9 +123,13 @@ class Pipeline:
         with contextlib.ExitStack() as ending:  # in the reverse of this order, whatever happens
             ending.callback(self._join, threads)
             ending.callback(self._told.finish)
-            ending.callback(self._finish_all)
+            ending.callback(self._follower.close)
             ending.callback(self._all_tracked.set)
             ending.callback(self.stop)
+            self._health.watch("stages", self._meters.busy)
+            for name in self._sources if self._live else ():
+                self._beats[name] = self._health.heartbeat(f"source {name}", within=_STALE)
+            self._own = [threading.current_thread(), *threads.values()]
             for thread in threads.values():
                 thread.start()
                 self._health.thread(thread)
@@ -121,27 +140,42 @@ class Pipeline:
             frames=dict(self._frames),
             dropped={name: source.stats.dropped for name, source in self._sources.items()},
             failed=self._failed,
-            people=self._people,
-            crops=self._crops,
+            people=self._follower.answered,
+            unanswered=self._follower.unanswered,
+            crops=self._follower.crops,
             seconds=time.monotonic() - start,
-            stages=self._meters.stages(),
+            stages=self._decoding() | self._meters.stages(),
         )
+
+    def _decoding(self) -> dict[str, tuple[int, float]]:
+        """What the sources' threads did, as a stage."""
+        stats = [source.stats for source in self._sources.values()]
+        frames = sum(each.frames for each in stats)
+        return {"decode": (frames, sum(each.decode_seconds for each in stats))} if frames else {}
 
     def _follow(self) -> None:
         """Track what comes out of the sources, until nothing more does."""
-        queues = {name: source.start(_FRAMES) for name, source in self._sources.items()}
-        beats = {name: self._health.heartbeat(f"source {name}", within=_STALE) for name in queues}
-        for name, item in merge(queues):
+        for name, item in self._items():
             if isinstance(item, End):
-                self._health.forget(f"source {name}")
                 self._finish(name, item.error)
-                continue
-            beats[name]()
-            self._track(item)
-            if not self._live:
-                self._recognise()
+            else:
+                self._track(item)
             if self._worker_error:
                 return
+
+    def _items(self) -> Iterator[tuple[str, Frame | End]]:
+        """Frames and the end of every source: of live ones as they come, of files one after the other."""
+        if self._live:
+            yield from merge({name: source.start(_FRAMES) for name, source in self._sources.items()})
+            return
+        for name, source in self._sources.items():
+            if self._stopping:
+                return
+            yield from merge({name: source.start(_FRAMES)})
+
+    def runs_in(self, thread: threading.Thread) -> bool:
+        """Whether the run waits for this thread at its end."""
+        return thread in self._own
 
     def request_stop(self) -> None:
         """`stop`, soon: safe in a signal's handler, which may interrupt anything."""
@@ -151,48 +185,24 @@ class Pipeline:
         """Read no more; what was read is still told. For any thread; a signal's handler calls `request_stop`."""
         self._stopping = True
         for source in self._sources.values():
-            source.close()
+            source.close(within=0)
+        patient = time.monotonic() + _READING
+        for source in self._sources.values():
+            source.close(within=max(0.0, patient - time.monotonic()))
 
     def _track(self, frame: Frame) -> None:
-        with self._meters.stage("detect"):
-            boxes = self._detector.detect(frame)
-        with self._meters.stage("track"):
-            if frame.stream not in self._trackers:
-                self._trackers[frame.stream] = self._new_tracker()
-            tracked = self._trackers[frame.stream].update(frame, boxes)
-        with self._meters.stage("choose"), self._believing:
-            self._tell_later(self._fusion.seen(frame, tracked))
-            people = self._fusion.people(frame.stream)
-            self._chooser.offer(frame, tracked, people)
+        boxes, people = self._follower.track(frame)
         self._frames[frame.stream] += 1
-        self._newest = max(self._newest, frame.seconds)
         with self._meters.stage("wait for sinks"):
-            self._told.put((frame, tracked, people))
-
-    def _recognise(self) -> bool:
-        """Recognise crops that wait, one batch at a time; whether there were any."""
-        with self._one_batch:
-            with self._believing:
-                batch = self._chooser.take(self._batch_size, time.monotonic() if self._live else self._newest)
-            if not batch:
-                return False
-            try:
-                with self._meters.stage("recognise"):
-                    predictions = self._recognizer.predict([candidate.crop for candidate in batch])
-            except BaseException:
-                self._recognizes = False
-                raise
-            self._crops += len(batch)
-            with self._meters.stage("fuse"), self._believing:
-                for candidate, prediction in zip(batch, predictions, strict=True):
-                    self._tell_later(self._fusion.add(candidate, prediction))
-            return True
+            self._told.put((frame, boxes, people))
+        if not self._live:
+            self._follower.recognise()
 
     def _recognising(self) -> None:
         """The recognising thread; of files alone there is nothing for it to do."""
         try:
             while self._live and not self._all_tracked.is_set():
-                if not self._recognise():
+                if not self._follower.recognise(time.monotonic(), within=self._max_latency):
                     self._all_tracked.wait(_IDLE)
         except BaseException as error:
             self._worker_error = error
@@ -201,9 +211,13 @@ class Pipeline:
     def _keep_metering(self) -> None:
         """Figures of sources change also while no frame comes. Here it is seen, too, that somebody asked to stop, and
         that a sink then keeps the others, and the program, waiting."""
+        frames = dict.fromkeys(self._sources, 0)
         while not self._done.wait(_METERED):
-            for source in self._sources.values():
+            for name, source in self._sources.items():
                 self._meters.of_source(source)
+                if source.stats.frames != frames[name] and name in self._beats:
+                    frames[name] = source.stats.frames
+                    self._beats[name]()
             if self._asked_to_stop:
                 self.stop()
             begun = self._telling_since
@@ -221,33 +235,18 @@ class Pipeline:
         self._done.set()
         threads["meters"].join()
         self._health.forget("meters")
+        self._health.forget("stages")
 
     def _finish(self, stream: str, error: BaseException | None) -> None:
-        """A stream has ended: whoever was never answered is, and everyone's track ends."""
+        """A stream has ended; so do the tracks in it."""
+        self._health.forget(f"source {stream}")
         if error is not None:
             words = " ".join(str(error).split())
             why = words if isinstance(error, SeqparError) else f"{type(error).__name__}: {words}"
             self._failed[stream] = why
             self._health.watch(f"source {stream}", lambda: why)
             self._report(f"{stream}: {why}")
-        with self._one_batch:  # what is being recognised is told before its people end
-            with self._believing:
-                self._chooser.finish(stream)
-            while self._recognizes and self._recognise():
-                pass
-            with self._believing:
-                self._tell_later(self._fusion.finish(stream))
-        self._trackers.pop(stream, None)
-
-    def _finish_all(self) -> None:
-        for stream in self._sources:
-            if stream in self._trackers:
-                self._finish(stream, None)
-
-    def _tell_later(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._people += event.kind == "appeared"
-            self._told.put(event)
+        self._follower.finish(stream)
 
     def _tell(self) -> None:
         """The sinks' thread."""
@@ -260,6 +259,8 @@ class Pipeline:
                     else:
                         self._sinks.frame(*item)
                 self._telling_since = None
+                if isinstance(item, Event):
+                    self._hand_over(item)
         except BaseException as error:
             self._worker_error = error
             self._told.close()
@@ -275,19 +276,21 @@ class _Meters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._stages: dict[str, tuple[int, float]] = {}
+        self._since: dict[str, float] = {}  # when the stages that are busy were entered
         self._of_stage = metrics.histogram("seqpar_stage_seconds", "Time of one entry into a stage", "stage")
-        self._frames = metrics.gauge("seqpar_source_frames", "Frames decoded", "stream")
-        self._dropped = metrics.gauge("seqpar_source_dropped", "Frames dropped for newer ones", "stream")
-        self._errors = metrics.gauge("seqpar_source_decode_errors", "Damaged packets and pictures", "stream")
-        self._reconnects = metrics.gauge("seqpar_source_reconnects", "Connections that came back", "stream")
+        self._frames = metrics.counter("seqpar_source_frames_total", "Frames decoded", "stream")
+        self._dropped = metrics.counter("seqpar_source_dropped_total", "Frames dropped for newer ones", "stream")
+        self._errors = metrics.counter("seqpar_source_decode_errors_total", "Damaged data", "stream")
+        self._reconnects = metrics.counter("seqpar_source_reconnects_total", "Returns", "stream")
         self._back_off = metrics.gauge("seqpar_source_back_off_seconds", "Pause before the next try", "stream")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self._since[name] = time.perf_counter()
         try:
             yield
         finally:
+            del self._since[name]
             seconds = time.perf_counter() - start
             times, total = self._stages.get(name, (0, 0.0))
             self._stages[name] = times + 1, total + seconds  # each stage is entered by one thread at a time
@@ -295,11 +298,18 @@ class _Meters:
 
     def of_source(self, source: Source) -> None:
         name, stats = source.spec.name, source.stats
-        self._frames.set(stats.frames, name)
-        self._dropped.set(stats.dropped, name)
-        self._errors.set(stats.decode_errors, name)
-        self._reconnects.set(stats.reconnects, name)
+        self._frames.reach(stats.frames, name)
+        self._dropped.reach(stats.dropped, name)
+        self._errors.reach(stats.decode_errors, name)
+        self._reconnects.reach(stats.reconnects, name)
         self._back_off.set(stats.back_off, name)
 
     def stages(self) -> dict[str, tuple[int, float]]:
         return dict(self._stages)
+
+    def busy(self) -> str | None:
+        """What has been busy with one thing for too long, if anything."""
+        now = time.perf_counter()
+        busy = [(now - since, name) for name, since in self._since.copy().items() if name not in _MAY_WAIT]
+        seconds, name = max(busy, default=(0.0, ""))
+        return f"{name}: busy with one thing for {seconds:.0f} s" if seconds > _STALE else None

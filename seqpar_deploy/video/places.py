@@ -49,7 +49,7 @@ class SourceSpec:
 def expand_sources(names: list[str]) -> list[SourceSpec]:
     """The videos that files, folders, globs, camera numbers, devices and URLs stand for, in order, no repeats.
 
-    Raises VideoError if a name stands for nothing. Streams are not connected to.
+    Raises VideoError if a name stands for nothing, or some are live and some are not. Streams are not connected to.
     """
     places = list(dict.fromkeys(place for name in names for place in _places(name)))
     if not places:
@@ -58,16 +58,21 @@ def expand_sources(names: list[str]) -> list[SourceSpec]:
     for place in places:
         taken = {spec.name for spec in specs}
         specs.append(SourceSpec(name=_unused(_short_name(place), taken), place=place, live=_is_live(place)))
+    if len({spec.live for spec in specs}) > 1:
+        raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
     return specs
 
 
 def _places(name: str) -> list[str]:
+    if not name:
+        raise VideoError("the name of a source is empty; wanted a file, a camera such as 0, or a stream")
     if name.isdecimal():
         name = f"/dev/video{int(name)}"
     path = Path(name)
     if scheme := _scheme(name):
         if scheme not in SCHEMES:
             raise VideoError(f"{scheme}:// is not a kind of source; wanted a file or one of {' '.join(SCHEMES)}")
+        _check_url(name, scheme)
         return [name]
     if path.is_dir():
         inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
@@ -84,6 +89,20 @@ def _places(name: str) -> list[str]:
             raise VideoError(f"no file matches {name!r}")
         return matches
     raise VideoError(f"there is no camera {name}" if name.startswith("/dev/video") else f"{name} does not exist")
+
+
+def _check_url(url: str, scheme: str) -> None:
+    """It would be tried again for ever."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:  # whose words may hold a part of the password
+        raise VideoError(
+            f"a {scheme}:// source cannot be understood; wanted {scheme}://[USER:PASSWORD@]HOST[:PORT]/PATH, with %40 "
+            "for an @ in a password, and the like"
+        ) from None
+    if not host and scheme in ("rtsp", "rtsps", "http", "https"):  # the others may listen
+        raise VideoError(f"a {scheme}:// source names no host; wanted {scheme}://HOST[:PORT]/PATH")
 
 
 def _scheme(place: str) -> str:

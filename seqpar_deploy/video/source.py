@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import random
@@ -55,14 +56,16 @@ class SourceStats:
     """What has become of a source so far. A snapshot, which any thread may ask for.
 
     `frames` were decoded; of them `dropped` made room for newer ones. `decode_errors` counts packets and pictures that
-    were damaged, and left out. `reconnects` counts connections that came back, `back_off` is the pause before the next
-    try in seconds, 0 while there is none. `width` and `height` are of the last picture.
+    were damaged, and left out. `decode_seconds` went into decoding, and into RGB, without waiting for data.
+    `reconnects` counts connections that came back, `back_off` is the pause before the next try in seconds, 0 while
+    there is none. `width` and `height` are of the last picture.
     """
 
     state: State = "new"
     frames: int = 0
     dropped: int = 0
     decode_errors: int = 0
+    decode_seconds: float = 0.0
     reconnects: int = 0
     back_off: float = 0.0
     width: int = 0
@@ -112,13 +115,14 @@ class Source:
         self._thread.start()
         return queue
 
-    def close(self) -> None:
-        """Stop: the queue ends after what is in it. Returns at once, also if the source hangs. Safe to call twice."""
+    def close(self, within: float = _JOIN) -> None:
+        """Stop: the queue ends after what is in it. Returns `within` seconds, also if the source hangs. Safe to call
+        twice."""
         self._closing.set()
         if self._queue is not None:
             self._queue.finish()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_JOIN)
+            self._thread.join(within)
 
     def __enter__(self) -> Source:
         return self
@@ -256,7 +260,8 @@ class Source:
 
     def _decode(self, packet: Packet[Any]) -> list[VideoFrame]:
         try:
-            pictures: list[VideoFrame] = packet.decode()
+            with self._timed():
+                pictures: list[VideoFrame] = packet.decode()
         except self._av.error.FFmpegError:
             self._note(decode_errors=self._stats.decode_errors + 1)
             return []
@@ -269,7 +274,8 @@ class Source:
         if picture.is_corrupt:
             self._note(decode_errors=self._stats.decode_errors + 1)
             return None
-        image = self._upright(picture, stream)
+        with self._timed():
+            image = self._upright(picture, stream)
         self._note(state="running", height=image.shape[0], width=image.shape[1])
         return Frame(stream=self.spec.name, index=index, seconds=seconds, image=image)
 
@@ -284,6 +290,14 @@ class Source:
     def _failed(self, problem: str) -> VideoError:
         self._note(state="failed", last_error=problem)
         return VideoError(f"{self.spec.shown} cannot be read: {problem}")
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._note(decode_seconds=self._stats.decode_seconds + time.perf_counter() - start)
 
     def _note(self, **changes: Any) -> None:
         self._stats = dataclasses.replace(self._stats, **changes)

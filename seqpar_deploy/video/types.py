@@ -25,7 +25,7 @@ class Frame:
     stream: str
     index: int
     seconds: float
-    image: Crop
+    image: Crop = dataclasses.field(compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +90,17 @@ class Person:
     first_frame: int
     last_frame: int
     box: Box
-    attributes: Mapping[str, Attribute]
+    attributes: Mapping[str, Attribute] = dataclasses.field(hash=False)
     crops: int
-    best: Crop
+    best: Crop = dataclasses.field(compare=False)
     best_frame: int
     best_seconds: float
     best_box: Box
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what they have: the attributes whose state is yes."""
+        return tuple(name for name, attribute in self.attributes.items() if attribute.state == "yes")
 
 
 EventKind = Literal["appeared", "changed", "ended"]

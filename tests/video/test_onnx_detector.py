@@ -11,6 +11,7 @@ import pytest
 from onnx_detectors import LAYOUTS, make
 
 from seqpar_deploy.errors import DetectorError
+from seqpar_deploy.video.detect import choose, onnx
 from seqpar_deploy.video.detect.graph import Backend
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
 from seqpar_deploy.video.types import Box, Frame
@@ -124,3 +125,23 @@ def test_no_onnx_file_is_told_in_one_line(backend: Backend, tmp_path: Path) -> N
     with pytest.raises(DetectorError, match=r"cannot open the detector .*text\.onnx") as caught:
         OnnxDetector(tmp_path / "text.onnx", backend)
     assert "\n" not in str(caught.value)
+
+
+def test_boxes_that_are_no_numbers_are_left_out() -> None:
+    frame = Frame(stream="s", index=0, seconds=0.0, image=np.zeros((40, 40, 3), dtype=np.uint8))
+    edges = np.array([[np.nan] * 4, [0, 0, np.inf, 9], [1, 2, 5, 9]], dtype=np.float32)
+    assert onnx._boxes(edges, np.ones(3, dtype=np.float32), frame) == [Box(left=1, top=2, right=5, bottom=9)]
+
+
+def test_it_runs_where_the_recogniser_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(make(tmp_path / "detector.onnx", onnx_detectors.end_to_end))
+    for backend, graph in (("openvino", "_OpenVinoGraph"), ("onnxruntime", "_OnnxRuntimeGraph")):
+        detector = choose.open_detector(path, backend=backend)  # type: ignore[arg-type]
+        assert type(detector._graph).__name__ == graph  # type: ignore[attr-defined]
+    opened: list[str] = []
+    monkeypatch.setattr(choose, "OnnxDetector", lambda _path, backend, _options: opened.append(backend))
+    for devices in (["cpu"], ["cuda", "cpu"]):
+        monkeypatch.setattr(choose, "available_devices", lambda devices=devices: devices)
+        for wanted in ("auto", "onnxruntime-cuda", "tensorrt"):
+            choose.open_detector(path, backend=wanted)  # type: ignore[arg-type]
+    assert opened == ["auto", "cuda", "auto", "auto", "cuda", "cuda"]

@@ -129,12 +129,12 @@ class Broken:
 def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: Path, live: bool) -> None:
     notebook = Notebook()
     made = pipeline(bundle_dir, [str(STREET)], notebook, OneWalker(), live=live)
-    made._recognizer = Broken(made._recognizer)  # type: ignore[assignment]
+    made._follower._recognizer = Broken(made._follower._recognizer)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         made.run()
     assert notebook.closed == 1
     assert notebook.events[-1][0] == "ended"
-    assert made._recognizer.calls == 3  # type: ignore[attr-defined]
+    assert made._follower._recognizer.calls == 3  # type: ignore[attr-defined]
 
 
 def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,9 @@ def test_the_command_on_the_street_clip(bundle_dir: Path, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert "people, " in done.stderr
-    assert "recognise " in done.stderr
+    assert all(
+        f"\n{stage} " in done.stderr for stage in ("decode", "detect", "track", "choose", "recognise", "fuse", "sinks")
+    )
     events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     tracks = {event["track"] for event in events}
     assert len(tracks) >= 8  # about ten people walk through the clip
@@ -254,9 +256,12 @@ def test_a_stream_goes_on_after_its_server_was_killed_and_loses_no_event(bundle_
         thread.start()
         wait_for(lambda: any(kind == "appeared" for kind, _, _ in notebook.events))
         told = list(notebook.events)
+        (stream,) = running._sources
         server.kill()
+        wait_for(lambda: running._meters._back_off.value(stream) > 0)
         server.start()
         seen = len(notebook.frames)
+        wait_for(lambda: running._meters._reconnects.value(stream) == 1)
         wait_for(lambda: len(notebook.frames) > seen + 10)
         running.stop()
         thread.join(30)

@@ -49,6 +49,10 @@ def test_streams(place, name, live, shown):
         ("{}/empty.mp4", "empty.mp4 is empty"),
         ("{}/deep/none", "does not exist"),
         ("ftp://host/a.mp4", "ftp:// is not a kind of source"),
+        ("", "the name of a source is empty"),
+        ("rtsp://[::1/s", r"a rtsp:// source cannot be understood; wanted rtsp://"),
+        ("http://me:se#cret@host/s", r"a http:// source cannot be understood"),
+        ("http:///s", "names no host; wanted http://HOST"),
         ("987", "there is no camera /dev/video987"),
     ],
 )
@@ -56,6 +60,7 @@ def test_what_stands_for_nothing_is_refused_in_one_line(folder, name, says):
     with pytest.raises(VideoError, match=says) as refused:
         expand_sources([name.format(folder)])
     assert "\n" not in str(refused.value)
+    assert "cret" not in str(refused.value)
 
 
 def test_a_folder_without_videos_and_no_sources_at_all(tmp_path):

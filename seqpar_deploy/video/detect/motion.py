@@ -21,6 +21,7 @@ from seqpar_deploy.video.types import Box, Frame
 
 WORKING_PIXELS = 384 * 288  # of the picture that is looked at
 NEARLY_ALL = 0.5  # more foreground than this is a change of light or of the camera's view
+MOST_SCENES = 64  # backgrounds that are kept, for the streams that came last
 AROUND = 2  # pixels about a person that are not learned from either
 
 
@@ -47,9 +48,12 @@ class MotionDetector:
 
     def detect(self, frame: Frame) -> list[Box]:
         """Everyone who came into view since the stream began. A frame of another size starts anew."""
-        scene = self._scenes.get(frame.stream)
+        scene = self._scenes.pop(frame.stream, None)
         if scene is None or scene.shape != frame.image.shape:
-            scene = self._scenes[frame.stream] = _Scene(self._cv2, frame.image.shape, self._options)
+            scene = _Scene(self._cv2, frame.image.shape, self._options)
+        self._scenes[frame.stream] = scene  # in order of their last frames
+        if len(self._scenes) > MOST_SCENES:
+            del self._scenes[next(iter(self._scenes))]
         return scene.detect(frame.image, frame.seconds)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ def _boxes(edges: FloatArray, scores: FloatArray, frame: Frame) -> list[Box]:
     height, width = frame.image.shape[:2]
     found = []
     for (left, top, right, bottom), score in zip(edges.tolist(), scores.tolist(), strict=True):
+        if not all(map(math.isfinite, (left, top, right, bottom, score))):
+            continue  # half precision overflows
         left, top, right, bottom = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
         if right - left >= 1 and bottom - top >= 1:
             found.append(Box(left=left, top=top, right=right, bottom=bottom, score=min(1.0, score)))

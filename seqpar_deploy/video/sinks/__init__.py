@@ -1,11 +1,29 @@
 """Where what the pipeline finds goes: one module a sink, and `Sinks`, which calls them all and outlives their faults.
 
 `jsonl`, `mqtt` and the HTML `report` take events; `annotated` writes videos; `preview` and `metrics` are looked at over
-HTTP while the pipeline runs.
+HTTP, from a `WebServer`, while the pipeline runs. What is named here is public.
 """
 
 from __future__ import annotations
 
+from seqpar_deploy.video.sinks.annotated import AnnotatedSink
 from seqpar_deploy.video.sinks.fan_out import Sinks
+from seqpar_deploy.video.sinks.jsonl import JsonlSink
+from seqpar_deploy.video.sinks.metrics import Health, Metrics
+from seqpar_deploy.video.sinks.mqtt import MqttSink
+from seqpar_deploy.video.sinks.preview import PreviewSink
+from seqpar_deploy.video.sinks.report import ReportSink
+from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
 
-__all__ = ["Sinks"]
+__all__ = [
+    "AnnotatedSink",
+    "Health",
+    "JsonlSink",
+    "Metrics",
+    "MqttSink",
+    "PreviewSink",
+    "ReportSink",
+    "Sinks",
+    "WebServer",
+    "metrics_routes",
+]

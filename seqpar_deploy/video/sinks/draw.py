@@ -45,14 +45,17 @@ def _edges(tracked: TrackedBox) -> Edges:
 
 
 def _place(panel: Image.Image, edges: Edges, sheet: Image.Image, others: Sequence[Edges]) -> Edges:
-    """Right of the box, left of it, below or above, within the frame: where it hides least, in this order."""
+    """Right of the box, left of it, below or above, even with one of its ends: where it hides least, in this order."""
     left, top, right, bottom = edges
-    corners = ((right + 1, top), (left - panel.width, top), (left, bottom + 1), (left, top - panel.height))
+    after, before, under, over = right + 1, left - panel.width, bottom + 1, top - panel.height
+    ended, risen = right - panel.width, bottom - panel.height
+    corners = [(after, top), (before, top), (left, under), (left, over)]
+    corners += [(after, risen), (before, risen), (ended, under), (ended, over)]
     least, best = float("inf"), (0, 0, 0, 0)
     for rank, (x, y) in enumerate(corners):
         x, y = _within(x, sheet.width - panel.width), _within(y, sheet.height - panel.height)
         place = (x, y, x + panel.width, y + panel.height)
-        cost = sum(_overlap(place, other) for other in (edges, *others)) + 0.1 * rank * panel.width * panel.height
+        cost = sum(_overlap(place, other) for other in (edges, *others)) + 0.05 * rank * panel.width * panel.height
         if cost < least:
             least, best = cost, place
     return best

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from seqpar_deploy.errors import SinkError
-from seqpar_deploy.video.sinks.metrics import Metrics
+from seqpar_deploy.errors import ReaderGoneError, SinkError
+from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox
 
 _FIRST_REST, _LONGEST_REST = 5.0, 300.0  # seconds
@@ -16,15 +17,17 @@ Say = Callable[[str], None]
 
 
 def say(line: str) -> None:
-    """A line for the person at the terminal."""
-    print(f"seqpar: {line}", file=sys.stderr, flush=True)
+    """A line for the person at the terminal, if it is still there."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"seqpar: {line}", file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(kw_only=True)
 class _Spell:
-    """How one kind of call of a sink fares. After a failure it is left alone until `until`, `rest` seconds on."""
+    """How one kind of call of a sink fares. After a failure it is left alone until `until`, `rest` seconds on.
+    `why` is what it failed with, None while all is well."""
 
-    failing: bool = False
+    why: str | None = None
     rest: float = _FIRST_REST
     until: float = 0.0
     missed: int = 0
@@ -32,13 +35,20 @@ class _Spell:
 
 @dataclasses.dataclass(kw_only=True)
 class _State:
-    """A sink, how its calls fare, and whether it is closed."""
+    """A sink, how its calls fare, whether it is closed, and the error after which it was left out."""
 
     sink: Sink
     name: str
     frames: _Spell = dataclasses.field(default_factory=_Spell)
     events: _Spell = dataclasses.field(default_factory=_Spell)
     closed: bool = False
+    fatal: SinkError | None = None
+
+    def problem(self) -> str | None:
+        if self.fatal is not None:
+            return f"{_one_line(self.fatal)}; it is left out"
+        why = self.events.why or self.frames.why
+        return why and f"{why}; it is tried again"
 
 
 class Sinks:
@@ -46,7 +56,8 @@ class Sinks:
 
     A sink that raises SinkError is closed and left out from then on. Where one raises anything else, that kind of call
     (frames, or events) rests, 5 s at first and at most 5 minutes, and is tried again; what it misses is counted. Each
-    spell of failures is told in one line when it starts and one when it ends. `clock` gives monotonic seconds.
+    spell of failures is told in one line when it starts and one when it ends, and is a problem of `health` meanwhile.
+    `none_left` is called when the last sink was left out. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -54,12 +65,14 @@ class Sinks:
         sinks: Sequence[Sink],
         *,
         metrics: Metrics | None = None,
+        health: Health | None = None,
+        none_left: Callable[[], None] = lambda: None,
         report: Say = say,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         metrics = metrics or Metrics()
         self._states = [_State(sink=sink, name=getattr(sink, "name", type(sink).__name__)) for sink in sinks]
-        self._report = report
+        self._report, self._none_left, self._health = report, none_left, health or Health()
         self._clock = clock
         self._failures = metrics.counter("seqpar_sink_failures_total", "Calls of a sink that failed.", "sink")
         self._missed = metrics.counter("seqpar_sink_missed_total", "What a failing sink missed.", "sink", "what")
@@ -67,6 +80,13 @@ class Sinks:
         self._events = metrics.counter("seqpar_events_total", "Events told.", "stream", "kind")
         for state in self._states:
             self._failures.add(0, state.name)  # there from the start, so that an alarm can be set on it
+            self._health.watch(state.name, state.problem)
+
+    @property
+    def all_lost(self) -> list[SinkError]:
+        """Why each sink was left out, where not one is left of those there were."""
+        lost = [state.fatal for state in self._states if state.fatal is not None]
+        return lost if len(lost) == len(self._states) else []
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         for state in self._states:
@@ -88,11 +108,13 @@ class Sinks:
                     self._report(f"{state.name}: {_one_line(error)}; it may lack its end")
                 if state.events.missed:
                     self._report(f"{state.name}: {state.events.missed} events were missed")
+            if state.fatal is None:
+                self._health.forget(state.name)
 
     def _call(self, state: _State, spell: _Spell, what: str, call: Callable[[Sink], None]) -> None:
         if state.closed:
             return
-        if not spell.failing or self._clock() >= spell.until:
+        if spell.why is None or self._clock() >= spell.until:
             start = time.perf_counter()
             try:
                 call(state.sink)
@@ -100,9 +122,9 @@ class Sinks:
                 self._failed(state, spell, error)
             else:
                 self._seconds.observe(time.perf_counter() - start, state.name)
-                if spell.failing:
+                if spell.why is not None:
                     self._report(f"{state.name}: works again, {spell.missed} {what} were missed")
-                    spell.failing, spell.rest, spell.missed = False, _FIRST_REST, 0
+                    spell.why, spell.rest, spell.missed = None, _FIRST_REST, 0
                 return
         spell.missed += 1
         self._missed.add(1, state.name, what)
@@ -110,20 +132,25 @@ class Sinks:
     def _failed(self, state: _State, spell: _Spell, error: Exception) -> None:
         self._failures.add(1, state.name)
         if isinstance(error, SinkError):
-            self._report(f"{state.name}: {_one_line(error)}; it is left out from now on, the other outputs go on")
-            state.closed = True
+            state.closed, state.fatal = True, error
+            if not self.all_lost:
+                self._report(f"{state.name}: {_one_line(error)}; it is left out from now on, the other outputs go on")
+            elif not isinstance(error, ReaderGoneError):  # after `| head` nobody wants to know
+                self._report(f"{state.name}: {_one_line(error)}; no output is left")
             try:
                 state.sink.close()
             except Exception:
                 self._failures.add(1, state.name)
-        elif not spell.failing:
+            if self.all_lost:
+                self._none_left()
+        elif spell.why is None:
             self._report(f"{state.name}: {_one_line(error)}; it is tried again, the other outputs go on")
-        spell.failing, spell.until = True, self._clock() + spell.rest
+        spell.why, spell.until = _one_line(error), self._clock() + spell.rest
         spell.rest = min(_LONGEST_REST, 2 * spell.rest)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()) or type(error).__name__
     return words if isinstance(error, (SinkError, OSError)) else f"{type(error).__name__}: {words}"

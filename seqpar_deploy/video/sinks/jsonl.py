@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seqpar_deploy.errors import SinkError
+from seqpar_deploy.errors import ReaderGoneError, SinkError
 from seqpar_deploy.video.sinks.events import event_line
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
@@ -19,7 +19,8 @@ class JsonlSink:
     """Appends a line an event. Each goes to the system whole and at once, so that a kill tears none.
 
     `path` is a file, or `-` for standard output. Raises SinkError where it cannot be opened; a line that cannot be
-    written raises OSError and leaves nothing of itself in a file, so the next may succeed.
+    written raises OSError and leaves nothing of itself in a file, so the next may succeed; ReaderGoneError where it
+    goes to a pipe that nobody reads any more.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,6 +43,8 @@ class JsonlSink:
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
+        except BrokenPipeError:
+            raise ReaderGoneError("nobody reads it any more") from None
         except OSError:
             if self._is_file:
                 with contextlib.suppress(OSError):
@@ -61,7 +64,8 @@ def _open(path: str | Path) -> int:
     if str(path) == STDOUT:
         return os.dup(1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    mode = os.O_WRONLY if Path(path).is_fifo() else os.O_RDWR  # who reads a pipe never learns that no other does
+    descriptor = os.open(path, mode | os.O_CREAT | os.O_APPEND, 0o644)
     with contextlib.suppress(OSError):  # a device has no end to look at
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a power cut tore the last line

@@ -51,6 +51,12 @@ class Counter(Metric):
         with self._lock:
             self._values[key] = self._values.get(key, 0.0) + amount
 
+    def reach(self, total: float, *labels: str) -> None:
+        """What somebody else counts, as it stands now."""
+        key = self._key(labels)
+        with self._lock:
+            self._values[key] = max(self._values.get(key, 0.0), float(total))
+
 
 class Gauge(Metric):
     """Goes up and down."""

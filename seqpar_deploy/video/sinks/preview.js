@@ -63,6 +63,7 @@ async function poll() {
       : "No frame has come yet.";
   } catch {
     state.textContent = "The pipeline does not answer; trying again.";
+    for (const { box } of cells) box.classList.add("still");
   }
   setTimeout(poll, 500);
 }

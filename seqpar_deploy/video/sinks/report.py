@@ -15,14 +15,17 @@ from seqpar_deploy.video.sinks.report_page import Scene, card, people_page
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 Key = tuple[str, int]
+_PAUSES = 50  # times what a write took until the next: sinks wait meanwhile, and a page of thousands takes a while
 
 
 class ReportSink:
-    """Writes `path` when it is closed, and at most every `interval` seconds before, whole each time.
+    """Writes `path` when it is closed, and at most every `interval` seconds before, whole each time; less often where
+    that would take more than a fiftieth of the time.
 
     `videos` names each stream's video, source or annotated, for the report to jump into; it is referred to relative to
-    the report, so that both can be moved together. At most `most` people are kept, the last to appear, 10 kB each.
-    Raises SinkError at once where the folder cannot be written; a later failure costs that write alone.
+    the report, so that both can be moved together. At most `most` people are kept, the last to appear: 3 to 8 kB each,
+    20 kB at most, in memory and in the file. What is told of others is let pass. Raises SinkError at once where the
+    folder cannot be written; a later failure costs that write alone.
     """
 
     def __init__(
@@ -51,19 +54,24 @@ class ReportSink:
             else:
                 self._write()
         except OSError as error:
-            raise SinkError(f"the report cannot be written: {error.strerror or error}; name another file") from None
+            raise SinkError(f"the report {path} cannot be written: {_reason(error)}; name another file") from None
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         if frame.stream not in self._scenes:
             self._scenes[frame.stream] = Scene.of(frame.image, number=len(self._scenes))
-        if self._clock() >= self._next:
-            self._next = self._clock() + self._interval
-            self._write()
+        start = self._clock()
+        if start >= self._next:
+            try:
+                self._write()
+            finally:
+                self._next = start + max(self._interval, _PAUSES * (self._clock() - start))
 
     def event(self, event: Event) -> None:
         person = event.person
         key = person.stream, person.track
         if key not in self._cards:
+            if event.kind != "appeared":  # it made room for others
+                return
             self._people += 1
             if len(self._cards) >= self._most:
                 del self._cards[next(iter(self._cards))]
@@ -93,6 +101,10 @@ class ReportSink:
         except SeqparError as error:
             raise OSError(str(error)) from None  # space may come back
         self._written = self._version
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error).rpartition("cannot be written: ")[2]
 
 
 def _address(video: Path, folder: Path) -> str:

@@ -17,6 +17,8 @@ from seqpar_deploy.reports.page import page
 from seqpar_deploy.video.types import Attribute, Person
 
 _CROP, _SCENE = (180, 300), 200  # pixels at most: a person, and the longer side of a scene
+_MOST_BYTES = 12_000  # of a picture; people from cameras of many pixels, sharp all over, need more at full quality
+_MOST_UNKNOWN = 6  # attributes to list on a card
 _STATES = {"yes": "y", "no": "n", "unknown": "u"}
 # Videos lie beside the report, on a disk or on the server it is read from.
 _SOURCES = "img-src data:; media-src 'self' file:"
@@ -142,14 +144,21 @@ def _chip(name: str, one: Attribute) -> Html:
 
 
 def _others(person: Person) -> Html:
-    """The attributes that are not known, and behind a click those the person does not have, the likeliest first."""
+    """The attributes that are not known, and behind a click those the person does not have, the likeliest first. Many
+    that are not known are behind a click as well: cards are to stay small."""
     unknown = [name for name, one in person.attributes.items() if one.state == "unknown"]
     no = sorted(((one.probability, name) for name, one in person.attributes.items() if one.state == "no"), reverse=True)
     names = ", ".join(f"{name} {percent(probability)}" for probability, name in no)
     return join(
-        tag("p", "unknown: ", ", ".join(unknown), class_="faint") if unknown else None,
+        _unknown(unknown) if unknown else None,
         tag("details", tag("summary", f"no: {len(no)} others"), tag("p", names), class_="faint") if no else None,
     )
+
+
+def _unknown(names: Sequence[str]) -> Html:
+    if len(names) <= _MOST_UNKNOWN:
+        return tag("p", "unknown: ", ", ".join(names), class_="faint")
+    return tag("details", tag("summary", f"unknown: {len(names)} others"), tag("p", ", ".join(names)), class_="faint")
 
 
 def _jump(person: Person, video: str | None) -> Html | None:
@@ -188,12 +197,17 @@ def _map(person: Person, scene: Scene) -> Html:
 
 
 def _jpeg(image: Crop, most: tuple[int, int], *, quality: int) -> str:
-    """As a data URI, no larger than `most` (width, height)."""
+    """As a data URI, no larger than `most` (width, height), of lower quality where it has more than _MOST_BYTES."""
     picture = Image.fromarray(image)
     picture.thumbnail(most)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    data = b""
+    for attempt in (quality, 60, 40, 20, 5):
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=attempt, optimize=True)
+        data = buffer.getvalue()
+        if len(data) <= _MOST_BYTES:
+            break
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _read(name: str) -> str:

@@ -101,11 +101,19 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
         AnnotatedSink("street", tmp_path / "file" / "out.mp4")
     AnnotatedSink("street", tmp_path / "none.mp4").close()
     assert not (tmp_path / "none.mp4").exists()  # not one frame came
+    (tmp_path / "earlier.mp4").write_text("an earlier run's")
+    sink = AnnotatedSink("street", tmp_path / "earlier.mp4")
+    sink.close()
+    assert (tmp_path / "earlier.mp4").read_text() == "an earlier run's"
+    assert not sink.wrote
 
 
 def test_a_file_a_stream() -> None:
     assert files_for(Path("out/a.mp4"), ["rtsp://x/1"]) == {"rtsp://x/1": Path("out/a.mp4")}
     files = files_for(Path("a.mkv"), ["b/1", "b:1", "..", "b/1 "])
+    assert (
+        files_for(Path("a.mkv"), ["x", "\u5e3d\u5b50 1\udcff"])["\u5e3d\u5b50 1\udcff"].name == "a-\u5e3d\u5b50_1.mkv"
+    )
     assert [file.name for file in files.values()] == ["a-b_1.mkv", "a-b_1-2.mkv", "a-stream.mkv", "a-b_1-3.mkv"]
 
 

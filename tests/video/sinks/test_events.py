@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from video.sinks.people import event, person
 
-from seqpar_deploy.errors import SinkError
+from seqpar_deploy.errors import ReaderGoneError, SinkError
 from seqpar_deploy.video.sinks import jsonl
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 
@@ -123,6 +123,17 @@ def test_a_full_device_and_standard_output(capfd: pytest.CaptureFixture[str]) ->
     out.close()
     check(json.loads(capfd.readouterr().out), SCHEMA)
     print("standard output is still open")
+
+
+def test_a_pipe_that_nobody_reads_is_no_passing_fault(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonlSink(tmp_path / "pipe")
+    sink.event(event())
+    os.close(reader)
+    with pytest.raises(ReaderGoneError, match="nobody reads it any more"):
+        sink.event(event())
+    sink.close()
 
 
 def test_a_folder_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+import pytest
 from video.sinks.people import event, frame
 
-from seqpar_deploy.errors import SinkError
+from seqpar_deploy.cli import console
+from seqpar_deploy.errors import ReaderGoneError, SinkError
 from seqpar_deploy.video.sinks import Sinks
-from seqpar_deploy.video.sinks.metrics import Metrics
+from seqpar_deploy.video.sinks.fan_out import say
+from seqpar_deploy.video.sinks.metrics import Health, Metrics
 
 
 class Recorder:
@@ -41,8 +45,19 @@ class Bench:
         self.good, self.bad = Recorder("good"), Recorder("bad")
         self.said: list[str] = []
         self.now = 0.0
-        self.metrics = Metrics()
-        self.sinks = Sinks([self.bad, self.good], metrics=self.metrics, report=self.said.append, clock=lambda: self.now)
+        self.metrics, self.health = Metrics(), Health()
+        self.none_left = 0
+        self.sinks = Sinks(
+            [self.bad, self.good],
+            metrics=self.metrics,
+            health=self.health,
+            none_left=self._count,
+            report=self.said.append,
+            clock=lambda: self.now,
+        )
+
+    def _count(self) -> None:
+        self.none_left += 1
 
     def value(self, name: str, *labels: str) -> float:
         return self.metrics.counter(name, "", *("sink" for _ in labels)).value(*labels)
@@ -108,3 +123,60 @@ def test_a_fault_in_close_is_told_and_the_others_are_closed() -> None:
     bench.sinks.close()
     assert bench.said == ["bad: ValueError: two lines; it may lack its end"]
     assert bench.good.calls == ["close"]
+
+
+def test_what_fails_is_a_problem_while_it_does_and_what_is_left_out_for_good() -> None:
+    bench = Bench()
+    assert bench.health.problems() == []
+    bench.bad.fault, bench.good.fault = OSError(28, "No space left on device"), SinkError("the file is broken")
+    bench.sinks.event(event())
+    bench.bad.fault = None
+    bench.sinks.frame(frame(), [], {})  # events still rest
+    assert bench.health.problems() == [
+        "bad: No space left on device; it is tried again",
+        "good: the file is broken; it is left out",
+    ]
+    bench.now = 6
+    bench.sinks.event(event())
+    bench.sinks.close()
+    assert bench.health.problems() == ["good: the file is broken; it is left out"]
+
+
+def test_the_last_that_is_left_out_is_told_unless_its_reader_went_away() -> None:
+    for fault, said in (
+        (SinkError("the disk is full"), ["good: the disk is full; no output is left"]),
+        (ReaderGoneError("nobody reads it any more"), []),
+    ):
+        bench = Bench()
+        bench.bad.fault = SinkError("x")
+        bench.sinks.frame(frame(), [], {})
+        assert (bench.none_left, bench.sinks.all_lost) == (0, [])
+        bench.good.fault = fault
+        bench.sinks.event(event())
+        bench.sinks.event(event())
+        assert (bench.none_left, bench.sinks.all_lost) == (1, [bench.bad.fault, fault])
+        assert bench.said[1:] == said
+
+
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+        def close(self) -> None:
+            raise BrokenPipeError
+
+    came: list[str] = []
+
+    def app() -> None:
+        say("a line")
+        came.append("here")
+        print("another")
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    monkeypatch.setattr("sys.stdout", Gone())
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("warnings.showwarning", None)
+    with pytest.raises(SystemExit) as ended:
+        console.run_app(app)  # type: ignore[arg-type]
+    assert (ended.value.code, came) == (0, ["here"])

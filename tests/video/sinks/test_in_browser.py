@@ -143,6 +143,9 @@ def test_the_preview_shows_streams_and_people(browser: Browser, size: tuple[int,
         _wait(lambda: "0:07.5" in driver.find_element("id", "streams").text)
         assert browser.sideways() <= 0
         assert browser.complaints() == []
+        server.close()
+        _wait(lambda: "does not answer" in driver.find_element("id", "state").text)
+        assert len(driver.find_elements("css selector", ".stream.still")) == 2
     finally:
         preview.close()
         server.close()

@@ -33,6 +33,13 @@ def test_text_is_as_prometheus_reads_it() -> None:
     ]
 
 
+def test_what_somebody_else_counts_does_not_go_back() -> None:
+    frames = Metrics().counter("seqpar_frames_total", "")
+    for total in (3, 5, 4):
+        frames.reach(total)
+    assert frames.value() == 5
+
+
 def test_a_name_is_one_figure() -> None:
     metrics = Metrics()
     metrics.counter("a_total", "", "stream").add(1, "x")

@@ -49,7 +49,7 @@ def test_an_earlier_report_stays_until_there_is_another(tmp_path: Path) -> None:
         sink.event(event(who=person(track)))
         sink.close()
     assert cards(path) == 1
-    with pytest.raises(SinkError, match="Is a directory; name another file"):
+    with pytest.raises(SinkError, match=r"the report .* cannot be written: Is a directory; name another file"):
         ReportSink(tmp_path)
 
 
@@ -57,6 +57,8 @@ def test_the_last_people_are_kept(tmp_path: Path) -> None:
     sink = ReportSink(tmp_path / "people.html", most=3)
     for track in range(1, 11):
         sink.event(event(who=person(track)))
+    for kind in ("changed", "ended"):
+        sink.event(event(kind, who=person(1)))
     sink.close()
     text = (tmp_path / "people.html").read_text()
     assert re.findall(r"<h3>#(\d+)", text) == ["8", "9", "10"]
@@ -65,11 +67,11 @@ def test_the_last_people_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_person_takes_little_room(tmp_path: Path, crops: list[Crop]) -> None:
-    big = np.random.default_rng(0).integers(0, 255, (1500, 900, 3), np.uint8)  # the worst to compress
+    big = np.random.default_rng(0).integers(0, 255, (300, 180, 3), np.uint8)  # the worst to compress
     sink = ReportSink(tmp_path / "people.html")
     sink.close()
     empty = (tmp_path / "people.html").stat().st_size
-    for shown, most in ((crops, 10_000), ([big], 45_000)):
+    for shown, most in ((crops, 5_000), ([big], 20_000)):
         sink = ReportSink(tmp_path / "people.html")
         for track, crop in enumerate(shown, 1):
             sink.event(event(who=person(track, crop=crop)))
@@ -88,6 +90,22 @@ def test_names_never_become_markup_nor_addresses(tmp_path: Path) -> None:
     assert "<img src=x" not in text
     assert re.findall(r'href="([^"]*)"', text) == ["a%22b%23c%3F%3Cd%3E.mp4#t=2.00"]
     assert not re.search(r"https?:", text)
+
+
+def test_a_page_that_takes_long_is_written_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, written = [0.0], []
+
+    def write(*_: object) -> None:
+        written.append(now[0])
+        now[0] += 2
+
+    monkeypatch.setattr(report, "write_whole", write)
+    sink = ReportSink(tmp_path / "people.html", interval=10, clock=lambda: now[0])
+    for second in range(1, 250):
+        now[0] = max(now[0], second)
+        sink.event(event(who=person(second)))
+        sink.frame(frame(), [], {})
+    assert written == [0, 10, 110, 210]
 
 
 def test_a_full_disk_costs_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +130,11 @@ def test_a_crop_without_pixels_and_attributes_of_another_set(tmp_path: Path) -> 
     sink = ReportSink(tmp_path / "people.html")
     sink.event(event(who=person(1, crop=np.zeros((0, 0, 3), np.uint8), attributes={})))
     sink.event(event(who=person(2, attributes=attributes(("tall",), (), ("hat", "tall")))))
+    many = [f"attribute {number}" for number in range(40)]
+    sink.event(event(who=person(3, attributes=attributes((), many, many))))
     sink.close()
-    assert cards(tmp_path / "people.html") == 2
+    assert cards(tmp_path / "people.html") == 3
+    assert "<summary>unknown: 40 others</summary>" in (tmp_path / "people.html").read_text()
 
 
 def test_times_read_as_on_a_clock() -> None:

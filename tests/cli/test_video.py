@@ -1,0 +1,109 @@
+"""`seqpar video` as a clumsy user types it. What it does when all is well is in tests/video/test_pipeline.py."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("av")
+from video.clips import make_clip
+
+from seqpar_deploy.cli import video as command
+from seqpar_deploy.errors import DetectorError, SinkError, VideoError
+from seqpar_deploy.video.pipeline import Pipeline
+from seqpar_deploy.video.sinks.metrics import Health
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty frames, and beside them, as `walk.jsonl`, somebody who crosses the first thirty."""
+    folder = tmp_path_factory.mktemp("clip")
+    lines = ({"frame": at, "boxes": [[10 + at, 10, 40 + at, 90]] if at < 30 else []} for at in range(40))
+    (folder / "walk.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return make_clip(folder / "walk.mp4", frames=40)
+
+
+def test_it_ends_quietly_when_nobody_reads_its_events(clip: Path, bundle_dir: Path) -> None:
+    boxes = str(clip.with_suffix(".jsonl"))
+    words = [str(Path(sys.executable).with_name("seqpar")), "video", str(clip), "-b", str(bundle_dir)]
+    with subprocess.Popen(
+        [*words, "--detector", boxes], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=clip.parent
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_a_terminal_that_is_gone_is_no_fault(clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.chdir(clip.parent)
+    monkeypatch.setattr("sys.stderr", Gone())
+    command.video([str(clip)], bundle_dir, detector="walk.jsonl", events="told.jsonl")
+    assert len((clip.parent / "told.jsonl").read_text().splitlines()) >= 2
+
+
+def test_it_ends_with_its_last_output(
+    clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full:
+        name = "events in e.jsonl"
+
+        def __init__(self, _path: str) -> None: ...
+
+        def frame(self, *_: Any) -> None:
+            raise SinkError("the disk is full")
+
+        def event(self, _event: Any) -> None: ...
+
+        def close(self) -> None: ...
+
+    asked: list[bool] = []
+    health = Health()
+    monkeypatch.setattr(command, "Health", lambda: health)
+    monkeypatch.setattr(command, "JsonlSink", Full)
+    monkeypatch.setattr(Pipeline, "request_stop", lambda _self: asked.append(True))
+    with pytest.raises(VideoError, match="no output was left"):
+        command.video([str(clip)], bundle_dir, events="e.jsonl")
+    assert asked == [True]
+    assert health.problems() == ["events in e.jsonl: the disk is full; it is left out"]
+    assert "seqpar: events in e.jsonl: the disk is full; no output is left\n" in capsys.readouterr().err
+
+
+def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_detector(wanted: str, *, backend: str) -> None:
+        raise DetectorError(f"{wanted} on {backend}")
+
+    monkeypatch.setattr(command, "open_detector", open_detector)
+    with pytest.raises(DetectorError, match=r"yolo\.onnx on onnxruntime"):
+        command.video([str(clip)], bundle_dir, backend="onnxruntime", detector="yolo.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": "0.0.0.0"}, r"--address 0\.0\.0\.0 says where --serve listens; add --serve with a port"),
+        ({"address": "", "serve": 0}, "--address is empty"),
+        ({"events": ""}, "--events is empty"),
+        ({"mqtt": ""}, "--mqtt is empty"),
+        ({"report": Path("-")}, "the report cannot go to -; name a file"),
+        ({"report": Path("")}, r"the report cannot go to \.; name a file"),
+        ({"detector": "walk.jsonl", "events": "walk.jsonl"}, "walk.jsonl would be written, which is read"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    clip: Path, bundle_dir: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    with pytest.raises(VideoError, match=message):
+        command.video([str(clip)], bundle_dir, **options)
