@@ -47,7 +47,7 @@ class SourceOptions:
     connect: float = 4.0
     silence: float = 4.0
     first_retry: float = 0.2
-    longest_retry: float = 3.0
+    longest_retry: float = 2.0
     well: float = 5.0
 
 

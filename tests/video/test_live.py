@@ -92,7 +92,7 @@ def test_a_server_killed_and_restarted_is_found_again(clip, watch):
             server.kill()
             assert "is lost" in live.said()
             live.until(lambda: live.source.stats.state == "lost")
-            assert 0 < live.source.stats.back_off <= 3
+            assert 0 < live.source.stats.back_off <= 2
             server.start()
             returned = time.monotonic()
             live.until(lambda number=time_killed: live.source.stats.reconnects == number)
