@@ -11,6 +11,7 @@
     ├── DetectorError              a detector of people cannot be opened or run, or what it says cannot be read
     ├── StrategyError              a decoding option is out of range
     ├── SinkError                  a sink of the video pipeline cannot be opened, or cannot go on
+    │   └── ReaderGoneError        who read a sink's output went away
     ├── BundleError                a bundle cannot be opened
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
     │   └── BundleIntegrityError   its files are not the ones the manifest vouches for
