@@ -72,7 +72,7 @@ def to_labels(values: npt.ArrayLike, meaning: Mapping[int, int], *, columns: int
     """
     try:
         numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DatasetError(f"{source} has labels that are not numbers, or rows of different lengths") from None
     if len(numbers) == 0:
         raise DatasetError(f"{source} lists nobody in this split")

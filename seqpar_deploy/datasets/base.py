@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,16 @@ from seqpar_deploy.vocab import LabelSet
 YES, NO, UNKNOWN = 1, 0, -1
 
 Labels = npt.NDArray[np.int8]
+
+_FARTHEST = 2**31  # a pixel's place
+
+
+def pixels(box: Iterable[float]) -> list[int]:
+    """A box's sides as whole pixels. Raises ValueError where a picture can have none such."""
+    sides = [float(side) for side in box]
+    if not all(abs(side) < _FARTHEST for side in sides):
+        raise ValueError(f"box {', '.join(f'{side:g}' for side in sides)} is nowhere in a picture")
+    return [round(side) for side in sides]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +126,7 @@ def _fraction_of(group: str, seed: int) -> float:
 
 def check_images(dataset: Dataset) -> None:
     """Look whether every picture is there, without opening any. Raises DatasetError that names the first missing."""
-    missing = [path for path in dict.fromkeys(dataset.images) if not path.is_file()]
+    missing = [path for path in dict.fromkeys(dataset.images) if not os.path.isfile(path)]  # also names that cannot be
     if missing:
         raise DatasetError(
             f"{missing[0]} does not exist; {len(missing)} of the {len(set(dataset.images))} pictures of {dataset.name} "

@@ -16,13 +16,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, split_by_group
+from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, pixels, split_by_group
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
 
@@ -93,7 +94,8 @@ def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) 
 
 def _picture(folder: Path, image: str) -> Path:
     path, inside = folder / image, folder / "images" / image
-    return inside if not path.exists() and inside.exists() else path
+    # Not by `Path.exists`, which raises for names that cannot be; whoever opens them says so.
+    return inside if not os.path.exists(path) and os.path.exists(inside) else path
 
 
 def _columns(label_set: LabelSet) -> dict[str, int]:
@@ -118,7 +120,7 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 yield _Person(
                     image=given["image"],
                     labels=[_csv_value(row[column], header[column]) for column in index_of],
-                    box=[round(float(given[side])) for side in _BOX] if "left" in given else None,
+                    box=pixels(float(given[side]) for side in _BOX) if "left" in given else None,
                     group=given.get("group") or None,
                     split=given.get("split") or None,
                 )
@@ -173,7 +175,7 @@ def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 continue
             try:
                 yield _json_person(json.loads(line), known, label_set)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise DatasetError(f"{path} line {number} is not JSON: {error}") from None
             except (TypeError, ValueError, OverflowError) as error:
                 raise DatasetError(f"{path} line {number}: {error}") from None
@@ -199,6 +201,6 @@ def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Pe
     if box is not None:
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
             raise ValueError(f'"box" is {box!r}, wanted [left, top, right, bottom] in pixels')
-        box = [round(side) for side in box]
+        box = pixels(box)
     group, split = (None if values.get(key) is None else str(values[key]) for key in ("group", "split"))
     return _Person(image=values["image"], labels=labels, box=box, group=group, split=split)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from seqpar_deploy.datasets.annotations import columns_of, first_folder, pick_split, read_json, to_labels
-from seqpar_deploy.datasets.base import NO, YES, Dataset
+from seqpar_deploy.datasets.base import NO, YES, Dataset, pixels
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
 
@@ -78,7 +78,7 @@ def _load_scenes(root: Path, path: Path, label_set: LabelSet, split: str) -> Dat
 def _corners(bbox: Any) -> list[int]:
     """x, y, width, height -> left, top, right, bottom, cut at the picture's left and upper edge."""
     x, y, width, height = (float(number) for number in bbox)
-    return [max(0, round(side)) for side in (x, y, x + width, y + height)]
+    return [max(0, side) for side in pixels((x, y, x + width, y + height))]
 
 
 def _load_cut_out(root: Path, label_set: LabelSet, split: str, part: str) -> Dataset:

@@ -210,10 +210,16 @@ def _one_line(error: BaseException) -> str:
 def _expand_token_rows(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     if _TOKEN_ROWS not in state_dict:
         return state_dict
-    rows, stored = state_dict.pop(_TOKEN_ROWS), state_dict[_TOKEN_EMBEDDING]
-    full = torch.zeros(_CLIP_VOCABULARY, stored.shape[1], dtype=stored.dtype)
-    if rows.shape != stored.shape[:1] or int(rows.min()) < 0 or int(rows.max()) >= _CLIP_VOCABULARY:
+    rows, stored = state_dict.pop(_TOKEN_ROWS), state_dict.get(_TOKEN_EMBEDDING)
+    if (
+        stored is None
+        or stored.ndim != 2
+        or rows.dtype != torch.int64
+        or rows.shape != stored.shape[:1]
+        or not ((rows >= 0) & (rows < _CLIP_VOCABULARY)).all()
+    ):
         raise CheckpointError(f"{_TOKEN_ROWS} does not fit {_TOKEN_EMBEDDING}; the checkpoint is damaged")
+    full = torch.zeros(_CLIP_VOCABULARY, stored.shape[1], dtype=stored.dtype)
     full[rows] = stored
     return {**state_dict, _TOKEN_EMBEDDING: full}
 

@@ -15,6 +15,7 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.recipe import Model
 from seqpar_deploy.vocab import LabelSet
 
+_OPENAI = ("input_resolution", "context_length", "vocab_size")  # beside the weights in OpenAI's files
 _FIXED = ("bos_embedding", "eos_embedding", "pad_embedding", "decoder.pos_emb.weight")  # never trained
 
 
@@ -83,11 +84,13 @@ def _load_clip(made: SequencePAR, model: Model) -> None:
                 f"{path} does not fit {model.encoder}: {name} has shape {tuple(weights[name].shape)}, "
                 f"wanted {tuple(value.shape)}"
             )
+    if not made.architecture.quick_gelu and any(name in weights for name in _OPENAI):
+        raise CheckpointError(
+            f"{path} is OpenAI's, whose networks use QuickGELU, and {model.encoder} does not; "
+            f"name the encoder {model.encoder}-quickgelu"
+        )
     result = made.clip_model.load_state_dict(weights, strict=False)
-    # Files of OpenAI's carry their sizes as tensors beside the weights.
-    unknown = [
-        name for name in result.unexpected_keys if name not in ("input_resolution", "context_length", "vocab_size")
-    ]
+    unknown = [name for name in result.unexpected_keys if name not in _OPENAI]
     if result.missing_keys or unknown:
         raise CheckpointError(
             f"{path} does not fit {model.encoder}: {len(result.missing_keys)} weights missing "

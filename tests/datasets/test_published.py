@@ -316,6 +316,10 @@ def test_wider_scenes(tmp_path: Path) -> None:
             {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0]}]}]},
             "is no annotation of WIDER",
         ),
+        (
+            {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0, 1e30, 2]}]}]},
+            r"box 0, 0, 1e\+30, 2 is nowhere in a picture",
+        ),
         ({"images": []}, "lists nobody in this split"),
     ],
 )
@@ -366,10 +370,11 @@ def test_msp60k(tmp_path: Path) -> None:
     assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/test").labels, labels[2:])
     with pytest.raises(DatasetError, match=r"Multi_Sences\.json .* split split_2/test: misses key 'split_2'"):
         load_dataset("msp60k", tmp_path, "split_2/test")
-    random["test"]["3.png"] = [1, 0]
-    (tmp_path / "random_split.json").write_text(json.dumps(random))
-    with pytest.raises(DatasetError, match=r"random_split\.json has labels that are not numbers, or rows of different"):
-        load_dataset("msp60k", tmp_path, "test")
+    for row in ([1, 0], [10**400] * 57):
+        random["test"]["3.png"] = row
+        (tmp_path / "random_split.json").write_text(json.dumps(random))
+        with pytest.raises(DatasetError, match=r"random_split\.json has labels that are not numbers, or rows of diff"):
+            load_dataset("msp60k", tmp_path, "test")
 
 
 @pytest.mark.parametrize(

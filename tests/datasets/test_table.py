@@ -111,7 +111,11 @@ def test_json_lines(tmp_path: Path) -> None:
         (["image,Hat,Boots,Skirt&Dress", ",1,0,0"], "line 2: the image is empty"),
         (["image,group,Hat,Boots,Skirt&Dress", "a,g,1,0,0", "b,,1,0,0"], "gives b no group, others have one"),
         (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,5,5,5,9,1,0,0"], "line 2: box .* is empty"),
-        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,inf,5,5,9,1,0,0"], "line 2: "),
+        (
+            ["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,inf,5,5,9,1,0,0"],
+            "line 2: box inf, 5, 5, 9 is ",
+        ),
+        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,1,5,1e30,9,1,0,0"], "line 2: box 1, 5, 1e[+]30, 9 "),
     ],
 )
 def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -132,6 +136,8 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message
         ('{"image": "a", "attributes": [], "unkown": []}', "key 'unkown' is none of"),
         ('{"image": "a", "attributes": [], "box": [1, 2]}', r"wanted \[left, top, right, bottom\]"),
         ('{"image": "a", "attributes": [], "box": [1, 2, null, 4]}', r"wanted \[left, top, right, bottom\]"),
+        ('{"image": "a", "attributes": [], "box": [1, 2, 1e30, 4]}', r"box 1, 2, 1e[+]30, 4 is nowhere in a picture"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_json_lines_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
@@ -158,6 +164,9 @@ def test_missing_pictures_are_named(tmp_path: Path) -> None:
     dataset = load_dataset(TINY, path)
     with pytest.raises(DatasetError, match=r"b\.png does not exist; 1 of the 2 pictures of p all are missing"):
         check_images(dataset)
+    endless = load_dataset(TINY, write(tmp_path / "q.csv", "image,Hat,Boots,Skirt&Dress", f"{'a' * 999}.png,1,0,0"))
+    with pytest.raises(DatasetError, match=r"aaa\.png does not exist"):
+        check_images(endless)
     with pytest.raises(ImageError, match=r"b\.png does not exist"):
         dataset.crop(1)
 

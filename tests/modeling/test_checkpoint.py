@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import DATA, Golden, tiny_architecture
+from torch import Tensor
 
 from seqpar_deploy.errors import CheckpointError
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
@@ -58,6 +59,15 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"hostile\.pth is refused: .*more than tensors and numbers"):
         load_checkpoint(path)
     assert not (tmp_path / "was-here").exists()
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.tensor([0, 10**6]), None])
+def test_token_rows_that_do_not_fit(tmp_path: Path, rows: Tensor | None) -> None:
+    weights = {} if rows is None else {"clip_model.token_embedding.weight": torch.zeros(2, 4)}
+    table = torch.zeros(1, dtype=torch.int64) if rows is None else rows
+    safetensors.torch.save_file(weights | {"clip_model.token_embedding.rows": table}, tmp_path / "odd.safetensors")
+    with pytest.raises(CheckpointError, match=r"rows does not fit clip_model\.token_embedding\.weight; .* damaged"):
+        load_checkpoint(tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.3, 0.999])

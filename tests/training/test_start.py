@@ -39,6 +39,14 @@ def test_clip_weights_come_from_a_local_file(tmp_path: Path, label_set: LabelSet
     assert all(torch.equal(clip[name], value) for name, value in made.clip_model.state_dict().items())
 
 
+def test_openai_weights_want_quick_gelu(tmp_path: Path, label_set: LabelSet) -> None:
+    clip = random_model(tiny_architecture(26), seed=9).clip_model.state_dict()
+    torch.save({**clip, "input_resolution": torch.tensor(32)}, tmp_path / "clip.pt")
+    model = tiny_model(pretrained=str(tmp_path / "clip.pt"), architecture={"quick_gelu": False})
+    with pytest.raises(CheckpointError, match=r"clip\.pt is OpenAI's, .*name the encoder ViT-L-14-quickgelu"):
+        new_model(model, label_set, seed=1)
+
+
 def test_clip_weights_that_do_not_fit_are_refused(tmp_path: Path, label_set: LabelSet) -> None:
     clip = random_model(tiny_architecture(26), seed=9).clip_model.state_dict()
     clip.pop("visual.proj")
