@@ -66,6 +66,7 @@ uses are left out, which is nine tenths of what it would weigh. Encoder: a ViT o
 stem; decoder: {result["recipe"]["recipe"]["model"]["architecture"]["layers"]} layers. All of it is in `train/demo.toml`.
 
 ## How it was made
+From OpenCV's `vtest.avi` (`samples/vtest`) and a table of labelled pictures (`docs/datasets.md`), which is not given out:
 ```
 .venv/bin/python examples/cut_tracks.py vtest.avi runs/vtest
 .venv/bin/python benchmarks/demo_model.py --people people/labels.csv --street runs/vtest/people.csv

@@ -28,7 +28,12 @@ def checkpoint(
         bool,
         typer.Option("--sentences", help="It was trained on the label set's full sentences, not its short phrases."),
     ] = False,
-    recipe: Annotated[str, typer.Option(help=f"{', '.join(recipe_names())}, or a TOML file of your own.")] = "fp32",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(recipe_names())} (fp32, int8 for CPUs, fp16 for NVIDIA GPUs), or a TOML file of your own."
+        ),
+    ] = "fp32",
     encoder: Annotated[str | None, typer.Option(help="open_clip model, where it is not an OpenAI CLIP ViT.")] = None,
     decoder_heads: Annotated[
         int | None, typer.Option(help="Number of decoder heads, where they are not of 64 channels.")
@@ -93,7 +98,7 @@ def checkpoint(
 
 @app.command()
 def engine(
-    bundle: Annotated[Path, typer.Argument(help="The bundle; the engines are put beside it.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle; the engines are put into its folder.")],
     runtime: Annotated[
         Runtime | None, typer.Option(help="Which flavour of TensorRT; by default the one that is installed.")
     ] = None,

@@ -24,14 +24,14 @@ _SEED = 4000  # of no training, no calibration, no parity crop and no test
 
 
 def tune(
-    bundle: Annotated[Path, typer.Argument(help="The bundle; the choice is kept beside it.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle; the choice is kept in its folder.")],
     pictures: Annotated[
         list[str] | None,
         typer.Argument(help="Crops of your own cameras: files, folders or quoted globs. Better than ours."),
     ] = None,
     crops: Annotated[
         int,
-        typer.Option(help="In all; without pictures 20 real ones. Drawn people are the rest.", min=100),
+        typer.Option(help="How many to take in all: your pictures, or 20 of ours, and people drawn for it.", min=100),
     ] = 200,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was measured here.")] = None,
 ) -> None:
