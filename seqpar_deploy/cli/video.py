@@ -34,41 +34,46 @@ from seqpar_deploy.video.types import Sink
 
 def video(
     sources: Annotated[
-        list[str], typer.Argument(help="Video files or quoted globs, /dev/videoN, rtsp:// or http:// and the like.")
+        list[str],
+        typer.Argument(
+            help="Video files, folders, quoted globs; or live ones: 0 or /dev/video0, rtsp://, http:// and the like."
+        ),
     ],
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
     backend: Annotated[
         str, typer.Option(help="As for seqpar predict, for an ONNX detector too; as tuned by default.")
     ] = "auto",
     detector: Annotated[
-        str, typer.Option(help="motion (built in, fixed cameras), an ONNX person detector, or boxes as JSON Lines.")
+        str, typer.Option(help="motion (built in, fixed cameras), an .onnx person detector, or boxes as .jsonl.")
     ] = "motion",
     events: Annotated[
         str | None, typer.Option(help="JSON Lines of what changes (docs/events.md): a file, or - for standard output.")
     ] = None,
     annotate: Annotated[
-        Path | None, typer.Option(help="Write the video with boxes and attributes: .mp4, or .mkv for runs of days.")
+        Path | None,
+        typer.Option(help="Write the video with boxes and attributes: .mp4, or .mkv for runs of days."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with everyone who was seen.")] = None,
     mqtt: Annotated[
-        str | None, typer.Option(help="Publish events: mqtt://[user:password@]host[:port][/prefix].")
+        str | None, typer.Option(help="Publish events: mqtt:// or mqtts://[user:password@]host[:port][/prefix].")
     ] = None,
     serve: Annotated[
         int | None, typer.Option(help="Show a live preview, /metrics and /healthz on this port.", min=0, max=65535)
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Where --serve listens; other machines need another than this.", show_default="127.0.0.1"),
+        typer.Option(help="Where --serve listens; 0.0.0.0 lets other machines in.", show_default="127.0.0.1"),
     ] = None,
     max_crops_per_second: Annotated[float, typer.Option(help="Crops to recognise, over all sources.", min=0.1)] = 10,
     max_latency: Annotated[
-        float, typer.Option(help="Seconds in which everyone has a first answer, if it can be.", min=0)
+        float, typer.Option(help="Seconds until a new person's first attributes, if it can be.", min=0)
     ] = 0.5,
     profile: Annotated[bool, typer.Option("--profile", help="Print what each stage cost.")] = False,
 ) -> None:
     """Follow the people in videos and streams, and tell their attributes as they become known and change.
 
     Events go to standard output if nothing else is asked for. Ctrl-C ends it: what was read is told, files finished.
+    The exit code is 130 then, and 2 where a source could not be read or an output lacks anything.
     """
     if address is not None and serve is None:
         raise VideoError(f"--address {address} says where --serve listens; add --serve with a port, or leave it out")
@@ -79,7 +84,7 @@ def video(
         raise VideoError(f"the report cannot go to {report}; name a file, such as people.html")
     specs = expand_sources(sources)
     metrics, health = Metrics(), Health()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as unused:
         recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))  # type: ignore[arg-type]
         finder = open_detector(detector, backend=backend)  # type: ignore[arg-type]
         stack.callback(finder.close)
@@ -90,11 +95,11 @@ def video(
 
         def tell(sink: Sink) -> None:
             told.append(sink)
-            stack.callback(sink.close)  # also where a later one cannot be opened
+            unused.callback(sink.close)  # where a later one cannot be opened
 
         opened = [Source(spec, report=say) for spec in specs]
         if mqtt:
-            tell(MqttSink(mqtt, metrics=metrics))
+            tell(MqttSink(mqtt, metrics=metrics, health=health))
         if serve is not None:
             preview = PreviewSink()
             tell(preview)
@@ -105,10 +110,8 @@ def video(
         # Those that write files come last: what cannot start leaves none behind.
         if events or not (annotate or report or mqtt or serve is not None):
             tell(JsonlSink(events or "-"))
-        videos: list[AnnotatedSink] = []
         for stream, file in files.items():
-            videos.append(AnnotatedSink(stream, file))
-            tell(videos[-1])
+            tell(AnnotatedSink(stream, file))
         if report:
             tell(ReportSink(report, videos=files))
         sinks = Sinks(told, metrics=metrics, health=health, none_left=lambda: pipeline.request_stop())
@@ -121,18 +124,25 @@ def video(
             metrics=metrics,
             health=health,
         )
+        unused.pop_all()  # the pipeline closes them
         with _first_signal(pipeline.request_stop) as interrupted:
             summary = pipeline.run()
-    if sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost):
-        return
-    wrote = [sink.path for sink in videos if sink.wrote] + [path for path in (report,) if path and path.exists()]
-    _print(summary, wrote, profile)
+    nobody_listens = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
+    if not nobody_listens:
+        wrote = [sink.path for sink in told if isinstance(sink, (AnnotatedSink, ReportSink)) and sink.wrote]
+        _print(summary, wrote, profile)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
+    if nobody_listens:
+        return
     if sinks.all_lost:
         raise VideoError("no output was left to write to, see above")
     if summary.failed:
         raise VideoError(f"{len(summary.failed)} of {len(specs)} sources could not be read, see above")
+    if summary.hung:
+        raise VideoError("an output hung, and may lack events; so may those after it")
+    if sinks.incomplete:
+        raise VideoError(f"{len(sinks.incomplete)} of {len(told)} outputs are incomplete, see above")
 
 
 @contextlib.contextmanager
@@ -177,9 +187,9 @@ def _print(summary: Summary, files: list[Path], profile: bool) -> None:
     lost = f", {dropped} dropped" if dropped else ""
     unanswered = f" and {summary.unanswered} never seen well enough" if summary.unanswered else ""
     rate = frames / summary.seconds if summary.seconds else 0.0
+    people = f"{summary.people} {'person' if summary.people == 1 else 'people'}{unanswered}"
     lines = [
-        f"{summary.people} people{unanswered}, {summary.crops} crops recognised; "
-        f"{frames} frames{lost}, {rate:.0f} a second",
+        f"{people}, {summary.crops} crops recognised; {frames} frames{lost}, {rate:.0f} a second",
         *(f"wrote {file}" for file in files),
     ]
     if profile:

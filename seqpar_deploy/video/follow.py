@@ -28,7 +28,7 @@ def _unmetered(_stage: str) -> contextlib.AbstractContextManager[None]:
 class Follower:
     """Turns frames of one or more streams into events, which `tell` is given in order, as soon as they are known.
 
-    One thread calls `update` with each frame. Or one calls `track` and another `recognise`, each with what is slow in
+    One thread calls `update` with each frame. Or one calls `track` and another `recognize`, each with what is slow in
     it going on beside the other. A context manager: at its end everyone's track is. `detector` is the built-in one
     unless given, `tracker` makes a tracker for each stream, `batch_size` bounds the crops of one inference. The caller
     closes a detector that it gave, and the Recognizer.
@@ -58,6 +58,10 @@ class Follower:
         self._new_tracker = tracker
         self._trackers: dict[str, Tracker] = {}
         self._chooser, self._fusion = Chooser(chooser), Fusion(recognizer.bundle.label_set, fusion)
+        for name in ("patience", "give_up"):  # each is asked without the other, and they must not disagree
+            ours, theirs = (getattr(each.options, name) for each in (self._chooser, self._fusion))
+            if ours != theirs:
+                raise VideoError(f"{name} is {ours:g} in ChooserOptions, {theirs:g} in FusionOptions; wanted one value")
         self._believing = threading.RLock()  # around both, and until their events are told: these stay in order
         self._one_batch = threading.RLock()  # around a batch from its choice to its events; taken before the other
         self._teller: int | None = None  # the thread that is in `tell`
@@ -83,7 +87,7 @@ class Follower:
         that are none), and what detector, tracker and Recognizer do.
         """
         boxes, _ = self.track(frame)
-        self.recognise()
+        self.recognize()
         with self._believing:
             return boxes, self._fusion.people(frame.stream)
 
@@ -111,14 +115,14 @@ class Follower:
             self._tell_all(left)
         return boxes, people
 
-    def recognise(self, now: float | None = None, *, within: float | None = None) -> bool:
+    def recognize(self, now: float | None = None, *, within: float | None = None) -> bool:
         """Recognise the crops that are worth most, one batch; whether there were any.
 
         `now` is the time in seconds by which crops per second are counted, of any clock that does not go back; by that
         of the frames, unless given. A batch that is expected to take longer than `within` seconds is made smaller, so
         that nobody new waits for it.
         """
-        self._refuse("recognise", closed=False)  # this thread may notice later than the one that closed it
+        self._refuse("recognize", closed=False)  # this thread may notice later than the one that closed it
         with self._one_batch:
             with self._believing:
                 batch = self._chooser.take(self._most(within), self._newest if now is None else now)
@@ -126,7 +130,7 @@ class Follower:
                 return False
             start = time.monotonic()
             try:
-                with self._stage("recognise"):
+                with self._stage("recognize"):
                     predictions = self._recognizer.predict([candidate.crop for candidate in batch])
             except BaseException:
                 self._recognizes = False
@@ -151,7 +155,7 @@ class Follower:
             ending.callback(self._end, stream)
             with self._believing:
                 self._chooser.finish(stream)
-            while self._recognizes and self.recognise():
+            while self._recognizes and self.recognize():
                 pass
 
     def close(self) -> None:

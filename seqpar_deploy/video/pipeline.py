@@ -1,6 +1,6 @@
 """The stages together: frames of every source are tracked, their people recognised, and what changed told to the sinks.
 
-    sources (a thread each) -> detect, track -> choose -> recognise -> fuse -> sinks (a thread)
+    sources (a thread each) -> detect, track -> choose -> recognize -> fuse -> sinks (a thread)
 
 Files are read one after the other, and everything between happens on one thread, frame by frame: a run can be repeated.
 Where any source is live they are read at once, recognising has a thread of its own, and frames that come too fast are
@@ -45,7 +45,7 @@ Tracked = tuple[Frame, Sequence[TrackedBox], Mapping[int, Person]]
 class Summary:
     """What a run came to: frames tracked and dropped by stream, people told of, those given up as no crop of them could
     be recognised, crops recognised, and the seconds (processor and waiting together) each stage took, with how often it
-    was entered."""
+    was entered. `hung` says that a sink was left behind at the end, and events may be lost."""
 
     frames: Mapping[str, int]
     dropped: Mapping[str, int]
@@ -55,6 +55,7 @@ class Summary:
     crops: int
     seconds: float
     stages: Mapping[str, tuple[int, float]]
+    hung: bool = False
 
 
 class Pipeline:
@@ -118,7 +119,7 @@ class Pipeline:
         start = time.monotonic()
         threads = {
             name: threading.Thread(target=work, name=name, daemon=True)
-            for name, work in (("sinks", self._tell), ("meters", self._keep_metering), ("recognise", self._recognising))
+            for name, work in (("sinks", self._tell), ("meters", self._keep_metering), ("recognize", self._recognizing))
         }
         with contextlib.ExitStack() as ending:  # in the reverse of this order, whatever happens
             ending.callback(self._join, threads)
@@ -145,6 +146,7 @@ class Pipeline:
             crops=self._follower.crops,
             seconds=time.monotonic() - start,
             stages=self._decoding() | self._meters.stages(),
+            hung=self._hangs,
         )
 
     def _decoding(self) -> dict[str, tuple[int, float]]:
@@ -196,13 +198,13 @@ class Pipeline:
         with self._meters.stage("wait for sinks"):
             self._told.put((frame, boxes, people))
         if not self._live:
-            self._follower.recognise()
+            self._follower.recognize()
 
-    def _recognising(self) -> None:
+    def _recognizing(self) -> None:
         """The recognising thread; of files alone there is nothing for it to do."""
         try:
             while self._live and not self._all_tracked.is_set():
-                if not self._follower.recognise(time.monotonic(), within=self._max_latency):
+                if not self._follower.recognize(time.monotonic(), within=self._max_latency):
                     self._all_tracked.wait(_IDLE)
         except BaseException as error:
             self._worker_error = error
@@ -226,7 +228,7 @@ class Pipeline:
                 self._told.close()
 
     def _join(self, threads: Mapping[str, threading.Thread]) -> None:
-        for name in ("recognise", "sinks"):
+        for name in ("recognize", "sinks"):
             while threads[name].is_alive() and not self._hangs:
                 threads[name].join(_METERED)
             self._health.forget(name)

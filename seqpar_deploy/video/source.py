@@ -111,8 +111,9 @@ class Source:
         if self._thread is not None:
             raise RuntimeError(f"source {self.spec.name} has been started already")
         self._queue = queue = BoundedQueue[Frame](size, drop_oldest=self.spec.live)
-        self._thread = threading.Thread(target=self._pump, args=(queue,), name=f"source {self.spec.name}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._pump, args=(queue,), name=f"source {self.spec.name}", daemon=True)
+        thread.start()
+        self._thread = thread  # only now: `close` may come from another thread, and joins it
         return queue
 
     def close(self, within: float = _JOIN) -> None:

@@ -144,6 +144,8 @@ def test_boxes_by_time_and_of_several_streams(monkeypatch: pytest.MonkeyPatch) -
         ('{"frame": 1, "boxes": [[1, 2, 3]]}', "line 2 .*a box has 3 numbers"),
         ('{"frame": 1, "boxes": [[5, 2, 3, 4]]}', "line 2 .*wanted left < right"),
         ("[]", "line 2 cannot be read"),
+        ("[" * 100_000, "line 2 cannot be read"),
+        ('{"frame": 1e999, "boxes": []}', "line 2 cannot be read"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(line: str, message: str, tmp_path: Path) -> None:
@@ -153,6 +155,14 @@ def test_a_line_that_cannot_be_read_is_named(line: str, message: str, tmp_path: 
     with pytest.raises(DetectorError, match=message) as caught:
         detector.detect(frame(1))
     assert "\n" not in str(caught.value)
+    detector.close()
+
+
+def test_boxes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "boxes.jsonl").write_bytes(b'{"stream": "\xff"}\n')
+    detector = OutsideDetections(tmp_path / "boxes.jsonl")
+    with pytest.raises(DetectorError, match="line 1 cannot be read"):
+        detector.detect(frame(1))
     detector.close()
 
 

@@ -151,13 +151,15 @@ def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.Mo
     sink = Hanging()
     made = pipeline(bundle_dir, [str(STREET)], sink, OneWalker())
     made._report = told.append
-    running = threading.Thread(target=made.run)
+    ended: list[Summary] = []
+    running = threading.Thread(target=lambda: ended.append(made.run()))
     running.start()
     wait_for(lambda: 5 in sink.frames)
     made.request_stop()
     running.join(20)
     assert not running.is_alive()
     assert told == ["a sink hangs, and is left behind: what it had not taken is lost"]
+    assert ended[0].hung
     forever.set()
 
 
@@ -192,7 +194,7 @@ def test_the_command_on_the_street_clip(bundle_dir: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "people, " in done.stderr
     assert all(
-        f"\n{stage} " in done.stderr for stage in ("decode", "detect", "track", "choose", "recognise", "fuse", "sinks")
+        f"\n{stage} " in done.stderr for stage in ("decode", "detect", "track", "choose", "recognize", "fuse", "sinks")
     )
     events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     tracks = {event["track"] for event in events}

@@ -107,7 +107,7 @@ def test_leaving_the_loop_ends_the_run(recognizer: Recognizer) -> None:
     for _ in watch(STREET, recognizer, detector=OneWalker(), tracker=Straight):
         break  # nothing holds on to it now
     for thread in threading.enumerate():
-        if thread.name in ("watch", "sinks", "meters", "recognise"):
+        if thread.name in ("watch", "sinks", "meters", "recognize"):
             thread.join(20)
     assert threading.active_count() <= before
 
@@ -253,11 +253,11 @@ def test_what_tell_raises_comes_after_everyone_was_told(recognizer: Recognizer) 
 
     def tell(event: Event) -> None:
         said.append((event.kind, event.person.track))
-        follower.recognise()
+        follower.recognize()
 
     people = [PERSON, Box(left=200, top=20, right=260, bottom=180)]
     follower = Follower(recognizer, tell=tell, detector=Finds(*people), tracker=Apart)
-    with pytest.raises(VideoError, match="recognise was called by what the Follower tells"):
+    with pytest.raises(VideoError, match="recognize was called by what the Follower tells"):
         follower.update(frame(1))
     with pytest.raises(VideoError, match="called by what the Follower tells"):
         follower.close()
@@ -293,6 +293,11 @@ def test_options_of_choosing_out_of_range(wrong: dict[str, float]) -> None:
 def test_options_of_fusion_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(VideoError, match=f"{next(iter(wrong))} .*wanted"):
         FusionOptions(**wrong)
+
+
+def test_options_that_disagree(recognizer: Recognizer) -> None:
+    with pytest.raises(VideoError, match="give_up is 30 in ChooserOptions, 60 in FusionOptions; wanted one value"):
+        Follower(recognizer, tell=print, fusion=FusionOptions(give_up=60))
 
 
 def test_a_caller_that_is_slow_at_the_end_loses_no_event(

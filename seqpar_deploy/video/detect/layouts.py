@@ -54,7 +54,7 @@ class Layout:
     decode: Callable[[Arrays], Found]
 
 
-def recognise(
+def recognize(
     outputs: Arrays, picture: PictureInput, *, names: Mapping[int, str], person_class: int | None, inputs: set[str]
 ) -> Layout:
     """The layout of a graph, from one run of it.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from seqpar_deploy.errors import DetectorError
 from seqpar_deploy.video.detect.graph import Backend, Graph, Tensor, open_graph
-from seqpar_deploy.video.detect.layouts import Layout, class_names, recognise
+from seqpar_deploy.video.detect.layouts import Layout, class_names, recognize
 from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling, place, to_tensor
 from seqpar_deploy.video.types import Box, Frame
@@ -55,7 +55,7 @@ class OnnxDetector:
                 for tensor in graph.inputs
                 if tensor.name != self._picture.name
             }
-            self.layout = self._recognise(graph)
+            self.layout = self._recognize(graph)
         except DetectorError as error:
             raise DetectorError(f"the detector {path} cannot be used: {error}") from None
         self._graph: Graph | None = graph
@@ -79,13 +79,13 @@ class OnnxDetector:
         """Let the runtime go."""
         self._graph = None
 
-    def _recognise(self, graph: Graph) -> Layout:
+    def _recognize(self, graph: Graph) -> Layout:
         blank = np.zeros(self._picture.shape, dtype=self._picture.dtype)
         try:
             outputs = graph.run({self._picture.name: blank, **self._others})
         except Exception as error:  # of either runtime
             raise DetectorError(f"it does not run on a blank picture: {str(error).strip().splitlines()[-1]}") from None
-        return recognise(
+        return recognize(
             outputs,
             self._picture,
             names=class_names(graph.metadata),

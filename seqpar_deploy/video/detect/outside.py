@@ -92,16 +92,16 @@ class OutsideDetections:
             self._read()
 
     def _read(self) -> None:
-        text = self._file.readline()
-        if not text:
-            self._ended = True
-            return
         self._number += 1
-        if not text.strip():
-            return
         try:
+            text = self._file.readline()
+            if not text:
+                self._ended = True
+                return
+            if not text.strip():
+                return
             line = _parse(text)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise self._error(
                 f"cannot be read ({error}); wanted " + '{"frame": 0, "boxes": [[l, t, r, b, score]]}'
             ) from None

@@ -35,7 +35,8 @@ class _Spell:
 
 @dataclasses.dataclass(kw_only=True)
 class _State:
-    """A sink, how its calls fare, whether it is closed, and the error after which it was left out."""
+    """A sink, how its calls fare, whether it is closed, the error after which it was left out, and whether it lacks
+    events or its end."""
 
     sink: Sink
     name: str
@@ -43,6 +44,7 @@ class _State:
     events: _Spell = dataclasses.field(default_factory=_Spell)
     closed: bool = False
     fatal: SinkError | None = None
+    lacks: bool = False
 
     def problem(self) -> str | None:
         if self.fatal is not None:
@@ -88,6 +90,11 @@ class Sinks:
         lost = [state.fatal for state in self._states if state.fatal is not None]
         return lost if len(lost) == len(self._states) else []
 
+    @property
+    def incomplete(self) -> list[str]:
+        """The names of those that were left out, missed events or could not be finished. Who has gone is none."""
+        return [state.name for state in self._states if state.lacks]
+
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         for state in self._states:
             self._call(state, state.frames, "frames", lambda sink: sink.frame(frame, boxes, people))
@@ -104,6 +111,7 @@ class Sinks:
                 try:
                     state.sink.close()
                 except Exception as error:
+                    state.lacks = True
                     self._failures.add(1, state.name)
                     self._report(f"{state.name}: {_one_line(error)}; it may lack its end")
                 if state.events.missed:
@@ -126,13 +134,15 @@ class Sinks:
                     self._report(f"{state.name}: works again, {spell.missed} {what} were missed")
                     spell.why, spell.rest, spell.missed = None, _FIRST_REST, 0
                 return
+        if what == "events" and not isinstance(state.fatal, ReaderGoneError):
+            state.lacks = True
         spell.missed += 1
         self._missed.add(1, state.name, what)
 
     def _failed(self, state: _State, spell: _Spell, error: Exception) -> None:
         self._failures.add(1, state.name)
         if isinstance(error, SinkError):
-            state.closed, state.fatal = True, error
+            state.closed, state.fatal, state.lacks = True, error, not isinstance(error, ReaderGoneError)
             if not self.all_lost:
                 self._report(f"{state.name}: {_one_line(error)}; it is left out from now on, the other outputs go on")
             elif not isinstance(error, ReaderGoneError):  # after `| head` nobody wants to know

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from seqpar_deploy.video.sinks.events import event_line
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 STDOUT = "-"
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that never do
 
 
 class JsonlSink:
@@ -54,10 +56,14 @@ class JsonlSink:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            if self._is_file:
-                with contextlib.suppress(OSError):
+            try:
+                if self._is_file:
                     os.fsync(descriptor)
-            os.close(descriptor)
+            except OSError as error:
+                if error.errno not in _CANNOT_SYNC:
+                    raise
+            finally:
+                os.close(descriptor)
 
 
 def _open(path: str | Path) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.events import event_line
 from seqpar_deploy.video.sinks.fan_out import say
-from seqpar_deploy.video.sinks.metrics import Metrics
+from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ class MqttSink:
     """Publishes each event, as docs/events.md has it, to PREFIX/STREAM/TRACK with QoS 1.
 
     `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` (TLS); the prefix is `seqpar` by default.
-    Nothing here waits for the broker: events queue up, `outbox` of them at most, and while there is no connection the
-    oldest make room for new ones and are counted. It reconnects by itself, 1 s to 30 s apart. `close` waits `linger`
-    seconds at most for what is left. Raises SinkError where the address is none or paho-mqtt is missing.
+    Nothing here waits for the broker: events queue up, `outbox` of them at most; then the oldest make room for new ones
+    and are counted. It reconnects by itself, 1 s to 30 s apart; meanwhile that is a
+    problem of `health`. `close` waits `linger` seconds at most for what is left.
+
+    Raises SinkError where the address is none or paho-mqtt is missing, and in `close` where any event was lost.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class MqttSink:
         outbox: int = 10_000,
         linger: float = 3.0,
         metrics: Metrics | None = None,
+        health: Health | None = None,
         report: Callable[[str], None] = say,
     ) -> None:
         host, port, prefix, client = _client(address)
@@ -46,14 +49,17 @@ class MqttSink:
         self._most = outbox
         self._waiting: collections.deque[tuple[str, str]] = collections.deque()
         self._change = threading.Condition()
-        self._connected = self._closing = self._complained = False
-        self._in_flight = self._dropped_in_spell = 0
+        self._connected = self._closing = self._closed = False
+        self._trouble: str | None = None  # with the connection, told once
+        self._in_flight = self._lost_events = self._dropped_in_spell = 0
         metrics = metrics or Metrics()
         self._dropped = metrics.counter("seqpar_mqtt_dropped_total", "Events dropped while the broker was away.")
         self._published = metrics.counter("seqpar_mqtt_published_total", "Events the broker acknowledged.")
         self._up = metrics.gauge("seqpar_mqtt_connected", "1 while connected to the broker.")
         self._dropped.add(0)
         self._up.set(0)
+        self._health = health or Health()
+        self._health.watch(f"connection to {self.name}", lambda: self._trouble)
         client.on_connect = self._on_connect
         client.on_connect_fail = lambda *_: self._lost("does not answer")
         client.on_disconnect = lambda *_: self._lost("is gone")
@@ -67,7 +73,7 @@ class MqttSink:
     @property
     def dropped(self) -> int:
         """Events dropped so far."""
-        return int(self._dropped.value())
+        return self._lost_events
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         """Frames are not told."""
@@ -80,7 +86,7 @@ class MqttSink:
                 return
             if len(self._waiting) >= self._most:
                 self._waiting.popleft()
-                self._dropped.add(1)
+                self._count_lost(1)
                 self._dropped_in_spell += 1
             self._waiting.append((topic, line))
             self._change.notify_all()
@@ -88,18 +94,24 @@ class MqttSink:
     def close(self) -> None:
         end = time.monotonic() + self._linger
         with self._change:
-            if self._closing:
+            if self._closed:
                 return
+            self._closed = True
             self._change.wait_for(self._is_done, max(0.0, end - time.monotonic()))
             left = len(self._waiting) + self._in_flight
             self._closing = True
             self._change.notify_all()
+        self._health.forget(f"connection to {self.name}")
         self._publisher.join()
         self._client.disconnect()
         self._client.loop_stop()
-        if left:
-            self._dropped.add(left)
-            self._report(f"{self.name}: closed before {left} events were delivered")
+        self._count_lost(left)
+        if self.dropped:
+            raise SinkError(f"{self.dropped} {'event was' if self.dropped == 1 else 'events were'} not delivered")
+
+    def _count_lost(self, events: int) -> None:
+        self._lost_events += events
+        self._dropped.add(events)
 
     def _is_done(self) -> bool:
         return not self._waiting and not self._in_flight
@@ -131,10 +143,10 @@ class MqttSink:
         self._up.set(1)
         with self._change:
             self._connected = True
-            complained, dropped = self._complained, self._dropped_in_spell
-            self._complained, self._dropped_in_spell = False, 0
+            trouble, dropped = self._trouble, self._dropped_in_spell
+            self._trouble, self._dropped_in_spell = None, 0
             self._change.notify_all()
-        if complained:
+        if trouble:
             self._report(f"{self.name}: connected again, {dropped} events were dropped")
 
     def _lost(self, what: str) -> None:
@@ -142,9 +154,9 @@ class MqttSink:
         self._up.set(0)
         with self._change:
             self._connected = False
-            complain = not self._complained and not self._closing
-            self._complained = True
-        if complain:
+            tell = self._trouble is None and not self._closing
+            self._trouble = self._trouble or f"it {what}"
+        if tell:
             self._report(f"{self.name}: it {what}; the last {self._most:,} events are kept and it is tried again")
 
 

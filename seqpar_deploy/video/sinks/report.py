@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from seqpar_deploy.errors import SeqparError, SinkError
-from seqpar_deploy.files import write_whole
-from seqpar_deploy.reports.markup import Html
+from seqpar_deploy.errors import SinkError
+from seqpar_deploy.files import replacing
 from seqpar_deploy.video.sinks.report_page import Scene, card, people_page
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
@@ -38,10 +38,11 @@ class ReportSink:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"report {path}"
-        self._path, self._most, self._interval, self._clock = path, most, interval, clock
+        self.path = path
+        self._most, self._interval, self._clock = most, interval, clock
         self._videos = {stream: _address(video, path.parent) for stream, video in (videos or {}).items()}
         self._scenes: dict[str, Scene] = {}
-        self._cards: dict[Key, Html] = {}  # in order of first appearance
+        self._cards: dict[Key, bytes] = {}  # UTF-8, in order of first appearance
         self._attributes: dict[str, None] = {}  # in the label set's order
         self._people = 0
         self._written: int | None = None
@@ -49,12 +50,13 @@ class ReportSink:
         self._next = clock() + interval
         self._closed = False
         try:
-            if path.exists():
-                path.open("ab").close()  # an earlier run's report stays until this one has something to say
+            if path.exists():  # an earlier run's report stays until this one has something to say
+                path.open("ab").close()
+                tempfile.TemporaryFile(dir=path.parent).close()
             else:
                 self._write()
         except OSError as error:
-            raise SinkError(f"the report {path} cannot be written: {_reason(error)}; name another file") from None
+            raise SinkError(f"the report {path} cannot be written: {error.strerror}; name another file") from None
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         if frame.stream not in self._scenes:
@@ -78,33 +80,35 @@ class ReportSink:
         self._attributes.update(dict.fromkeys(person.attributes))
         numbers = {name: number for number, name in enumerate(self._attributes)}
         scene, video = self._scenes.get(person.stream), self._videos.get(person.stream)
-        self._cards[key] = card(person, numbers, scene, video)
+        self._cards[key] = card(person, numbers, scene, video).encode("utf-8")
         self._version += 1
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._write()
+            if self._scenes or self._version:
+                self._write()
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the file is this sink's, and all that was told is in it."""
+        return self._written == self._version
 
     def _write(self) -> None:
-        if self._version == self._written:
+        if self.wrote:
             return
-        text = people_page(
-            list(self._cards.values()),
+        before, after = people_page(
+            len(self._cards),
             list(self._attributes),
             list(self._scenes.values()),
             streams=len({stream for stream, _ in self._cards}),
             seen=self._people,
         )
-        try:
-            write_whole(self._path, text.encode("utf-8"))
-        except SeqparError as error:
-            raise OSError(str(error)) from None  # space may come back
+        with replacing(self.path) as staging, staging.open("wb") as file:
+            file.write(before.encode("utf-8"))
+            file.writelines(self._cards.values())
+            file.write(after.encode("utf-8"))
         self._written = self._version
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error).rpartition("cannot be written: ")[2]
 
 
 def _address(video: Path, folder: Path) -> str:

@@ -20,6 +20,7 @@ _CROP, _SCENE = (180, 300), 200  # pixels at most: a person, and the longer side
 _MOST_BYTES = 12_000  # of a picture; people from cameras of many pixels, sharp all over, need more at full quality
 _MOST_UNKNOWN = 6  # attributes to list on a card
 _STATES = {"yes": "y", "no": "n", "unknown": "u"}
+_CARDS = Html("<!-- cards -->")  # where they stand in the page; no text becomes this, it would be escaped
 # Videos lie beside the report, on a disk or on the server it is read from.
 _SOURCES = "img-src data:; media-src 'self' file:"
 
@@ -43,23 +44,25 @@ class Scene:
 
 
 def people_page(
-    cards: Sequence[Html], attributes: Sequence[str], scenes: Sequence[Scene], *, streams: int, seen: int
-) -> str:
-    """The document. `attributes` by number, as in the cards; `seen` people there were, those of `cards` are shown."""
-    left_out = seen - len(cards)
+    shown: int, attributes: Sequence[str], scenes: Sequence[Scene], *, streams: int, seen: int
+) -> tuple[str, str]:
+    """The document before and after its cards, which may be many megabytes. `attributes` by number, as in the cards;
+    `seen` people there were, `shown` of them are on cards."""
     heading = f"{seen:,} {'person' if seen == 1 else 'people'} in {streams} {'stream' if streams == 1 else 'streams'}"
     body = join(
         tag("p", "People report", class_="kind"),
         tag("h1", heading if seen else "Nobody was seen"),
-        tag("p", f"The last {len(cards):,} to appear are shown.", class_="note") if left_out else None,
-        _controls(attributes) if cards else None,
+        tag("p", f"The last {shown:,} to appear are shown.", class_="note") if shown < seen else None,
+        _controls(attributes) if shown else None,
         tag("p", id="found", class_="found", role="status"),
-        tag("div", *cards, id="people"),
+        tag("div", _CARDS, id="people"),
         tag("p", "Nobody is like that. ", tag("button", "Clear", type="button", id="again"), id="nobody", hidden=""),
         _player(),
     )
     style = _read("report.css") + "".join(scene.style for scene in scenes)
-    return page("People report", body, style=style, script=_read("report.js"), sources=_SOURCES)
+    document = page("People report", body, style=style, script=_read("report.js"), sources=_SOURCES)
+    before, _, after = document.partition(_CARDS)
+    return before, after
 
 
 def _controls(attributes: Sequence[str]) -> Html:

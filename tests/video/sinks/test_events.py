@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -123,6 +124,22 @@ def test_a_full_device_and_standard_output(capfd: pytest.CaptureFixture[str]) ->
     out.close()
     check(json.loads(capfd.readouterr().out), SCHEMA)
     print("standard output is still open")
+
+
+def test_what_a_disk_says_only_at_the_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(number: int) -> None:
+        def fsync(_descriptor: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    fails(errno.EDQUOT)
+    sink = JsonlSink(tmp_path / "e.jsonl")
+    with pytest.raises(OSError, match="quota"):
+        sink.close()
+    sink.close()
+    fails(errno.EINVAL)
+    JsonlSink(tmp_path / "e.jsonl").close()
 
 
 def test_a_pipe_that_nobody_reads_is_no_passing_fault(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_a_fault_rests_the_sink_and_is_told_once_a_spell() -> None:
     bench.now, bench.bad.fault = 100, None
     bench.sinks.event(event())
     assert bench.said[1:] == ["bad: works again, 5 events were missed"]
+    assert bench.sinks.incomplete == ["bad"]
     assert bench.metrics.counter("seqpar_sink_missed_total", "", "sink", "what").value("bad", "events") == 5
     assert bench.value("seqpar_sink_failures_total", "good") == 0
 
@@ -99,6 +100,7 @@ def test_frames_that_fail_cost_no_event() -> None:
         "bad: report.html cannot be written: No space left on device; it is tried again, the other outputs go on",
         "bad: works again, 2 frames were missed",
     ]
+    assert bench.sinks.incomplete == []  # what it was to tell, it did
 
 
 def test_a_sink_that_cannot_go_on_is_closed_and_left_out() -> None:
@@ -110,6 +112,7 @@ def test_a_sink_that_cannot_go_on_is_closed_and_left_out() -> None:
     bench.sinks.close()
     assert bench.bad.calls == ["frame", "close"]
     assert bench.good.calls == ["frame", "frame", "close"]
+    assert bench.sinks.incomplete == ["bad"]
     assert bench.said == [
         "bad: street.mp4 cannot be written: No space left on device; it is left out from now on, "
         "the other outputs go on"
@@ -122,6 +125,7 @@ def test_a_fault_in_close_is_told_and_the_others_are_closed() -> None:
     bench.sinks.close()
     bench.sinks.close()
     assert bench.said == ["bad: ValueError: two lines; it may lack its end"]
+    assert bench.sinks.incomplete == ["bad"]
     assert bench.good.calls == ["close"]
 
 
@@ -156,6 +160,7 @@ def test_the_last_that_is_left_out_is_told_unless_its_reader_went_away() -> None
         bench.sinks.event(event())
         assert (bench.none_left, bench.sinks.all_lost) == (1, [bench.bad.fault, fault])
         assert bench.said[1:] == said
+        assert bench.sinks.incomplete == ["bad", "good"][: 1 + len(said)]
 
 
 def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

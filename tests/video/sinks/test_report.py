@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from reports.test_pages import HOSTILE
 from video.sinks.people import attributes, event, frame, person
 
-from seqpar_deploy.errors import SeqparError, SinkError
+from seqpar_deploy.errors import SinkError
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.sinks import report
 from seqpar_deploy.video.sinks.report import ReportSink
@@ -49,8 +53,25 @@ def test_an_earlier_report_stays_until_there_is_another(tmp_path: Path) -> None:
         sink.event(event(who=person(track)))
         sink.close()
     assert cards(path) == 1
+    nothing = ReportSink(path)
+    nothing.close()
+    assert (cards(path), nothing.wrote) == (1, False)
+    nobody = ReportSink(path)
+    nobody.frame(frame(), [], {})
+    nobody.close()
+    assert "Nobody was seen" in path.read_text()
     with pytest.raises(SinkError, match=r"the report .* cannot be written: Is a directory; name another file"):
         ReportSink(tmp_path)
+
+
+def test_a_folder_that_takes_no_new_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (tmp_path / "people.html").write_text("an earlier one")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(SinkError, match="cannot be written: Read-only file system"):
+        ReportSink(tmp_path / "people.html")
 
 
 def test_the_last_people_are_kept(tmp_path: Path) -> None:
@@ -95,11 +116,13 @@ def test_names_never_become_markup_nor_addresses(tmp_path: Path) -> None:
 def test_a_page_that_takes_long_is_written_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = [0.0], []
 
-    def write(*_: object) -> None:
+    @contextlib.contextmanager
+    def slow(path: Path) -> Iterator[Path]:
         written.append(now[0])
         now[0] += 2
+        yield path
 
-    monkeypatch.setattr(report, "write_whole", write)
+    monkeypatch.setattr(report, "replacing", slow)
     sink = ReportSink(tmp_path / "people.html", interval=10, clock=lambda: now[0])
     for second in range(1, 250):
         now[0] = max(now[0], second)
@@ -113,16 +136,18 @@ def test_a_full_disk_costs_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sink = ReportSink(path)
     sink.event(event())
 
-    def full(*_: object) -> None:
-        raise SeqparError(f"{path} cannot be written: No space left on device")
+    def full(_path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(report, "write_whole", full)
+        patched.setattr(report, "replacing", full)
         with pytest.raises(OSError, match="No space"):
             sink._write()
-        with pytest.raises(SinkError, match="No space"):
+        with pytest.raises(SinkError, match=r"the report .*new.html cannot be written: No space left on device; name"):
             ReportSink(tmp_path / "new.html")
+    assert not sink.wrote
     sink.close()
+    assert sink.wrote
     assert cards(path) == 1
 
 
