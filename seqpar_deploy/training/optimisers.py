@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from seqpar_deploy.errors import TrainingError
+from seqpar_deploy.machine import computes_in_bf16
 from seqpar_deploy.training.recipe import Optimiser
 
 _HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
@@ -55,5 +58,23 @@ def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Op
             )
         )
     if any(muon.values()):
-        made.append(torch.optim.Muon(groups(muon, recipe.muon), lr=recipe.muon, weight_decay=recipe.weight_decay))
+        made.append(_Muon(groups(muon, recipe.muon), lr=recipe.muon, weight_decay=recipe.weight_decay))
     return made
+
+
+class _Muon(torch.optim.Muon):
+    """Muon multiplies in bf16, which takes processors that do not a hundred times as long as float32."""
+
+    def step(self, closure: Any = None) -> Any:
+        on_cpu = self.param_groups[0]["params"][0].device.type == "cpu"
+        with _Float32Products() if on_cpu and not computes_in_bf16() else contextlib.nullcontext():
+            return super().step(closure)
+
+
+class _Float32Products(TorchFunctionMode):
+    """Products of bf16 matrices are taken in float32 and rounded, as processors that have bf16 do it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.addmm, Tensor.matmul, Tensor.__matmul__) or args[0].dtype != torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        return func(*(matrix.float() for matrix in args), **(kwargs or {})).bfloat16()
