@@ -27,8 +27,9 @@ types: $(INSTALLED)
 layers: $(INSTALLED)
 	$(BIN)/lint-imports
 
+# Two at a time, as most of a test is one thread's work. Threads that wait do not spin, as the others need the cores.
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
