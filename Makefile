@@ -29,7 +29,7 @@ layers: $(INSTALLED)
 
 # Two at a time, as most of a test is one thread's work. Threads that wait do not spin, as the others need the cores.
 unit: $(INSTALLED)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

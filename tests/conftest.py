@@ -35,6 +35,11 @@ DATA = Path(__file__).parent / "data"
 GOLDEN_NAMES = ("peta-a", "pa100k-a")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that it does not go on alone when all else is done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Golden:
     """A model of the published code, and what it said."""
