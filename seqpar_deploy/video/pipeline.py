@@ -108,7 +108,7 @@ class Pipeline:
         self._frames: dict[str, int] = defaultdict(int)
         self._failed: dict[str, str] = {}
         self._worker_error: BaseException | None = None
-        self._asked_to_stop = self._stopping = self._hangs = False
+        self._asked_to_stop = self._stopping = self._hung = False
         self._telling_since: float | None = None  # when the sinks were handed what they are busy with
         self._done = threading.Event()
         self._own: list[threading.Thread] = []
@@ -146,7 +146,7 @@ class Pipeline:
             crops=self._follower.crops,
             seconds=time.monotonic() - start,
             stages=self._decoding() | self._meters.stages(),
-            hung=self._hangs,
+            hung=self._hung,
         )
 
     def _decoding(self) -> dict[str, tuple[int, float]]:
@@ -224,15 +224,15 @@ class Pipeline:
                 self.stop()
             begun = self._telling_since
             if self._stopping and begun is not None and time.monotonic() - begun > _PATIENCE:
-                self._hangs = True
+                self._hung = True
                 self._told.close()
 
     def _join(self, threads: Mapping[str, threading.Thread]) -> None:
         for name in ("recognize", "sinks"):
-            while threads[name].is_alive() and not self._hangs:
+            while threads[name].is_alive() and not self._hung:
                 threads[name].join(_METERED)
             self._health.forget(name)
-        if self._hangs:
+        if self._hung:
             self._report("a sink hangs, and is left behind: what it had not taken is lost")
         self._done.set()
         threads["meters"].join()
