@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from seqpar_deploy import Bundle
+from seqpar_deploy.bench.work import encoder_operations, step_bytes
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
 
 
@@ -24,11 +29,18 @@ def test_it_measures_what_there_is_and_says_what_it_skipped(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert found["limits"]["copied_bytes"] > 1e8
+    bundle = Bundle.open(tmp_path / "demo-fp16")
     for backend in ("openvino", "onnxruntime"):
         result = found["demo"][backend]
         assert (result["identical"], result["identical_beams"], result["slots_that_differ"]) == (24, 16, 0)
         assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
-        assert 0 < result["batch_1"]["step_share_of_copying"] < 1
+        one = result["batch_1"]
+        assert one["encode_ms"] > 0
+        assert 1 < one["steps"] < bundle.dimensions.capacity
+        copied = step_bytes(bundle, "fp16") / (1e-3 * one["step_ms"])
+        assert one["step_share_of_copying"] == pytest.approx(copied / found["limits"]["copied_bytes"])
+        computed = encoder_operations(bundle) / (1e-3 * one["encode_ms"])
+        assert one["encoder_share_of_products"] == pytest.approx(computed / found["limits"]["fp16_flops"])
         assert backend in done.stdout
 
     done = gpu_check(*options, "--minutes", 0)

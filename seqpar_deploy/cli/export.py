@@ -11,6 +11,7 @@ from seqpar_deploy.backends.engine_folder import Runtime
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.cli.console import new_app, run_app, stage
 from seqpar_deploy.errors import BackendUnavailableError, EngineError, LabelSetError
+from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.resources import label_set_names, load_label_set, recipe_names
 
 app = new_app("Make bundles, verified ONNX graphs that run without PyTorch, and TensorRT engines from them.")
@@ -49,17 +50,16 @@ def checkpoint(
         from seqpar_deploy.engines import build_engines, runtime_to_build_with
 
         runtime_to_build_with()  # before minutes of work
+    chosen_recipe = load_recipe(recipe)
+    chosen_labels = load_label_set(label_set, sentences=sentences) if label_set else None
     try:
         from seqpar_deploy.exporting.export import export_bundle
-        from seqpar_deploy.exporting.recipe import load_recipe
         from seqpar_deploy.modeling.checkpoint import load_checkpoint
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(
             f"exporting needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
         ) from None
 
-    chosen_recipe = load_recipe(recipe)
-    chosen_labels = load_label_set(label_set, sentences=sentences) if label_set else None
     with stage("reading the checkpoint"):
         loaded = load_checkpoint(file)
     if chosen_labels is None:

@@ -14,6 +14,7 @@ import typer
 from seqpar_deploy.cli.console import INTERRUPTED
 from seqpar_deploy.errors import BackendUnavailableError, DatasetError
 from seqpar_deploy.resources import label_set_names, load_label_set, training_recipe_names
+from seqpar_deploy.training.recipe import load_training_recipe
 from seqpar_deploy.vocab import LabelSet
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node N -m seqpar_deploy.cli.main train ...
     """
+    labels = load_label_set(label_set, sentences=sentences)
+    chosen = load_training_recipe(recipe)
     try:
         from seqpar_deploy.training.loop import Run, joined_processes
         from seqpar_deploy.training.loop import train as run_training
-        from seqpar_deploy.training.recipe import load_training_recipe
         from seqpar_deploy.training.report import draw_curves, write_recipe
         from seqpar_deploy.training.start import model_from_checkpoint, new_model
     except ModuleNotFoundError as error:
@@ -63,8 +65,6 @@ def train(
             f"training needs {error.name}, which is not installed; pip install 'seqpar-deploy[train]'"
         ) from None
 
-    labels = load_label_set(label_set, sentences=sentences)
-    chosen = load_training_recipe(recipe)
     optimiser = dataclasses.replace(chosen.optimiser, eos=eos and chosen.optimiser.eos)
     if epochs is not None:
         optimiser = dataclasses.replace(optimiser, epochs=epochs)

@@ -19,7 +19,7 @@ from torch import Tensor
 from seqpar_deploy.backends.base import Float32Array
 from seqpar_deploy.exporting.parity_crops import ParityCrop
 from seqpar_deploy.exporting.reference import Progress, Reference, reference_generations
-from seqpar_deploy.modeling.eager import EagerBackend
+from seqpar_deploy.modeling.eager import EagerBackend, EagerState
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.preprocess import Crop, Preprocessing
 from seqpar_deploy.vocab import BOS, LabelSet
@@ -89,11 +89,13 @@ def _suspects(
 ) -> dict[str, Float32Array]:
     """What would follow `<bos>` if a known mistake had been made, by what one would say of it."""
 
-    def first_step(images: Tensor) -> Float32Array:
-        state = eager.encode_images(images)
+    def after_bos(state: EagerState) -> Float32Array:
         return np.asarray(eager.step(state, np.array([[BOS]])).log_probs[0, 0])
 
-    right = published_images(crop, preprocessing)
+    def first_step(images: Tensor) -> Float32Array:
+        return after_bos(eager.encode_images(images))
+
+    image = eager.encode_images(published_images(crop, preprocessing)).cross_kv
     pixels = torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 255
     found = {
         "colour channels are swapped (BGR for RGB) in the encoder": first_step(
@@ -115,7 +117,7 @@ def _suspects(
                 found.setdefault(f"{wrong} {name}, {wanted}", first_step(published_images(crop, changed)))
     for name, shift in (("one too far", -1), ("one too near", 1)):
         with _positions_shifted(model, shift):
-            found[f"positions are off by one, {name}"] = first_step(right)
+            found[f"positions are off by one, {name}"] = after_bos(EagerState(image))
     return found
 
 

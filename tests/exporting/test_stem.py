@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import tiny_architecture
 
+from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import CheckpointError
 from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.recipe import load_recipe
@@ -44,11 +45,16 @@ def test_a_stem_that_is_no_patch_is_refused(label_set: LabelSet) -> None:
         Architecture.from_dict(values)
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
-def test_a_stem_is_exported(
-    stem_checkpoint: Path, label_set: LabelSet, recipe: str, tmp_path: Path, crops: list[Crop], cpu_backend: str
-) -> None:
-    bundle = export_bundle(load_checkpoint(stem_checkpoint), label_set, load_recipe(recipe), tmp_path / "bundle")
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def stem_bundle(
+    stem_checkpoint: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Bundle:
+    out = tmp_path_factory.mktemp("stem") / request.param
+    return export_bundle(load_checkpoint(stem_checkpoint), label_set, load_recipe(request.param), out)
+
+
+def test_a_stem_is_exported(stem_bundle: Bundle, crops: list[Crop], cpu_backend: str) -> None:
+    bundle = stem_bundle
     assert bundle.manifest["parity"]["identical"] + bundle.manifest["parity"]["ties"] == 42
     with Recognizer.from_bundle(bundle.path, backend=cpu_backend) as recognizer:  # type: ignore[arg-type]
         assert len({prediction.scores for prediction in recognizer.predict(crops)}) == len(crops)

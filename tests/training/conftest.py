@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,12 @@ colour = 0.05
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
     """For the commands the tests run: two threads that wait for each other are slow on networks as small as these."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +73,19 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "squares.csv"
 
 
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> Callable[..., Path]:
-    """`recipe_file(epochs=3, pictures=0, more="eos = false")`."""
+@pytest.fixture(scope="session")
+def write_recipe() -> Callable[..., Path]:
+    """`write_recipe(folder, epochs=3, pictures=0, more="eos = false")`."""
 
-    def write(*, epochs: int = 3, pictures: int = 0, more: str = "") -> Path:
-        path = tmp_path / "tiny.toml"
+    def write(folder: Path, *, epochs: int = 3, pictures: int = 0, more: str = "") -> Path:
+        path = folder / "tiny.toml"
         path.write_text(RECIPE.format(epochs=epochs, pictures=pictures, more=more))
         return path
 
     return write
+
+
+@pytest.fixture
+def recipe_file(write_recipe: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """`write_recipe` into the test's own folder."""
+    return functools.partial(write_recipe, tmp_path)

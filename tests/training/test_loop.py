@@ -49,33 +49,46 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def test_training_learns_and_writes_what_it_says(
-    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    done = train(squares, recipe_file(epochs=12), out)
+@pytest.fixture(scope="module")
+def trained(squares: Path, write_recipe: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 epochs with `tiny.toml` beside it; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = train(squares, write_recipe(folder, epochs=12), folder / "run")
     assert done.stdout.count("epoch") == 12
-    with (out / "log.csv").open() as file:
+    return folder / "run"
+
+
+def test_training_learns_and_writes_what_it_says(trained: Path) -> None:
+    with (trained / "log.csv").open() as file:
         log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     assert log[-1]["loss"] < 0.2 < 1.5 < log[0]["loss"]
     assert log[-1]["f1"] > 0.95 > log[0]["f1"]
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in trained.iterdir()} == {
         "best-f1.safetensors", "best-ma.safetensors", "last.safetensors", "learning_curves.png", "log.csv",
         "recipe.json", "state.safetensors",
     }  # fmt: skip
-    best = load_checkpoint(out / "best-f1.safetensors")
+    best = load_checkpoint(trained / "best-f1.safetensors")
     assert best.metadata["training"]["f1"] == pytest.approx(max(row["f1"] for row in log), abs=1e-5)
     assert build_model(best, load_label_set("pa100k")).architecture.embed_dim == 32
 
 
-@pytest.mark.parametrize("kill", ["SIGKILL", "SIGTERM"])
 def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
-    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, kill: str
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     """`benchmarks/kill_training.py` does this ten times over on a longer run."""
     recipe = recipe_file(epochs=30, more="muon = 0.02\npresence = 0.5")
-    train(squares, recipe, tmp_path / "whole")
-    killed = tmp_path / "killed"
+    whole = tmp_path / "whole"
+    train(squares, recipe, whole)
+    for kill in ("SIGKILL", "SIGTERM"):
+        stop_and_go_on(squares, recipe, tmp_path / kill, kill)
+        for name in ("last.safetensors", "best-f1.safetensors"):
+            assert_same_weights(whole / name, tmp_path / kill / name)
+    again = train(squares, recipe, tmp_path / "SIGTERM")
+    assert "is a finished run" in again.stderr
+
+
+def stop_and_go_on(squares: Path, recipe: Path, killed: Path, kill: str) -> None:
+    """A run that gets this signal before it has ended, and is then started again."""
     rng = random.Random(kill)
     running = subprocess.Popen(
         command(squares, recipe, killed, "--save-every", "0.2"),
@@ -95,10 +108,6 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
         assert "interrupted" in errors
     assert not (killed / "last.safetensors").exists()
     train(squares, recipe, killed)
-    assert_same_weights(tmp_path / "whole" / "last.safetensors", killed / "last.safetensors")
-    assert_same_weights(tmp_path / "whole" / "best-f1.safetensors", killed / "best-f1.safetensors")
-    again = train(squares, recipe, killed)
-    assert "is a finished run" in again.stderr
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -148,11 +157,11 @@ def test_options_train(squares: Path, recipe_file: Callable[..., Path], tmp_path
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
 
 
-def test_training_goes_on_from_a_checkpoint(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path) -> None:
-    recipe = recipe_file(epochs=12)
-    train(squares, recipe, tmp_path / "first")
+def test_training_goes_on_from_a_checkpoint(
+    squares: Path, trained: Path, recipe_file: Callable[..., Path], tmp_path: Path
+) -> None:
     recipe = recipe_file(epochs=1)
-    train(squares, recipe, tmp_path / "second", "--from", tmp_path / "first" / "last.safetensors")
+    train(squares, recipe, tmp_path / "second", "--from", trained / "last.safetensors")
     with (tmp_path / "second" / "log.csv").open() as file:
         assert float(next(csv.DictReader(file))["loss"]) < 0.5
 
@@ -168,12 +177,10 @@ def test_training_goes_on_from_a_checkpoint(squares: Path, recipe_file: Callable
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
-    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, change: list[str], message: str
+    squares: Path, trained: Path, tmp_path: Path, change: list[str], message: str
 ) -> None:
-    recipe, out = recipe_file(epochs=1), tmp_path / "run"
-    if "--seed" in change:
-        train(squares, recipe, out)
-    done = train(squares, recipe, out, *change, code=2)
+    out = trained if "--seed" in change else tmp_path / "run"
+    done = train(squares, trained.with_name("tiny.toml"), out, *change, code=2)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
     assert message in lines[0]

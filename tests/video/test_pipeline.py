@@ -24,7 +24,7 @@ from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.places import SourceSpec, expand_sources
 from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox, Tracker
 
 STREET = data_dir("samples") / "vtest" / "street.mp4"
 
@@ -51,6 +51,16 @@ class Straight:
         return [TrackedBox(track=1, box=box) for box in boxes]
 
 
+class Passersby(OneWalker):
+    """Somebody in every frame, for as long as it runs; somebody else every ten frames."""
+
+    def detect(self, frame: Frame) -> list[Box]:
+        return [Box(left=20, top=10, right=60, bottom=110)]
+
+    def update(self, frame: Frame, boxes: Sequence[Box]) -> list[TrackedBox]:
+        return [TrackedBox(track=1 + frame.index // 10, box=box) for box in boxes]
+
+
 class Notebook:
     """A sink that writes down what it is told, and when."""
 
@@ -69,10 +79,21 @@ class Notebook:
         self.closed += 1
 
 
-def pipeline(bundle_dir: Path, names: list[str], sink: Notebook, detector: OneWalker, **options: bool) -> Pipeline:
-    specs = [SourceSpec(name=s.name, place=s.place, live=options.get("live", s.live)) for s in expand_sources(names)]
+def pipeline(
+    bundle_dir: Path,
+    names: list[str],
+    sink: Notebook,
+    detector: OneWalker,
+    *,
+    live: bool | None = None,
+    tracker: Callable[[], Tracker] = Straight,
+) -> Pipeline:
+    specs = [
+        SourceSpec(name=spec.name, place=spec.place, live=spec.live if live is None else live)
+        for spec in expand_sources(names)
+    ]
     recognizer = Recognizer.from_bundle(bundle_dir)
-    return Pipeline([Source(spec) for spec in specs], detector, recognizer, sink, tracker=Straight)
+    return Pipeline([Source(spec) for spec in specs], detector, recognizer, sink, tracker=tracker)
 
 
 def test_a_file_is_told_from_its_first_frame_to_its_last(bundle_dir: Path) -> None:
@@ -127,8 +148,8 @@ class Broken:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: Path, live: bool) -> None:
-    notebook = Notebook()
-    made = pipeline(bundle_dir, [str(STREET)], notebook, OneWalker(), live=live)
+    notebook, people = Notebook(), Passersby()
+    made = pipeline(bundle_dir, [str(STREET)], notebook, people, live=live, tracker=lambda: people)
     made._follower._recognizer = Broken(made._follower._recognizer)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         made.run()
