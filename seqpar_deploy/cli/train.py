@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from seqpar_deploy.vocab import LabelSet
 
 if TYPE_CHECKING:
     from seqpar_deploy.training.loader import Source
+
+_DRAWING = 10.0  # seconds between drawings of the curves, which may cost more than a short epoch
 
 
 def train(
@@ -91,7 +94,7 @@ def train(
             people = sum(len(source.dataset) for source in sources)
             weights = sum(parameter.numel() for parameter in model.parameters())
             print(f"{people:,} people, {weights / 1e6:.1f} M weights, on {process.device}", file=sys.stderr)
-        row = None
+        row, drawn = None, -math.inf
         try:
             rows = run_training(run, model, process, progress=_progress(first))  # refuses another run's folder
             if first:
@@ -99,7 +102,11 @@ def train(
             for row in rows:
                 if first:
                     print(_line(row), flush=True)
-                    draw_curves(out)
+                    if time.monotonic() - drawn > _DRAWING:
+                        draw_curves(out)
+                        drawn = time.monotonic()
+            if first and row is not None:
+                draw_curves(out)
         except KeyboardInterrupt:
             if first:
                 print("interrupted; the same command goes on from here", file=sys.stderr)
