@@ -76,10 +76,8 @@ class StagedGraph:
 
         Reading a tensor keeps a runtime from fusing across it.
         """
-        cast = {name: inputs[name].astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
-        with tempfile.TemporaryDirectory() as folder:
-            values = self._run(self._with_outputs(tensors, Path(folder)), cast, tensors)
-        return {**cast, **dict(zip(tensors, values, strict=True))}
+        cast = self._cast(inputs)
+        return {**cast, **self._run_nodes(self.nodes, cast, tensors)}
 
     def overflowing(self, inputs: Mapping[str, Array]) -> set[str]:
         """Stages of a graph with FP16 in it in which a value is beyond that.
@@ -89,22 +87,45 @@ class StagedGraph:
         """
         if not any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in self._model.graph.initializer):
             return set()
-        found = set()
+        found: set[str] = set()
+        known = self._cast(inputs)
         for start in range(0, len(self.stages), _STAGES_AT_ONCE):
             stages = self.stages[start : start + _STAGES_AT_ONCE]
-            values = self.read(inputs, [name for stage in stages for node in stage.nodes for name in node.output])
+            nodes = [node for stage in stages for node in stage.nodes]
+            values = self._run_nodes(nodes, known, [name for node in nodes for name in node.output])
             beyond = {name for name, value in values.items() if not np.isfinite(value).all()}
             found |= {stage.name for stage in stages for node in stage.nodes if beyond & {*node.output}}
+            known |= {name: values[name] for stage in stages for name in stage.outputs}
         return found
 
-    def _with_outputs(self, tensors: Sequence[str], folder: Path) -> Path:
-        """A graph that gives these tensors too; the weights are linked to, as runtimes want them beside the graph."""
+    def _cast(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: inputs[name].astype(dtype, copy=False) for name, dtype in self._dtypes.items()}
+
+    def _run_nodes(
+        self, nodes: Sequence[onnx.NodeProto], known: Mapping[str, Array], tensors: Sequence[str]
+    ) -> dict[str, Array]:
+        """These tensors, which the nodes make of those `known` and of weights."""
+        read = {name for node in nodes for name in node.input}
+        inputs = {name: value for name, value in known.items() if name in read}
+        with tempfile.TemporaryDirectory() as folder:
+            values = self._run(self._part(nodes, inputs, tensors, Path(folder)), inputs, tensors)
+        return dict(zip(tensors, values, strict=True))
+
+    def _part(
+        self, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Array], outputs: Sequence[str], folder: Path
+    ) -> Path:
+        """A graph of these nodes; the weights are linked to, as runtimes want them beside the graph."""
+        whole = self._model.graph
+        infos = {value.name: value for value in (*whole.value_info, *whole.input, *whole.output)}
+        read = {name for node in nodes for name in node.input}
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
-        declared = {value.name for value in model.graph.output}
-        infos = {value.name: value for value in model.graph.value_info}
-        more = [infos.get(name) or onnx.ValueInfoProto(name=name) for name in tensors if name not in declared]
-        model.graph.output.extend(more)
+        for field in ("node", "input", "output", "initializer"):
+            model.graph.ClearField(field)
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(weight for weight in whole.initializer if weight.name in read)
+        model.graph.input.extend(infos.get(name) or _info(name, value) for name, value in inputs.items())
+        model.graph.output.extend(infos.get(name) or onnx.ValueInfoProto(name=name) for name in outputs)
         for location in external_data_locations(self._path):
             try:
                 os.link(self._path.parent / location, folder / location)
@@ -113,6 +134,10 @@ class StagedGraph:
         path = folder / self._path.name
         path.write_bytes(model.SerializeToString())
         return path
+
+
+def _info(name: str, value: Array) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), None)
 
 
 def run_onnxruntime(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[str]) -> list[Array]:
