@@ -6,12 +6,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test system lint types layers unit format clean
+.PHONY: demo test environment system lint types layers unit format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-test: system lint types layers unit
+test: environment lint types layers unit
+
+# Side by side, as both wait for the network.
+environment:
+	@$(MAKE) --no-print-directory --jobs 2 system $(INSTALLED)
 
 # Chromium, in which the tests look at pages, and GStreamer; without them they skip that.
 system:
@@ -37,7 +41,7 @@ format: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
