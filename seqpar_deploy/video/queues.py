@@ -57,13 +57,16 @@ class BoundedQueue(Generic[T]):
             self._tell_consumer()
         return True
 
-    def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more comes: the consumer gets what is there, then the end, or `error`. Only the first call counts."""
+    def finish(self, error: BaseException | None = None) -> bool:
+        """Nothing more comes: the consumer gets what is there, then the end, or `error`. False if that was so already:
+        only the first call counts."""
         with self._changed:
-            if self._end is None:
+            first = self._end is None
+            if first:
                 self._end = End(error)
             self._changed.notify_all()
             self._tell_consumer()
+        return first
 
     def close(self) -> None:
         """Nothing more is taken: what is there is let go, and a producer that waits goes on, with False."""

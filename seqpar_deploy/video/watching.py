@@ -71,7 +71,7 @@ def watch(
         health=health,
         report=report,
     )
-    return Watch(pipeline, events)
+    return Watch(pipeline, events, report)
 
 
 class Watch(Iterator[Event]):
@@ -82,11 +82,12 @@ class Watch(Iterator[Event]):
     iterator has ended.
     """
 
-    def __init__(self, pipeline: Pipeline, events: BoundedQueue[Event]) -> None:
+    def __init__(self, pipeline: Pipeline, events: BoundedQueue[Event], report: Callable[[str], None] = say) -> None:
         self.summary: Summary | None = None
         self._events = events
         self._ended: list[Summary] = []  # by the thread, which must not hold on to this
-        self._thread = threading.Thread(target=_run, args=(pipeline, events, self._ended), name="watch", daemon=True)
+        run = pipeline, events, self._ended, report
+        self._thread = threading.Thread(target=_run, args=run, name="watch", daemon=True)
         self._runs_in = pipeline.runs_in
         self._stop = weakref.finalize(self, _stop, pipeline, events)
         self._stop.atexit = False
@@ -119,11 +120,12 @@ class Watch(Iterator[Event]):
         self.close()
 
 
-def _run(pipeline: Pipeline, events: BoundedQueue[Event], ended: list[Summary]) -> None:
+def _run(pipeline: Pipeline, events: BoundedQueue[Event], ended: list[Summary], report: Callable[[str], None]) -> None:
     try:
         ended.append(pipeline.run())
     except BaseException as error:
-        events.finish(error)
+        if not events.finish(error):  # nobody asks for events any more
+            report(f"the run broke while it was ended: {type(error).__name__}: {error}")
     else:
         events.finish()
     finally:

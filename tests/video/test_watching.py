@@ -136,6 +136,23 @@ def test_what_a_detector_raises_reaches_the_caller(recognizer: Recognizer) -> No
         list(watch(STREET, recognizer, detector=Breaks()))
 
 
+def test_what_breaks_after_the_caller_has_left_is_told(recognizer: Recognizer) -> None:
+    reached, left = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    class BreaksLate(OneWalker):
+        def detect(self, frame: Frame) -> list[Box]:
+            reached.set()
+            left.wait(10)
+            raise RuntimeError("too late")
+
+    events = watch(STREET, recognizer, detector=BreaksLate(), report=said.append)
+    assert reached.wait(10)
+    threading.Timer(0.2, left.set).start()
+    events.close()
+    assert said == ["the run broke while it was ended: RuntimeError: too late"]
+
+
 def test_a_slow_model_takes_small_batches_on_live_streams(recognizer: Recognizer) -> None:
     follower = Follower(recognizer, tell=print, batch_size=16)
     assert follower._most(within=0.5) == 16

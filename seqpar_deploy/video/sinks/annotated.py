@@ -20,7 +20,6 @@ from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 if TYPE_CHECKING:
     from av import VideoStream
     from av.container import OutputContainer
-    from av.error import FFmpegError
 
 _CLOCK = 90_000  # ticks a second
 _KEY_SECONDS = 2.0  # a player can jump this exactly, and a kill costs this much at most
@@ -83,15 +82,15 @@ class AnnotatedSink:
             if self._writer is None:
                 self._writer = _open(self.path, frame, self._options)
             self._writer.write(frame.seconds, draw_people(frame.image, boxes, people))
-        except _failures() as error:
+        except Exception as error:  # whatever it is: a video that ends is better than one with a hole
             self._closed = True
             if self._writer is None:
                 self._remove_empty()
             else:
-                with contextlib.suppress(*_failures()):
+                with contextlib.suppress(Exception):
                     self._writer.container.close()
             end = f"it ends at {frame.seconds:.1f} s of {self._stream}"
-            raise SinkError(f"cannot be written: {error.strerror or error}; {end}") from None
+            raise SinkError(f"cannot be written: {_words(error)}; {end}") from None
 
     def event(self, event: Event) -> None:
         """Attributes are drawn with the frames."""
@@ -105,8 +104,8 @@ class AnnotatedSink:
             return
         try:
             self._writer.finish()
-        except _failures() as error:
-            raise SinkError(f"could not be finished: {error.strerror or error}") from None
+        except Exception as error:
+            raise SinkError(f"could not be finished: {_words(error)}") from None
 
     def _remove_empty(self) -> None:
         """Not one frame came, and an empty file is no video; an earlier run's stays."""
@@ -149,11 +148,9 @@ class _Writer:
             self.container.close()
 
 
-def _failures() -> tuple[type[OSError], type[FFmpegError]]:
-    """What a file that cannot be written raises: not all of FFmpeg's errors are OSErrors."""
-    from av.error import FFmpegError
-
-    return OSError, FFmpegError
+def _words(error: Exception) -> str:
+    """What FFmpeg and the file system say in words; not all of FFmpeg's errors are OSErrors."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _open(path: Path, frame: Frame, encoder: dict[str, str]) -> _Writer:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 _IN_FLIGHT = 20  # messages the broker has not acknowledged yet
+_PREFIX = "seqpar"  # of topics, unless given
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -27,8 +28,8 @@ class MqttSink:
 
     `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` (TLS); the prefix is `seqpar` by default.
     Nothing here waits for the broker: events queue up, `outbox` of them at most; then the oldest make room for new ones
-    and are counted. It reconnects by itself, 1 s to 30 s apart; meanwhile that is a
-    problem of `health`. `close` waits `linger` seconds at most for what is left.
+    and are counted. It reconnects by itself, 1 s to 30 s apart; meanwhile that is a problem of `health`. `close` waits
+    `linger` seconds at most for what is left.
 
     Raises SinkError where the address is none or paho-mqtt is missing, and in `close` where any event was lost.
     """
@@ -44,7 +45,7 @@ class MqttSink:
         report: Callable[[str], None] = say,
     ) -> None:
         host, port, prefix, client = _client(address)
-        self.name = f"mqtt broker {host}:{port}"
+        self.name = f"mqtt broker {host}:{port}" + ("" if prefix == _PREFIX else f"/{prefix}")
         self._prefix, self._client, self._linger, self._report = prefix, client, linger, report
         self._most = outbox
         self._waiting: collections.deque[tuple[str, str]] = collections.deque()
@@ -170,7 +171,7 @@ def _client(address: str) -> tuple[str, int, str, Client]:
         raise SinkError(
             "the MQTT address is not understood, wanted mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://"
         )
-    levels = (unquote(parts.path).strip("/") or "seqpar").split("/")
+    levels = (unquote(parts.path).strip("/") or _PREFIX).split("/")
     try:
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion

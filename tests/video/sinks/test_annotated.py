@@ -15,6 +15,7 @@ import pytest
 from video.sinks.people import boxes, event, frame, person
 
 from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks import annotated
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
 from seqpar_deploy.video.sinks.draw import draw_people
 
@@ -91,6 +92,17 @@ def _write_noise(sink: AnnotatedSink, frames: int) -> None:
         noisy = frame(index, size=SIZE)
         noisy.image[:] = rng.integers(0, 255, noisy.image.shape, np.uint8)
         sink.frame(noisy, [], {})
+
+
+def test_whatever_goes_wrong_ends_the_video_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = AnnotatedSink("street", tmp_path / "out.mp4")
+    for index in range(5):
+        sink.frame(frame(index, size=SIZE), [], {})
+    monkeypatch.setattr(annotated, "draw_people", lambda *_: 1 // 0)
+    with pytest.raises(SinkError, match=r"^cannot be written: .*division.* by zero; it ends at 0.5 s of street"):
+        sink.frame(frame(5, size=SIZE), [], {})
+    sink.close()
+    assert len(decoded(tmp_path / "out.mp4")) == 5
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

@@ -116,6 +116,19 @@ def test_a_refusal_is_told() -> None:
     assert "secret" not in said[0]
 
 
+def test_two_of_one_broker_have_names_of_their_own() -> None:
+    health, port = Health(), free_port()
+    sinks = [
+        MqttSink(f"mqtt://127.0.0.1:{port}{prefix}", linger=0, health=health, report=lambda _line: None)
+        for prefix in ("", "/site/a")
+    ]
+    assert [sink.name for sink in sinks] == [f"mqtt broker 127.0.0.1:{port}{shown}" for shown in ("", "/site/a")]
+    until(lambda: len(health.problems()) == 2)
+    for sink in sinks:
+        sink.close()
+    assert health.problems() == []
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "http://host/x", "mqtt://", "mqtt://host:port", "mqtt://[::1"])
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(SinkError, match="wanted mqtt://"):
