@@ -94,7 +94,7 @@ def train(
             people = sum(len(source.dataset) for source in sources)
             weights = sum(parameter.numel() for parameter in model.parameters())
             print(f"{people:,} people, {weights / 1e6:.1f} M weights, on {process.device}", file=sys.stderr)
-        row, drawn = None, -math.inf
+        row, told, drawn = None, -math.inf, -math.inf
         try:
             rows = run_training(run, model, process, progress=_progress(first))  # refuses another run's folder
             if first:
@@ -102,15 +102,17 @@ def train(
             for row in rows:
                 if first:
                     print(_line(row), flush=True)
-                    if time.monotonic() - drawn > _DRAWING:
+                    told = time.monotonic()
+                    if told - drawn > _DRAWING:
                         draw_curves(out)
-                        drawn = time.monotonic()
-            if first and row is not None:
-                draw_curves(out)
+                        drawn = told
         except KeyboardInterrupt:
             if first:
                 print("interrupted; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            if first and drawn < told:
+                draw_curves(out)
     if first and row is None:
         print(f"{out} is a finished run; choose another --out to train again", file=sys.stderr)
 

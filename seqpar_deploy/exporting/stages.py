@@ -80,7 +80,7 @@ class StagedGraph:
         return {**cast, **self._run_nodes(self.nodes, cast, tensors)}
 
     def overflowing(self, inputs: Mapping[str, Array]) -> set[str]:
-        """Stages of a graph with FP16 in it in which a value is beyond that.
+        """Stages of a graph with FP16 in it in which a value is beyond that: the first, and perhaps some after it.
 
         CPUs compute FP16 in FP32, and only what is read is rounded: such a value may leave no trace in any result, and
         still be the end of them on a GPU. So all are read, a few stages at a time.
@@ -95,6 +95,8 @@ class StagedGraph:
             values = self._run_nodes(nodes, known, [name for node in nodes for name in node.output])
             beyond = {name for name, value in values.items() if not np.isfinite(value).all()}
             found |= {stage.name for stage in stages for node in stage.nodes if beyond & {*node.output}}
+            if found:  # what follows computes with infinities
+                break
             known |= {name: values[name] for stage in stages for name in stage.outputs}
         return found
 

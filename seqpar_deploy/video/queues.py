@@ -68,24 +68,32 @@ class BoundedQueue(Generic[T]):
             self._tell_consumer()
         return first
 
-    def close(self) -> None:
-        """Nothing more is taken: what is there is let go, and a producer that waits goes on, with False."""
+    def close(self) -> BaseException | None:
+        """Nothing more is taken: what is there is let go, and a producer that waits goes on, with False. The producer's
+        error, if it has not been raised."""
         with self._changed:
             self._items.clear()
             self.finish()
+            return self._take_error()
 
     def take(self, most: int = 1) -> list[T]:
         """Wait for an item; it, and those behind it that are there already, `most` in all. Empty at the end.
 
-        Raises the producer's error, after everything it has put.
+        Raises the producer's error, after everything it has put, once.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._end is not None)
             taken = [self._items.popleft() for _ in range(min(most, len(self._items)))]
             self._changed.notify_all()
-            if not taken and self._end is not None and self._end.error is not None:
-                raise self._end.error
+            if not taken and (error := self._take_error()):
+                raise error
             return taken
+
+    def _take_error(self) -> BaseException | None:
+        error = self._end.error if self._end is not None else None
+        if error is not None:
+            self._end = End()
+        return error
 
     def __iter__(self) -> Iterator[T]:
         while taken := self.take():

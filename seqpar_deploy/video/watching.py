@@ -86,12 +86,12 @@ class Watch(Iterator[Event]):
         self.summary: Summary | None = None
         self._events = events
         self._ended: list[Summary] = []  # by the thread, which must not hold on to this
-        run = pipeline, events, self._ended, report
-        self._thread = threading.Thread(target=_run, args=run, name="watch", daemon=True)
+        run = pipeline, events, report
+        self._thread = threading.Thread(target=_run, args=(*run, self._ended), name="watch", daemon=True)
         self._runs_in = pipeline.runs_in
-        self._stop = weakref.finalize(self, _stop, pipeline, events)
+        self._stop = weakref.finalize(self, _stop, *run)
         self._stop.atexit = False
-        _RUNNING[self._thread] = (pipeline, events)
+        _RUNNING[self._thread] = run
         self._thread.start()
 
     def __next__(self) -> Event:
@@ -120,24 +120,30 @@ class Watch(Iterator[Event]):
         self.close()
 
 
-def _run(pipeline: Pipeline, events: BoundedQueue[Event], ended: list[Summary], report: Callable[[str], None]) -> None:
+def _run(pipeline: Pipeline, events: BoundedQueue[Event], report: Callable[[str], None], ended: list[Summary]) -> None:
     try:
         ended.append(pipeline.run())
     except BaseException as error:
-        if not events.finish(error):  # nobody asks for events any more
-            report(f"the run broke while it was ended: {type(error).__name__}: {error}")
+        if not events.finish(error):
+            _tell_of(error, report)
     else:
         events.finish()
     finally:
         _RUNNING.pop(threading.current_thread(), None)
 
 
-def _stop(pipeline: Pipeline, events: BoundedQueue[Event]) -> None:
-    events.close()
+def _stop(pipeline: Pipeline, events: BoundedQueue[Event], report: Callable[[str], None]) -> None:
+    if error := events.close():
+        _tell_of(error, report)
     pipeline.stop()
 
 
-_RUNNING: dict[threading.Thread, tuple[Pipeline, BoundedQueue[Event]]] = {}
+def _tell_of(error: BaseException, report: Callable[[str], None]) -> None:
+    """What the run broke with, where nobody asks for events any more."""
+    report(" ".join(f"the run broke: {type(error).__name__}: {error}".split()))
+
+
+_RUNNING: dict[threading.Thread, tuple[Pipeline, BoundedQueue[Event], Callable[[str], None]]] = {}
 
 
 @atexit.register

@@ -83,8 +83,8 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
         stop_and_go_on(squares, recipe, tmp_path / kill, kill)
         for name in ("last.safetensors", "best-f1.safetensors"):
             assert_same_weights(whole / name, tmp_path / kill / name)
-    again = train(squares, recipe, tmp_path / "SIGTERM")
-    assert "is a finished run" in again.stderr
+        again = train(squares, recipe, tmp_path / kill)
+        assert "is a finished run" in again.stderr
 
 
 def stop_and_go_on(squares: Path, recipe: Path, killed: Path, kill: str) -> None:

@@ -155,6 +155,8 @@ def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: P
         made.run()
     assert notebook.closed == 1
     assert notebook.events[-1][0] == "ended"
+    told, ended = ([track for kind, _, track in notebook.events if kind == which] for which in ("appeared", "ended"))
+    assert sorted(told) == sorted(ended) != []
     assert made._follower._recognizer.calls == 3  # type: ignore[attr-defined]
 
 

@@ -79,9 +79,10 @@ class AnnotatedSink:
         if self._closed or frame.stream != self._stream:
             return
         try:
+            sheet = draw_people(frame.image, boxes, people)
             if self._writer is None:
                 self._writer = _open(self.path, frame, self._options)
-            self._writer.write(frame.seconds, draw_people(frame.image, boxes, people))
+            self._writer.write(frame.seconds, sheet)
         except Exception as error:  # whatever it is: a video that ends is better than one with a hole
             self._closed = True
             if self._writer is None:

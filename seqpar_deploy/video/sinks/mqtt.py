@@ -187,5 +187,5 @@ def _client(address: str) -> tuple[str, int, str, Client]:
 
 def _level(name: str) -> str:
     """A name as one level of a topic: without what separates levels or stands for several."""
-    clean = name.encode("utf-8", "replace").decode("utf-8").translate({ord(bad): "_" for bad in "/+#\0"})
-    return clean or "_"
+    clean = name.encode("utf-8", "replace").decode("utf-8").translate({ord(bad): "_" for bad in "/+#"})
+    return "".join(letter if letter.isprintable() else "_" for letter in clean) or "_"
