@@ -44,6 +44,13 @@ def computes_in_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_instructions(_cpuinfo()))
 
 
+def lacks_vnni() -> bool:
+    """Whether this is known to be an x86 processor that adds products of 8-bit numbers in pairs and in 16 bits, where
+    two large ones overflow: one without VNNI."""
+    instructions = _instructions(_cpuinfo())
+    return "sse2" in instructions and not any("vnni" in name for name in instructions)
+
+
 def _processor() -> str:
     fields = _cpuinfo()
     if not fields:

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from browser import CHROMIUM, DRIVER, Browser
 
+from seqpar_deploy import machine
 from seqpar_deploy.bundle import BatchProfile, Bundle, Dimensions
 from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.graphs import (
@@ -182,6 +183,14 @@ def crops() -> list[Crop]:
 def cpu_backend(request: pytest.FixtureRequest) -> str:
     """Every backend that runs on a CPU."""
     return str(request.param)
+
+
+@pytest.fixture
+def int8_backend(cpu_backend: str) -> str:
+    """Every backend that runs 8-bit graphs on this CPU."""
+    if cpu_backend == "openvino" and machine.lacks_vnni():
+        pytest.skip("OpenVINO is refused 8-bit graphs here; exporting/test_int8.py sees to that")
+    return cpu_backend
 
 
 @pytest.fixture

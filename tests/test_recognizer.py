@@ -76,9 +76,9 @@ def test_fp16_runs_on_cpus(fp16_bundle_dir: Path, bundle_dir: Path, cpu_backend:
     assert np.median(np.abs(log_probs - golden["log_probs"])) < 2e-2
 
 
-def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, cpu_backend: str, crops: list[Crop]) -> None:
+def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, int8_backend: str, crops: list[Crop]) -> None:
     def tokens(**options: Any) -> list[tuple[int, ...]]:
-        with Recognizer.from_bundle(int8_bundle_dir, backend=cpu_backend, batch_size=8, **options) as recognizer:
+        with Recognizer.from_bundle(int8_bundle_dir, backend=int8_backend, batch_size=8, **options) as recognizer:
             return [prediction.tokens for prediction in recognizer.predict(crops)]
 
     exact = tokens()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seqpar_deploy import machine
 from seqpar_deploy.backends.base import Arithmetic, Int64Array
 from seqpar_deploy.backends.host import Cache, HostBackend, graphs_for
 from seqpar_deploy.bundle import Bundle
@@ -79,6 +80,8 @@ def open_session(onnxruntime: Any, graph: Path, providers: list[Any], **options:
     for name, value in options.items():
         if value is not None:
             setattr(settings, name, value)
+    if machine.lacks_vnni():
+        settings.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit products that do not overflow
     # A pass for convolution networks, of no use here: in ONNX Runtime 1.32 it ends in a segmentation fault when the
     # CPU opens an FP16 encoder (at the residual additions).
     passes_off = ["NchwcTransformer"]

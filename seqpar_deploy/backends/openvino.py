@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seqpar_deploy import machine
 from seqpar_deploy.backends.base import Arithmetic, Int64Array
 from seqpar_deploy.backends.host import Cache, HostBackend, graphs_for
 from seqpar_deploy.bundle import Bundle
@@ -61,6 +62,10 @@ class OpenVinoBackend(HostBackend):
             ) from None
         if arithmetic == "bf16" and not computes_in_bf16():
             raise BackendUnavailableError("this CPU has no bfloat16 instructions; use arithmetic 'exact' or 'int8'")
+        if arithmetic == "int8" and machine.lacks_vnni():
+            raise BackendUnavailableError(
+                "OpenVINO's 8-bit products overflow on this processor, which has no VNNI; backend onnxruntime's do not"
+            )
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision_of(arithmetic),
             "PERFORMANCE_HINT": "LATENCY",

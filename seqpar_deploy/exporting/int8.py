@@ -94,7 +94,11 @@ def _quantized(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
 
 
 def _weight(tensor: TensorProto) -> tuple[list[TensorProto], list[NodeProto]]:
-    """A matrix (in, out) as int8, symmetric, one scale an output channel."""
+    """A matrix (in, out) as int8, symmetric, one scale an output channel.
+
+    The zeros of its zero points say nothing new, but without them ONNX Runtime cannot make it uint8, which it has to
+    where products of 8 bits would overflow.
+    """
     name, matrix = tensor.name, numpy_helper.to_array(tensor)
     scale = np.abs(matrix).max(axis=0) / 127
     scale[scale == 0] = 1
@@ -102,6 +106,7 @@ def _weight(tensor: TensorProto) -> tuple[list[TensorProto], list[NodeProto]]:
     constants = [
         numpy_helper.from_array(values, f"{name}_int8"),
         numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
+        numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}_zero"),
     ]
     inputs = [constant.name for constant in constants]
     return constants, [helper.make_node("DequantizeLinear", inputs, [_dequantized(name)], axis=1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from seqpar_deploy import Bundle
+from seqpar_deploy import Bundle, machine
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, BundleIntegrityError
 
@@ -37,20 +36,42 @@ def test_products_have_8_bit_weights_and_the_encoder_8_bit_activations(int8_bund
         quantized = [node for node in products if node.input[1].endswith("_dequantized")]
         assert len(quantized) == len(weights_of(onnx.load(exact)))
         for node in quantized:
-            weights, scale = (constants[name] for name in made_by[node.input[1]].input)
-            assert (weights.dtype, scale.shape) == (np.int8, weights.shape[1:])
+            weights, scale, zero = (constants[name] for name in made_by[node.input[1]].input)
+            assert (weights.dtype, scale.shape, zero.shape) == (np.int8, weights.shape[1:], weights.shape[1:])
+            assert not zero.any()
             assert set(np.abs(weights.astype(int)).max(axis=0)) == {127}  # the whole range, in each channel
             assert (node.input[0] in made_by and made_by[node.input[0]].op_type == "DequantizeLinear") == activations
 
 
-def sums_without_overflow() -> bool:
-    """Whether products of 8-bit numbers do, which x86 processors need VNNI for."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return platform.machine() not in ("x86_64", "AMD64") or (cpuinfo.exists() and "vnni" in cpuinfo.read_text())
+def test_they_say_nearly_what_the_exact_ones_say(int8_bundle_dir: Path, int8_backend: str) -> None:
+    assert_nearly_exact(int8_bundle_dir, int8_backend)
 
 
-@pytest.mark.xfail(not sums_without_overflow(), reason="this processor's 8-bit products overflow", strict=True)
-def test_they_say_nearly_what_the_exact_ones_say(int8_bundle_dir: Path, cpu_backend: str) -> None:
+def test_where_8_bit_products_overflow_one_runtime_has_others_and_one_is_refused(
+    int8_bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "lacks_vnni", lambda: True)
+    assert_nearly_exact(int8_bundle_dir, "onnxruntime")
+    with pytest.raises(BackendUnavailableError, match="has no VNNI; backend onnxruntime's do not"):
+        open_backend(Bundle.open(int8_bundle_dir), "openvino", arithmetic="int8")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "lacking"),
+    [
+        ("flags\t\t: fpu sse2 avx2 avx512f", True),
+        ("flags\t\t: fpu sse2 avx2 avx512f avx512_vnni", False),
+        ("flags\t\t: fpu sse2 avx2 avx_vnni", False),
+        ("Features\t: fp asimd asimddp", False),  # ARM
+        ("", False),  # not told
+    ],
+)
+def test_which_processors_they_overflow_on(cpuinfo: str, lacking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: cpuinfo)
+    assert machine.lacks_vnni() == lacking
+
+
+def assert_nearly_exact(int8_bundle_dir: Path, cpu_backend: str) -> None:
     bundle = Bundle.open(int8_bundle_dir)
     golden = bundle.golden()
     exact, quick = (
