@@ -156,11 +156,6 @@ class Job:
     beams: Sequence[tuple[int, ...]] = ()  # tokens of the first crops, found with beams
     flops: int = 0  # of the encoder for a crop
 
-    @property
-    def batch(self) -> int:
-        """Rows of the large batches: fewer where the script is only tried."""
-        return BATCH if self.device == "cuda" else 8
-
 
 def check_model(name: str, crops: Sequence[Crop], options: argparse.Namespace, report: Report) -> None:
     label_set = load_label_set("peta" if name == "full" else "pa100k")
@@ -219,7 +214,7 @@ def refer_to(job: Job, bundle: Bundle, eager: Backend[Any]) -> dict[str, Any]:
     """Fill in what the bundle is compared with: eager PyTorch in FP32."""
     size, max_steps = bundle.dimensions.image_size, bundle.dimensions.capacity - 1
     prepared = prepare_batch(job.crops, image_size=size, preprocessing=bundle.preprocessing)
-    job.reference = reference_generations(eager, prepared, max_steps=max_steps, batch_size=job.batch)
+    job.reference = reference_generations(eager, prepared, max_steps=max_steps, batch_size=BATCH)
     beams = BEAM.generate(eager, eager.encode(prepared[:BEAM_CROPS]), max_steps=max_steps)
     job.beams = [generation.tokens for generation in beams]
     job.flops = encoder_operations(bundle)
@@ -254,12 +249,12 @@ def check_backend(job: Job, name: str, seconds: float) -> dict[str, Any]:
 def parity(job: Job, bundle: Bundle, backend: Backend[Any]) -> dict[str, Any]:
     """Against eager PyTorch in FP32: tokens and log-probabilities of all crops, beams, and each slot of a batch."""
     tolerances = load_recipe("fp16").parity
-    found = check_parity(backend, job.reference, tolerances, batch_size=job.batch)
+    found = check_parity(backend, job.reference, tolerances, batch_size=BATCH)
     reference, max_steps = job.reference, bundle.dimensions.capacity - 1
     beams = BEAM.generate(backend, backend.encode(reference.crops[:BEAM_CROPS]), max_steps=max_steps)
     wrong_slots = 0
     for crop in range(min(4, len(reference.crops))):
-        batch = np.repeat(reference.crops[crop : crop + 1], job.batch, axis=0)
+        batch = np.repeat(reference.crops[crop : crop + 1], BATCH, axis=0)
         generations = Greedy().generate(backend, backend.encode(batch), max_steps=max_steps)
         wrong_slots += sum(generation.tokens != generations[0].tokens for generation in generations)
     return {
@@ -278,16 +273,16 @@ def parity(job: Job, bundle: Bundle, backend: Backend[Any]) -> dict[str, Any]:
 
 def speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str) -> dict[str, Any]:
     """End to end, from raw crops to attributes; and of the two graphs, as shares of what the device can do at best."""
-    recognizer = Recognizer(bundle, backend, batch_size=job.batch)
+    recognizer = Recognizer(bundle, backend, batch_size=BATCH)
     real = itertools.cycle(job.crops[: min(20, len(job.crops))])
-    many = [next(real) for _ in range(4 * job.batch if job.device == "cuda" else 2)]
+    many = [next(real) for _ in range(4 * BATCH if job.device == "cuda" else 2)]
     one = durations(lambda: recognizer.predict([next(real)]), job.device, seconds=job.seconds)
     seconds = median_seconds(lambda: recognizer.predict(many), job.device, seconds=job.seconds, least=1)
     result: dict[str, Any] = {
         "latency_ms": {f"p{share}": 1e3 * float(np.percentile(one, share)) for share in (50, 95, 99)},
         "crops_a_second": len(many) / seconds,
     }
-    for rows in (1, job.batch) if job.device == "cuda" else (1,):
+    for rows in (1, BATCH) if job.device == "cuda" else (1,):
         result[f"batch_{rows}"] = graph_speed(job, bundle, backend, precision, rows)
     return result
 

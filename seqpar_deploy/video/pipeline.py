@@ -16,13 +16,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.choose import ChooserOptions
 from seqpar_deploy.video.follow import Follower
 from seqpar_deploy.video.fuse import FusionOptions
 from seqpar_deploy.video.queues import BoundedQueue, End, merge
-from seqpar_deploy.video.sinks.fan_out import say
+from seqpar_deploy.video.sinks.fan_out import one_line, say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.track import ByteTracker
@@ -243,8 +242,7 @@ class Pipeline:
         """A stream has ended; so do the tracks in it."""
         self._health.forget(f"source {stream}")
         if error is not None:
-            words = " ".join(str(error).split())
-            why = words if isinstance(error, SeqparError) else f"{type(error).__name__}: {words}"
+            why = one_line(error)
             self._failed[stream] = why
             self._health.watch(f"source {stream}", lambda: why)
             self._report(f"{stream}: {why}")

@@ -17,7 +17,7 @@ from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.places import expand_sources
 from seqpar_deploy.video.queues import BoundedQueue
 from seqpar_deploy.video.sinks import Sinks
-from seqpar_deploy.video.sinks.fan_out import say
+from seqpar_deploy.video.sinks.fan_out import one_line, say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.track import ByteTracker
@@ -124,8 +124,8 @@ def _run(pipeline: Pipeline, events: BoundedQueue[Event], report: Callable[[str]
     try:
         ended.append(pipeline.run())
     except BaseException as error:
-        if not events.finish(error):
-            _tell_of(error, report)
+        if not events.finish(error):  # nobody asks for events any more
+            report(f"the run broke: {one_line(error)}")
     else:
         events.finish()
     finally:
@@ -134,13 +134,8 @@ def _run(pipeline: Pipeline, events: BoundedQueue[Event], report: Callable[[str]
 
 def _stop(pipeline: Pipeline, events: BoundedQueue[Event], report: Callable[[str], None]) -> None:
     if error := events.close():
-        _tell_of(error, report)
+        report(f"the run broke: {one_line(error)}")
     pipeline.stop()
-
-
-def _tell_of(error: BaseException, report: Callable[[str], None]) -> None:
-    """What the run broke with, where nobody asks for events any more."""
-    report(" ".join(f"the run broke: {type(error).__name__}: {error}".split()))
 
 
 _RUNNING: dict[threading.Thread, tuple[Pipeline, BoundedQueue[Event], Callable[[str], None]]] = {}

@@ -76,7 +76,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(
     squares: Path, recipe_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     """`benchmarks/kill_training.py` does this ten times over on a longer run."""
-    recipe = recipe_file(epochs=20, more="muon = 0.02\npresence = 0.5")
+    recipe = recipe_file(epochs=30, more="muon = 0.02\npresence = 0.5")
     whole = tmp_path / "whole"
     train(squares, recipe, whole)
     for kill in ("SIGKILL", "SIGTERM"):

@@ -91,6 +91,16 @@ def test_an_error_of_the_producer_comes_after_what_it_has_put():
     assert queue.take() == [1]
     with pytest.raises(ValueError, match="damaged"):
         queue.take()
+    assert (queue.take(), queue.close()) == ([], None)  # it is raised once
+
+
+def test_closing_gives_an_error_that_nobody_was_given():
+    queue, error = BoundedQueue[int](3), ValueError("damaged")
+    queue.put(1)
+    assert queue.finish(error)
+    assert not queue.finish()
+    assert queue.close() is error
+    assert (queue.take(), queue.close()) == ([], None)
 
 
 def test_take_gives_what_is_there_up_to_a_batch():

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.draw import draw_people
+from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class AnnotatedSink:
                 with contextlib.suppress(Exception):
                     self._writer.container.close()
             end = f"it ends at {frame.seconds:.1f} s of {self._stream}"
-            raise SinkError(f"cannot be written: {_words(error)}; {end}") from None
+            raise SinkError(f"cannot be written: {one_line(error)}; {end}") from None
 
     def event(self, event: Event) -> None:
         """Attributes are drawn with the frames."""
@@ -106,7 +107,7 @@ class AnnotatedSink:
         try:
             self._writer.finish()
         except Exception as error:
-            raise SinkError(f"could not be finished: {_words(error)}") from None
+            raise SinkError(f"could not be finished: {one_line(error)}") from None
 
     def _remove_empty(self) -> None:
         """Not one frame came, and an empty file is no video; an earlier run's stays."""
@@ -147,11 +148,6 @@ class _Writer:
             self.container.mux(self.video.encode(None))
         finally:
             self.container.close()
-
-
-def _words(error: Exception) -> str:
-    """What FFmpeg and the file system say in words; not all of FFmpeg's errors are OSErrors."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _open(path: Path, frame: Frame, encoder: dict[str, str]) -> _Writer:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from seqpar_deploy.errors import ReaderGoneError, SinkError
+from seqpar_deploy.errors import ReaderGoneError, SeqparError, SinkError
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox
 
@@ -20,6 +20,13 @@ def say(line: str) -> None:
     """A line for the person at the terminal, if it is still there."""
     with contextlib.suppress(OSError, ValueError):
         print(f"seqpar: {line}", file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says; of those that are neither ours nor the system's, after their class. FFmpeg's have words as
+    the system's have."""
+    name, words = type(error).__name__, " ".join(str(getattr(error, "strerror", None) or error).split())
+    return words or name if isinstance(error, (SeqparError, OSError)) else ": ".join(filter(None, (name, words)))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,7 +55,7 @@ class _State:
 
     def problem(self) -> str | None:
         if self.fatal is not None:
-            return f"{_one_line(self.fatal)}; it is left out"
+            return f"{one_line(self.fatal)}; it is left out"
         why = self.events.why or self.frames.why
         return why and f"{why}; it is tried again"
 
@@ -113,7 +120,7 @@ class Sinks:
                 except Exception as error:
                     state.lacks = True
                     self._failures.add(1, state.name)
-                    self._report(f"{state.name}: {_one_line(error)}; it may lack its end")
+                    self._report(f"{state.name}: {one_line(error)}; it may lack its end")
                 if state.events.missed:
                     self._report(f"{state.name}: {state.events.missed} events were missed")
             if state.fatal is None:
@@ -144,9 +151,9 @@ class Sinks:
         if isinstance(error, SinkError):
             state.closed, state.fatal, state.lacks = True, error, not isinstance(error, ReaderGoneError)
             if not self.all_lost:
-                self._report(f"{state.name}: {_one_line(error)}; it is left out from now on, the other outputs go on")
+                self._report(f"{state.name}: {one_line(error)}; it is left out from now on, the other outputs go on")
             elif not isinstance(error, ReaderGoneError):  # after `| head` nobody wants to know
-                self._report(f"{state.name}: {_one_line(error)}; no output is left")
+                self._report(f"{state.name}: {one_line(error)}; no output is left")
             try:
                 state.sink.close()
             except Exception:
@@ -154,13 +161,6 @@ class Sinks:
             if self.all_lost:
                 self._none_left()
         elif spell.why is None:
-            self._report(f"{state.name}: {_one_line(error)}; it is tried again, the other outputs go on")
-        spell.why, spell.until = _one_line(error), self._clock() + spell.rest
+            self._report(f"{state.name}: {one_line(error)}; it is tried again, the other outputs go on")
+        spell.why, spell.until = one_line(error), self._clock() + spell.rest
         spell.rest = min(_LONGEST_REST, 2 * spell.rest)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if isinstance(error, (SinkError, OSError)) else f"{type(error).__name__}: {words}"

@@ -27,10 +27,11 @@ class Broker:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()  # it may just have taken one more
-        for one in (self._listener, *self._clients):
+        self._listener.close()
+        for client in self._clients:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                client.shutdown(socket.SHUT_RDWR)
+            client.close()
 
     def wait(self, count: int, seconds: float = 10) -> bool:
         with self.arrived:
