@@ -78,19 +78,19 @@ def tokens(recognizer: Recognizer, crops: list[Crop]) -> list[tuple[int, ...]]:
 def compare(candidate: Candidate, crops: list[Crop], wanted: list[tuple[int, ...]]) -> dict[str, Any]:
     """How many crops differ, as they come and rechecked with the margin that was tuned."""
 
-    def differing(recheck: float) -> int:
-        options: dict[str, Any] = {"backend": candidate.backend, "arithmetic": candidate.arithmetic}
-        said = tokens(Recognizer.from_bundle(BUNDLE, recheck=recheck, **options), crops)
+    def differing(fallback_margin: float) -> int:
+        options: dict[str, Any] = {"backend": candidate.backend, "compute_precision": candidate.compute_precision}
+        said = tokens(Recognizer.from_bundle(BUNDLE, fallback_margin=fallback_margin, **options), crops)
         return sum(a != b for a, b in zip(said, wanted, strict=True))
 
-    with stage(f"{candidate.backend}, {candidate.arithmetic}"):
+    with stage(f"{candidate.backend}, {candidate.compute_precision}"):
         return {
             "backend": candidate.backend,
-            "arithmetic": candidate.arithmetic,
-            "recheck": candidate.recheck,
-            "rechecked_share": candidate.rechecked_share,
+            "compute_precision": candidate.compute_precision,
+            "fallback_margin": candidate.fallback_margin,
+            "fallback_share": candidate.fallback_share,
             "different": differing(0.0),
-            "different_after_recheck": differing(candidate.recheck or 0.0),
+            "different_after_fallback": differing(candidate.fallback_margin or 0.0),
         }
 
 

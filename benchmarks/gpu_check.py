@@ -36,21 +36,19 @@ import torch
 
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.backends import Backend, open_backend
-from seqpar_deploy.backends.cuda import find_gpu
-from seqpar_deploy.backends.engine_folder import RUNTIMES, installed_runtimes
-from seqpar_deploy.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
-from seqpar_deploy.bench.device_limits import measure_device_limits
+from seqpar_deploy.backends.gpu.cuda import find_gpu
+from seqpar_deploy.backends.gpu.engine_files import RUNTIMES, installed_runtimes
+from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend
+from seqpar_deploy.bench.device_roofline import measure_device_limits
+from seqpar_deploy.bench.flops import encoder_operations, step_bytes
 from seqpar_deploy.bench.timing import durations, median_seconds, wait_for
-from seqpar_deploy.bench.work import encoder_operations, step_bytes
+from seqpar_deploy.build_engines import build_engines
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy
-from seqpar_deploy.engines import build_engines
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.parity import check_parity
 from seqpar_deploy.exporting.precision import convert, token_table_in
 from seqpar_deploy.exporting.recipe import load_recipe
-from seqpar_deploy.exporting.reference import Reference, reference_generations
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.machine import describe_machine
@@ -59,6 +57,8 @@ from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save
 from seqpar_deploy.modeling.eager import CachedEagerBackend, EagerBackend
 from seqpar_deploy.modeling.published import PublishedBackend
 from seqpar_deploy.modeling.random_weights import random_model
+from seqpar_deploy.parity.gate import check_parity
+from seqpar_deploy.parity.reference import Reference, reference_generations
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.resources import load_label_set, sample_crops
 from seqpar_deploy.synth.render import render_person

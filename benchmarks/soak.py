@@ -31,9 +31,8 @@ from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.checkpoint import load_checkpoint
 from seqpar_deploy.resources import data_dir, load_label_set
-from seqpar_deploy.video.detect.choose import open_detector
+from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.pipeline import Pipeline
-from seqpar_deploy.video.places import expand_sources
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
@@ -41,6 +40,7 @@ from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
 from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
 
 ROOT = Path(__file__).parents[1]

@@ -50,16 +50,16 @@ from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.checkpoint import load_checkpoint
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir, load_label_set
-from seqpar_deploy.video.choose import Candidate
-from seqpar_deploy.video.detect.choose import open_detector
-from seqpar_deploy.video.fuse import Fusion
+from seqpar_deploy.video.attribute_fusion import Fusion
+from seqpar_deploy.video.crop_selection import Candidate
+from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.pipeline import Pipeline, Summary
-from seqpar_deploy.video.places import SourceSpec, expand_sources
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, Sink, TrackedBox
 
 ROOT = Path(__file__).parents[1]

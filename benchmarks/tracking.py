@@ -32,7 +32,7 @@ from scipy.optimize import linear_sum_assignment
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.resources import data_dir
-from seqpar_deploy.video.detect.choose import MOTION, open_detector
+from seqpar_deploy.video.detect.opening import MOTION, open_detector
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Box, Frame
 

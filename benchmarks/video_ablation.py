@@ -33,8 +33,8 @@ from seqpar_deploy.evaluation.metrics import compute_metrics
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
-from seqpar_deploy.video.choose import Candidate, Chooser, ChooserOptions
-from seqpar_deploy.video.fuse import Fusion, FusionOptions
+from seqpar_deploy.video.attribute_fusion import Fusion, FusionOptions
+from seqpar_deploy.video.crop_selection import Candidate, Chooser, ChooserOptions
 from seqpar_deploy.video.quality import cut_out, quality
 from seqpar_deploy.video.types import Attribute, Box, Frame, Person, TrackedBox
 from seqpar_deploy.vocab import LabelSet

@@ -139,7 +139,7 @@ class Bundle:
         """The checkpoint's own answers on a few crops: real ones first, then rendered and adversarial ones.
 
         `crops` uint8 (G, H, W, 3) prepared, `tokens` int64 (G, C) greedy and right-padded, starting with `<bos>`,
-        `log_probs` float32 (G, C - 1, V) of the step that follows each token; and what `exporting/reference.py` says
+        `log_probs` float32 (G, C - 1, V) of the step that follows each token; and what `parity/reference.py` says
         of bundles made since the parity gate, `kinds` (G,) among it.
 
         Raises BundleFormatError.

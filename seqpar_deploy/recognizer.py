@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from seqpar_deploy.backends import Arithmetic, Backend, BackendName, open_backend
-from seqpar_deploy.backends.base import QUICKER, GreedyBackend
+from seqpar_deploy.backends import Backend, BackendName, ComputePrecision, open_backend
+from seqpar_deploy.backends.base import REDUCED_PRECISIONS, GreedyBackend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
@@ -36,9 +36,9 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recheck:
-    """What recognises a crop again, exactly, when one of its choices was won by less than `margin` (as a difference of
-    log-probabilities) in quicker arithmetic."""
+class Fallback:
+    """Re-runs low-margin crops in native precision: those with a choice won by less than `margin`, a difference of
+    log-probabilities."""
 
     backend: Backend[Any]
     margin: float
@@ -59,7 +59,7 @@ class Recognizer:
         *,
         strategy: Strategy | None = None,
         batch_size: int | None = None,
-        recheck: Recheck | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         """Use `from_bundle`; this constructor is for a backend of your own."""
         self.bundle = bundle
@@ -68,7 +68,7 @@ class Recognizer:
             raise StrategyError(f"batch size is {batch_size}, wanted 1 or more")
         self._batch_size = largest_batch(bundle.max_batch, backend, self.strategy, batch_size)
         self._backend: Backend[Any] | None = backend
-        self._recheck = recheck
+        self._fallback = fallback
 
     @classmethod
     def from_bundle(
@@ -79,8 +79,8 @@ class Recognizer:
         strategy: Strategy | None = None,
         batch_size: int | None = None,
         threads: int | None = None,
-        arithmetic: Arithmetic | None = None,
-        recheck: float | None = None,
+        compute_precision: ComputePrecision | None = None,
+        fallback_margin: float | None = None,
         verify: bool = True,
     ) -> Recognizer:
         """Open a bundle and load it on a backend.
@@ -88,25 +88,25 @@ class Recognizer:
         `strategy` is `Greedy()` unless given; `batch_size` bounds the crops of one inference, by default the bundle's
         profile; `threads` bounds the CPU threads of one inference; `verify=False` trusts the files' hashes.
 
-        `arithmetic` is exact unless given. Others are quicker and need `recheck`: crops one of whose choices was closer
-        than this, as a difference of log-probabilities, are recognised again exactly (0: none are, and tokens change).
+        `compute_precision` is "native" (the bundle's own) by default. "bf16" and "int8" are faster and need
+        `fallback_margin`: crops with a choice won by less than this difference of log-probabilities are re-run in
+        native precision (0 re-runs none, and tokens may change).
 
         Without any of these it does what `seqpar tune` found best for this bundle on this machine, if that was run.
 
         Raises BundleError, BackendError, BackendUnavailableError, StrategyError (an option out of range).
         """
         bundle = Bundle.open(path, verify=verify)
-        told = [option for option in (strategy, batch_size, threads, arithmetic, recheck) if option is not None]
-        if backend == "auto" and not told and (tuned := load_tuned(bundle)):
+        given = (strategy, batch_size, threads, compute_precision, fallback_margin)
+        if backend == "auto" and all(option is None for option in given) and (tuned := load_tuned(bundle)):
             try:
                 strategy = Speculative() if tuned.speculative else Greedy()
-                return cls._open(
-                    bundle, tuned.backend, strategy, tuned.batch_size, tuned.threads, tuned.arithmetic, tuned.recheck
-                )
+                precision, margin = tuned.compute_precision, tuned.fallback_margin
+                return cls._open(bundle, tuned.backend, strategy, tuned.batch_size, tuned.threads, precision, margin)
             except BackendError as error:
-                warnings.warn(f"what seqpar tune found is passed over: {error}", stacklevel=2)
+                warnings.warn(f"ignoring tuned.json: {error}", stacklevel=2)
                 strategy = None
-        return cls._open(bundle, backend, strategy, batch_size, threads, arithmetic or "exact", recheck)
+        return cls._open(bundle, backend, strategy, batch_size, threads, compute_precision or "native", fallback_margin)
 
     @classmethod
     def _open(
@@ -116,25 +116,27 @@ class Recognizer:
         strategy: Strategy | None,
         batch_size: int | None,
         threads: int | None,
-        arithmetic: Arithmetic,
-        recheck: float | None,
+        compute_precision: ComputePrecision,
+        fallback_margin: float | None,
     ) -> Recognizer:
-        if recheck is not None and not recheck >= 0:
-            raise StrategyError(f"recheck is {recheck}, wanted 0 or more, as a difference of log-probabilities")
-        if arithmetic in QUICKER and recheck is None:
+        if fallback_margin is not None and not fallback_margin >= 0:
             raise StrategyError(
-                f"arithmetic {arithmetic} changes tokens where two choices are about as good; pass recheck, the margin "
-                "that `seqpar tune` prints, or 0 to let them change"
+                f"fallback_margin must be 0 or more (a difference of log-probabilities), got {fallback_margin}"
+            )
+        if compute_precision in REDUCED_PRECISIONS and fallback_margin is None:
+            raise StrategyError(
+                f"{compute_precision} may change low-margin tokens; pass fallback_margin, the margin that "
+                "`seqpar tune` prints, or 0 to accept the changes"
             )
         with contextlib.ExitStack() as opened:
-            quick = open_backend(bundle, backend, threads=threads, arithmetic=arithmetic)
+            quick = open_backend(bundle, backend, threads=threads, compute_precision=compute_precision)
             opened.callback(quick.close)
-            doubt = None
-            if arithmetic in QUICKER and recheck:
+            low_margin = None
+            if compute_precision in REDUCED_PRECISIONS and fallback_margin:
                 exact = open_backend(bundle, quick.name, threads=threads)  # type: ignore[arg-type]
                 opened.callback(exact.close)
-                doubt = Recheck(exact, recheck)
-            recognizer = cls(bundle, quick, strategy=strategy, batch_size=batch_size, recheck=doubt)
+                low_margin = Fallback(exact, fallback_margin)
+            recognizer = cls(bundle, quick, strategy=strategy, batch_size=batch_size, fallback=low_margin)
             opened.pop_all()
         return recognizer
 
@@ -160,8 +162,8 @@ class Recognizer:
         batches = (self._encode(crops[start : start + size]) for start in range(0, len(crops), size))
         for prepared, state in _one_ahead(batches) if isinstance(self.backend, GreedyBackend) else batches:
             generations = self._generate(self.backend, state)
-            if self._recheck:
-                generations = self._rechecked(self._recheck, prepared, generations)
+            if self._fallback:
+                generations = self._with_fallback(self._fallback, prepared, generations)
             for generation in generations:
                 yield prediction_from_generation(generation, self.bundle.label_set)
 
@@ -174,21 +176,21 @@ class Recognizer:
     def _generate(self, backend: Backend[Any], state: Any) -> list[Generation]:
         return self.strategy.generate(backend, state, max_steps=self.bundle.dimensions.capacity - 1)
 
-    def _rechecked(self, recheck: Recheck, prepared: Crop, generations: list[Generation]) -> list[Generation]:
-        """The same, with exact generations in place of those that were in doubt."""
+    def _with_fallback(self, fallback: Fallback, prepared: Crop, generations: list[Generation]) -> list[Generation]:
+        """Replace low-margin generations by those of native precision."""
         # NaN is not known to be above anything.
-        doubtful = [row for row, generation in enumerate(generations) if not generation.margin >= recheck.margin]
-        if not doubtful:
+        low = [row for row, generation in enumerate(generations) if not generation.margin >= fallback.margin]
+        if not low:
             return generations
-        exact = self._generate(recheck.backend, recheck.backend.encode(prepared[doubtful]))
-        again = dict(zip(doubtful, exact, strict=True))
+        exact = self._generate(fallback.backend, fallback.backend.encode(prepared[low]))
+        again = dict(zip(low, exact, strict=True))
         return [again.get(row, generation) for row, generation in enumerate(generations)]
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""
         with contextlib.ExitStack() as closing:
-            if self._recheck is not None:
-                closing.callback(self._recheck.backend.close)
+            if self._fallback is not None:
+                closing.callback(self._fallback.backend.close)
             if self._backend is not None:
                 closing.callback(self._backend.close)
                 self._backend = None

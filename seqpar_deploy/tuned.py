@@ -12,7 +12,7 @@ import dataclasses
 import json
 from typing import Any, get_args
 
-from seqpar_deploy.backends import Arithmetic, BackendName, backends_for
+from seqpar_deploy.backends import BackendName, ComputePrecision, backends_for
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
@@ -27,8 +27,8 @@ class Tuned:
     where the arithmetic is exact."""
 
     backend: BackendName
-    arithmetic: Arithmetic = "exact"
-    recheck: float | None = None
+    compute_precision: ComputePrecision = "native"
+    fallback_margin: float | None = None
     speculative: bool = False
     threads: int | None = None
     batch_size: int | None = None
@@ -56,8 +56,11 @@ def _is_sound(tuned: Tuned) -> bool:
     counts = [count for count in (tuned.threads, tuned.batch_size) if count is not None]
     return (
         tuned.backend in get_args(BackendName)
-        and tuned.arithmetic in get_args(Arithmetic)
-        and (tuned.arithmetic == "exact" or (isinstance(tuned.recheck, int | float) and tuned.recheck >= 0))
+        and tuned.compute_precision in get_args(ComputePrecision)
+        and (
+            tuned.compute_precision == "native"
+            or (isinstance(tuned.fallback_margin, int | float) and tuned.fallback_margin >= 0)
+        )
         and type(tuned.speculative) is bool
         and all(type(count) is int and 0 < count <= 1024 for count in counts)
     )

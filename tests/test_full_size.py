@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_engines import assert_typed_as_designed
+from test_build_engines import assert_typed_as_designed
 
 from seqpar_deploy import Bundle
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.decoding import Greedy
-from seqpar_deploy.exporting.parity import first_divergence
 from seqpar_deploy.exporting.recipe import load_recipe
-from seqpar_deploy.exporting.reference import reference_generations
 from seqpar_deploy.images import read_image
+from seqpar_deploy.parity.gate import first_divergence
+from seqpar_deploy.parity.reference import reference_generations
 from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.resources import data_dir, sample_crops
 

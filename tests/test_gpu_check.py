@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seqpar_deploy import Bundle
-from seqpar_deploy.bench.work import encoder_operations, step_bytes
+from seqpar_deploy.bench.flops import encoder_operations, step_bytes
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
 

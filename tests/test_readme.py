@@ -19,7 +19,7 @@ def result(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-LADDER = {rung["description"]: rung for rung in result("ladder-x86_64-cpu.json")["rungs"]}
+COMPARISON = {variant["description"]: variant for variant in result("comparison-x86_64-cpu.json")["variants"]}
 
 
 def rows() -> list[tuple[str, str, str]]:
@@ -32,10 +32,10 @@ def rows() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("name", "milliseconds", "faster"), rows())
 def test_the_table_is_the_ladders(name: str, milliseconds: str, faster: str) -> None:
-    rung, first = LADDER[name], next(iter(LADDER.values()))
+    variant, first = COMPARISON[name], next(iter(COMPARISON.values()))
     assert first["name"] == "published"
-    assert milliseconds == f"{1e3 * rung['p50']:.0f}"
-    assert faster == f"{first['p50'] / rung['p50']:.1f}"
+    assert milliseconds == f"{1e3 * variant['p50']:.0f}"
+    assert faster == f"{first['p50'] / variant['p50']:.1f}"
 
 
 def test_every_result_that_is_named_exists() -> None:
@@ -75,19 +75,19 @@ def test_the_videos_sentences_are_the_results() -> None:
 
 
 def test_the_sentences_are_the_results() -> None:
-    exact, quick = LADDER["bundle fp32, openvino, speculative"], LADDER["bundle int8, openvino, speculative"]
-    shares = {(share["rung"], share["graph"]): share for share in result("ladder-x86_64-cpu.json")["shares"]}
+    exact, quick = COMPARISON["bundle fp32, openvino, speculative"], COMPARISON["bundle int8, openvino, speculative"]
+    shares = {(share["variant"], share["graph"]): share for share in result("comparison-x86_64-cpu.json")["shares"]}
     of_demo = result("exactness-x86_64-cpu.json")
     found = next(
-        entry for entry in of_demo["results"] if (entry["backend"], entry["arithmetic"]) == ("openvino", "int8")
+        entry for entry in of_demo["results"] if (entry["backend"], entry["compute_precision"]) == ("openvino", "int8")
     )
-    expected = quick["p50"] + found["rechecked_share"] * exact["p50"]
-    left = found["different_after_recheck"] or "no"
+    expected = quick["p50"] + found["fallback_share"] * exact["p50"]
+    left = found["different_after_fallback"] or "no"
     said = " ".join(README.split())
     for sentence in (
         f"On {of_demo['tested_on']:,} crops of the demo model that leaves {left} sequence",
-        f"where {found['different']} would be; {100 * found['rechecked_share']:.0f} % of the crops need it",
-        f"{1e3 * expected:.0f} ms on average, {LADDER['PyTorch, as published']['p50'] / expected:.1f} times faster",
+        f"where {found['different']} would be; {100 * found['fallback_share']:.0f} % of the crops need it",
+        f"{1e3 * expected:.0f} ms on average, {COMPARISON['PyTorch, as published']['p50'] / expected:.1f} times faster",
         f"reaches {100 * shares['openvino', 'encoder']['share_of_products']:.0f} % of the machine's FP32",
         f"{100 * shares['openvino-int8', 'encoder']['share_of_products']:.0f} % of its int8 rate in int8",
         f"step takes {1 / shares['openvino', 'decoder_step']['share_of_bandwidth']:.1f} times as long",

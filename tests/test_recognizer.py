@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.backend import FakeBackend
 
 from seqpar_deploy import Beam, Bundle, Greedy, Recognizer
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.decoding import Generation, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, ImageError, StrategyError
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.recognizer import Recheck, prediction_from_generation
+from seqpar_deploy.recognizer import Fallback, prediction_from_generation
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.vocab import EOS
 
@@ -82,12 +82,14 @@ def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, int8_backend
             return [prediction.tokens for prediction in recognizer.predict(crops)]
 
     exact = tokens()
-    assert tokens(arithmetic="int8", recheck=0.0) != exact  # the random network is full of near-ties
-    assert tokens(arithmetic="int8", recheck=1.0) == exact
-    assert tokens(arithmetic="int8", recheck=1.0, strategy=Speculative()) == exact
-    assert tokens(arithmetic="int8", recheck=1.0, strategy=Beam(width=3)) == tokens(strategy=Beam(width=3))
-    with pytest.raises(StrategyError, match="int8 changes tokens where two choices are about as good; pass recheck"):
-        tokens(arithmetic="int8")
+    assert tokens(compute_precision="int8", fallback_margin=0.0) != exact  # the random network is full of near-ties
+    assert tokens(compute_precision="int8", fallback_margin=1.0) == exact
+    assert tokens(compute_precision="int8", fallback_margin=1.0, strategy=Speculative()) == exact
+    assert tokens(compute_precision="int8", fallback_margin=1.0, strategy=Beam(width=3)) == tokens(
+        strategy=Beam(width=3)
+    )
+    with pytest.raises(StrategyError, match="pass fallback_margin"):
+        tokens(compute_precision="int8")
 
 
 def test_only_close_choices_are_rechecked(bundle_dir: Path, crops: list[Crop]) -> None:
@@ -104,7 +106,7 @@ def test_only_close_choices_are_rechecked(bundle_dir: Path, crops: list[Crop]) -
 
     quick, exact = scripted(5), scripted(9)
     shades = [np.full((32, 32, 3), shade, np.uint8) for shade in (10, 40, 60, 49, 50)]
-    with Recognizer(Bundle.open(bundle_dir), quick, recheck=Recheck(exact, 0.5)) as recognizer:
+    with Recognizer(Bundle.open(bundle_dir), quick, fallback=Fallback(exact, 0.5)) as recognizer:
         assert [prediction.tokens[0] for prediction in recognizer.predict(shades)] == [9, 9, 5, 9, 5]
     assert exact.row_steps[0] == 3
 
@@ -119,16 +121,18 @@ def test_a_margin_that_is_no_number_is_in_doubt(bundle_dir: Path) -> None:
         return np.where(np.arange(29) == (9 if len(tokens) == 1 else EOS), 0, -9).astype(np.float32)
 
     for strategy in (Greedy(), Speculative(window=1)):
-        recheck = Recheck(FakeBackend(sound), 0.5)
-        with Recognizer(Bundle.open(bundle_dir), FakeBackend(script), strategy=strategy, recheck=recheck) as recognizer:
+        fallback = Fallback(FakeBackend(sound), 0.5)
+        with Recognizer(
+            Bundle.open(bundle_dir), FakeBackend(script), strategy=strategy, fallback=fallback
+        ) as recognizer:
             (prediction,) = recognizer.predict([np.zeros((32, 32, 3), np.uint8)])
         assert prediction.tokens == (9, EOS)
 
 
-@pytest.mark.parametrize("recheck", [-1.0, float("nan")])
-def test_a_recheck_is_a_margin(int8_bundle_dir: Path, recheck: float) -> None:
-    with pytest.raises(StrategyError, match="wanted 0 or more, as a difference"):
-        Recognizer.from_bundle(int8_bundle_dir, arithmetic="int8", recheck=recheck)
+@pytest.mark.parametrize("fallback_margin", [-1.0, float("nan")])
+def test_fallback_margin_is_a_number(int8_bundle_dir: Path, fallback_margin: float) -> None:
+    with pytest.raises(StrategyError, match="fallback_margin must be 0 or more"):
+        Recognizer.from_bundle(int8_bundle_dir, compute_precision="int8", fallback_margin=fallback_margin)
 
 
 def test_no_crops_and_bad_crops(bundle_dir: Path, crops: list[Crop]) -> None:

@@ -15,7 +15,9 @@ from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.tuned import TUNED, Tuned, load_tuned, save_tuned
 
-CHOICE = Tuned(backend="onnxruntime", arithmetic="int8", recheck=0.25, speculative=True, threads=1, batch_size=4)
+CHOICE = Tuned(
+    backend="onnxruntime", compute_precision="int8", fallback_margin=0.25, speculative=True, threads=1, batch_size=4
+)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def test_a_recognizer_that_is_told_nothing_uses_it(bundle: Bundle) -> None:
     assert load_tuned(bundle) == CHOICE
     with Recognizer.from_bundle(bundle.path) as recognizer:
         assert (recognizer.backend.name, recognizer.strategy) == ("onnxruntime", Speculative())
-    with Recognizer.from_bundle(bundle.path, arithmetic="exact") as recognizer:
+    with Recognizer.from_bundle(bundle.path, compute_precision="native") as recognizer:
         assert (recognizer.backend.name, recognizer.strategy) == ("openvino", Greedy())
     with Recognizer.from_bundle(bundle.path, backend="openvino") as recognizer:
         assert recognizer.backend.name == "openvino"
@@ -50,10 +52,10 @@ def test_it_holds_for_one_bundle_machine_and_runtime(bundle: Bundle, key: str) -
     "choice",
     [
         {"backend": "tpu"},
-        {"arithmetic": "int4"},
-        {"recheck": None},
-        {"recheck": -1.0},
-        {"recheck": "0"},
+        {"compute_precision": "int4"},
+        {"fallback_margin": None},
+        {"fallback_margin": -1.0},
+        {"fallback_margin": "0"},
         {"threads": 0},
         {"threads": 2**40},
         {"batch_size": 10**9},
@@ -81,16 +83,16 @@ def test_predict_uses_it_too(bundle: Bundle, capsys: pytest.CaptureFixture[str])
     crop = str(sample_crops()[0])
     app(["predict", crop, "--bundle", str(bundle.path)], standalone_mode=False)
     assert "on onnxruntime (cpu)" in capsys.readouterr().err
-    app(["predict", crop, "--bundle", str(bundle.path), "--arithmetic", "exact"], standalone_mode=False)
+    app(["predict", crop, "--bundle", str(bundle.path), "--compute-precision", "native"], standalone_mode=False)
     assert "on openvino (cpu)" in capsys.readouterr().err
-    with pytest.raises(StrategyError, match="pass recheck"):
-        app(["predict", crop, "--bundle", str(bundle.path), "--arithmetic", "int8"], standalone_mode=False)
+    with pytest.raises(StrategyError, match="pass fallback_margin"):
+        app(["predict", crop, "--bundle", str(bundle.path), "--compute-precision", "int8"], standalone_mode=False)
 
 
 def test_a_choice_that_does_not_open_is_passed_over_with_a_warning(bundle: Bundle) -> None:
     save_tuned(bundle, Tuned(backend="tensorrt"))
     with (
-        pytest.warns(UserWarning, match="what seqpar tune found is passed over: "),
+        pytest.warns(UserWarning, match="ignoring tuned.json"),
         Recognizer.from_bundle(bundle.path) as recognizer,
     ):
         assert (recognizer.backend.name, recognizer.strategy) == ("openvino", Greedy())

@@ -17,9 +17,10 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal, get_args
 
-from seqpar_deploy.backends import onnxruntime, onnxruntime_cuda, openvino, tensorrt
-from seqpar_deploy.backends.base import Arithmetic, Backend, DecodeState, StepOutput
-from seqpar_deploy.backends.engine_folder import RUNTIMES, has_engines
+from seqpar_deploy.backends import onnxruntime, openvino
+from seqpar_deploy.backends.base import Backend, ComputePrecision, DecodeState, StepOutput
+from seqpar_deploy.backends.gpu import onnxruntime_cuda, tensorrt
+from seqpar_deploy.backends.gpu.engine_files import RUNTIMES, has_engines
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
@@ -28,9 +29,9 @@ BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "o
 MOST_THREADS = 1024
 
 __all__ = [
-    "Arithmetic",
     "Backend",
     "BackendName",
+    "ComputePrecision",
     "DecodeState",
     "StepOutput",
     "available_backends",
@@ -56,32 +57,40 @@ def backends_for(bundle: Bundle) -> list[str]:
 
 
 def open_backend(
-    bundle: Bundle, name: BackendName = "auto", *, threads: int | None = None, arithmetic: Arithmetic = "exact"
+    bundle: Bundle,
+    name: BackendName = "auto",
+    *,
+    threads: int | None = None,
+    compute_precision: ComputePrecision = "native",
 ) -> Backend[Any]:
     """Open a bundle on a backend. `threads` bounds the threads of one inference on a CPU.
 
     Raises BackendUnavailableError if the SDK is missing or cannot compute so, BackendError if it cannot open this.
     """
-    if arithmetic not in get_args(Arithmetic):
-        raise BackendUnavailableError(f"no arithmetic {arithmetic!r}; known are {', '.join(get_args(Arithmetic))}")
+    if compute_precision not in get_args(ComputePrecision):
+        raise BackendUnavailableError(
+            f"compute precision must be one of {', '.join(get_args(ComputePrecision))}, got {compute_precision!r}"
+        )
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BackendError(f"threads are {threads}, wanted 1 to {MOST_THREADS}")
     if name == "auto":
-        return _open_first(bundle, threads, arithmetic)
+        return _open_first(bundle, threads, compute_precision)
     if name == "onnxruntime":
-        return onnxruntime.OnnxRuntimeBackend(bundle, threads=threads, arithmetic=arithmetic)
+        return onnxruntime.OnnxRuntimeBackend(bundle, threads=threads, compute_precision=compute_precision)
     if name == "openvino":
-        return openvino.OpenVinoBackend(bundle, threads=threads, arithmetic=arithmetic)
+        return openvino.OpenVinoBackend(bundle, threads=threads, compute_precision=compute_precision)
     if name not in get_args(BackendName):
         raise BackendUnavailableError(f"no backend {name!r}; known are {', '.join(get_args(BackendName))}")
-    if arithmetic != "exact":
-        raise BackendUnavailableError(f"backend {name} computes as the bundle's graphs say; leave out {arithmetic!r}")
+    if compute_precision != "native":
+        raise BackendUnavailableError(
+            f"backend {name} computes as the bundle's graphs say; leave out {compute_precision!r}"
+        )
     if name == "onnxruntime-cuda":
         return onnxruntime_cuda.OnnxRuntimeCudaBackend(bundle)
     return tensorrt.TensorRtBackend(bundle, runtime=name)
 
 
-def _open_first(bundle: Bundle, threads: int | None, arithmetic: Arithmetic) -> Backend[Any]:
+def _open_first(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> Backend[Any]:
     names = backends_for(bundle)
     if not names:
         raise BackendUnavailableError(
@@ -89,7 +98,7 @@ def _open_first(bundle: Bundle, threads: int | None, arithmetic: Arithmetic) -> 
         )
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
-            return open_backend(bundle, name, threads=threads, arithmetic=arithmetic)  # type: ignore[arg-type]
+            return open_backend(bundle, name, threads=threads, compute_precision=compute_precision)  # type: ignore[arg-type]
         except BackendError as error:
             if following is None:
                 raise

@@ -17,8 +17,8 @@ Float32Array = npt.NDArray[np.float32]
 
 # How a backend computes: exactly as the bundle's graphs say; in bfloat16; or with its 8-bit graphs. The last two are
 # quicker, and change tokens where two choices are about as good (`Recognizer` can recheck those).
-Arithmetic = Literal["exact", "bf16", "int8"]
-QUICKER: tuple[Arithmetic, ...] = ("bf16", "int8")
+ComputePrecision = Literal["native", "bf16", "int8"]
+REDUCED_PRECISIONS: tuple[ComputePrecision, ...] = ("bf16", "int8")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.backends.base import Arithmetic, Int64Array, StepOutput
+from seqpar_deploy.backends.base import ComputePrecision, Int64Array, StepOutput
 from seqpar_deploy.bundle import Bundle, Dimensions
 from seqpar_deploy.errors import BackendError
 
 Cache = npt.NDArray[Any]  # float32 or float16
 
 
-def graphs_for(bundle: Bundle, arithmetic: Arithmetic) -> tuple[Path, Path]:
+def graphs_for(bundle: Bundle, compute_precision: ComputePrecision) -> tuple[Path, Path]:
     """Encoder and decoder step to compute with. Raises BackendError if the bundle has none for this arithmetic."""
-    if arithmetic != "int8":
+    if compute_precision != "int8":
         return bundle.encoder, bundle.decoder_step
     if not bundle.has_int8:
         raise BackendError(f"{bundle.path} has no 8-bit graphs; export it with --recipe int8")

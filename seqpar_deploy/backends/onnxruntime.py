@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy import machine
-from seqpar_deploy.backends.base import Arithmetic, Int64Array
+from seqpar_deploy.backends.base import ComputePrecision, Int64Array
 from seqpar_deploy.backends.host import Cache, HostBackend, graphs_for
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
@@ -33,11 +33,13 @@ class OnnxRuntimeBackend(HostBackend):
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, arithmetic: Arithmetic = "exact") -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, compute_precision: ComputePrecision = "native"
+    ) -> None:
         super().__init__(bundle)
-        if arithmetic == "bf16":
+        if compute_precision == "bf16":
             raise BackendUnavailableError("ONNX Runtime does not compute in bf16 on CPUs; backend openvino does")
-        encoder, decoder_step = graphs_for(bundle, arithmetic)
+        encoder, decoder_step = graphs_for(bundle, compute_precision)
         onnxruntime = import_onnxruntime("cpu")
         providers = [PROVIDERS["cpu"]]
         self._encoder = open_session(onnxruntime, encoder, providers, intra_op_num_threads=threads)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy import machine
-from seqpar_deploy.backends.base import Arithmetic, Int64Array
+from seqpar_deploy.backends.base import ComputePrecision, Int64Array
 from seqpar_deploy.backends.host import Cache, HostBackend, graphs_for
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
@@ -40,9 +40,9 @@ def computes_in_bf16() -> bool:
     return is_available() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def precision_of(arithmetic: Arithmetic) -> str:
+def inference_precision(compute_precision: ComputePrecision) -> str:
     """OpenVINO's hint. On CPUs with bf16 instructions it would compute in bf16 unasked, and labels could change."""
-    return "bf16" if arithmetic == "bf16" else "f32"
+    return "bf16" if compute_precision == "bf16" else "f32"
 
 
 class OpenVinoBackend(HostBackend):
@@ -51,23 +51,25 @@ class OpenVinoBackend(HostBackend):
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, arithmetic: Arithmetic = "exact") -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, compute_precision: ComputePrecision = "native"
+    ) -> None:
         super().__init__(bundle)
-        encoder, decoder_step = graphs_for(bundle, arithmetic)
+        encoder, decoder_step = graphs_for(bundle, compute_precision)
         try:
             import openvino
         except ImportError:
             raise BackendUnavailableError(
                 "backend openvino needs OpenVINO, which is not installed; pip install 'seqpar-deploy[openvino]'"
             ) from None
-        if arithmetic == "bf16" and not computes_in_bf16():
-            raise BackendUnavailableError("this CPU has no bfloat16 instructions; use arithmetic 'exact' or 'int8'")
-        if arithmetic == "int8" and machine.lacks_vnni():
+        if compute_precision == "bf16" and not computes_in_bf16():
+            raise BackendUnavailableError("this CPU has no bfloat16 instructions; use native or int8")
+        if compute_precision == "int8" and machine.lacks_vnni():
             raise BackendUnavailableError(
                 "OpenVINO's 8-bit products overflow on this processor, which has no VNNI; backend onnxruntime's do not"
             )
         config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision_of(arithmetic),
+            "INFERENCE_PRECISION_HINT": inference_precision(compute_precision),
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:

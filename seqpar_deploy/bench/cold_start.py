@@ -76,7 +76,7 @@ def main() -> None:
 def _open(options: argparse.Namespace) -> Recognizer:
     if options.checkpoint is None:
         return Recognizer.from_bundle(options.bundle, backend=options.backend, threads=options.threads)
-    from seqpar_deploy.bench.torch_rungs import cached_eager, load_model
+    from seqpar_deploy.bench.torch_variants import cached_eager, load_model
 
     bundle = Bundle.open(options.bundle, verify=False)
     model = load_model(

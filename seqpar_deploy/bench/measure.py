@@ -8,11 +8,11 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from seqpar_deploy.bench import work
+from seqpar_deploy.bench import flops
 from seqpar_deploy.bench.cold_start import measure_cold_start
-from seqpar_deploy.bench.ladder import Input, Rung, Timing, measure_throughput, run_ladder
-from seqpar_deploy.bench.limits import Limits, measure_limits
-from seqpar_deploy.bench.rungs import Workshop
+from seqpar_deploy.bench.comparison import Input, Timing, Variant, measure_throughput, run_comparison
+from seqpar_deploy.bench.roofline import Limits, measure_limits
+from seqpar_deploy.bench.variants import BenchContext
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.machine import describe_machine
@@ -44,8 +44,8 @@ class Settings:
 
 
 def measure(
-    workshop: Workshop,
-    rungs: Sequence[Rung],
+    context: BenchContext,
+    variants: Sequence[Variant],
     skipped: Sequence[dict[str, str]],
     crops: Sequence[Crop],
     settings: Settings,
@@ -53,11 +53,11 @@ def measure(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure rungs of a workshop, which is closed on the way. Raises BundleFormatError: its work cannot be counted."""
-    bundle = workshop.bundle
+    bundle = context.bundle
     given = Input(crops=crops, dimensions=bundle.dimensions, preprocessing=bundle.preprocessing)
     model = _model(bundle)
     with progress("measuring") as report:
-        timings = run_ladder(rungs, given, runs=settings.runs, batch=settings.crops, report=report)
+        timings = run_comparison(variants, given, runs=settings.runs, batch=settings.crops, report=report)
     throughputs = []
     with progress("measuring throughput") as report:
         for done, timing in enumerate(timings):
@@ -65,14 +65,14 @@ def measure(
             report(done + 1, len(timings))
     step_bytes = model["step_bytes"]
     limits = measure_limits(
-        work.largest_product(bundle), step_bytes, threads=settings.threads, seconds=settings.seconds, progress=progress
+        flops.largest_product(bundle), step_bytes, threads=settings.threads, seconds=settings.seconds, progress=progress
     )
-    workshop.close()
+    context.close()
     cold_starts = []
     with progress("starting afresh") as report:
-        for done, rung in enumerate(rungs):
-            cold_starts.append(_cold_start(rung))
-            report(done + 1, len(rungs))
+        for done, variant in enumerate(variants):
+            cold_starts.append(_cold_start(variant))
+            report(done + 1, len(variants))
     entries = [
         _entry(timing, cold_start, throughput)
         for timing, cold_start, throughput in zip(timings, cold_starts, throughputs, strict=True)
@@ -89,7 +89,7 @@ def measure(
             "producer": bundle.manifest["producer"],
         },
         "settings": {"crops": settings.crops, "runs": settings.runs, "threads": settings.threads},
-        "rungs": entries,
+        "variants": entries,
         "skipped": list(skipped),
         "limits": dataclasses.asdict(limits),
         "model": model,
@@ -100,41 +100,41 @@ def measure(
 def _model(bundle: Bundle) -> dict[str, int]:
     """The work of one crop, and of one decoder step of one token; bytes in the graphs' own precision."""
     return {
-        "encoder_operations": work.encoder_operations(bundle),
-        "encoder_bytes": work.encoder_bytes(bundle, bundle.precision),
-        "step_operations": work.step_operations(bundle),
-        "step_bytes": work.step_bytes(bundle, bundle.precision),
+        "encoder_operations": flops.encoder_operations(bundle),
+        "encoder_bytes": flops.encoder_bytes(bundle, bundle.precision),
+        "step_operations": flops.step_operations(bundle),
+        "step_bytes": flops.step_bytes(bundle, bundle.precision),
     }
 
 
 def _throughput(timing: Timing, given: Input, settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
     found = []
     for batch in settings.batches_for(bundle):
-        most = timing.rung.backend.max_rows
+        most = timing.variant.backend.max_rows
         if batch == settings.crops:
             found.append({"batch": batch, "crops_per_second": batch / timing.p50})
-        elif not timing.rung.one_batch and (most is None or batch <= most):
-            rate = measure_throughput(timing.rung, given, batch, seconds=settings.seconds)
+        elif not timing.variant.one_batch and (most is None or batch <= most):
+            rate = measure_throughput(timing.variant, given, batch, seconds=settings.seconds)
             found.append({"batch": batch, "crops_per_second": rate})
     return found
 
 
-def _cold_start(rung: Rung) -> dict[str, Any]:
-    if rung.cold_start is None:
+def _cold_start(variant: Variant) -> dict[str, Any]:
+    if variant.cold_start is None:
         return _NO_COLD_START
     try:
-        return dataclasses.asdict(measure_cold_start(rung.cold_start))
+        return dataclasses.asdict(measure_cold_start(variant.cold_start))
     except BackendError as error:
         return {**_NO_COLD_START, "cold_start_failed": str(error)}
 
 
 def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str, Any]]) -> dict[str, Any]:
-    rung = timing.rung
+    variant = timing.variant
     return {
-        "name": rung.name,
-        "description": rung.description,
-        "precision": rung.precision,
-        "reduced": rung.reduced,
+        "name": variant.name,
+        "description": variant.description,
+        "precision": variant.precision,
+        "reduced": variant.reduced,
         "seconds": list(timing.seconds),
         "p50": timing.p50,
         "p95": timing.percentile(95),
@@ -152,27 +152,27 @@ def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str
 
 def _shares(timing: Timing, limits: Limits, bundle: Bundle, rows: int) -> list[dict[str, Any]]:
     """What a rung that does the work of the bundle's graphs reaches of the CPU's limits; of GPUs, gpu_check.py says."""
-    rung = timing.rung
-    if not rung.as_bundle or rung.backend.device != "cpu":
+    variant = timing.variant
+    if not variant.as_bundle or variant.backend.device != "cpu":
         return []
     seconds = {"encoder": timing.stages.encode, "decoder_step": timing.step_seconds}
     operations = {
-        "encoder": work.encoder_operations(bundle, rows),
-        "decoder_step": work.step_operations(bundle, rows),
+        "encoder": flops.encoder_operations(bundle, rows),
+        "decoder_step": flops.step_operations(bundle, rows),
     }
     moved = {
-        "encoder": work.encoder_bytes(bundle, rung.precision, rows),
-        "decoder_step": work.step_bytes(bundle, rung.precision, rows),
+        "encoder": flops.encoder_bytes(bundle, variant.precision, rows),
+        "decoder_step": flops.step_bytes(bundle, variant.precision, rows),
     }
     # An encoder streams its weights; a step finds some of its own in the cache, where the last one left them.
     bandwidth = {"encoder": limits.streamed_bytes_per_second, "decoder_step": limits.bytes_per_second}
     found = []
     for graph, taken in seconds.items():
-        of_products = operations[graph] / taken / limits.of_products(rung.precision)
+        of_products = operations[graph] / taken / limits.of_products(variant.precision)
         of_bandwidth = moved[graph] / taken / bandwidth[graph]
         found.append(
             {
-                "rung": rung.name,
+                "variant": variant.name,
                 "graph": graph,
                 "seconds": taken,
                 "operations": operations[graph],

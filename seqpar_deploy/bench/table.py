@@ -16,7 +16,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         f"{crops} crop{'s' if crops > 1 else ''} at a time, {result['bundle']['label_set']}, {runs} runs; medians, ms\n"
         f"on {machine['processor']}, {machine['cores']} cores"
     )
-    parts = [head, _ladder(result["rungs"]), _costs(result["rungs"]), _limits(result), _shares(result)]
+    parts = [head, _ladder(result["variants"]), _costs(result["variants"]), _limits(result), _shares(result)]
     parts.append(_skipped(result["skipped"]))
     return "\n\n".join(part for part in parts if part)
 
@@ -33,35 +33,35 @@ def columns(rows: Sequence[Row]) -> str:
     )
 
 
-def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
+def _ladder(variants: Sequence[Mapping[str, Any]]) -> str:
     stages = ("preprocess", "encode", "decode", "host")
     rows: list[Row] = [("", "p50", "p95", "p99", *stages, "steps", "a step", "faster", "tokens")]
-    for rung in rungs:
-        times = [rung["p50"], rung["p95"], rung["p99"], *(rung["stages"][stage] for stage in stages)]
+    for variant in variants:
+        times = [variant["p50"], variant["p95"], variant["p99"], *(variant["stages"][stage] for stage in stages)]
         rows.append(
             (
-                rung["description"],
+                variant["description"],
                 *(_ms(seconds) for seconds in times),
-                f"{rung['steps']:g}",
-                f"{1e3 * rung['step_seconds']:.2f}",
-                f"{rungs[0]['p50'] / rung['p50']:.2f}x",
-                "reference" if rung["reference"] else "identical" if rung["identical"] else "DIFFERENT",
+                f"{variant['steps']:g}",
+                f"{1e3 * variant['step_seconds']:.2f}",
+                f"{variants[0]['p50'] / variant['p50']:.2f}x",
+                "reference" if variant["reference"] else "identical" if variant["identical"] else "DIFFERENT",
             )
         )
     return columns(rows)
 
 
-def _costs(rungs: Sequence[Mapping[str, Any]]) -> str:
-    batches = sorted({entry["batch"] for rung in rungs for entry in rung["throughput"]})
+def _costs(variants: Sequence[Mapping[str, Any]]) -> str:
+    batches = sorted({entry["batch"] for variant in variants for entry in variant["throughput"]})
     heads = [f"crops/s at {batch}" for batch in batches]
     rows: list[Row] = [("", "cold start", "loading", "first call", "peak MB", "J/crop", *heads)]
-    for rung in rungs:
-        rates = {entry["batch"]: f"{entry['crops_per_second']:.2f}" for entry in rung["throughput"]}
-        memory, joules = rung["peak_memory_bytes"], rung["joules_per_crop"]
+    for variant in variants:
+        rates = {entry["batch"]: f"{entry['crops_per_second']:.2f}" for entry in variant["throughput"]}
+        memory, joules = variant["peak_memory_bytes"], variant["joules_per_crop"]
         rows.append(
             (
-                rung["description"],
-                *(_ms(rung[key]) for key in ("cold_start_seconds", "load_seconds", "first_call_seconds")),
+                variant["description"],
+                *(_ms(variant[key]) for key in ("cold_start_seconds", "load_seconds", "first_call_seconds")),
                 "-" if memory is None else f"{memory / 1e6:.0f}",
                 "-" if joules is None else f"{joules:.3g}",
                 *(rates.get(batch, "-") for batch in batches),
@@ -94,12 +94,12 @@ def _work(model: Mapping[str, int], graph: str) -> str:
 def _shares(result: Mapping[str, Any]) -> str:
     if not result["shares"]:
         return ""
-    described = {rung["name"]: rung["description"] for rung in result["rungs"]}
+    described = {variant["name"]: variant["description"] for variant in result["variants"]}
     rows: list[Row] = [("share of this machine's best", "graph", "ms", "products", "bandwidth", "binds")]
     for share in result["shares"]:
         rows.append(
             (
-                described[share["rung"]],
+                described[share["variant"]],
                 share["graph"],
                 f"{1e3 * share['seconds']:.2f}",
                 f"{share['share_of_products']:.1%}",

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.backends import Arithmetic, Backend, backends_for, open_backend
-from seqpar_deploy.backends.base import QUICKER, Float32Array, Int64Array
-from seqpar_deploy.bench.ladder import SETTLE
+from seqpar_deploy.backends import Backend, ComputePrecision, backends_for, open_backend
+from seqpar_deploy.backends.base import REDUCED_PRECISIONS, Float32Array, Int64Array
+from seqpar_deploy.bench.comparison import SETTLE
 from seqpar_deploy.bench.table import columns
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
-from seqpar_deploy.exporting.parity import check_parity
-from seqpar_deploy.exporting.recipe import tolerances_of
-from seqpar_deploy.exporting.reference import reference_from_golden
 from seqpar_deploy.machine import describe_machine
+from seqpar_deploy.parity.gate import check_parity
+from seqpar_deploy.parity.reference import reference_from_golden
+from seqpar_deploy.parity.tolerances import tolerances_of
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.tuned import Tuned
@@ -39,8 +39,8 @@ _BATCHES = (1, 2, 4, 8, 16, 32)
 _BATCH = 8  # crops at a time where only answers count
 _ROUNDS = 9
 
-Kind = tuple[str, Arithmetic]  # a backend and how it computes
-Way = tuple[str, Arithmetic, bool]  # and whether it decodes speculatively
+Kind = tuple[str, ComputePrecision]  # a backend and how it computes
+Way = tuple[str, ComputePrecision, bool]  # and whether it decodes speculatively
 Report = Callable[[int, int], None]  # (done, in all)
 
 
@@ -53,10 +53,10 @@ class Candidate:
     """
 
     backend: str
-    arithmetic: Arithmetic
+    compute_precision: ComputePrecision
     speculative: bool
-    recheck: float | None
-    rechecked_share: float
+    fallback_margin: float | None
+    fallback_share: float
     wrong: int
     wrong_left: int
     seconds: float
@@ -98,28 +98,30 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
             backends = _open_all(bundle, stack, skipped)
         prepared = _prepare(bundle, crops)
         answers: dict[Way, list[Generation]] = {}
-        recheck: dict[Kind, float | None] = {}
+        fallback_margin: dict[Kind, float | None] = {}
         exact: _Exact | None = None
-        for (name, arithmetic), backend in backends.items():
-            with progress(f"answers of {name}, {arithmetic}") as report:
+        for (name, compute_precision), backend in backends.items():
+            with progress(f"answers of {name}, {compute_precision}") as report:
                 generations, log_probs = _answer(bundle, backend, prepared, exact, report)
                 exact = exact or _exact(bundle, backend, prepared, generations)
-                recheck[name, arithmetic] = None if arithmetic == "exact" else _noise(log_probs, exact)
-                answers[name, arithmetic, False] = generations
-            with progress(f"answers of {name}, {arithmetic}, speculative") as report:
-                answers[name, arithmetic, True] = _speculate(bundle, backend, prepared, report)
+                fallback_margin[name, compute_precision] = (
+                    None if compute_precision == "native" else _noise(log_probs, exact)
+                )
+                answers[name, compute_precision, False] = generations
+            with progress(f"answers of {name}, {compute_precision}, speculative") as report:
+                answers[name, compute_precision, True] = _speculate(bundle, backend, prepared, report)
         if exact is None:
             raise BackendUnavailableError(f"nothing runs {bundle.path} exactly: {'; '.join(skipped) or 'no backend'}")
         with progress("timing one crop") as report:
             seconds = _time_all(bundle, backends, crops, report)
-        candidates = _candidates(answers, recheck, seconds, exact)
+        candidates = _candidates(answers, fallback_margin, seconds, exact)
         best = next(candidate for candidate in candidates if candidate.is_exact_enough(len(crops)))
     with progress("timing threads and batches") as report:
         threads, throughput = _tune_further(bundle, best, crops, report)
     choice = Tuned(
         backend=best.backend,  # type: ignore[arg-type]
-        arithmetic=best.arithmetic,
-        recheck=best.recheck,
+        compute_precision=best.compute_precision,
+        fallback_margin=best.fallback_margin,
         speculative=best.speculative,
         threads=threads,
         batch_size=max(throughput, key=lambda size: throughput[size]),
@@ -136,18 +138,18 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
 def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[Kind, Backend[Any]]:
     """Every backend of this machine in every arithmetic it has, where its exact answers pass the parity gate."""
     opened: dict[Kind, Backend[Any]] = {}
-    arithmetics: tuple[Arithmetic, ...] = ("exact", *QUICKER)
-    for name, arithmetic in itertools.product(backends_for(bundle), arithmetics):
+    compute_precisions: tuple[ComputePrecision, ...] = ("native", *REDUCED_PRECISIONS)
+    for name, compute_precision in itertools.product(backends_for(bundle), compute_precisions):
         try:
-            backend = open_backend(bundle, name, arithmetic=arithmetic)  # type: ignore[arg-type]
+            backend = open_backend(bundle, name, compute_precision=compute_precision)  # type: ignore[arg-type]
             stack.enter_context(closing(backend))
-            if arithmetic == "exact":
+            if compute_precision == "native":
                 _require_parity(bundle, backend)
-            if arithmetic != "exact" and (name, "exact") not in opened:
-                raise BackendError("nothing to recheck with")
-            opened[name, arithmetic] = backend
+            if compute_precision != "native" and (name, "native") not in opened:
+                raise BackendError("no native precision to fall back on")
+            opened[name, compute_precision] = backend
         except BackendError as error:
-            skipped.append(f"{name}, {arithmetic}: {error}")
+            skipped.append(f"{name}, {compute_precision}: {error}")
     return opened
 
 
@@ -230,10 +232,10 @@ def _time_all(
     """Median seconds of one crop, end to end; the ways take turns, all on the same crop."""
     taken: dict[Way, list[float]] = {(*kind, speculative): [] for kind in backends for speculative in (False, True)}
     for turn in range(_ROUNDS + 1):
-        for (name, arithmetic, speculative), values in taken.items():
+        for (name, compute_precision, speculative), values in taken.items():
             time.sleep(SETTLE)
             crop = crops[turn % len(crops)]
-            values.append(_seconds(bundle, backends[name, arithmetic], [crop], speculative))
+            values.append(_seconds(bundle, backends[name, compute_precision], [crop], speculative))
         report(turn + 1, _ROUNDS + 1)
     return {way: float(np.median(values[1:])) for way, values in taken.items()}  # the first warms up
 
@@ -252,23 +254,23 @@ def _candidates(
 ) -> list[Candidate]:
     """Quickest first."""
     candidates = []
-    for (name, arithmetic, speculative), taken in seconds.items():
-        recheck, generations = rechecks[name, arithmetic], answers[name, arithmetic, speculative]
+    for (name, compute_precision, speculative), taken in seconds.items():
+        fallback_margin, generations = rechecks[name, compute_precision], answers[name, compute_precision, speculative]
         pairs = zip(generations, exact.generations, strict=True)
         wrong = np.array([said.tokens != wanted.tokens for said, wanted in pairs])
-        doubtful = np.array([recheck is not None and not g.margin >= recheck for g in generations])
+        doubtful = np.array([fallback_margin is not None and not g.margin >= fallback_margin for g in generations])
         share = float(doubtful.mean())
         candidates.append(
             Candidate(
                 backend=name,
-                arithmetic=arithmetic,
+                compute_precision=compute_precision,
                 speculative=speculative,
-                recheck=recheck,
-                rechecked_share=share,
+                fallback_margin=fallback_margin,
+                fallback_share=share,
                 wrong=int(wrong.sum()),
                 wrong_left=int((wrong & ~doubtful).sum()),
                 seconds=taken,
-                expected_seconds=taken + share * seconds[name, "exact", speculative],
+                expected_seconds=taken + share * seconds[name, "native", speculative],
             )
         )
     return sorted(candidates, key=lambda candidate: candidate.expected_seconds)
@@ -285,14 +287,14 @@ def _tune_further(
     counts = [None, *sorted({count for count in (1, cores // 2) if 0 < count < cores})]
     of_threads: dict[int | None, float] = {}
     for threads in counts:
-        options: dict[str, Any] = {"threads": threads, "arithmetic": best.arithmetic}
+        options: dict[str, Any] = {"threads": threads, "compute_precision": best.compute_precision}
         with closing(open_backend(bundle, best.backend, **options)) as backend:  # type: ignore[arg-type]
             taken = [_seconds(bundle, backend, [crop], best.speculative) for crop in crops[: _ROUNDS + 1]]
             of_threads[threads] = float(np.median(taken[1:] or taken))
             report(len(of_threads), len(counts) + 1)
     threads = min(counts, key=lambda count: of_threads[count])
     throughput = {}
-    options = {"threads": threads, "arithmetic": best.arithmetic}
+    options = {"threads": threads, "compute_precision": best.compute_precision}
     with closing(open_backend(bundle, best.backend, **options)) as backend:  # type: ignore[arg-type]
         for size in _BATCHES:
             if size <= bundle.max_batch:
@@ -305,21 +307,21 @@ def _tune_further(
 
 def format_tuning(tuning: Tuning) -> str:
     """The ways for a person, quickest first; the chosen one marked."""
-    rows = [("", "ms", "recheck", "rechecked", "wrong", "left", "ms expected")]
+    rows = [("", "ms", "fallback_margin", "rechecked", "wrong", "left", "ms expected")]
     for candidate in tuning.candidates:
-        way = f"{candidate.backend}, {candidate.arithmetic}{', speculative' if candidate.speculative else ''}"
-        chosen = (candidate.backend, candidate.arithmetic, candidate.speculative) == (
+        way = f"{candidate.backend}, {candidate.compute_precision}{', speculative' if candidate.speculative else ''}"
+        chosen = (candidate.backend, candidate.compute_precision, candidate.speculative) == (
             tuning.choice.backend,
-            tuning.choice.arithmetic,
+            tuning.choice.compute_precision,
             tuning.choice.speculative,
         )
-        reduced = candidate.recheck is not None
+        reduced = candidate.fallback_margin is not None
         rows.append(
             (
                 f"{'*' if chosen else ' '} {way}",
                 f"{candidate.seconds * 1e3:.1f}",
-                f"{candidate.recheck:.3f}" if reduced else "-",
-                f"{candidate.rechecked_share:.1%}" if reduced else "-",
+                f"{candidate.fallback_margin:.3f}" if reduced else "-",
+                f"{candidate.fallback_share:.1%}" if reduced else "-",
                 str(candidate.wrong),
                 str(candidate.wrong_left),
                 f"{candidate.expected_seconds * 1e3:.1f}",

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from seqpar_deploy.bench.compare import compare as compare_results
 from seqpar_deploy.bench.measure import Settings, measure
-from seqpar_deploy.bench.rungs import Workshop, make_rungs
+from seqpar_deploy.bench.regression import compare as compare_results
 from seqpar_deploy.bench.table import format_result
+from seqpar_deploy.bench.variants import BenchContext, make_variants
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import new_app, run_app, stage
 from seqpar_deploy.errors import SeqparError
@@ -53,14 +53,14 @@ def bench(
         float | None,
         typer.Option(help="With --compare: exit code 1 if the second is slower by more than this factor, 1.1 say."),
     ] = None,
-    rung: Annotated[str | None, typer.Option(help="With --compare: look at this alternative alone.")] = None,
+    variant: Annotated[str | None, typer.Option(help="With --compare: look at this alternative alone.")] = None,
 ) -> None:
     """Run the alternatives in turn, end to end, and print their times, what else they cost, and what they reach of this
     machine's limits. Exit code 1 if one says something else, unless its arithmetic is meant to be less exact."""
     if compare is not None:
-        _compare(*compare, fail_above, rung)
+        _compare(*compare, fail_above, variant)
         return
-    if fail_above is not None or rung is not None:
+    if fail_above is not None or variant is not None:
         raise SeqparError("--fail-above and --rung go with --compare and two results")
     if bundle is None:
         raise SeqparError("which bundle? pass its folder, or --compare and two results")
@@ -71,7 +71,7 @@ def bench(
     )
     with tempfile.TemporaryDirectory(prefix="seqpar-bench-") as folder:
         with stage("loading"):
-            workshop = Workshop(
+            context = BenchContext(
                 Bundle.open(bundle),
                 checkpoint=checkpoint,
                 encoder=encoder,
@@ -81,9 +81,9 @@ def bench(
                 batch=crops,
                 folder=Path(folder),
             )
-            rungs, skipped = make_rungs(workshop, only=_names(only), skip=_names(skip))
+            variants, skipped = make_variants(context, only=_names(only), skip=_names(skip))
         pictures = [read_image(path) for path in sample_crops()]
-        result = measure(workshop, rungs, skipped, pictures, settings, progress=stage)
+        result = measure(context, variants, skipped, pictures, settings, progress=stage)
     print(format_result(result))
     if json_file:
         write_whole(json_file, (json.dumps(result, indent=2) + "\n").encode())
@@ -91,14 +91,14 @@ def bench(
         from seqpar_deploy.reports.bench_page import bench_page
 
         write_whole(html_file, bench_page(result).encode())
-    if not all(entry["identical"] or entry["reduced"] for entry in result["rungs"]):
+    if not all(entry["identical"] or entry["reduced"] for entry in result["variants"]):
         raise typer.Exit(1)
 
 
-def _compare(first: Path, second: Path, fail_above: float | None, rung: str | None) -> None:
+def _compare(first: Path, second: Path, fail_above: float | None, variant: str | None) -> None:
     if fail_above is not None and not 0 < fail_above < float("inf"):
         raise SeqparError(f"--fail-above is {fail_above}, wanted a number above 0, such as 1.1")
-    found = compare_results(first, second, rung=rung)
+    found = compare_results(first, second, variant=variant)
     print(found.table())
     if fail_above is None:
         return

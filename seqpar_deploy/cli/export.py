@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seqpar_deploy.backends.engine_folder import Runtime
+from seqpar_deploy.backends.gpu.engine_files import Runtime
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.cli.console import new_app, run_app, stage
 from seqpar_deploy.errors import BackendUnavailableError, EngineError, LabelSetError
@@ -47,7 +47,7 @@ def checkpoint(
     The bundle comes into being only if it reproduces the checkpoint on real crops within the recipe's tolerances.
     """
     if engine:
-        from seqpar_deploy.engines import build_engines, runtime_to_build_with
+        from seqpar_deploy.build_engines import build_engines, runtime_to_build_with
 
         runtime_to_build_with()  # before minutes of work
     chosen_recipe = load_recipe(recipe)
@@ -120,8 +120,8 @@ def engine(
 
     Needs no PyTorch. TensorRT tunes for the GPU it finds; TensorRT-RTX builds without one, for all GPUs it knows.
     """
+    from seqpar_deploy.build_engines import EngineOptions, build_engines
     from seqpar_deploy.bundle import Bundle
-    from seqpar_deploy.engines import EngineOptions, build_engines
 
     options = EngineOptions(
         hardware_compatible=hardware_compatible,

@@ -19,11 +19,11 @@ from seqpar_deploy.decoding import Greedy
 from seqpar_deploy.errors import BackendUnavailableError, ParityError
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import compute_metrics
-from seqpar_deploy.exporting.parity import check_parity
-from seqpar_deploy.exporting.parity_crops import parity_crops
-from seqpar_deploy.exporting.recipe import tolerances_of
-from seqpar_deploy.exporting.reference import Reference, reference_from_golden
 from seqpar_deploy.files import finite, write_whole
+from seqpar_deploy.parity.crops import parity_crops
+from seqpar_deploy.parity.gate import check_parity
+from seqpar_deploy.parity.reference import Reference, reference_from_golden
+from seqpar_deploy.parity.tolerances import tolerances_of
 from seqpar_deploy.resources import sample_crops
 
 _EXPLAINED = 4  # crops: every tensor between the stages is kept of them
@@ -90,7 +90,7 @@ def parity(
     values = report.to_dict()
     print(format_report(values, opened.path.resolve().name))
     if explained and model is not None:
-        from seqpar_deploy.exporting.explain import explain
+        from seqpar_deploy.exporting.explain.explain import explain
 
         on: Any = "openvino" if running.name == "openvino" else "onnxruntime"
         crops_and_tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]

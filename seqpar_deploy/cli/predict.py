@@ -33,10 +33,10 @@ def predict(
     ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Crops an inference; the bundle's profile by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads an inference.")] = None,
-    arithmetic: Annotated[
+    compute_precision: Annotated[
         str | None, typer.Option(help="exact, or quicker on CPUs: bf16, int8; as seqpar tune found best by default.")
     ] = None,
-    recheck: Annotated[
+    fallback_margin: Annotated[
         float | None, typer.Option(help="With bf16 and int8: choices closer than this are made again exactly.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object a picture.")] = False,
@@ -61,8 +61,8 @@ def predict(
         strategy=strategy,
         batch_size=batch_size,
         threads=threads,
-        arithmetic=arithmetic,  # type: ignore[arg-type]
-        recheck=recheck,
+        compute_precision=compute_precision,  # type: ignore[arg-type]
+        fallback_margin=fallback_margin,
         verify=verify,
     ) as recognizer:
         width = max(map(len, names.values()))

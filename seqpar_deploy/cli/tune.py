@@ -53,7 +53,7 @@ def tune(
         print(f"  left out: {line}")
     batches = ", ".join(f"{rate:.3g} at {size}" for size, rate in tuning.throughput.items())
     print(f"\ncrops a second by batch, before rechecks: {batches}")
-    if choice.recheck is not None:
+    if choice.fallback_margin is not None:
         print("rechecked are crops with a choice closer than what 99.9 % of all choices were moved by")
     if json_file:
         values = {"machine": machine, "bundle": opened.digest, **dataclasses.asdict(tuning)}

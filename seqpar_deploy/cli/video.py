@@ -15,10 +15,9 @@ import typer
 from seqpar_deploy.cli.console import INTERRUPTED
 from seqpar_deploy.errors import ReaderGoneError, VideoError
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.choose import ChooserOptions
-from seqpar_deploy.video.detect.choose import open_detector
+from seqpar_deploy.video.crop_selection import ChooserOptions
+from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.pipeline import Pipeline, Summary
-from seqpar_deploy.video.places import SourceSpec, expand_sources
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
 from seqpar_deploy.video.sinks.fan_out import say
@@ -29,6 +28,7 @@ from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
 from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Sink
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from seqpar_deploy.backends.base import Float32Array
-from seqpar_deploy.exporting.parity_crops import ParityCrop
-from seqpar_deploy.exporting.reference import Progress, Reference, reference_generations
 from seqpar_deploy.modeling.eager import EagerBackend, EagerState
 from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.parity.crops import ParityCrop
+from seqpar_deploy.parity.reference import Progress, Reference, reference_generations
 from seqpar_deploy.preprocess import Crop, Preprocessing
 from seqpar_deploy.vocab import BOS, LabelSet
 

@@ -28,14 +28,15 @@ from seqpar_deploy.exporting.graphs import (
 from seqpar_deploy.exporting.int8 import write_int8_graphs
 from seqpar_deploy.exporting.model_card import model_card
 from seqpar_deploy.exporting.overflow import require_no_overflow
-from seqpar_deploy.exporting.parity import check_parity
-from seqpar_deploy.exporting.parity_crops import ParityCrop, calibration_crops, parity_crops
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
-from seqpar_deploy.exporting.recipe import Int8, ParityTolerances, Recipe
-from seqpar_deploy.exporting.reference import BEAM, Reference, golden_arrays
+from seqpar_deploy.exporting.recipe import Int8, Recipe
 from seqpar_deploy.modeling.architecture import Architecture
 from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
 from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.parity.crops import ParityCrop, calibration_crops, parity_crops
+from seqpar_deploy.parity.gate import check_parity
+from seqpar_deploy.parity.reference import BEAM, Reference, golden_arrays
+from seqpar_deploy.parity.tolerances import ParityTolerances
 from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
@@ -118,7 +119,7 @@ def _add_int8(
         write_manifest(bundle.path, manifest)
     with progress("comparing the 8-bit graphs with the checkpoint") as report_progress:
         opened = Bundle.open(bundle.path, verify=False)
-        with closing(open_backend(opened, tolerances.backend, arithmetic="int8")) as backend:
+        with closing(open_backend(opened, tolerances.backend, compute_precision="int8")) as backend:
             found = check_parity(backend, reference, tolerances, progress=report_progress)
     kept = ("backend", "crops", "identical", "identical_sets", "log_prob_median", "log_prob_p99", "log_prob_max")
     return {name: getattr(found, name) for name in kept}

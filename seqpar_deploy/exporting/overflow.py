@@ -10,8 +10,8 @@ import numpy as np
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ParityError
-from seqpar_deploy.exporting.reference import Reference
-from seqpar_deploy.exporting.stages import Array, StagedGraph, run_onnxruntime
+from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, run_onnxruntime
+from seqpar_deploy.parity.reference import Reference
 
 
 def require_no_overflow(bundle: Bundle, reference: Reference) -> None:

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from seqpar_deploy.backends import BackendName
-from seqpar_deploy.bundle import BatchProfile, Bundle, Precision
+from seqpar_deploy.bundle import BatchProfile, Precision
 from seqpar_deploy.errors import RecipeError
+from seqpar_deploy.parity.tolerances import ParityTolerances, check_tolerances, dataclass_from
 from seqpar_deploy.resources import read_recipe_toml
 
 FORMAT = 1
 OPSETS = range(18, 26)  # what torch exports and the runtimes read; export/fp32.toml says which is portable
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParityTolerances:
-    """What the parity gate runs, and what it lets pass. Log-probabilities are natural logarithms.
-
-    `crops` are real ones, `rendered` drawn ones; adversarial crops come in any case. `beams` crops are searched with
-    beams and speculatively as well. Profiles' batch sizes above `largest_batch` are checked at that size.
-    """
-
-    backend: BackendName = "onnxruntime"
-    crops: int = 20
-    rendered: int = 8
-    beams: int = 8
-    largest_batch: int = 32
-    log_prob_median: float
-    log_prob_max: float
-    tie_margin: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,27 +47,16 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise RecipeError(f"{name_or_path} is not a recipe: {error}; see export/fp32.toml for the form") from None
 
 
-def tolerances_of(bundle: Bundle) -> ParityTolerances:
-    """Those the bundle was made with. Raises RecipeError."""
-    try:
-        values = dict(bundle.manifest["recipe"]["parity"])
-        tolerances: ParityTolerances = _dataclass_from(ParityTolerances, values, "parity ")
-        _check_tolerances(tolerances)
-        return tolerances
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"{bundle.path} holds no tolerances: {error}; export the bundle again") from None
-
-
 def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     if values.get("format") != FORMAT:
         raise ValueError(f"format is {values.get('format')!r}, wanted {FORMAT}")
-    recipe = _dataclass_from(
+    recipe = dataclass_from(
         Recipe,
         {
             **{key: value for key, value in values.items() if key != "format"},
             "batches": _batches(values.get("batches", [{}])),
-            "parity": _dataclass_from(ParityTolerances, values.get("parity", {}), "parity "),
-            "int8": _dataclass_from(Int8, values["int8"], "int8 ") if "int8" in values else None,
+            "parity": dataclass_from(ParityTolerances, values.get("parity", {}), "parity "),
+            "int8": dataclass_from(Int8, values["int8"], "int8 ") if "int8" in values else None,
         },
     )
     if not isinstance(recipe.name, str):
@@ -99,43 +69,16 @@ def _recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"8-bit graphs are made of fp32 ones, precision is {recipe.precision!r}; leave out [int8]")
     if recipe.int8 and (type(recipe.int8.calibration_crops) is not int or recipe.int8.calibration_crops < 1):
         raise ValueError(f"int8 calibration_crops is {recipe.int8.calibration_crops!r}, wanted 1 or more")
-    _check_tolerances(recipe.parity)
+    check_tolerances(recipe.parity)
     return recipe
-
-
-def _check_tolerances(parity: ParityTolerances) -> None:
-    if parity.backend not in get_args(BackendName):
-        raise ValueError(f"parity backend is {parity.backend!r}, wanted one of {list(get_args(BackendName))}")
-    for name, least in (("crops", 1), ("rendered", 0), ("beams", 0), ("largest_batch", 1)):
-        value = getattr(parity, name)
-        if type(value) is not int or value < least:
-            raise ValueError(f"parity {name} is {value!r}, wanted {least} or more")
-    for name in ("log_prob_median", "log_prob_max", "tie_margin"):
-        value = getattr(parity, name)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise ValueError(f"parity {name} is {value!r}, wanted a number above 0")
 
 
 def _batches(tables: Any) -> tuple[BatchProfile, ...]:
     if not isinstance(tables, list) or not tables:
         raise ValueError(f"batches are {tables!r}, wanted one or more tables [[batches]]")
-    batches = tuple(_dataclass_from(BatchProfile, table, "batches ") for table in tables)
+    batches = tuple(dataclass_from(BatchProfile, table, "batches ") for table in tables)
     for batch in batches:
         sizes = dataclasses.astuple(batch)
         if not all(type(size) is int for size in sizes) or not 1 <= batch.min <= batch.opt <= batch.max:
             raise ValueError(f"batches hold {batch}, wanted whole numbers 1 <= min <= opt <= max")
     return batches
-
-
-def _dataclass_from(cls: Any, values: Any, where: str = "") -> Any:
-    """A dataclass of what a table holds: each key a field, and a key for each field that has no default."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}is {values!r}, wanted a table")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in values:
-        if key not in fields:
-            raise ValueError(f"{where}has an unknown key {key!r}, known are {', '.join(fields)}")
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
-            raise ValueError(f"{where}misses key {name!r}")
-    return cls(**values)

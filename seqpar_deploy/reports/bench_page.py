@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seqpar_deploy.reports.charts import (
-    Rung,
+    Variant,
     breakdown,
+    comparison,
     distributions,
-    ladder,
     mark_legend,
     read_rungs,
     stage_legend,
@@ -23,47 +23,47 @@ from seqpar_deploy.reports.plots import GRAPHS, graph_legend, roofline, throughp
 
 def bench_page(result: Mapping[str, Any]) -> str:
     """A bench result (`seqpar-bench --out`) as HTML. Any part of it may be missing."""
-    rungs = read_rungs(result)
-    best = _best(rungs)
-    headline = _headline(rungs, best)
+    variants = read_rungs(result)
+    best = _best(variants)
+    headline = _headline(variants, best)
     body = join(
         tag("p", "Speed report", class_="kind"),
         tag("h1", headline),
-        tag("p", _verdict(rungs, best), " ", _where(result)),
-        tiles(_tiles(rungs, best)),
-        _times(rungs),
-        _table(rungs),
-        _time_and_throughput(rungs),
-        _limits(rungs, result),
+        tag("p", _verdict(variants, best), " ", _where(result)),
+        tiles(_tiles(variants, best)),
+        _times(variants),
+        _table(variants),
+        _time_and_throughput(variants),
+        _limits(variants, result),
         _skipped(result),
         _about(result),
     )
     return page(headline, body)
 
 
-def _best(rungs: Sequence[Rung]) -> Rung | None:
+def _best(variants: Sequence[Variant]) -> Variant | None:
     """The fastest of those that say the same tokens as the first; no other counts."""
-    same = [rung for rung in rungs if rung.p50 and rung.data.get("identical")]
-    return min(same, key=lambda rung: rung.p50 or 0.0, default=None)
+    same = [variant for variant in variants if variant.p50 and variant.data.get("identical")]
+    return min(same, key=lambda variant: variant.p50 or 0.0, default=None)
 
 
-def _headline(rungs: Sequence[Rung], best: Rung | None) -> str:
+def _headline(variants: Sequence[Variant], best: Variant | None) -> str:
     if best is None:
-        return "No rung gave the first rung's tokens" if rungs else "Nothing was measured"
-    if best.speedup is None or best is rungs[0]:
+        return "No rung gave the first rung's tokens" if variants else "Nothing was measured"
+    if best.speedup is None or best is variants[0]:
         return f"{milliseconds(best.p50)} with {best.description}"
-    return f"{best.speedup:.1f} times as fast as {_name_of(rungs[0])}"
+    return f"{best.speedup:.1f} times as fast as {_name_of(variants[0])}"
 
 
-def _name_of(first: Rung) -> str:
+def _name_of(first: Variant) -> str:
     return "the published procedure" if first.name == "published" else first.description
 
 
-def _verdict(rungs: Sequence[Rung], best: Rung | None) -> Html | None:
-    if best is None or len(rungs) < 2:
+def _verdict(variants: Sequence[Variant], best: Variant | None) -> Html | None:
+    if best is None or len(variants) < 2:
         return None
-    others = [str(rung.number) for rung in rungs if rung.data.get("identical") is False]
-    every = " on every rung" if all(rung.data.get("identical") for rung in rungs) else ""
+    others = [str(variant.number) for variant in variants if variant.data.get("identical") is False]
+    every = " on every rung" if all(variant.data.get("identical") for variant in variants) else ""
     differ = badge(f"other tokens on rung {', '.join(others)}", False) if others else None
     return join(badge(f"tokens identical{every}", True), " ", differ)
 
@@ -84,10 +84,10 @@ def _where(result: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _tiles(rungs: Sequence[Rung], best: Rung | None) -> list[tuple[str, object, object]]:
+def _tiles(variants: Sequence[Variant], best: Variant | None) -> list[tuple[str, object, object]]:
     if best is None:
         return []
-    data, first = best.data, rungs[0]
+    data, first = best.data, variants[0]
     found: list[tuple[str, object, object]] = [("fastest rung, median", milliseconds(best.p50), best.description)]
     if best is not first:
         found.append(("first rung, median", milliseconds(first.p50), first.description))
@@ -105,8 +105,8 @@ _OF_THE_BEST: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def _times(rungs: Sequence[Rung]) -> Html | None:
-    bars, strips = ladder(rungs), distributions(rungs)
+def _times(variants: Sequence[Variant]) -> Html | None:
+    bars, strips = comparison(variants), distributions(variants)
     if not (bars or strips):
         return None
     parts = [
@@ -116,22 +116,22 @@ def _times(rungs: Sequence[Rung]) -> Html | None:
     return section("The ladder", tag("div", *parts, class_="pair"))
 
 
-def _table(rungs: Sequence[Rung]) -> Html | None:
-    if not rungs:
+def _table(variants: Sequence[Variant]) -> Html | None:
+    if not variants:
         return None
 
     def figures(key: str, scale: float = 1.0) -> list[str | None]:
-        return column([rung.data.get(key) for rung in rungs], scale)
+        return column([variant.data.get(key) for variant in variants], scale)
 
     columns: dict[str, Sequence[object]] = {
-        "": [rung.number for rung in rungs],
-        "rung": [rung.description for rung in rungs],
-        "precision": [rung.data.get("precision") for rung in rungs],
-        "tokens": [_tokens(rung) for rung in rungs],
+        "": [variant.number for variant in variants],
+        "variant": [variant.description for variant in variants],
+        "precision": [variant.data.get("precision") for variant in variants],
+        "tokens": [_tokens(variant) for variant in variants],
         "p50, ms": figures("p50", 1e3),
         "p95, ms": figures("p95", 1e3),
         "p99, ms": figures("p99", 1e3),
-        "times faster": column([rung.speedup for rung in rungs]),
+        "times faster": column([variant.speedup for variant in variants]),
         "steps": figures("steps"),
         "a step, ms": figures("step_seconds", 1e3),
         "memory, MB": figures("peak_memory_bytes", 1e-6),
@@ -149,32 +149,32 @@ def _table(rungs: Sequence[Rung]) -> Html | None:
     )
 
 
-def _tokens(rung: Rung) -> Html | None:
-    identical = rung.data.get("identical")
+def _tokens(variant: Variant) -> Html | None:
+    identical = variant.data.get("identical")
     return None if identical is None else badge("identical" if identical else "differ", bool(identical))
 
 
-def _time_and_throughput(rungs: Sequence[Rung]) -> Html | None:
-    stages, rates = breakdown(rungs), throughput(rungs)
+def _time_and_throughput(variants: Sequence[Variant]) -> Html | None:
+    stages, rates = breakdown(variants), throughput(variants)
     if not (stages or rates):
         return None
     parts = [
         figure(stages, "Share of the median time", stage_legend()) if stages else None,
-        figure(rates, "Throughput", throughput_legend(rungs)) if rates else None,
+        figure(rates, "Throughput", throughput_legend(variants)) if rates else None,
     ]
     return section("Where the time goes, and throughput", tag("div", *parts, class_="pair"))
 
 
-def _limits(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
+def _limits(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | None:
     shares = [share for share in result.get("shares") or () if share.get("graph") in GRAPHS]
     if not shares:
         return None
-    chart = roofline(rungs, result)
-    found = {(str(share.get("rung")), share["graph"]): share for share in shares}
-    measured = [rung for rung in rungs if any((rung.name, graph) in found for graph in GRAPHS)]
-    columns: dict[str, Sequence[object]] = {"": [rung.number for rung in measured]}
+    chart = roofline(variants, result)
+    found = {(str(share.get("variant")), share["graph"]): share for share in shares}
+    measured = [variant for variant in variants if any((variant.name, graph) in found for graph in GRAPHS)]
+    columns: dict[str, Sequence[object]] = {"": [variant.number for variant in measured]}
     for graph, name in GRAPHS.items():
-        of_graph = [found.get((rung.name, graph), {}) for rung in measured]
+        of_graph = [found.get((variant.name, graph), {}) for variant in measured]
         columns[f"{name}, ms"] = column([share.get("seconds") for share in of_graph], 1e3)
         columns[f"{name} reaches"] = [_reached(share) for share in of_graph]
     rows = zip(*columns.values(), strict=True)
@@ -216,8 +216,10 @@ _LIMITS = {
 
 def _skipped(result: Mapping[str, Any]) -> Html | None:
     skipped = result.get("skipped") or ()
-    rows = [(rung.get("name") or NONE, rung.get("why") or NONE) for rung in skipped]
-    return section("Not measured", table(("rung", "why"), rows, label="Skipped rungs", words=(0, 1))) if rows else None
+    rows = [(variant.get("name") or NONE, variant.get("why") or NONE) for variant in skipped]
+    return (
+        section("Not measured", table(("variant", "why"), rows, label="Skipped rungs", words=(0, 1))) if rows else None
+    )
 
 
 def _about(result: Mapping[str, Any]) -> Html:

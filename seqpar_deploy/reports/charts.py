@@ -23,7 +23,7 @@ _POINTS = 60  # runs drawn at most; more are thinned by rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rung:
+class Variant:
     """One rung of a bench result: `number` counts from 1, `speedup` is over the first rung where both are known."""
 
     number: int
@@ -43,41 +43,45 @@ class Rung:
         return float(value) if known(value) and value > 0 else None
 
 
-def read_rungs(result: Mapping[str, Any]) -> list[Rung]:
+def read_rungs(result: Mapping[str, Any]) -> list[Variant]:
     """The rungs of a bench result, in its order."""
-    rungs: list[Rung] = []
-    for data in result.get("rungs") or ():
-        name = str(data.get("name") or f"rung {len(rungs) + 1}")
+    variants: list[Variant] = []
+    for data in result.get("variants") or ():
+        name = str(data.get("name") or f"rung {len(variants) + 1}")
         description = str(data.get("description") or name)
-        rung = Rung(number=len(rungs) + 1, name=name, description=description, speedup=None, data=data)
-        first = rungs[0].p50 if rungs else rung.p50
-        rungs.append(dataclasses.replace(rung, speedup=first / rung.p50 if first and rung.p50 else None))
-    return rungs
+        variant = Variant(number=len(variants) + 1, name=name, description=description, speedup=None, data=data)
+        first = variants[0].p50 if variants else variant.p50
+        variants.append(dataclasses.replace(variant, speedup=first / variant.p50 if first and variant.p50 else None))
+    return variants
 
 
-def ladder(rungs: Sequence[Rung]) -> Html | None:
+def comparison(variants: Sequence[Variant]) -> Html | None:
     """Bars of the median, the first rung's in grey; None if no rung has one.
 
     On a logarithmic scale, where a length means nothing, they are points on stalks.
     """
-    timed = {rung.number: rung.p50 for rung in rungs if rung.p50}
+    timed = {variant.number: variant.p50 for variant in variants if variant.p50}
     if not timed:
         return None
     scale = _scale(list(timed.values()), end=WIDTH - 128)
 
-    def bar(rung: Rung, y: float) -> Html:
-        fill = "var(--rest)" if rung is rungs[0] else "var(--accent)"
-        seconds = timed[rung.number]
+    def bar(variant: Variant, y: float) -> Html:
+        fill = "var(--rest)" if variant is variants[0] else "var(--accent)"
+        seconds = timed[variant.number]
         return join(
             _stalk(scale(seconds), y, fill)
             if scale.log
             else box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, fill=fill),
             text(WIDTH - 54, y + 11.5, milliseconds(seconds), anchor="end", kind="halo"),
-            text(WIDTH, y + 11.5, times(rung.speedup), anchor="end", kind="strong halo") if rung.speedup else None,
+            text(WIDTH, y + 11.5, times(variant.speedup), anchor="end", kind="strong halo")
+            if variant.speedup
+            else None,
         )
 
-    shown = [rung for rung in rungs if rung.number in timed]
-    label = "Median time: " + "; ".join(f"{rung.description} {milliseconds(timed[rung.number])}" for rung in shown)
+    shown = [variant for variant in variants if variant.number in timed]
+    label = "Median time: " + "; ".join(
+        f"{variant.description} {milliseconds(timed[variant.number])}" for variant in shown
+    )
     return _rows(shown, scale, label, bar)
 
 
@@ -89,34 +93,34 @@ def _stalk(x: float, y: float, fill: str) -> Html:
     )
 
 
-def distributions(rungs: Sequence[Rung]) -> Html | None:
+def distributions(variants: Sequence[Variant]) -> Html | None:
     """Every run as a point, p50, p95 and p99 as marks; None if no rung has runs."""
-    runs = {rung.number: seconds for rung in rungs if len(seconds := _runs(rung))}
+    runs = {variant.number: seconds for variant in variants if len(seconds := _runs(variant))}
     if not runs:
         return None
     everything = np.concatenate(list(runs.values())).tolist()
     scale = _scale(everything, start=_MARGIN + 8, widest=12)
 
-    def strip(rung: Rung, y: float) -> Html:
-        seconds = runs[rung.number]
+    def strip(variant: Variant, y: float) -> Html:
+        seconds = runs[variant.number]
         thinned = seconds if len(seconds) <= _POINTS else np.quantile(seconds, np.linspace(0, 1, _POINTS))
         look = {"r": 3, "fill": "var(--c1)", "fill_opacity": 0.35}
         points = (tag("circle", cx=scale(second), cy=y + _BAR / 2, **look) for second in thinned.tolist())
-        return join(*points, *(_mark(rung, name, scale, y) for name in _MARKS))
+        return join(*points, *(_mark(variant, name, scale, y) for name in _MARKS))
 
     label = "The time of every run, rung by rung, with p50, p95 and p99"
-    return _rows([rung for rung in rungs if rung.number in runs], scale, label, strip)
+    return _rows([variant for variant in variants if variant.number in runs], scale, label, strip)
 
 
-def breakdown(rungs: Sequence[Rung]) -> Html | None:
+def breakdown(variants: Sequence[Variant]) -> Html | None:
     """Shares of the median time by stage; None if no rung has stages. Its legend is `stage_legend`."""
-    staged = [rung for rung in rungs if sum(_stages(rung).values()) > 0]
+    staged = [variant for variant in variants if sum(_stages(variant).values()) > 0]
     if not staged:
         return None
     scale = Scale(low=0, high=1, start=_MARGIN, end=WIDTH - 76)
 
-    def stack(rung: Rung, y: float) -> Html:
-        stages, done = _stages(rung), 0.0
+    def stack(variant: Variant, y: float) -> Html:
+        stages, done = _stages(variant), 0.0
         total = sum(stages.values())
         parts = [text(WIDTH, y + 11.5, milliseconds(total), anchor="end", kind="halo")]
         for stage, seconds in stages.items():
@@ -146,12 +150,12 @@ _STAGE_COLOURS = {"preprocess": "var(--c4)", "encode": "var(--c1)", "decode": "v
 _MARKS = {"p50": ("var(--ink)", 2.4), "p95": ("var(--c2)", 2.0), "p99": ("var(--c4)", 2.0)}
 
 
-def _mark(rung: Rung, name: str, scale: Scale, y: float) -> Html | None:
-    value = rung.data.get(name)
+def _mark(variant: Variant, name: str, scale: Scale, y: float) -> Html | None:
+    value = variant.data.get(name)
     if not known(value) or not scale.low <= value <= scale.high:
         return None
     stroke, width = _MARKS[name]
-    tip = tag("title", f"{rung.description}: {name} {milliseconds(value)}")
+    tip = tag("title", f"{variant.description}: {name} {milliseconds(value)}")
     x = scale(value)
     return tag("line", tip, x1=x, y1=y - 1, x2=x, y2=y + _BAR + 1, stroke=stroke, stroke_width=width)
 
@@ -165,30 +169,30 @@ def _scale(seconds: Sequence[float], *, start: float = _MARGIN, end: float = WID
     return Scale.over(seconds, start, end, log=wide(seconds, widest))
 
 
-def _runs(rung: Rung) -> np.ndarray[Any, np.dtype[np.float64]]:
-    seconds = [float(second) for second in rung.data.get("seconds") or () if known(second) and second > 0]
+def _runs(variant: Variant) -> np.ndarray[Any, np.dtype[np.float64]]:
+    seconds = [float(second) for second in variant.data.get("seconds") or () if known(second) and second > 0]
     return np.sort(np.array(seconds, dtype=np.float64))
 
 
-def _stages(rung: Rung) -> dict[str, float]:
-    stages = rung.data.get("stages") or {}
+def _stages(variant: Variant) -> dict[str, float]:
+    stages = variant.data.get("stages") or {}
     return {stage: float(stages[stage]) if known(stages.get(stage)) and stages[stage] > 0 else 0.0 for stage in STAGES}
 
 
 def _rows(
-    rungs: Sequence[Rung],
+    variants: Sequence[Variant],
     scale: Scale,
     label: str,
-    shape: Callable[[Rung, float], Html],
+    shape: Callable[[Variant, float], Html],
     *,
     axis: str | None = None,
     say: Callable[[float], str] | None = None,
 ) -> Html:
     """For each rung its name and under it `shape(rung, y)`, over one axis."""
-    bottom = _ROW * len(rungs)
+    bottom = _ROW * len(variants)
     title = axis or ("milliseconds, logarithmic scale" if scale.log else "milliseconds")
     parts = [x_axis(scale, 0, bottom, title, say or (lambda seconds: tick(1e3 * seconds)))]
-    for place, rung in enumerate(rungs):
+    for place, variant in enumerate(variants):
         y = _ROW * place
-        parts += [text(_MARGIN, y + 13, fitted(rung.label, WIDTH), kind="halo"), shape(rung, y + 19)]
+        parts += [text(_MARGIN, y + 13, fitted(variant.label, WIDTH), kind="halo"), shape(variant, y + 19)]
     return drawing(bottom + 36, label, *parts)

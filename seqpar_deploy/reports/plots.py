@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from seqpar_deploy.reports.charts import Rung, legend
+from seqpar_deploy.reports.charts import Variant, legend
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.numbers import known, number, percent, prefixed, tick
 from seqpar_deploy.reports.svg import WIDTH, Scale, colour, drawing, line, mark, spread, text, wide, x_axis, y_axis
@@ -20,16 +20,16 @@ GRAPHS = {"encoder": "encoder", "decoder_step": "decoder step"}
 class Point:
     """A rung's graph in the roofline: operations for each byte, operations a second, and what a pointer is told."""
 
-    rung: Rung
+    variant: Variant
     graph: str
     intensity: float
     rate: float
     words: str
 
 
-def throughput(rungs: Sequence[Rung]) -> Html | None:
+def throughput(variants: Sequence[Variant]) -> Html | None:
     """Crops a second against batch size, a line a rung, its number at the end; None if nothing was measured."""
-    series = {rung.number: points for rung in rungs if (points := _throughput(rung))}
+    series = {variant.number: points for variant in variants if (points := _throughput(variant))}
     if not series:
         return None
     batches = sorted({batch for points in series.values() for batch, _ in points})
@@ -45,7 +45,7 @@ def throughput(rungs: Sequence[Rung]) -> Html | None:
     for (index, points), label in zip(series.items(), ends, strict=True):
         path = " ".join(f"{x(batch):.1f},{y(rate):.1f}" for batch, rate in points)
         parts.append(tag("polyline", points=path, fill="none", stroke=colour(index - 1), stroke_width=1.8))
-        name = rungs[index - 1].description
+        name = variants[index - 1].description
         parts += [
             mark(x(batch), y(rate), index - 1, tip=f"{name}: {number(rate)} crops/s, {batch} at a time")
             for batch, rate in points
@@ -54,7 +54,7 @@ def throughput(rungs: Sequence[Rung]) -> Html | None:
     return drawing(_HEIGHT, "Crops a second against crops at a time, for each rung", *parts)
 
 
-def roofline(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
+def roofline(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | None:
     """Operations a second against operations per byte: the device's limits as lines, each rung's two graphs as points.
 
     None where limits or shares are missing.
@@ -62,7 +62,7 @@ def roofline(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
     limits = result.get("limits") or {}
     bandwidth = limits.get("bytes_per_second")
     peaks = {name: rate for name, rate in (limits.get("products_per_second") or {}).items() if _positive(rate)}
-    points = _points(rungs, result)
+    points = _points(variants, result)
     if not (_positive(bandwidth) and peaks and points):
         return None
     ridges = [peak / bandwidth for peak in peaks.values()]
@@ -81,28 +81,28 @@ def roofline(rungs: Sequence[Rung], result: Mapping[str, Any]) -> Html | None:
     return drawing(_HEIGHT, "Roofline: each rung's encoder and decoder step below the device's limits", *parts)
 
 
-def throughput_legend(rungs: Sequence[Rung]) -> Html:
+def throughput_legend(variants: Sequence[Variant]) -> Html:
     """The numbers and names of the rungs in `throughput`."""
-    return legend([(colour(rung.number - 1), rung.label) for rung in rungs if _throughput(rung)])
+    return legend([(colour(variant.number - 1), variant.label) for variant in variants if _throughput(variant)])
 
 
 def graph_legend() -> Html:
     return legend([(colour(series), f"{name}, by rung number") for series, name in enumerate(GRAPHS.values())])
 
 
-def _points(rungs: Sequence[Rung], result: Mapping[str, Any]) -> list[Point]:
+def _points(variants: Sequence[Variant], result: Mapping[str, Any]) -> list[Point]:
     """Those of the shares that have a place."""
-    by_name = {rung.name: rung for rung in rungs}
+    by_name = {variant.name: variant for variant in variants}
     found = []
     for share in result.get("shares") or ():
-        rung, graph = by_name.get(str(share.get("rung"))), str(share.get("graph"))
+        variant, graph = by_name.get(str(share.get("variant"))), str(share.get("graph"))
         operations, size, seconds = (share.get(name) for name in ("operations", "bytes", "seconds"))
-        if rung and graph in GRAPHS and _positive(operations) and _positive(size) and _positive(seconds):
+        if variant and graph in GRAPHS and _positive(operations) and _positive(size) and _positive(seconds):
             rate = operations / seconds
-            words = f"{rung.description}, {GRAPHS[graph]}: {prefixed(rate)}op/s, "
+            words = f"{variant.description}, {GRAPHS[graph]}: {prefixed(rate)}op/s, "
             words += f"{percent(share.get('share_of_products'))} of products, "
             words += f"{percent(share.get('share_of_bandwidth'))} of bandwidth"
-            found.append(Point(rung=rung, graph=graph, intensity=operations / size, rate=rate, words=words))
+            found.append(Point(variant=variant, graph=graph, intensity=operations / size, rate=rate, words=words))
     return found
 
 
@@ -129,7 +129,7 @@ def _cluster(points: Sequence[Point], x: Scale, y: Scale) -> list[Html]:
     heights = spread([y(point.rate) for point in points], 13, _TOP + 6, _BOTTOM - 2)
     beside = max(x(point.intensity) for point in points) + 14
     numbers = [
-        _number(x(point.intensity), y(point.rate), beside, height, point.rung.number)
+        _number(x(point.intensity), y(point.rate), beside, height, point.variant.number)
         for point, height in zip(points, heights, strict=True)
     ]
     series = list(GRAPHS).index(points[0].graph)
@@ -145,8 +145,8 @@ def _number(x: float, y: float, label_x: float, label_y: float, number_: int) ->
     )
 
 
-def _throughput(rung: Rung) -> list[tuple[int, float]]:
-    points = rung.data.get("throughput") or ()
+def _throughput(variant: Variant) -> list[tuple[int, float]]:
+    points = variant.data.get("throughput") or ()
     return sorted(
         (int(point["batch"]), float(point["crops_per_second"]))
         for point in points

@@ -3,11 +3,12 @@
 What is named here is public, as is `seqpar_deploy.video.sinks`.
 """
 
-from seqpar_deploy.video.choose import ChooserOptions
-from seqpar_deploy.video.detect.choose import open_detector
+from seqpar_deploy.video.attribute_fusion import FusionOptions
+from seqpar_deploy.video.crop_selection import ChooserOptions
+from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.follow import Follower
-from seqpar_deploy.video.fuse import FusionOptions
 from seqpar_deploy.video.pipeline import Summary
+from seqpar_deploy.video.run import Watch, watch
 from seqpar_deploy.video.track import ByteTracker, TrackOptions
 from seqpar_deploy.video.types import (
     Attribute,
@@ -20,7 +21,6 @@ from seqpar_deploy.video.types import (
     TrackedBox,
     Tracker,
 )
-from seqpar_deploy.video.watching import Watch, watch
 
 __all__ = [
     "Attribute",

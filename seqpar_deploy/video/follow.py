@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from seqpar_deploy.errors import DetectorError, VideoError
 from seqpar_deploy.preprocess import check_crop
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.choose import Chooser, ChooserOptions
+from seqpar_deploy.video.attribute_fusion import Fusion, FusionOptions
+from seqpar_deploy.video.crop_selection import Chooser, ChooserOptions
 from seqpar_deploy.video.detect.motion import MotionDetector
-from seqpar_deploy.video.fuse import Fusion, FusionOptions
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Box, Detector, Event, Frame, Person, TrackedBox, Tracker
 

@@ -17,9 +17,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.choose import ChooserOptions
+from seqpar_deploy.video.attribute_fusion import FusionOptions
+from seqpar_deploy.video.crop_selection import ChooserOptions
 from seqpar_deploy.video.follow import Follower
-from seqpar_deploy.video.fuse import FusionOptions
 from seqpar_deploy.video.queues import BoundedQueue, End, merge
 from seqpar_deploy.video.sinks.fan_out import one_line, say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics

@@ -16,8 +16,8 @@ import numpy as np
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.clock import StreamClock
-from seqpar_deploy.video.places import SourceSpec
 from seqpar_deploy.video.queues import BoundedQueue
+from seqpar_deploy.video.source_spec import SourceSpec
 from seqpar_deploy.video.types import Frame
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.backend import FakeBackend
 
 from seqpar_deploy import Bundle, Recognizer
-from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.bench import tune as tuning_module
 from seqpar_deploy.bench.tune import tune
 from seqpar_deploy.cli.main import app
@@ -46,8 +46,8 @@ def shades() -> list[Crop]:
 def on(monkeypatch: pytest.MonkeyPatch, backends: dict[tuple[str, str], Any]) -> None:
     """Let these backends be all there are; an exception among them is what opening it raises."""
 
-    def open_backend(_bundle: Bundle, name: str, *, arithmetic: str = "exact", **_: Any) -> Any:
-        backend = backends.get((name, arithmetic), BackendError("not here"))
+    def open_backend(_bundle: Bundle, name: str, *, compute_precision: str = "native", **_: Any) -> Any:
+        backend = backends.get((name, compute_precision), BackendError("not here"))
         if isinstance(backend, Exception):
             raise backend
         return backend
@@ -71,24 +71,28 @@ def costing(seconds: float, backend: FakeBackend) -> FakeBackend:
 def test_the_margin_is_what_the_arithmetic_moves(
     bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on(monkeypatch, {("a", "exact"): costing(8, scripted()), ("a", "int8"): costing(1, scripted(noise=0.05))})
+    on(monkeypatch, {("a", "native"): costing(8, scripted()), ("a", "int8"): costing(1, scripted(noise=0.05))})
     found = tune(Bundle.open(bundle_dir), shades)
     quick = found.candidates[0]
-    assert (quick.arithmetic, quick.wrong, quick.wrong_left) == ("int8", 2, 0)  # 1 and 3 hundredths
-    assert quick.recheck == pytest.approx(0.05, abs=1e-3)
-    assert quick.rechecked_share == pytest.approx(3 / 8)  # those, and 8, which the noise brings to 3
+    assert (quick.compute_precision, quick.wrong, quick.wrong_left) == ("int8", 2, 0)  # 1 and 3 hundredths
+    assert quick.fallback_margin == pytest.approx(0.05, abs=1e-3)
+    assert quick.fallback_share == pytest.approx(3 / 8)  # those, and 8, which the noise brings to 3
     assert quick.expected_seconds == pytest.approx(1 + 3 / 8 * 8)
-    assert (found.choice.backend, found.choice.arithmetic, found.choice.recheck) == ("a", "int8", quick.recheck)
+    assert (found.choice.backend, found.choice.compute_precision, found.choice.fallback_margin) == (
+        "a",
+        "int8",
+        quick.fallback_margin,
+    )
     assert found.skipped == ("a, bf16: not here",)
 
 
 def test_what_costs_more_with_its_rechecks_is_not_chosen(
     bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on(monkeypatch, {("a", "exact"): costing(3, scripted()), ("a", "int8"): costing(2.5, scripted(noise=0.3))})
+    on(monkeypatch, {("a", "native"): costing(3, scripted()), ("a", "int8"): costing(2.5, scripted(noise=0.3))})
     found = tune(Bundle.open(bundle_dir), shades)
-    assert (found.choice.arithmetic, found.choice.recheck) == ("exact", None)
-    assert [candidate.arithmetic for candidate in found.candidates] == ["exact", "exact", "int8", "int8"]
+    assert (found.choice.compute_precision, found.choice.fallback_margin) == ("native", None)
+    assert [candidate.compute_precision for candidate in found.candidates] == ["native", "native", "int8", "int8"]
 
 
 def test_backends_that_disagree_with_the_checkpoint_are_left_out(
@@ -96,12 +100,12 @@ def test_backends_that_disagree_with_the_checkpoint_are_left_out(
 ) -> None:
     broken = scripted()
     broken.row_steps.append(1)
-    on(monkeypatch, {("a", "exact"): broken, ("a", "int8"): scripted(), ("b", "exact"): costing(1, scripted())})
+    on(monkeypatch, {("a", "native"): broken, ("a", "int8"): scripted(), ("b", "native"): costing(1, scripted())})
     found = tune(Bundle.open(bundle_dir), shades)
     assert found.choice.backend == "b"
-    assert found.skipped[0].startswith("a, exact: it fails seqpar parity")
-    assert "a, int8: nothing to recheck with" in found.skipped
-    on(monkeypatch, {("a", "exact"): broken})
+    assert found.skipped[0].startswith("a, native: it fails seqpar parity")
+    assert "a, int8: no native precision to fall back on" in found.skipped
+    on(monkeypatch, {("a", "native"): broken})
     with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, exact: it fails"):
         tune(Bundle.open(bundle_dir), shades)
 
@@ -121,7 +125,7 @@ def test_the_command_keeps_its_choice_beside_the_bundle(
     printed = capsys.readouterr().out
     values = json.loads((tmp_path / "tuning.json").read_text())
     assert (values["crops"], values["bundle"]) == (100, bundle.digest)
-    assert {c["arithmetic"] for c in values["candidates"]} >= {"exact", "int8"}
+    assert {c["compute_precision"] for c in values["candidates"]} >= {"native", "int8"}
     assert f"kept in {bundle.path / TUNED}" in printed
     choice = load_tuned(bundle)
     assert choice is not None

@@ -115,8 +115,8 @@ def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file
     assert "PyTorch, as published" in done.stdout
     assert "this machine at best" in done.stdout
     values = json.loads(result.read_text())
-    assert [rung["name"] for rung in values["rungs"]] == ["published", "onnxruntime"]
-    assert all(rung["identical"] for rung in values["rungs"])
+    assert [variant["name"] for variant in values["variants"]] == ["published", "onnxruntime"]
+    assert all(variant["identical"] for variant in values["variants"])
     assert values["machine"]["cores"] >= 1
 
 
@@ -134,13 +134,13 @@ def test_bench_measures_a_bundle_without_pytorch(bundle_dir: Path) -> None:
 
 def test_bench_compares_two_results(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
-    first.write_text(json.dumps({"rungs": [{"name": "x", "seconds": [1.0]}, {"name": "y", "seconds": [1.0]}]}))
-    second.write_text(json.dumps({"rungs": [{"name": "x", "seconds": [1.2]}, {"name": "y", "seconds": [0.9]}]}))
+    first.write_text(json.dumps({"variants": [{"name": "x", "seconds": [1.0]}, {"name": "y", "seconds": [1.0]}]}))
+    second.write_text(json.dumps({"variants": [{"name": "x", "seconds": [1.2]}, {"name": "y", "seconds": [0.9]}]}))
     both = ["seqpar-bench", "--compare", first, second]
     assert "1.200" in run(*both).stdout
     done = run(*both, "--fail-above", "1.1", code=1)
     assert done.stdout.endswith("b.json is slower than a.json by more than 1.1: x 1.20x\n")
-    done = run(*both, "--fail-above", "1.1", "--rung", "y")
+    done = run(*both, "--fail-above", "1.1", "--variant", "y")
     assert done.stdout.endswith("b.json is nowhere slower than a.json by more than 1.1\n")
 
 

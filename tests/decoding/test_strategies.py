@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from fakes.backend import FakeBackend
 
-from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.decoding import Beam, Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import StrategyError
 from seqpar_deploy.vocab import BOS, EOS

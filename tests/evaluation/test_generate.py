@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.backend import FakeBackend
 from PIL import Image
 
 from seqpar_deploy.backends.base import Float32Array
-from seqpar_deploy.backends.fake import FakeBackend
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Beam, Generation, Greedy
 from seqpar_deploy.errors import DatasetError, ImageError

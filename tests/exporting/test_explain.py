@@ -19,14 +19,14 @@ from onnx import helper, numpy_helper
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ExportError, ParityError
-from seqpar_deploy.exporting.comparison import Comparison
-from seqpar_deploy.exporting.explain import NOISE, Explanation, compare_graphs, explain
+from seqpar_deploy.exporting.explain.comparison import Comparison
+from seqpar_deploy.exporting.explain.explain import NOISE, Explanation, compare_graphs, explain
+from seqpar_deploy.exporting.explain.stages import StagedGraph, run_onnxruntime
 from seqpar_deploy.exporting.overflow import require_no_overflow
-from seqpar_deploy.exporting.reference import Reference, reference_generations
-from seqpar_deploy.exporting.stages import StagedGraph, run_onnxruntime
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.parity.reference import Reference, reference_generations
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.vocab import LabelSet
 
@@ -123,12 +123,12 @@ def compared(bundle: Bundle, reference: Path, said: Said, **options: Any) -> Exp
 
 
 @pytest.mark.parametrize(
-    ("backend", "arithmetic", "error"),
-    [("onnxruntime", "exact", 1e-5), ("openvino", "exact", 1e-5), ("openvino", "bf16", 1e-1)],
+    ("backend", "compute_precision", "error"),
+    [("onnxruntime", "native", 1e-5), ("openvino", "native", 1e-5), ("openvino", "bf16", 1e-1)],
 )
-def test_equal_graphs_agree(bundle_dir: Path, said: Said, backend: str, arithmetic: str, error: float) -> None:
-    found = compared(Bundle.open(bundle_dir), bundle_dir, said, backend=backend, arithmetic=arithmetic)
-    assert (found.jumps, found.noise) == ((), NOISE["bf16" if arithmetic == "bf16" else "fp32"])
+def test_equal_graphs_agree(bundle_dir: Path, said: Said, backend: str, compute_precision: str, error: float) -> None:
+    found = compared(Bundle.open(bundle_dir), bundle_dir, said, backend=backend, compute_precision=compute_precision)
+    assert (found.jumps, found.noise) == ((), NOISE["bf16" if compute_precision == "bf16" else "fp32"])
     assert found.conclusion.startswith(f"the graphs agree within noise on {backend}")
     assert all(stage.relative is not None and stage.relative < error for stage in found.stages)
     assert [stage.stage for stage in found.stages if stage.part == "encoder"] == [

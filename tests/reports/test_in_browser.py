@@ -62,7 +62,7 @@ def test_reads_well(browser: Browser, pages: dict[str, Path], name: str, size: t
 def test_long_names_stay_on_the_page(browser: Browser, tmp_path: Path) -> None:
     result, report = bench_result(), parity_report()
     long = "x" * 400
-    result["rungs"][0]["description"] = result["bundle"]["label_set"] = result["skipped"][0]["why"] = long
+    result["variants"][0]["description"] = result["bundle"]["label_set"] = result["skipped"][0]["why"] = long
     report["divergences"][0]["name"] = report["divergences"][0]["got_attributes"][0] = report["breaches"][0] = long
     for document in (bench_page(result), parity_page(report, {}, {"name": long})):
         (tmp_path / "page.html").write_text(document, encoding="utf-8")

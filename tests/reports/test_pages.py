@@ -138,8 +138,13 @@ def without(value: Any) -> Any:
 
 def test_parts_may_be_missing() -> None:
     result = bench_result()
-    result["rungs"] = result["rungs"][:2]
-    for less in (*without(result), {}, {"rungs": [{}]}, {"rungs": [{"identical": True, "seconds": [0.5], "p50": 0.5}]}):
+    result["variants"] = result["variants"][:2]
+    for less in (
+        *without(result),
+        {},
+        {"variants": [{}]},
+        {"variants": [{"identical": True, "seconds": [0.5], "p50": 0.5}]},
+    ):
         Checked(bench_page(less))
     for less in (*without(parity_report()), {}):
         Checked(parity_page(less, {}, {}))
@@ -148,5 +153,5 @@ def test_parts_may_be_missing() -> None:
 def test_times_far_apart_are_drawn_on_a_logarithmic_scale() -> None:
     result = bench_result()
     assert "logarithmic" not in bench_page(result).split("Every run", 1)[0]
-    result["rungs"][0]["p50"] = 1000.0
+    result["variants"][0]["p50"] = 1000.0
     assert "logarithmic" in bench_page(result).split("Every run", 1)[0]

@@ -19,9 +19,9 @@ from video.rtsp_server import RtspServer
 from video.stream_server import StreamServer
 
 from seqpar_deploy.errors import VideoError
-from seqpar_deploy.video.places import expand_sources
 from seqpar_deploy.video.queues import BoundedQueue
 from seqpar_deploy.video.source import Source, SourceOptions
+from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.types import Frame
 
 _PATIENCE = 20.0  # s. Only a test that fails waits this long
@@ -255,7 +255,7 @@ def test_a_protocol_that_is_not_built_in(monkeypatch):
 
 def test_a_program_ends_while_its_source_hangs(server):
     program = f"""
-from seqpar_deploy.video.places import expand_sources
+from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.source import Source
 source = Source(expand_sources([{server.url("silence.ts")!r}])[0])
 source.start()

@@ -22,8 +22,8 @@ from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
-from seqpar_deploy.video.places import SourceSpec, expand_sources
 from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox, Tracker
 
 STREET = data_dir("samples") / "vtest" / "street.mp4"

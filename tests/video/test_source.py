@@ -13,8 +13,8 @@ from PIL import Image
 from video.clips import grey, make_clip, make_sound, number_of
 
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
-from seqpar_deploy.video.places import expand_sources
 from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.types import Frame
 
 STREET = Path(__file__).parents[2] / "samples" / "vtest" / "street.mp4"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.video.detect.people_size import PeopleSize
+from seqpar_deploy.video.detect.height_model import PeopleSize
 
 Mask = npt.NDArray[np.bool_]
 Part = tuple[int, int, int, int, tuple[int, ...]]  # edges, and numbers of what it is of

@@ -15,8 +15,8 @@ import numpy as np
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.detect.background import Background, edges_of
 from seqpar_deploy.video.detect.blobs import Blob, Found, find_blobs, find_people
+from seqpar_deploy.video.detect.height_model import PeopleSize
 from seqpar_deploy.video.detect.opencv import import_cv2
-from seqpar_deploy.video.detect.people_size import PeopleSize
 from seqpar_deploy.video.types import Box, Frame
 
 WORKING_PIXELS = 384 * 288  # of the picture that is looked at

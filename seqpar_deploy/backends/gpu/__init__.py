@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: decoding on the device, the engines' files, and the runtimes that execute the graphs."""

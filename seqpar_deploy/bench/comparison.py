@@ -1,0 +1,208 @@
+"""A ladder of alternatives: each rung does the same work end to end, from raw crops to attributes.
+
+The rungs take turns, so that a machine whose speed drifts is the same machine for all of them; ratios are of medians
+within one run. Each turn brings other crops, because decoding takes longer for some than for others. Tokens are
+compared as well: a faster rung that says something else is no rung.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seqpar_deploy.backends import Backend, StepOutput
+from seqpar_deploy.backends.base import GreedyBackend, Int64Array
+from seqpar_deploy.bench.energy import ReadJoules, open_meter
+from seqpar_deploy.bench.timing import median_seconds
+from seqpar_deploy.bundle import Dimensions
+from seqpar_deploy.decoding import Generation, Greedy, Strategy
+from seqpar_deploy.preprocess import Crop, Preprocessing, prepare_batch
+
+Report = Callable[[int, int], None]
+
+SETTLE = 0.3  # seconds before each turn: worker threads of the runtime that went before spin for a while
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One alternative: a backend, how it decodes, and what is to be known about it.
+
+    `precision` is that of its arithmetic; `reduced` says that it is lower than the bundle's, so that other tokens are
+    no fault. `as_bundle` says that encoding and stepping do the operations of the bundle's graphs. `cold_start` are the
+    arguments of a process that does the same, `one_batch` that no other size than the ladder's will do.
+    """
+
+    name: str
+    description: str
+    backend: Backend[Any]
+    strategy: Strategy = Greedy()
+    precision: str = "fp32"
+    reduced: bool = False
+    as_bundle: bool = False
+    cold_start: tuple[str, ...] | None = None
+    one_batch: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+    """Raw crops, and how they become batches of a model's input."""
+
+    crops: Sequence[Crop]
+    dimensions: Dimensions
+    preprocessing: Preprocessing
+
+    def chosen(self, start: int, batch: int) -> list[Crop]:
+        """`batch` crops from number `start` on; they go round."""
+        return [self.crops[(start + i) % len(self.crops)] for i in range(batch)]
+
+    def prepared(self, crops: Sequence[Crop]) -> npt.NDArray[np.uint8]:
+        return prepare_batch(crops, image_size=self.dimensions.image_size, preprocessing=self.preprocessing)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Seconds of one run: preparing the crops, encoding them, in the decoder's steps, and the rest, in Python."""
+
+    preprocess: float
+    encode: float
+    decode: float
+    host: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """All runs of one rung: seconds end to end and medians of their stages, the decoder's steps and what one took, the
+    energy a crop took if the machine tells, and whether the tokens were always those of the first rung that is not
+    reduced."""
+
+    variant: Variant
+    is_reference: bool
+    seconds: tuple[float, ...]
+    stages: Stages
+    steps: float
+    step_seconds: float
+    joules_per_crop: float | None
+    identical: bool
+
+    @property
+    def p50(self) -> float:
+        return self.percentile(50)
+
+    def percentile(self, share: float) -> float:
+        return float(np.percentile(self.seconds, share))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    seconds: float
+    stages: Stages
+    joules: float | None
+    generations: list[Generation]
+
+    @property
+    def steps(self) -> int:
+        return max(generation.steps for generation in self.generations)
+
+    @property
+    def tokens(self) -> list[tuple[int, ...]]:
+        return [generation.tokens for generation in self.generations]
+
+
+def run_comparison(
+    variants: Sequence[Variant],
+    given: Input,
+    *,
+    runs: int,
+    batch: int = 1,
+    warmup: int = 1,
+    report: Report | None = None,
+) -> list[Timing]:
+    """Time every rung `runs` times after `warmup`, each time on the next `batch` of the crops."""
+    meters = {device: open_meter(device) for device in {variant.backend.device for variant in variants}}
+    turns: list[list[_Turn]] = [[] for _ in variants]
+    for run in range(warmup + runs):
+        chosen = given.chosen(run * batch, batch)
+        for place, variant in enumerate(variants):
+            time.sleep(SETTLE)
+            turns[place].append(_take_turn(variant, chosen, given, meters[variant.backend.device]))
+            if report:
+                report(run * len(variants) + place + 1, (warmup + runs) * len(variants))
+    reference = next((place for place, variant in enumerate(variants) if not variant.reduced), 0)
+    return [
+        _timing(variant, taken, turns[reference], warmup, batch) for variant, taken in zip(variants, turns, strict=True)
+    ]
+
+
+def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: float) -> float:
+    """Crops a second in batches of this size, from raw crops to attributes; the median of runs
+    for about `seconds` after one that does not count."""
+    crops, max_steps = given.chosen(0, batch), given.dimensions.capacity - 1
+
+    def work() -> None:
+        variant.strategy.generate(variant.backend, variant.backend.encode(given.prepared(crops)), max_steps=max_steps)
+
+    return batch / median_seconds(work, seconds=seconds, least=1)
+
+
+def _take_turn(variant: Variant, crops: Sequence[Crop], given: Input, meter: ReadJoules | None) -> _Turn:
+    # A backend that decodes by itself is not asked to step: its decoding counts as a whole.
+    watch = None if isinstance(variant.backend, GreedyBackend) else _Stopwatch(variant.backend)
+    before = meter() if meter else 0.0
+    start = time.perf_counter()
+    prepared = given.prepared(crops)
+    encode_start = time.perf_counter()
+    state = variant.backend.encode(prepared)
+    decode_start = time.perf_counter()
+    max_steps = given.dimensions.capacity - 1
+    generations = variant.strategy.generate(watch or variant.backend, state, max_steps=max_steps)
+    end = time.perf_counter()
+    decode = watch.seconds if watch else end - decode_start
+    stages = Stages(
+        preprocess=encode_start - start,
+        encode=decode_start - encode_start,
+        decode=decode,
+        host=end - decode_start - decode,
+    )
+    return _Turn(end - start, stages, meter() - before if meter else None, generations)
+
+
+class _Stopwatch:
+    """A backend that counts the seconds of its steps."""
+
+    def __init__(self, backend: Backend[Any]) -> None:
+        self._backend = backend
+        self.name, self.device, self.max_rows = backend.name, backend.device, backend.max_rows
+        self.seconds = 0.0
+
+    def encode(self, crops: npt.NDArray[np.uint8]) -> Any:
+        return self._backend.encode(crops)
+
+    def step(self, state: Any, tokens: Int64Array) -> StepOutput:
+        start = time.perf_counter()
+        output = self._backend.step(state, tokens)
+        self.seconds += time.perf_counter() - start
+        return output
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def _timing(variant: Variant, turns: Sequence[_Turn], reference: Sequence[_Turn], warmup: int, batch: int) -> Timing:
+    timed = turns[warmup:]
+    joules = [turn.joules for turn in timed if turn.joules is not None]
+    stages = (field.name for field in dataclasses.fields(Stages))
+    return Timing(
+        variant=variant,
+        is_reference=turns is reference,
+        seconds=tuple(turn.seconds for turn in timed),
+        stages=Stages(**{name: float(np.median([getattr(turn.stages, name) for turn in timed])) for name in stages}),
+        steps=float(np.median([turn.steps for turn in timed])),
+        step_seconds=float(np.median([turn.stages.decode / turn.steps for turn in timed])),
+        joules_per_crop=sum(joules) / (len(joules) * batch) if joules else None,
+        identical=all(turn.tokens == wanted.tokens for turn, wanted in zip(turns, reference, strict=True)),
+    )

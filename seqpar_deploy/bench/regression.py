@@ -1,0 +1,113 @@
+"""Two results of the benchmark, rung by rung: did anything become slower?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seqpar_deploy.bench.table import columns
+from seqpar_deploy.errors import SeqparError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """`ratios` of the second result's median to the first's, of the rungs both have; what differs besides, in words."""
+
+    medians: Mapping[str, tuple[float, float]]
+    notes: tuple[str, ...]
+    lost: tuple[str, ...]  # rungs that only the first has, or whose tokens are right in the first only
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        return {name: second / first for name, (first, second) in self.medians.items()}
+
+    def slower_than(self, factor: float) -> dict[str, float]:
+        """The rungs whose ratio is above `factor`, or no number."""
+        return {name: ratio for name, ratio in self.ratios.items() if not ratio <= factor}
+
+    def table(self) -> str:
+        rows = [("rung, ms", "first", "second", "second / first")]
+        for name, (first, second) in self.medians.items():
+            rows.append((name, f"{1e3 * first:.1f}", f"{1e3 * second:.1f}", f"{second / first:.3f}"))
+        return "\n".join([columns(rows), *(f"note: {note}" for note in self.notes)])
+
+
+def compare(first: Path, second: Path, *, variant: str | None = None) -> Comparison:
+    """Compare two JSON files that `seqpar-bench --json` wrote, all rungs or one. Raises SeqparError."""
+    results = [_read(first), _read(second)]
+    medians = [_medians(result, path) for result, path in zip(results, (first, second), strict=True)]
+    if variant is not None:
+        for found, path in zip(medians, (first, second), strict=True):
+            if variant not in found:
+                raise SeqparError(f"{path} has no rung {variant!r}; it has {', '.join(found)}")
+    both = [name for name in medians[0] if name in medians[1] and variant in (None, name)]
+    if not both:
+        raise SeqparError(f"{first} and {second} have no rung in common; measure the same ones")
+    return Comparison(
+        medians={name: (medians[0][name], medians[1][name]) for name in both},
+        notes=tuple(_notes(*results)) if variant else (*_notes(*results), *_missing(*medians)),
+        lost=tuple(name for name in medians[0] if variant in (None, name) and _is_lost(name, *results)),
+    )
+
+
+def _is_lost(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    before, after = (
+        next((entry.get("identical", True) for entry in result["variants"] if entry["name"] == name), None)
+        for result in (first, second)
+    )
+    return after is None or bool(before and not after)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SeqparError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SeqparError(f"{path} is no JSON: {error}; make one with seqpar-bench --json") from None
+    if not isinstance(result, dict):
+        raise SeqparError(f"{path} is no result of seqpar-bench; make one with seqpar-bench --json")
+    return result
+
+
+def _medians(result: Mapping[str, Any], path: Path) -> dict[str, float]:
+    try:
+        medians = {
+            str(variant["name"]): statistics.median(map(float, variant["seconds"])) for variant in result["variants"]
+        }
+        if not all(math.isfinite(median) and median > 0 for median in medians.values()):
+            raise ValueError("times are numbers above 0")
+        return medians
+    except (KeyError, TypeError, ValueError):
+        raise SeqparError(f"{path} is no result of seqpar-bench; make one with seqpar-bench --json") from None
+
+
+def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What else differs, and so may be the reason."""
+    notes = []
+    machines = [result.get("machine") or {} for result in (first, second)]
+    for what in ("processor", "cores", "memory_gb"):
+        if machines[0].get(what) != machines[1].get(what):
+            notes.append(f"the machines differ: {what} {machines[0].get(what)}, then {machines[1].get(what)}")
+    packages = [machine.get("packages") or {} for machine in machines]
+    for name in sorted(packages[0].keys() | packages[1].keys()):
+        if packages[0].get(name) != packages[1].get(name):
+            notes.append(f"{name} {packages[0].get(name)}, then {packages[1].get(name)}")
+    if first.get("bundle") != second.get("bundle"):
+        notes.append("the bundles differ")
+    if first.get("settings") != second.get("settings"):
+        notes.append(f"the settings differ: {first.get('settings')}, then {second.get('settings')}")
+    return notes
+
+
+def _missing(first: Mapping[str, float], second: Mapping[str, float]) -> list[str]:
+    return [
+        f"only the {which} has {name}"
+        for which, names in (("first", first.keys() - second.keys()), ("second", second.keys() - first.keys()))
+        for name in sorted(names)
+    ]

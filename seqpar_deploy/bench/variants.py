@@ -1,0 +1,241 @@
+"""Which alternatives there are, and how each is made: one small function a rung.
+
+A new one is a function from `Workshop` to `Rung`, and a line in `known_rungs`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, get_args
+
+from seqpar_deploy.backends import Backend, BackendName, ComputePrecision, open_backend
+from seqpar_deploy.bench import torch_variants
+from seqpar_deploy.bench.baselines import ConcatOnnxBackend, PlainOnnxBackend, Run, open_graph
+from seqpar_deploy.bench.comparison import Variant
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.decoding import Greedy, Speculative, Strategy
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, ExportError, SeqparError
+
+BUNDLE_VARIANTS: tuple[tuple[str, ComputePrecision], ...] = (
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+    ("onnxruntime", "int8"),
+)
+BACKENDS = [name for name in get_args(BackendName) if name != "auto"]
+
+
+class BenchContext:
+    """What rungs are made of; each part is made when it is first asked for, and shared.
+
+    `checkpoint` is the one the bundle was made of, in PyTorch on `device`; without it there are no rungs in PyTorch nor
+    exports but the bundle. `batch` is how many crops the ladder runs at a time, `folder` a place for other exports.
+    Raises BackendUnavailableError (a checkpoint without torch), CheckpointError.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        checkpoint: Path | None = None,
+        encoder: str | None = None,
+        decoder_heads: int | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        batch: int = 1,
+        folder: Path,
+    ) -> None:
+        self.bundle, self.threads, self.batch, self.folder = bundle, threads, batch, folder
+        self.checkpoint_arguments = _arguments(
+            checkpoint=checkpoint, encoder=encoder, decoder_heads=decoder_heads, device=device
+        )
+        self._backends: dict[tuple[str, ComputePrecision], Backend[Any]] = {}
+        self._eager = None
+        if checkpoint:
+            self._eager = torch_variants.load_model(
+                bundle, checkpoint, encoder=encoder, decoder_heads=decoder_heads, device=device, threads=threads
+            )
+
+    @property
+    def eager(self) -> torch_variants.EagerModel:
+        if self._eager is None:
+            raise BackendUnavailableError("it needs the checkpoint; pass --checkpoint")
+        return self._eager
+
+    @property
+    def cold_start(self) -> tuple[str, ...]:
+        return (str(self.bundle.path), *_arguments(threads=self.threads))
+
+    def backend(self, name: str, compute_precision: ComputePrecision) -> Backend[Any]:
+        """The bundle on a backend, opened once."""
+        key = name, compute_precision
+        if key not in self._backends:
+            options: Any = {"threads": self.threads, "compute_precision": compute_precision}
+            self._backends[key] = open_backend(self.bundle, name, **options)  # type: ignore[arg-type]
+        return self._backends[key]
+
+    def exported(self, name: str, export: Callable[[Path], None]) -> Run:
+        """A rival's graph, exported and opened."""
+        path = self.folder / f"{name}.onnx"
+        export(path)
+        return open_graph(path, threads=self.threads)
+
+    @functools.cached_property
+    def plain_encoder(self) -> Run:
+        from seqpar_deploy.exporting.baseline_graphs import export_plain_encoder
+
+        model = self.eager.model
+        return self.exported("encoder", lambda path: export_plain_encoder(model, self.bundle.preprocessing, path))
+
+    def close(self) -> None:
+        for backend in self._backends.values():
+            backend.close()
+        self._backends.clear()
+
+
+def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
+    """Every rung by name, from the published procedure to this package's own."""
+    known: dict[str, Callable[[BenchContext], Variant]] = {
+        "published": _published,
+        "eager": _eager,
+        "eager-cached": _eager_cached,
+        "eager-reduced": _eager_reduced,
+        "eager-compiled": _eager_compiled,
+        "onnx-plain": _onnx_plain,
+        "onnx-concat": _onnx_concat,
+    }
+    for name in BACKENDS:
+        known[name] = functools.partial(_bundle, backend=name)
+        known[f"{name}-speculative"] = functools.partial(_bundle, backend=name, strategy=Speculative())
+    for name, compute_precision in BUNDLE_VARIANTS:
+        known[f"{name}-{compute_precision}"] = functools.partial(
+            _bundle, backend=name, compute_precision=compute_precision
+        )
+        known[f"{name}-{compute_precision}-speculative"] = functools.partial(
+            _bundle, backend=name, compute_precision=compute_precision, strategy=Speculative()
+        )
+    return known
+
+
+def make_variants(
+    context: BenchContext, *, only: Collection[str] = (), skip: Collection[str] = ()
+) -> tuple[list[Variant], list[dict[str, str]]]:
+    """The rungs that this machine can have, and of the others `{"name", "why"}`. Raises SeqparError: a name is unknown,
+    or no rung is left."""
+    known = known_variants()
+    if unknown := [name for name in (*only, *skip) if name not in known]:
+        raise SeqparError(f"no rung {unknown[0]!r}; known are {', '.join(known)}")
+    variants, skipped = [], []
+    for name, make in known.items():
+        if name not in skip and (not only or name in only):
+            try:
+                variants.append(make(context))
+            except (BackendError, ExportError) as error:
+                skipped.append({"name": name, "why": " ".join(str(error).split())})
+    if not variants:
+        why = "; ".join(f"{entry['name']}: {entry['why']}" for entry in skipped)
+        raise BackendUnavailableError(f"nothing to measure: {why or 'every variant is left out'}")
+    return variants, skipped
+
+
+def _published(context: BenchContext) -> Variant:
+    backend = torch_variants.published(context.eager)
+    return Variant(name="published", description="PyTorch, as published", backend=backend)
+
+
+def _eager(context: BenchContext) -> Variant:
+    backend = torch_variants.uncached_eager(context.eager)
+    return Variant(name="eager", description="PyTorch, text tower folded", backend=backend)
+
+
+def _eager_cached(context: BenchContext) -> Variant:
+    return Variant(
+        name="eager-cached",
+        description="PyTorch, folded, cached",
+        backend=torch_variants.cached_eager(context.eager),
+        as_bundle=True,
+        cold_start=(*context.cold_start, *context.checkpoint_arguments),
+    )
+
+
+def _eager_reduced(context: BenchContext) -> Variant:
+    precision = torch_variants.reduced_precision(context.eager.device)
+    return Variant(
+        name="eager-reduced",
+        description=f"PyTorch, folded, cached, {precision}",
+        backend=torch_variants.reduced_eager(context.eager),
+        precision=precision,
+        reduced=True,
+        as_bundle=True,
+    )
+
+
+def _eager_compiled(context: BenchContext) -> Variant:
+    return Variant(
+        name="eager-compiled",
+        description="PyTorch, folded, cached, torch.compile",
+        backend=torch_variants.compiled_eager(context.eager, context.bundle, rows=context.batch),
+        as_bundle=True,
+        one_batch=True,
+    )
+
+
+def _onnx_plain(context: BenchContext) -> Variant:
+    eager = context.eager
+    from seqpar_deploy.exporting.baseline_graphs import export_plain_decoder
+
+    decoder = context.exported("decoder", lambda path: export_plain_decoder(eager.model, eager.token_table, path))
+    return Variant(
+        name="onnx-plain",
+        description="plain ONNX export, no cache",
+        backend=PlainOnnxBackend(context.plain_encoder, decoder),
+    )
+
+
+def _onnx_concat(context: BenchContext) -> Variant:
+    eager = context.eager
+    from seqpar_deploy.exporting.baseline_graphs import export_concat_step, export_cross_kv
+
+    cross_kv = context.exported("cross_kv", lambda path: export_cross_kv(eager.model, path))
+    step = context.exported("step", lambda path: export_concat_step(eager.model, eager.token_table, path))
+    return Variant(
+        name="onnx-concat",
+        description="ONNX export, cache concatenated",
+        backend=ConcatOnnxBackend(context.plain_encoder, cross_kv, step),
+        as_bundle=True,
+    )
+
+
+def _bundle(
+    context: BenchContext,
+    *,
+    backend: str,
+    strategy: Strategy = Greedy(),
+    compute_precision: ComputePrecision = "native",
+) -> Variant:
+    """The bundle on a backend; `arithmetic` is the backend's, where it is not to be the bundle's own."""
+    greedy = isinstance(strategy, Greedy)
+    quicker = compute_precision != "native"
+    precision = compute_precision if quicker else context.bundle.precision
+    words = [f"bundle {precision}", backend, *([] if greedy else ["speculative"])]
+    return Variant(
+        name="-".join([backend, *([compute_precision] if quicker else []), *([] if greedy else ["speculative"])]),
+        description=", ".join(words),
+        backend=context.backend(backend, compute_precision),
+        strategy=strategy,
+        precision=precision,
+        reduced=quicker,
+        as_bundle=greedy,
+        cold_start=(*context.cold_start, "--backend", backend) if greedy and not quicker else None,
+    )
+
+
+def _arguments(**values: object) -> tuple[str, ...]:
+    """As command-line options; None is left out."""
+    return tuple(
+        word
+        for name, value in values.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    )

@@ -1,0 +1,1 @@
+"""Where a bundle leaves its checkpoint: stage by stage, then node by node."""

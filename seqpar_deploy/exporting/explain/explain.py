@@ -1,0 +1,191 @@
+"""Where does a bundle leave its checkpoint? The first stage and the first node at which its error jumps.
+
+The checkpoint is exported again in FP32 and both graphs run on the same crops and tokens: first with every stage's
+results compared, then, inside the first stage whose error jumps, those of every node. A fault outside the graphs
+(preprocessing, decoding, the cache's owner) is not looked for: then the graphs agree, and the explanation says so. A
+fault less than ten times as large as the precision's own error is not told from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seqpar_deploy.backends.base import ComputePrecision, Int64Array
+from seqpar_deploy.backends.host import graphs_for
+from seqpar_deploy.bundle import DECODER_STEP, ENCODER, Bundle, Dimensions
+from seqpar_deploy.errors import ExportError
+from seqpar_deploy.exporting.explain.comparison import Comparison, Jump, StageError, relative_error
+from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, run_onnxruntime, run_openvino
+from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, export_graph, graph_specs, uint8_to_images
+from seqpar_deploy.files import finite
+from seqpar_deploy.modeling.eager import EagerBackend
+from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.progress import Progress, silent
+from seqpar_deploy.vocab import PAD
+
+ProbedBackend = Literal["onnxruntime", "openvino"]
+
+# Relative errors that arithmetic in a precision makes of itself, over a whole network.
+NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """A bundle's graphs beside its checkpoint's, on one backend.
+
+    `export_error` is the greatest relative error of the FP32 graphs' outputs against PyTorch's.
+    """
+
+    backend: ProbedBackend
+    compute_precision: ComputePrecision
+    noise: float
+    export_error: float
+    stages: tuple[StageError, ...]
+    jumps: tuple[Jump, ...]  # at most one a part, in the order of computation
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence for each place found, or one that says that there is none."""
+        said = [str(jump) for jump in self.jumps]
+        if not self.export_error <= NOISE["fp32"]:
+            said.insert(0, f"the FP32 export itself is {self.export_error:.1e} from PyTorch: the exporter is at fault")
+        return "\n".join(said) or (
+            f"the graphs agree within noise on {self.backend} (relative error at most "
+            f"{max((s.relative or 0 for s in self.stages), default=0):.1e}, noise up to {self.noise:.0e}): the "
+            "difference is made by another backend, by preprocessing or by decoding"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: what is not finite becomes None."""
+        return {"conclusion": self.conclusion, **finite(dataclasses.asdict(self))}
+
+    def format(self) -> str:
+        """A table of the stages, and the conclusion."""
+        width = max(len(name) for stage in self.stages for name in (stage.part, f"  {stage.stage}"))
+        lines = []
+        for part, stages in itertools.groupby(self.stages, key=lambda stage: stage.part):
+            lines.append(f"{part:{width}}  relative error  greatest difference")
+            for stage in stages:
+                relative, largest = ("-" if v is None else f"{v:.1e}" for v in (stage.relative, stage.largest))
+                lines.append(f"{f'  {stage.stage}':{width}}  {relative:>14}  {largest:>19}")
+        return "\n".join([*lines, "", self.conclusion])
+
+
+def explain(
+    bundle: Bundle,
+    model: SequencePAR,
+    token_table: torch.Tensor,
+    crops: npt.NDArray[np.uint8],
+    tokens: Int64Array,
+    *,
+    backend: ProbedBackend = "onnxruntime",
+    compute_precision: ComputePrecision = "native",
+    progress: Progress = silent,
+) -> Explanation:
+    """Compare a bundle's graphs on `backend` with those of its checkpoint in FP32 on ONNX Runtime.
+
+    `arithmetic` bf16 is OpenVINO's, on CPUs that have it; int8 compares the bundle's 8-bit graphs.
+
+    `model` and `token_table` (V, d) are the checkpoint in float32; `crops` uint8 (B, H, W, 3) prepared, a few;
+    `tokens` int64 (B, C) what the checkpoint says of them, from `<bos>` on and right-padded.
+
+    Raises ExportError (the bundle is of another architecture, or its nodes have no names), BackendUnavailableError.
+    """
+    _check_fit(bundle, model)
+    eager = EagerBackend(model, token_table, bundle.preprocessing)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with progress("exporting the checkpoint in FP32"):
+            specs, opset = graph_specs(model, "float32"), bundle.manifest["recipe"]["opset"]
+            encoder = EncoderGraph(model, uint8_to_images(bundle.preprocessing))
+            export_graph(encoder, specs["encoder"], folder / ENCODER, opset=opset)
+            step = DecoderStepGraph(model, token_table)
+            export_graph(step, specs["decoder_step"], folder / DECODER_STEP, opset=opset)
+        return compare_graphs(
+            bundle,
+            folder,
+            eager,
+            crops,
+            tokens,
+            backend=backend,
+            compute_precision=compute_precision,
+            progress=progress,
+        )
+
+
+def compare_graphs(
+    bundle: Bundle,
+    reference: Path,
+    eager: EagerBackend,
+    crops: npt.NDArray[np.uint8],
+    tokens: Int64Array,
+    *,
+    backend: ProbedBackend = "onnxruntime",
+    compute_precision: ComputePrecision = "native",
+    progress: Progress = silent,
+) -> Explanation:
+    """`explain` with the FP32 graphs that lie in the folder `reference`."""
+    run = run_openvino(compute_precision) if backend == "openvino" else run_onnxruntime
+    noise = NOISE[bundle.precision if compute_precision == "native" else compute_precision]
+    encoder_graph, step_graph = graphs_for(bundle, compute_precision)
+
+    def comparison(graph: Path, wanted: str) -> Comparison:
+        return Comparison(StagedGraph(graph, run), StagedGraph(reference / wanted, run_onnxruntime), noise)
+
+    with progress("comparing the encoder"):
+        encoder = comparison(encoder_graph, ENCODER)
+        _, wanted = encoder.compare("encoder", {"crops": crops}, {"crops": crops})
+        cross_kv = wanted["cross_kv"]
+    with progress("comparing the decoder step"):
+        step = comparison(step_graph, DECODER_STEP)
+        tokens = tokens[:, : np.count_nonzero((tokens != PAD).any(0))]
+        log_probs = _compare_steps(step, tokens, cross_kv, bundle.dimensions)
+    with progress("comparing the FP32 graphs with PyTorch"):
+        state = eager.encode(crops)
+        export_error = max(
+            relative_error(cross_kv, state.cross_kv.numpy()),
+            relative_error(log_probs, eager.step(state, tokens).log_probs),
+        )
+    return Explanation(
+        backend=backend,
+        compute_precision=compute_precision,
+        noise=noise,
+        export_error=export_error,
+        stages=(*encoder.stages, *step.stages),
+        jumps=(*encoder.jumps, *step.jumps),
+    )
+
+
+def _compare_steps(step: Comparison, tokens: Int64Array, cross_kv: Array, d: Dimensions) -> Array:
+    """The first half of the tokens in one call, the rest in another that reads the first's cache; both graphs have
+    the reference's `cross_kv`, so that an error of the encoder is not one here.
+
+    The reference's log-probabilities (B, T, V).
+    """
+    rows, used = tokens.shape
+    got_kv = wanted_kv = np.zeros((2 * d.layers, rows, d.heads, d.capacity, d.head_size), dtype=np.float32)
+    log_probs = []
+    for start, stop in ((0, used // 2), (used // 2, used)):
+        part = f"decoder_step, tokens {start} to {stop - 1}" + (", from the cache" if start else "")
+        inputs = {"tokens": tokens[:, start:stop], "position": np.full(rows, start), "cross_kv": cross_kv}
+        got, wanted = step.compare(part, {**inputs, "self_kv": got_kv}, {**inputs, "self_kv": wanted_kv})
+        got_kv, wanted_kv = got["self_kv_out"], wanted["self_kv_out"]
+        log_probs.append(wanted["log_probs"])
+    return np.concatenate(log_probs, axis=1)
+
+
+def _check_fit(bundle: Bundle, model: SequencePAR) -> None:
+    for name, got in dataclasses.asdict(bundle.dimensions).items():
+        if got != (wanted := getattr(model.architecture, name)):
+            raise ExportError(
+                f"{bundle.path} is of another network: its {name} is {got}, the checkpoint's {wanted}; "
+                "give the checkpoint it was made from"
+            )

@@ -1,0 +1,297 @@
+"""Does a bundle say what its checkpoint says? Whole generations are compared, tokens before tolerances.
+
+The checkpoint runs eagerly, in float32 and without a cache; its sequences are the reference (`reference.py`). The
+bundle must prepare the crops to the same bytes, generate the same tokens by every strategy, in every slot of a batch,
+and give the same log-probabilities along the reference's sequences. Each check that fails says in one line where the
+fault is (`parity_probes.py`, `preprocessing_check.py`); the first that does is the most fundamental.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from seqpar_deploy.backends.base import Backend, Float32Array
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.decoding import Greedy, Speculative, Strategy
+from seqpar_deploy.parity import probes
+from seqpar_deploy.parity.preprocessing import preprocessing_difference
+from seqpar_deploy.parity.probes import Trial
+from seqpar_deploy.parity.reference import BATCH, BEAM, Progress, Reference
+from seqpar_deploy.parity.report import NOTHING, Check, Divergence, ParityReport
+from seqpar_deploy.parity.tolerances import ParityTolerances
+
+
+def check_parity(
+    backend: Backend[Any],
+    reference: Reference,
+    tolerances: ParityTolerances,
+    *,
+    bundle: Bundle | None = None,
+    golden: Reference | None = None,
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Run a backend over the reference's crops and compare. Does not raise on a breach: see `ParityReport.require`.
+
+    With `bundle` its attribute names, its preprocessing and the batch sizes of its profiles are checked as well; names
+    and preprocessing against `golden`, what the bundle was made with, where the reference was made with the bundle's.
+    """
+    trial = Trial(backend, reference, tolerances)
+    batch_size = min(batch_size, trial.max_rows)
+    made_with = golden or reference
+    before = [] if bundle is None else [_check_attributes(bundle, made_with), _check_preprocessing(bundle, made_with)]
+    probed = list(_run_probes(trial, (*_ALONE, *_TOGETHER)))
+    answers = _replay(trial, range(len(reference.crops)), batch_size, progress)
+    divergences = _divergences(reference, answers, tolerances.tie_margin)
+    checks = [
+        _check_log_probs(answers, tolerances),
+        _check_tokens("greedy", divergences, len(answers)),
+        _check_speculative(trial, tolerances, batch_size),
+        _check_beams(trial, tolerances),
+        *(_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)),
+    ]
+    if all(check.passed for check in probed) and not all(check.passed for check in checks):
+        probed[len(_ALONE) :] = _look_closer(trial)
+    differences = _together(answers)
+    return ParityReport(
+        backend=backend.name,
+        reference=reference.source,
+        crops=len(reference.crops),
+        kinds=_kinds(reference),
+        identical=len(answers) - len(divergences),
+        identical_sets=len(answers) - sum(d.wanted_attributes != d.got_attributes for d in divergences),
+        divergences=divergences,
+        log_prob_median=float(np.median(differences)),
+        log_prob_p99=float(np.quantile(differences, 0.99, method="lower")),
+        log_prob_max=float(np.max(differences)),
+        checks=(*before, _check("finite", trial.not_finite, "no NaN and no infinity in any output"), *probed, *checks),
+        tolerances=tolerances,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What was got for one crop: the tokens, and the differences (S, V) along the reference's sequence."""
+
+    crop: int
+    tokens: Sequence[int]
+    differences: Float32Array
+
+
+def _replay(trial: Trial, crops: Sequence[int], batch_size: int, progress: Progress | None = None) -> list[_Answer]:
+    """Each crop's sequence in one call, and greedily step by step in the same cache."""
+    reference = trial.reference
+    answers: list[_Answer] = []
+    for start in range(0, len(crops), batch_size):
+        batch = list(crops[start : start + batch_size])
+        state = trial.encode(batch)
+        log_probs = trial.step(state, reference.tokens[batch, :-1], batch)
+        state.truncate(np.zeros(len(batch), dtype=np.int64))
+        generations = Greedy().generate(trial.backend, state, max_steps=reference.tokens.shape[1] - 1)
+        for row, crop in enumerate(batch):
+            differences = trial.differences(crop, log_probs[row])
+            answers.append(_Answer(crop=crop, tokens=generations[row].tokens, differences=differences))
+        if progress:
+            progress(start + len(batch), len(crops))
+    return answers
+
+
+def _divergences(reference: Reference, answers: Sequence[_Answer], tie_margin: float) -> tuple[Divergence, ...]:
+    found = (first_divergence(reference, answer.crop, answer.tokens, tie_margin) for answer in answers)
+    return tuple(divergence for divergence in found if divergence)
+
+
+def first_divergence(reference: Reference, crop: int, got: Sequence[int], tie_margin: float) -> Divergence | None:
+    """Where tokens `got` for a crop leave the reference's greedy sequence; None where they do not."""
+    wanted = reference.sequence(crop)
+    if tuple(wanted) == tuple(got):
+        return None
+    pairs = itertools.zip_longest(wanted, got, fillvalue=NOTHING)
+    step, (meant, said) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    margin = math.inf  # to stop early, or go on after the end, is no tie
+    if NOTHING not in (meant, said):
+        margin = float(reference.log_probs[crop, step, meant] - reference.log_probs[crop, step, said])
+    return Divergence(
+        crop=crop,
+        name=reference.name(crop),
+        step=step,
+        wanted=meant,
+        got=said,
+        margin=margin,
+        tie=margin < tie_margin,
+        wanted_attributes=reference.attribute_names(wanted),
+        got_attributes=reference.attribute_names(got),
+    )
+
+
+def _together(answers: Iterable[_Answer]) -> Float32Array:
+    return np.concatenate([answer.differences.ravel() for answer in answers])
+
+
+def _kinds(reference: Reference) -> dict[str, int]:
+    kinds = [person.kind for person in reference.people]
+    return {kind: kinds.count(kind) for kind in ("real", "rendered", "adversarial")}
+
+
+def _check(name: str, wrong: str | None, right: str) -> Check:
+    return Check(name=name, passed=wrong is None, detail=right if wrong is None else wrong)
+
+
+def _check_attributes(bundle: Bundle, reference: Reference) -> Check:
+    names = [attribute.name for attribute in bundle.label_set.attributes]
+    if not reference.attributes:
+        return _not_checked("attributes", "names")
+    different = [i for i, (got, wanted) in enumerate(zip(names, reference.attributes, strict=False)) if got != wanted]
+    wrong = None
+    if different or len(names) != len(reference.attributes):
+        at = different[0] if different else min(len(names), len(reference.attributes))
+        said = f"attribute {at} is {names[at]!r} in the manifest, {reference.attributes[at]!r} in the checkpoint"
+        exchanged = len(different) == 2 and names[different[0]] == reference.attributes[different[1]]
+        wrong = f"{said}: {names[at]!r} and {names[different[1]]!r} are exchanged" if exchanged else said
+    return _check("attributes", wrong, f"{len(names)} names in the order they had at export")
+
+
+def _check_preprocessing(bundle: Bundle, reference: Reference) -> Check:
+    if not reference.people:
+        return _not_checked("preprocessing", "raw crops")
+    size = bundle.dimensions.image_size
+    wrong = preprocessing_difference(reference.people, reference.crops, size, bundle.preprocessing)
+    return _check("preprocessing", wrong, f"{len(reference.people)} crops prepared to the same bytes")
+
+
+def _not_checked(name: str, lacking: str) -> Check:
+    return Check.not_made(name, f"this bundle's golden data have no {lacking}; export it again")
+
+
+_Probe = tuple[str, Callable[[Trial], str | None], str]  # its name, and what to say when it finds nothing
+
+_ALONE: tuple[_Probe, ...] = (
+    ("first step", probes.probe_first_step, "the encoder and what follows <bos>, one crop alone"),
+    ("one call", probes.probe_one_call, "a whole sequence in one call, one crop alone"),
+)
+_TOGETHER: tuple[_Probe, ...] = (  # right if they give what one call gives
+    ("cache", probes.probe_steps, "a token a step, one crop alone"),
+    ("forgetting", probes.probe_truncation, "forgotten tokens are not seen"),
+    ("grouping", probes.probe_neighbours, "crops beside each other answered as alone"),
+    ("positions", probes.probe_ragged_rows, "rows of a batch at positions of their own"),
+    ("reordering", probes.probe_reordering, "rows dropped, repeated and permuted"),
+)
+
+
+def _run_probes(trial: Trial, some: Sequence[_Probe]) -> Iterator[Check]:
+    """In order; what fails in one would fail in those that build on it, so those are left out."""
+    for name, probe, right in some:
+        if why := _nothing_to_probe(name, trial):
+            yield Check.not_made(name, why)
+            continue
+        wrong = probe(trial)
+        yield _check(name, wrong, right)
+        if wrong:
+            return
+
+
+def _nothing_to_probe(name: str, trial: Trial) -> str | None:
+    if name not in ("first step", "grouping") and max(trial.lengths[trial.probed]) < 2:
+        return "every sequence ends with its first token"
+    if name in ("grouping", "positions", "reordering") and len(trial.probed) < 2:
+        return "one row at a time"
+    return None
+
+
+def _look_closer(trial: Trial) -> Iterator[Check]:
+    """Where it may begin, when something is wrong that no probe has found."""
+    for check in _run_probes(trial.against_itself(), _TOGETHER):
+        looked = "" if check.passed else "; found at a tenth of the tolerances, as what follows is beyond them"
+        yield dataclasses.replace(check, detail=f"{check.detail}{looked}")
+
+
+def _check_log_probs(answers: Sequence[_Answer], tolerances: ParityTolerances) -> Check:
+    differences = _together(answers)
+    found = {"log_prob_median": float(np.median(differences)), "log_prob_max": float(np.max(differences))}
+    wrong = [
+        f"{name} differs by {got:.3g}, wanted at most {getattr(tolerances, name):.3g}"
+        for name, got in found.items()
+        if not got <= getattr(tolerances, name)
+    ]
+    right = f"differ by {found['log_prob_median']:.1e} in the median, {found['log_prob_max']:.1e} at most"
+    return _check("log-probabilities", "; ".join(wrong) or None, right)
+
+
+def _check_tokens(name: str, divergences: Sequence[Divergence], sequences: int) -> Check:
+    breaches = [divergence for divergence in divergences if not divergence.tie]
+    more = f" (and {len(breaches) - 1} more crops)" if len(breaches) > 1 else ""
+    ties = f", {len(divergences)} differ at a tie" if divergences else ""
+    right = f"{sequences - len(divergences)} of {sequences} sequences identical{ties}"
+    return _check(name, f"{breaches[0]}{more}" if breaches else None, right)
+
+
+def _check_speculative(trial: Trial, tolerances: ParityTolerances, batch_size: int) -> Check:
+    crops = range(min(len(trial.reference.crops), tolerances.beams))
+    answers: list[tuple[int, tuple[int, ...]]] = []
+    for start in range(0, len(crops), batch_size):
+        batch = list(crops[start : start + batch_size])
+        answers += zip(batch, _generate(trial, batch, Speculative()), strict=True)
+    found = (first_divergence(trial.reference, crop, tokens, tolerances.tie_margin) for crop, tokens in answers)
+    return _check_tokens("speculative", [divergence for divergence in found if divergence], len(crops))
+
+
+def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
+    reference = trial.reference
+    crops = reference.beamed
+    if reference.beam_margins is None:
+        return _not_checked("beam", "beams")
+    if trial.max_rows < BEAM.width:
+        return Check.not_made("beam", f"batches have at most {trial.max_rows} rows here")
+    wrong, ties = [], 0
+    for crop in crops:
+        (got,) = _generate(trial, [crop], BEAM)
+        wanted = reference.beam(crop)
+        if got == wanted:
+            continue
+        # Two sequences may score the same, or one may have been let go on the way for another that was as good.
+        margin = min(abs(_score(trial, crop, got) - _score(trial, crop, wanted)), reference.beam_margins[crop])
+        if margin < tolerances.tie_margin:
+            ties += 1
+        else:
+            wrong.append(f"crop {crop}: {BEAM.width} beams find {got}, wanted {wanted} by a margin of {margin:.3g}")
+    more = f" (and {len(wrong) - 1} more crops)" if len(wrong) > 1 else ""
+    right = f"{len(crops) - ties} of {len(crops)} sequences identical{f', {ties} differ at a tie' if ties else ''}"
+    return _check("beam", f"{wrong[0]}{more}" if wrong else None, right)
+
+
+def _score(trial: Trial, crop: int, tokens: Sequence[int]) -> float:
+    """The summed log-probability the backend itself gives a sequence."""
+    fed = np.concatenate([trial.reference.tokens[crop, :1], tokens[:-1]])[None]
+    log_probs = trial.step(trial.encode([crop]), fed, [crop])[0]
+    return float(log_probs[np.arange(len(tokens)), list(tokens)].sum())
+
+
+def _generate(trial: Trial, crops: Sequence[int], strategy: Strategy) -> list[tuple[int, ...]]:
+    max_steps = trial.reference.tokens.shape[1] - 1
+    return [g.tokens for g in strategy.generate(trial.backend, trial.encode(crops), max_steps=max_steps)]
+
+
+def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: ParityTolerances) -> list[int]:
+    """The sizes each profile names, as far as the recipe and the backend go."""
+    if bundle is None:
+        return []
+    largest = min(tolerances.largest_batch, backend.max_rows or tolerances.largest_batch)
+    named = {size for batch in bundle.batches for size in dataclasses.astuple(batch)}
+    return sorted({min(size, largest) for size in named})
+
+
+def _check_slots(trial: Trial, size: int, tolerances: ParityTolerances) -> Check:
+    """One batch of `size` different crops, as far as there are so many: every slot must answer for its own."""
+    crops = [(size + slot) % len(trial.reference.crops) for slot in range(size)]
+    wrong = []
+    for slot, answer in enumerate(_replay(trial, crops, size)):
+        divergence = first_divergence(trial.reference, answer.crop, answer.tokens, tolerances.tie_margin)
+        if trial.first_wrong(answer.differences) is not None or (divergence and not divergence.tie):
+            wrong.append(slot)
+    return _check(f"batches of {size}", probes.wrong_slots(size, wrong, crops), "every slot answers for its own crop")

@@ -1,0 +1,88 @@
+"""The ONNX Runtime CUDA backend: ONNX Runtime's CPU runs the graphs, a stand-in for CUDA does the rest.
+
+What a GPU does differently is not tested here: benchmarks/gpu_check.py is for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.cuda import FakeCuda
+
+from seqpar_deploy import Bundle, Recognizer
+from seqpar_deploy.backends import open_backend
+from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend, SessionExecutor
+from seqpar_deploy.bundle import BatchProfile
+from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
+from seqpar_deploy.parity.gate import check_parity
+from seqpar_deploy.parity.reference import reference_from_golden
+from seqpar_deploy.parity.tolerances import tolerances_of
+from seqpar_deploy.preprocess import Crop
+
+
+def open_on_cpu(bundle: Bundle, cuda: FakeCuda, **options: Any) -> OnnxRuntimeCudaBackend:
+    class OnStream(SessionExecutor):
+        device = "cpu"
+
+        def enqueue(self, profile: int, shapes: Any, addresses: Any, stream: Any) -> None:
+            shapes, addresses = dict(shapes), dict(addresses)
+            run = super().enqueue
+            cuda.enqueue(stream, lambda: run(profile, shapes, addresses, stream))
+
+    class Backend(OnnxRuntimeCudaBackend):
+        executor = OnStream
+
+    return Backend(bundle, cuda_python=cuda, **options)
+
+
+@pytest.mark.parametrize(("precision", "eager"), [("fp32", True), ("fp16", False)], ids=["at once", "late"])
+@pytest.mark.parametrize("strategy", [Greedy(), Beam(width=3), Speculative()], ids=lambda s: type(s).__name__)
+def test_says_what_the_cpu_backend_says(
+    request: pytest.FixtureRequest, crops: list[Crop], precision: str, strategy: Strategy, eager: bool
+) -> None:
+    bundle = Bundle.open(request.getfixturevalue("bundle_dir" if precision == "fp32" else "fp16_bundle_dir"))
+    with Recognizer(bundle, open_backend(bundle, "onnxruntime"), strategy=strategy) as recognizer:
+        expected = recognizer.predict(crops[:7])
+    cuda = FakeCuda(eager=eager)
+    with Recognizer(bundle, open_on_cpu(bundle, cuda, cuda_graphs=True), strategy=strategy, batch_size=3) as recognizer:
+        assert recognizer.backend.name == "onnxruntime-cuda"
+        for _ in range(3):  # so that graphs are captured and replayed
+            for got, wanted in zip(recognizer.predict(crops[:7]), expected, strict=True):
+                assert got.tokens == wanted.tokens
+                assert got.scores == pytest.approx(wanted.scores, rel=2e-3)
+    assert cuda.launches > 0
+    assert not cuda.buffers  # all freed
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_it_passes_the_parity_gate(bundle_dir: Path, rows: int) -> None:
+    bundle = dataclasses.replace(Bundle.open(bundle_dir), batches=(BatchProfile(min=1, opt=1, max=rows),))
+    cuda = FakeCuda(eager=False)
+    with contextlib.closing(open_on_cpu(bundle, cuda)) as backend:
+        report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
+    assert report.breaches == []
+    assert [check.name for check in report.checks][-1] == f"batches of {rows}"
+    assert not cuda.buffers  # all freed
+
+
+def test_the_bundle_says_how_large_a_batch_may_be(bundle_dir: Path) -> None:
+    bundle = Bundle.open(bundle_dir)
+    backend = open_on_cpu(bundle, FakeCuda())
+    assert backend.max_rows == bundle.max_batch
+    with pytest.raises(BackendError, match=f"a batch of {bundle.max_batch + 1} rows"):
+        backend.encode(np.zeros((bundle.max_batch + 1, 32, 32, 3), np.uint8))
+    backend.close()
+
+
+def test_without_a_gpu_or_its_build_of_onnx_runtime(bundle_dir: Path) -> None:
+    bundle = Bundle.open(bundle_dir)
+    with pytest.raises(BackendUnavailableError, match="no usable NVIDIA GPU: none is visible"):
+        open_on_cpu(bundle, FakeCuda(devices=0))
+    with pytest.raises(BackendUnavailableError, match=r"cannot use 'cuda'; pip uninstall onnxruntime, then"):
+        OnnxRuntimeCudaBackend(bundle, cuda_python=FakeCuda())

@@ -1,0 +1,367 @@
+"""The device-side logic of the TensorRT backend, on stand-ins for CUDA and TensorRT that run the real graphs.
+
+What a GPU does differently is not tested here: benchmarks/gpu_check.py is for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.cuda import FakeCuda
+from fakes.tensorrt import FakeTensorRt, fake_plan
+
+from seqpar_deploy import Bundle, Recognizer
+from seqpar_deploy.backends import open_backend
+from seqpar_deploy.backends.gpu.cuda import find_gpu
+from seqpar_deploy.backends.gpu.engine_files import (
+    ENGINE_JSON,
+    GRAPHS,
+    graph_profiles,
+    identity_of,
+    open_engines,
+    write_engine_json,
+)
+from seqpar_deploy.backends.gpu.tensorrt import TensorRtBackend
+from seqpar_deploy.bundle import BatchProfile
+from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, EngineError
+from seqpar_deploy.preprocess import Crop, prepare_batch
+
+BATCHES = (BatchProfile(min=1, opt=1, max=2), BatchProfile(min=1, opt=4, max=12))
+
+
+@dataclasses.dataclass
+class Device:
+    """A bundle with engines for a GPU that is not there."""
+
+    bundle: Bundle
+    cuda: FakeCuda
+    trt: FakeTensorRt
+    folder: Path
+
+    def open(self, **options: Any) -> TensorRtBackend:
+        runtime = "tensorrt_rtx" if self.trt.rtx else "tensorrt"
+        return TensorRtBackend(self.bundle, runtime=runtime, sdk=self.trt, cuda_python=self.cuda, **options)
+
+    @property
+    def steps(self) -> int:
+        return sum(name == "decoder_step" for name, _ in self.trt.executions)
+
+
+@pytest.fixture
+def device(fp16_bundle_dir: Path, tmp_path: Path) -> Callable[..., Device]:
+    """`device(rtx=..., batches=..., identity={...}, **gpu)`."""
+
+    def make(*, rtx: bool = False, batches: Any = BATCHES, identity: Any = None, **gpu: Any) -> Device:
+        path = tmp_path / "bundle"
+        shutil.copytree(fp16_bundle_dir, path, dirs_exist_ok=True)
+        bundle, cuda = Bundle.open(path, verify=False), FakeCuda(**gpu)
+        trt = FakeTensorRt(cuda, rtx=rtx)
+        made_for = None if rtx else find_gpu(cuda)
+        runtime = "tensorrt_rtx" if rtx else "tensorrt"
+        engines = identity_of(bundle, runtime, trt.__version__, made_for, batches=batches, **(identity or {}))
+        folder = path / "engines" / engines.folder_name
+        folder.mkdir(parents=True)
+        for name, profiles in graph_profiles(bundle, batches).items():
+            (folder / f"{name}.plan").write_bytes(fake_plan(path / GRAPHS[name], profiles))
+        write_engine_json(folder, engines)
+        return Device(bundle, cuda, trt, folder)
+
+    return make
+
+
+@pytest.fixture(params=[False, True], ids=["late", "at once"])
+def eager(request: pytest.FixtureRequest) -> bool:
+    """Whether the fake device works as late as it may, or at once."""
+    return bool(request.param)
+
+
+STRATEGIES = [Greedy(), Beam(width=3), Speculative()]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: type(strategy).__name__)
+def test_says_what_onnx_runtime_says(
+    device: Callable[..., Device], crops: list[Crop], strategy: Strategy, eager: bool
+) -> None:
+    """Every crop, in batches of every size, so often that graphs are captured and replayed."""
+    made = device(eager=eager)
+    with Recognizer(made.bundle, open_backend(made.bundle, "onnxruntime"), strategy=strategy) as recognizer:
+        expected = recognizer.predict(crops)
+    with Recognizer(made.bundle, made.open(), strategy=strategy) as recognizer:
+        for size in (1, 2, 3, 4, 4, 4, 4):
+            for start in range(0, 12, size):
+                said = recognizer.predict(crops[start : start + size])
+                for got, wanted in zip(said, expected[start : start + size], strict=True):
+                    assert got.tokens == wanted.tokens
+                    assert got.scores == pytest.approx(wanted.scores, rel=2e-3)  # FP16 sums differ between batch sizes
+        assert made.cuda.launches > 0
+    assert not made.cuda.buffers  # all freed
+
+
+def test_a_batch_larger_than_any_profile_goes_in_parts(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device()
+    with Recognizer(made.bundle, open_backend(made.bundle, "onnxruntime")) as recognizer:
+        expected = [prediction.tokens for prediction in recognizer.predict(crops)]
+    with Recognizer(made.bundle, made.open(), batch_size=16) as recognizer:
+        assert [prediction.tokens for prediction in recognizer.predict(crops)] == expected
+    batches = [shape[0] for name, shape in made.trt.executions if name == "encoder"]
+    assert batches == [12, 8]
+    backend = made.open()
+    batch = prepare_batch(crops[:13], image_size=32, preprocessing=made.bundle.preprocessing)
+    with pytest.raises(BackendError, match=r"a batch of 13 rows, the engines hold 1 to 2, 1 to 12; pass a smaller"):
+        backend.encode(batch)
+
+
+def test_the_tightest_profile_runs_and_rows_of_one_token_have_their_own(device: Callable[..., Device]) -> None:
+    made = device()
+    profiles = graph_profiles(made.bundle, BATCHES)
+    capacity = made.bundle.dimensions.capacity
+    assert [shapes["crops"][2][0] for shapes in profiles["encoder"]] == [2, 12]
+    assert [shapes["tokens"][2] for shapes in profiles["decoder_step"]] == [
+        (2, 1),
+        (2, capacity),
+        (12, 1),
+        (12, capacity),
+    ]
+    backend = made.open()
+    chosen: list[int] = []
+    enqueue = backend._decoder_step.run
+    backend._decoder_step.run = lambda profile, *rest: (chosen.append(profile), enqueue(profile, *rest))  # type: ignore
+    for rows, tokens in ((1, 1), (2, 3), (3, 1), (12, 2)):
+        state = backend.encode(np.zeros((rows, 32, 32, 3), np.uint8))
+        backend.step(state, np.zeros((rows, tokens), np.int64))
+    assert chosen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("look_every", [1, 4, 100])
+def test_the_device_stops_soon_after_the_last_row(
+    device: Callable[..., Device], crops: list[Crop], look_every: int
+) -> None:
+    made = device()
+    backend = made.open(look_every=look_every)
+    batch = prepare_batch(crops[:2], image_size=32, preprocessing=made.bundle.preprocessing)
+    output = backend.greedy(backend.encode(batch), stop=-1, max_steps=26)
+    backend.close()
+    assert made.steps == output.next_token.shape[1] == 26  # nobody ever stops
+    said_third = int(output.next_token[0, 2])
+
+    made.trt.executions.clear()
+    backend = made.open(look_every=look_every)
+    output = backend.greedy(backend.encode(batch[:1]), stop=said_third, max_steps=26)
+    backend.close()  # what was enqueued is done by then
+    first = int(np.flatnonzero(output.next_token[0] == said_third)[0])
+    assert first <= 2
+    assert first + 1 <= made.steps <= min(26, 2 * look_every + first)
+
+
+def test_threads_share_a_backend(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device(eager=True)  # a fake stream is not for several threads at once, but what is tested is who holds which
+    with Recognizer(made.bundle, made.open()) as recognizer:
+        expected = [recognizer.predict([crop])[0].tokens for crop in crops]
+        found: dict[int, Any] = {}
+
+        def work(number: int) -> None:
+            found[number] = [recognizer.predict([crop])[0].tokens for crop in crops]
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert list(found.values()) == [expected] * 4
+
+
+def test_encoding_the_next_batch_while_one_is_decoded(
+    device: Callable[..., Device], crops: list[Crop], eager: bool
+) -> None:
+    made = device(eager=eager)
+    backend = made.open()
+    batches = [
+        prepare_batch(crops[i : i + 4], image_size=32, preprocessing=made.bundle.preprocessing) for i in (0, 4, 8)
+    ]
+    one_by_one = [backend.greedy(backend.encode(batch), stop=1, max_steps=26).next_token for batch in batches]
+    states = [backend.encode(batch) for batch in batches]
+    for state, expected in zip(states, one_by_one, strict=True):
+        assert np.array_equal(backend.greedy(state, stop=1, max_steps=26).next_token, expected)
+    held = len(made.cuda.buffers)
+    del states, state
+    again = [backend.encode(batch) for batch in batches]
+    assert len(made.cuda.buffers) == held  # the same buffers, lent again
+    del again
+
+
+def test_a_recognizer_encodes_one_batch_ahead(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device(eager=True)
+    backend = made.open()
+    with Recognizer(made.bundle, backend, batch_size=4) as recognizer:
+        recognizer.predict(crops[:16])
+        runs = [(name, len(list(same))) for name, same in itertools.groupby(name for name, _ in made.trt.executions)]
+        assert [count for name, count in runs if name == "encoder"] == [2, 1, 1]
+        assert len(backend.pool._free[12]) == 2  # what one batch's decoding gives back, the one after the next takes
+
+
+def test_graphs_are_bounded_and_can_be_left_out(
+    device: Callable[..., Device], crops: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqpar_deploy.backends.gpu.graph_runner._MOST_GRAPHS", 3)
+    made = device()
+    with Recognizer(made.bundle, made.open()) as recognizer:
+        for size in (1, 2, 3, 4, 1, 2, 3, 4, 1, 1, 1, 1):
+            recognizer.predict(crops[:size])
+        assert 0 < len(made.cuda.graphs) <= 6  # three of each engine
+    assert not made.cuda.graphs
+    with Recognizer(made.bundle, made.open(cuda_graphs=False)) as recognizer:
+        before = made.cuda.launches
+        recognizer.predict(crops[:4])
+        recognizer.predict(crops[:4])
+        assert made.cuda.launches == before
+
+
+def test_goes_on_without_graphs_where_capture_fails(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device()
+    made.cuda.captures_fail = True
+    with Recognizer(made.bundle, made.open()) as recognizer:
+        with pytest.warns(UserWarning, match=r"the \w+ engine runs without CUDA graphs: cudaStreamEndCapture") as said:
+            first, second = recognizer.predict(crops[:2]), recognizer.predict(crops[:2])
+        assert first == second == recognizer.predict(crops[:2])
+        assert len(said) == 2  # once for each engine
+
+
+def test_limits_are_said_in_one_line(device: Callable[..., Device]) -> None:
+    made = device()
+    backend = made.open()
+    state = backend.encode(np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(BackendError, match="28 tokens in a row, the cache holds 27"):
+        backend.step(state, np.zeros((1, 28), np.int64))
+    with pytest.raises(ValueError, match="tokens have shape"):
+        backend.step(state, np.zeros((2, 1), np.int64))
+    made.cuda.memory = 1 << 10
+    with pytest.raises(BackendError, match=r"the GPU is out of memory: cudaMalloc wanted \d+ MiB, \S+ of 0 MiB free; "):
+        backend.encode(np.zeros((12, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"version": "10.3.0"}, "they were built by tensorrt 10.3.0, installed is 10.8.0"),
+        ({"gpu": "NVIDIA Orin"}, r"they were built for NVIDIA Orin \(9.0\), this is NVIDIA Fake \(9.0\)"),
+        ({"compute_capability": "8.7"}, r"they were built for NVIDIA Fake \(8.7\), this is NVIDIA Fake \(9.0\)"),
+        ({"driver": 12040}, "they were built under driver 12040, this is 13010"),
+        ({"onnx": {"encoder.onnx": "0" * 64}}, "they were built from other graphs than the bundle's"),
+        ({"format": 9}, r"engine.json is malformed \(format is 9, wanted 1\)"),
+        ({"batches": [{"smallest": 1}]}, "engine.json is malformed"),
+        ({"plans": {"encoder": "0" * 64, "decoder_step": "0" * 64}}, r"has sha256 \w+\.\., engine.json says 0000"),
+    ],
+)
+def test_stale_foreign_and_damaged_engines_are_refused(
+    device: Callable[..., Device], change: dict[str, Any], reason: str
+) -> None:
+    made = device()
+    file = made.folder / ENGINE_JSON
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(EngineError, match=reason) as caught:
+        made.open()
+    said = str(caught.value)
+    assert said.endswith(f"; build them here: seqpar-export engine {made.bundle.path} --runtime tensorrt")
+    assert "\n" not in said
+
+
+def test_engines_that_are_not_there_or_not_whole(device: Callable[..., Device]) -> None:
+    made = device()
+    plan = made.folder / "encoder.plan"
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(EngineError, match=r"encoder\.plan has sha256"):
+        made.open()
+    plan.unlink()
+    with pytest.raises(EngineError, match=r"encoder\.plan cannot be read: No such file"):
+        made.open()
+    shutil.rmtree(made.folder)
+    with pytest.raises(EngineError, match=r"has no engines for tensorrt; build them here: seqpar-export engine"):
+        made.open()
+
+
+def test_a_plan_the_sdk_refuses(device: Callable[..., Device]) -> None:
+    made = device()
+    (made.folder / "encoder.plan").write_bytes(b"\x00")
+    write_engine_json(made.folder, _identity(made))
+    with pytest.raises(BackendError, match=r"tensorrt 10.8.0 cannot open the engine of \S+: magic tag does not match"):
+        made.open()
+    assert not made.cuda.buffers
+
+
+def _identity(made: Device) -> Any:
+    return identity_of(made.bundle, "tensorrt", "10.8.0", find_gpu(made.cuda), batches=BATCHES)
+
+
+def test_compatible_engines_run_elsewhere(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device(identity={"version_compatible": True, "hardware_compatible": True, "strip_weights": True})
+    made.cuda.properties.name, made.cuda.driver = b"NVIDIA Other", 13020
+    made.trt.__version__ = "10.9.1"
+    backend = made.open()
+    assert backend._sdk.runtime.engine_host_code_allowed
+    assert [Path(name).name for name in made.trt.refits] == ["encoder.onnx", "decoder_step.onnx"]
+    backend.close()
+    made.cuda.properties.major, made.cuda.properties.minor = 7, 5
+    with pytest.raises(EngineError, match=r"they need compute capability 8.0, this GPU has 7.5"):
+        made.open()
+    made.cuda.properties.major = 9
+    made.trt.__version__ = "11.0.0"
+    with pytest.raises(EngineError, match=r"they were built by tensorrt 10.8.0, installed is 11.0.0"):
+        made.open()
+
+
+def test_rtx_runs_on_any_gpu_and_keeps_what_it_compiled(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device(rtx=True)
+    for expected in (b"", b"+kernels", b"+kernels+kernels"):
+        with Recognizer(made.bundle, made.open()) as recognizer:
+            recognizer.predict(crops[:1])
+            assert made.trt.compiled == expected
+        assert made.cuda.launches == 0  # it captures by itself
+    (kept,) = made.folder.glob("compiled-nvidia-fake-*.cache")
+    kept.write_bytes(b"somebody else's code")
+    made.trt.compiled = b""
+    made.open().close()
+    assert made.trt.compiled == b""  # never shown to the SDK
+
+
+def test_auto_falls_back_with_one_warning(device: Callable[..., Device], crops: list[Crop]) -> None:
+    made = device()
+    # Neither the SDK nor a GPU is here: the real modules say so.
+    with pytest.warns(UserWarning, match=r"backend tensorrt is passed over for \w+: ") as said:
+        recognizer = Recognizer.from_bundle(made.bundle.path)
+    assert len(said) == 1
+    with recognizer:
+        assert recognizer.backend.name in ("openvino", "onnxruntime", "onnxruntime-cuda")
+        assert recognizer.predict(crops[:1])[0].attributes
+    shutil.rmtree(made.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Recognizer.from_bundle(made.bundle.path).close()  # without engines there is nothing to say
+
+
+def test_no_gpu(fp16_bundle_dir: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match="no usable NVIDIA GPU: none is visible; look at nvidia-smi"):
+        find_gpu(FakeCuda(devices=0))
+    cuda = FakeCuda()
+    cuda.cudaGetDeviceCount = lambda: (35, None)  # type: ignore[method-assign]
+    with pytest.raises(BackendUnavailableError, match=r"cudaGetDeviceCount failed: error 35 \(CUDA error 35\)"):
+        find_gpu(cuda)
+
+
+def test_open_engines_takes_the_newest_that_fits(device: Callable[..., Device]) -> None:
+    made = device()
+    other = made.folder.with_name("tensorrt-10.8.0-nvidia-orin-fp16")
+    shutil.copytree(made.folder, other)
+    values = json.loads((other / ENGINE_JSON).read_text())
+    (other / ENGINE_JSON).write_text(json.dumps(values | {"gpu": "NVIDIA Orin"}))
+    assert open_engines(made.bundle, _identity(made)).path == made.folder

@@ -1,0 +1,177 @@
+"""The parity check against scripted models: what it lets pass, and what it calls a breach."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from fakes.backend import FakeBackend
+
+from seqpar_deploy.errors import ParityError
+from seqpar_deploy.parity.gate import check_parity, first_divergence
+from seqpar_deploy.parity.reference import Reference, reference_generations
+from seqpar_deploy.parity.report import ParityReport
+from seqpar_deploy.parity.tolerances import ParityTolerances
+from seqpar_deploy.vocab import BOS, EOS, PAD
+
+VOCABULARY = 8
+LIMIT = 5  # attributes
+SAID = [(3, 4), (), (7, 6, 5, 4, 3), (5,), (3, 5), (6, 7)]  # by the checkpoint, of each crop
+TOLERANCES = ParityTolerances(log_prob_median=1e-4, log_prob_max=5e-2, tie_margin=1e-3)
+TOKENS = ("greedy", "speculative", "beam")  # checks that compare tokens
+CROPS = np.arange(len(SAID), dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+
+def model(*, wrong_crop: int | None = None, ahead: float = 3.0, noise: float = 0.0) -> FakeBackend:
+    """Says SAID; the token it emits scores `ahead` more than the next best, which is the following id.
+
+    Of `wrong_crop` it says that next best, by as much.
+    """
+
+    def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+        wanted = [*SAID[crop], EOS]
+        token = wanted[min(len(tokens), len(wanted)) - 1]
+        best, second = token, (token + 1) % VOCABULARY
+        if crop == wrong_crop:
+            best, second = second, best
+        scores = np.full(VOCABULARY, -10.0)
+        scores[best], scores[second] = 0.0, -ahead
+        return np.asarray(scores - np.log(np.exp(scores).sum()) + noise, dtype=np.float32)
+
+    return FakeBackend(script)
+
+
+def reference(*, ahead: float = 3.0) -> Reference:
+    return reference_generations(model(ahead=ahead), CROPS, max_steps=LIMIT, beams=range(len(SAID)))
+
+
+def check(backend: FakeBackend, *, ahead: float = 3.0) -> ParityReport:
+    return check_parity(backend, reference(ahead=ahead), TOLERANCES)
+
+
+def test_the_reference_is_what_the_checkpoint_says() -> None:
+    made = reference()
+    assert made.tokens[0].tolist() == [BOS, 3, 4, EOS, PAD, PAD]
+    assert made.tokens[2].tolist() == [BOS, 7, 6, 5, 4, 3]  # no <eos> within the limit
+    assert made.lengths.tolist() == [3, 1, 5, 2, 3, 3]
+    assert made.log_probs.shape == (len(SAID), LIMIT, VOCABULARY)
+    assert made.log_probs[2].argmax(-1).tolist() == [7, 6, 5, 4, 3]
+    assert made.sequence(3) == (5, EOS)
+    assert [made.subset([2, 0]).sequence(crop) for crop in (0, 1)] == [made.sequence(2), made.sequence(0)]
+
+
+def test_equals_pass_and_progress_is_told() -> None:
+    told = []
+    report = check_parity(model(), reference(), TOLERANCES, progress=lambda *done: told.append(done))
+    assert told == [(4, 6), (6, 6)]
+    assert (report.identical, report.divergences, report.log_prob_max) == (6, (), 0)
+    assert report.require("nothing was written") is report
+    values = json.loads(json.dumps(report.to_dict()))
+    assert (values["passed"], values["ties"], values["breaches"]) == (True, 0, [])
+    assert {"greedy", "speculative", "beam", "cache", "forgetting", "grouping"} <= {c["name"] for c in values["checks"]}
+
+
+def test_another_token_is_a_breach() -> None:
+    report = check(model(wrong_crop=3))
+    (divergence,) = report.divergences
+    assert (divergence.crop, divergence.step, divergence.wanted, divergence.got) == (3, 0, 5, 6)
+    assert divergence.margin == pytest.approx(3.0, abs=1e-5)
+    assert not divergence.tie
+    assert report.identical == 5
+    assert not report.to_dict()["passed"]
+    assert "greedy: crop 3 leaves the checkpoint at step 0: token 6, wanted 5 by a margin of 3" in report.breaches
+    assert report.to_dict()["identical_sets"] == 5
+    with pytest.raises(ParityError, match=r"on fake: log-probabilities: log_prob_max.* \(and \d more\); do not use it"):
+        report.require("do not use it")
+
+
+def test_another_token_at_a_tie_passes() -> None:
+    report = check(model(wrong_crop=3, ahead=5e-4), ahead=5e-4)
+    assert [(divergence.crop, divergence.tie) for divergence in report.divergences] == [(3, True)]
+    assert report.identical == 5
+    assert report.require("nothing was written").log_prob_max == pytest.approx(5e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("margin", "breaches"), [(5e-4, 0), (0.5, 1)])
+def test_other_beams_pass_where_the_checkpoints_search_was_as_close(margin: float, breaches: int) -> None:
+    wanted = reference()
+    assert wanted.beam(3) == wanted.sequence(3)
+    assert wanted.beam_tokens is not None
+    assert wanted.beam_margins is not None
+    assert min(wanted.beam_margins) >= 0
+    wanted.beam_tokens[3, 1:4] = 7, 7, EOS  # which the backend does not find, and scores otherwise
+    wanted.beam_margins[3] = margin
+    report = check_parity(model(), wanted, TOLERANCES)
+    assert len(report.breaches) == breaches
+    assert all(breach.startswith("beam: crop 3: 3 beams find (5, 1), wanted (7, 7, 1)") for breach in report.breaches)
+    (beam,) = (check for check in report.checks if check.name == "beam")
+    assert beam.passed == (not breaches)
+    assert breaches or beam.detail == "5 of 6 sequences identical, 1 differ at a tie"
+
+
+@pytest.mark.parametrize(
+    ("noise", "breaches"),
+    [
+        (0.9e-4, []),
+        (2e-4, ["log-probabilities: log_prob_median differs by 0.0002, wanted at most 0.0001"]),
+        (
+            0.1,
+            [
+                "first step: log-probabilities are wrong from the first step on for all crops, by up to 0.1: image",
+                "log-probabilities: log_prob_median differs by 0.1, wanted at most 0.0001; log_prob_max differs by 0.1",
+            ],
+        ),
+        (
+            float("nan"),
+            [
+                "finite: infinity or NaN first in log_probs",
+                "first step: ",
+                "log-probabilities: log_prob_median differs",
+            ],
+        ),
+    ],
+)
+def test_log_probabilities_are_held_to_their_tolerances(noise: float, breaches: list[str]) -> None:
+    found = [breach for breach in check(model(noise=noise)).breaches if not breach.startswith(TOKENS)]
+    assert len(found) == len(breaches)
+    assert all(breach.startswith(start) for breach, start in zip(found, breaches, strict=True))
+
+
+def test_what_follows_a_sequences_end_does_not_count() -> None:
+    """Log-probabilities after `<eos>` are of tokens nobody generates."""
+    wanted = reference()
+    changed = Reference(crops=wanted.crops, tokens=wanted.tokens, log_probs=wanted.log_probs.copy())
+    for crop, length in enumerate(wanted.lengths):
+        changed.log_probs[crop, length:] = 0
+    assert check_parity(model(), changed, TOLERANCES).log_prob_max == 0
+
+
+def test_a_token_far_from_the_best_two_is_no_tie() -> None:
+    """The best two are as good as each other; what is said is a third."""
+    wanted = reference(ahead=5e-4)
+    step = first_divergence(wanted, 3, (4, EOS), TOLERANCES.tie_margin)
+    assert step is not None
+    assert (step.wanted, step.got, step.tie) == (5, 4, False)
+    assert step.margin > 9
+
+
+@pytest.mark.parametrize(("got", "step"), [((), 0), ((3,), 1), ((3, 4), 2), ((3, 4, EOS, 5), 3)])
+def test_to_stop_early_or_late_is_a_divergence(got: tuple[int, ...], step: int) -> None:
+    found = first_divergence(reference(), 0, got, TOLERANCES.tie_margin)
+    assert found is not None
+    assert (found.step, found.tie) == (step, False)
+    assert first_divergence(reference(), 0, (3, 4, EOS), TOLERANCES.tie_margin) is None
+
+
+def test_what_nothing_could_be_made_of_is_not_called_checked() -> None:
+    """A model that ends every sequence at once: its cache is never read."""
+
+    def script(_crop: int, _tokens: Sequence[int]) -> np.ndarray:
+        return np.where(np.arange(VOCABULARY) == EOS, 0.0, -9.0).astype(np.float32)
+
+    silent = reference_generations(FakeBackend(script), CROPS, max_steps=LIMIT)
+    details = {check.name: check.detail for check in check_parity(FakeBackend(script), silent, TOLERANCES).checks}
+    for name in ("cache", "forgetting", "positions", "reordering"):
+        assert details[name] == "not checked: every sequence ends with its first token"

@@ -1,0 +1,147 @@
+"""Detectors of every layout find the rectangle where it is in the frame, through their own geometry and scaling."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video.detect import onnx_detectors
+from video.detect.onnx_detectors import LAYOUTS, make
+
+from seqpar_deploy.errors import DetectorError
+from seqpar_deploy.video.detect import onnx, opening
+from seqpar_deploy.video.detect.graph import Backend
+from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
+from seqpar_deploy.video.types import Box, Frame
+
+LEFT, TOP, RIGHT, BOTTOM = 200, 60, 300, 280
+
+
+def frame(width: int = 480, height: int = 320) -> Frame:
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[TOP:BOTTOM, LEFT:RIGHT] = 255
+    return Frame(stream="s", index=0, seconds=0.0, image=image)
+
+
+def assert_found(boxes: list[Box], within: float) -> None:
+    assert len(boxes) == 1, boxes
+    found = np.array([boxes[0].left, boxes[0].top, boxes[0].right, boxes[0].bottom])
+    assert np.abs(found - [LEFT, TOP, RIGHT, BOTTOM]).max() <= within, found
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_finds_the_person_alone_and_where_they_are(layout: str, backend: Backend, tmp_path: Path) -> None:
+    path = make(tmp_path / "detector.onnx", *LAYOUTS[layout])
+    detector = OnnxDetector(path, backend)
+    boxes = detector.detect(frame())
+    detector.close()
+    detector.close()
+    assert_found(boxes, within=1.1 * 480 / onnx_detectors.SIDE)  # a pixel of the picture
+    assert boxes[0].score > 0.7
+
+
+def test_a_tall_frame_is_letterboxed_the_other_way(tmp_path: Path) -> None:
+    detector = OnnxDetector(make(tmp_path / "detector.onnx", onnx_detectors.end_to_end), "onnxruntime")
+    assert_found(detector.detect(frame(width=320, height=960)), within=1.1 * 960 / onnx_detectors.SIDE)
+
+
+def test_a_graph_of_any_size_runs_at_the_one_it_was_exported_with(tmp_path: Path) -> None:
+    path = make(tmp_path / "detector.onnx", onnx_detectors.yolov8, "dynamic", imgsz="[96, 96]")
+    for backend in ("openvino", "onnxruntime"):
+        assert_found(OnnxDetector(path, backend).detect(frame()), within=6)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_named_classes_tell_who_is_a_person(backend: Backend, tmp_path: Path) -> None:
+    names = {0: "dog", 1: "cup", 2: "Person", 3: "hat", 4: "car"}
+    layout = partial(onnx_detectors.yolov8, classes=5, person=2)
+    path = make(tmp_path / "detector.onnx", layout, names=str(names))
+    assert_found(OnnxDetector(path, backend).detect(frame()), within=6)
+
+
+def test_one_class_is_the_person(tmp_path: Path) -> None:
+    def layout(b: onnx_detectors.Builder) -> None:
+        columns = np.zeros((onnx_detectors.PLACES, 1), np.float32)
+        columns[onnx_detectors.ROW] = 0.9
+        table = b.planted(columns, onnx_detectors.PLACES, b.centre())
+        b.output("output0", b.add("Unsqueeze", b.add("Transpose", table, perm=[1, 0]), np.array([0], np.int64)))
+
+    assert_found(OnnxDetector(make(tmp_path / "detector.onnx", layout), "onnxruntime").detect(frame()), within=6)
+
+
+def test_options_overrule_what_is_seen_in_the_graph(tmp_path: Path) -> None:
+    path = make(tmp_path / "detector.onnx", partial(onnx_detectors.yolov8, classes=7, person=3))
+    with pytest.raises(DetectorError, match="say which is the person with person_class"):
+        OnnxDetector(path)
+    assert_found(OnnxDetector(path, options=OnnxOptions(person_class=3)).detect(frame()), within=6)
+    assert OnnxDetector(path, options=OnnxOptions(person_class=3, score=0.95)).detect(frame()) == []
+    assert OnnxDetector(path, options=OnnxOptions(person_class=3, scaling="imagenet")).detect(frame()) == []
+
+
+def _unknown(b: onnx_detectors.Builder) -> None:
+    b.output("heatmap", b.add("Reshape", b.edges, np.array([1, 1, 2, 2], np.int64)))
+
+
+def _yolox(b: onnx_detectors.Builder) -> None:
+    b.output("output", b.add("Identity", np.zeros((1, onnx_detectors.PLACES, 85), np.float32)))
+
+
+def _two_pictures(b: onnx_detectors.Builder) -> None:
+    b.inputs[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx_detectors.end_to_end(b)
+
+
+def _no_person(b: onnx_detectors.Builder) -> None:
+    onnx_detectors.yolov8(b, classes=5, person=0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "metadata", "message"),
+    [
+        (_unknown, {}, r"its outputs are heatmap \(1, 1, 2, 2\); wanted YOLO"),
+        (_yolox, {}, r"output \(1, 189, 85\) could be of YOLOv6 or of YOLOX.*export it with NMS"),
+        (_two_pictures, {}, r"takes 2 pictures at once; export it for 1 or"),
+        (_no_person, {"names": "{0: 'dog', 1: 'cup', 2: 'car', 3: 'hat', 4: 'bus'}"}, "none of them person"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(
+    layout: object, metadata: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    path = make(tmp_path / "detector.onnx", layout, **metadata)
+    with pytest.raises(DetectorError, match=message) as caught:
+        OnnxDetector(path, "onnxruntime")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_no_onnx_file_is_told_in_one_line(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(DetectorError, match="there is no detector"):
+        OnnxDetector(tmp_path / "none.onnx", backend)
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(DetectorError, match=r"cannot open the detector .*text\.onnx") as caught:
+        OnnxDetector(tmp_path / "text.onnx", backend)
+    assert "\n" not in str(caught.value)
+
+
+def test_boxes_that_are_no_numbers_are_left_out() -> None:
+    frame = Frame(stream="s", index=0, seconds=0.0, image=np.zeros((40, 40, 3), dtype=np.uint8))
+    edges = np.array([[np.nan] * 4, [0, 0, np.inf, 9], [1, 2, 5, 9]], dtype=np.float32)
+    assert onnx._boxes(edges, np.ones(3, dtype=np.float32), frame) == [Box(left=1, top=2, right=5, bottom=9)]
+
+
+def test_it_runs_where_the_recogniser_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(make(tmp_path / "detector.onnx", onnx_detectors.end_to_end))
+    for backend, graph in (("openvino", "_OpenVinoGraph"), ("onnxruntime", "_OnnxRuntimeGraph")):
+        detector = opening.open_detector(path, backend=backend)  # type: ignore[arg-type]
+        assert type(detector._graph).__name__ == graph  # type: ignore[attr-defined]
+    opened: list[str] = []
+    monkeypatch.setattr(opening, "OnnxDetector", lambda _path, backend, _options: opened.append(backend))
+    for devices in (["cpu"], ["cuda", "cpu"]):
+        monkeypatch.setattr(opening, "available_devices", lambda devices=devices: devices)
+        for wanted in ("auto", "onnxruntime-cuda", "tensorrt"):
+            opening.open_detector(path, backend=wanted)  # type: ignore[arg-type]
+    assert opened == ["auto", "cuda", "auto", "auto", "cuda", "cuda"]

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.resources import load_label_set
+from seqpar_deploy.video.attribute_fusion import Fusion, FusionOptions
+from seqpar_deploy.video.crop_selection import Candidate
+from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
+from seqpar_deploy.vocab import LabelSet
+
+BOX = Box(left=10, top=10, right=50, bottom=110)
+IMAGE = np.zeros((200, 300, 3), np.uint8)
+
+
+def frame(seconds: float) -> Frame:
+    return Frame(stream="a", index=round(10 * seconds), seconds=seconds, image=IMAGE)
+
+
+def candidate(seconds: float, quality: float = 0.8, track: int = 1) -> Candidate:
+    crop = np.full((4, 2, 3), round(10 * seconds) % 256, np.uint8)
+    index = round(10 * seconds)
+    return Candidate(stream="a", track=track, frame=index, seconds=seconds, box=BOX, crop=crop, quality=quality)
+
+
+def says(**scores: float) -> Prediction:
+    return Prediction(attributes=tuple(scores), scores=tuple(scores.values()), tokens=(), steps=len(scores))
+
+
+class Scene:
+    """One person, who is asked about again and again."""
+
+    def __init__(self, label_set: LabelSet, options: FusionOptions | None = None) -> None:
+        self.fusion = Fusion(label_set, options)
+        self.seconds = 0.0
+
+    def answer(self, quality: float = 0.8, **scores: float) -> list[Event]:
+        self.seconds += 1
+        ended = self.fusion.seen(frame(self.seconds), [TrackedBox(track=1, box=BOX)])
+        return ended + self.fusion.add(candidate(self.seconds, quality), says(**scores))
+
+    @property
+    def person(self) -> Person:
+        return self.fusion.people("a")[1]
+
+    def state(self, name: str) -> str:
+        return self.person.attributes[name].state
+
+
+@pytest.fixture
+def scene(label_set: LabelSet) -> Scene:
+    return Scene(label_set)
+
+
+def test_a_clear_answer_is_believed(scene: Scene, label_set: LabelSet) -> None:
+    (event,) = scene.answer(Hat=0.99, Trousers=0.95)
+    assert event.kind == "appeared"
+    assert list(event.person.attributes) == [attribute.name for attribute in label_set.attributes]
+    states = {name: attribute.state for name, attribute in event.person.attributes.items()}
+    assert [name for name, state in states.items() if state == "yes"] == ["Hat", "Trousers"]
+    assert set(states.values()) == {"yes", "no"}
+    assert set(event.changed) == set(states)
+    assert event.person.attributes["Hat"].probability == pytest.approx(0.93, abs=0.03)
+
+
+def test_a_poor_crop_leaves_things_unknown(scene: Scene) -> None:
+    scene.answer(quality=0.03, Hat=0.7)
+    assert {attribute.state for attribute in scene.person.attributes.values()} == {"unknown"}
+    scene.answer(quality=0.9, Hat=0.97)
+    assert scene.state("Hat") == "yes"
+
+
+def test_one_crop_among_many_does_not_change_a_belief(scene: Scene) -> None:
+    for _ in range(5):
+        scene.answer(Hat=0.95)
+    assert scene.answer(Backpack=0.9) == []
+    assert (scene.state("Hat"), scene.state("Backpack")) == ("yes", "no")
+
+
+def test_labels_do_not_flicker(label_set: LabelSet) -> None:
+    """Said every second time, an attribute keeps its state once it has one."""
+    changes = {}
+    for sure, keep in ((0.6, 0.5), (0.55, 0.55)):
+        scene = Scene(label_set, FusionOptions(sure=sure, keep=keep, absent_weight=0.75))
+        scene.answer(Hat=0.9)
+        said = [scene.answer(Trousers=0.9, **({"Hat": 0.9} if turn % 2 else {})) for turn in range(30)]
+        changes[keep] = sum("Hat" in event.changed for events in said for event in events)
+    assert changes[0.5] <= 1 < changes[0.55]
+
+
+def test_a_belief_can_change_after_long(scene: Scene) -> None:
+    for _ in range(200):
+        scene.answer(Hat=0.95, LongSleeve=0.9)
+    events = [event for _ in range(60) for event in scene.answer(LongSleeve=0.9)]
+    assert scene.state("Hat") == "no"
+    assert [event.changed for event in events] == [("Hat",), ("Hat",)]  # by way of unknown
+
+
+def test_one_yes_in_an_exclusive_group(scene: Scene) -> None:
+    scene.answer(LongSleeve=0.7, ShortSleeve=0.8)
+    assert (scene.state("ShortSleeve"), scene.state("LongSleeve")) == ("yes", "no")
+    scene.answer(LongSleeve=0.95, ShortSleeve=0.85)  # about as probable: no reason to change
+    assert (scene.state("ShortSleeve"), scene.state("LongSleeve")) == ("yes", "no")
+    for _ in range(6):
+        scene.answer(LongSleeve=0.95)
+    assert (scene.state("ShortSleeve"), scene.state("LongSleeve")) == ("no", "yes")
+    scene.answer(HandBag=0.9, Backpack=0.9)
+    for _ in range(8):
+        scene.answer(HandBag=0.9, Backpack=0.9, LongSleeve=0.95)
+    assert (scene.state("HandBag"), scene.state("Backpack")) == ("yes", "yes")
+
+
+def test_the_view_is_that_of_the_latest_crop(scene: Scene) -> None:
+    for _ in range(5):
+        scene.answer(Front=0.95, Hat=0.9)
+    (event,) = scene.answer(Back=0.95, Hat=0.9)
+    assert event.kind == "changed"
+    assert event.changed == ("Front", "Back")
+    assert (scene.state("Front"), scene.state("Back")) == ("no", "yes")
+    scene.fusion.seen(frame(scene.seconds + 6), [TrackedBox(track=1, box=BOX)])
+    assert (scene.state("Back"), scene.state("Hat")) == ("unknown", "yes")
+
+
+def test_the_best_crop_is_kept(scene: Scene) -> None:
+    scene.answer(quality=0.5, Hat=0.9)
+    scene.answer(quality=0.9, Hat=0.9)
+    scene.answer(quality=0.8, Hat=0.9)
+    scene.answer(quality=0.9, Hat=0.4)
+    assert (scene.person.best_frame, scene.person.best_seconds, scene.person.crops) == (20, 2.0, 4)
+    assert scene.person.best[0, 0, 0] == 20
+
+
+def test_a_life(scene: Scene) -> None:
+    scene.answer(Hat=0.95)
+    scene.answer(Hat=0.95)
+    assert scene.fusion.seen(frame(3.5), []) == []
+    (event,) = scene.fusion.seen(frame(4.5), [])
+    assert (event.kind, event.changed) == ("ended", ())
+    assert (event.person.first_seconds, event.person.last_seconds, event.person.crops) == (1, 2, 2)
+    assert (event.person.first_frame, event.person.last_frame, event.person.box) == (10, 20, BOX)
+    assert scene.fusion.people("a") == {}
+    assert scene.fusion.add(candidate(2), says(Hat=0.9)) == []  # too late
+
+
+def test_who_left_before_the_answer_appears_and_ends(label_set: LabelSet) -> None:
+    fusion = Fusion(label_set)
+    fusion.seen(frame(0), [TrackedBox(track=1, box=BOX), TrackedBox(track=2, box=BOX)])
+    assert fusion.seen(frame(3), []) == []
+    events = fusion.add(candidate(0), says(Hat=0.95))
+    assert [event.kind for event in events] == ["appeared", "ended"]
+    assert fusion.seen(frame(40), []) == []  # the other one was given up
+    assert fusion.add(candidate(0, track=2), says(Hat=0.95)) == []
+
+
+def test_the_end_of_a_stream(label_set: LabelSet) -> None:
+    fusion = Fusion(label_set)
+    fusion.seen(frame(0), [TrackedBox(track=1, box=BOX), TrackedBox(track=2, box=BOX)])
+    fusion.add(candidate(0), says(Hat=0.95))
+    assert [(event.kind, event.person.track) for event in fusion.finish("a")] == [("ended", 1)]
+    assert fusion.finish("a") == []
+
+
+def test_groups_of_the_moment_are_declared() -> None:
+    def momentary(name: str) -> list[str]:
+        return [group for group, of in load_label_set(name).groups.items() if of.momentary]
+
+    assert momentary("pa100k") == ["view"]
+    assert momentary("msp60k") == ["view", "action", "motion"]
+    assert momentary("peta") == []
