@@ -106,7 +106,7 @@ def test_backends_that_disagree_with_the_checkpoint_are_left_out(
     assert found.skipped[0].startswith("a, native: it fails seqpar parity")
     assert "a, int8: no native precision to fall back on" in found.skipped
     on(monkeypatch, {("a", "native"): broken})
-    with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, exact: it fails"):
+    with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, native: it fails"):
         tune(Bundle.open(bundle_dir), shades)
 
 
