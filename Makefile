@@ -1,18 +1,30 @@
-# make demo   checkpoint -> bundle -> attributes of real pedestrians
-# make test   everything CI runs
-# Both make their own environment in .venv, from nothing but Python 3.10 or newer.
+# make demo         checkpoint -> bundle -> attributes of real pedestrians
+# make check        format, types, import contracts and the quick tests: while you work, under 3 minutes
+# make test         the whole suite but for what `make test-heavy` runs: under 15 minutes on two cores
+# make test-heavy   the full-size model, other environments and real servers
+# Each makes its own environment in .venv, from nothing but Python 3.10 or newer.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test environment system lint types layers unit format clean
+.PHONY: demo check test test-heavy environment system lint types layers format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
+# Two test files at a time, as most of a test is one thread's work. Threads that wait do not spin: the others need the cores.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+check: lint types layers
+	$(PYTEST) --quiet -m "not slow and not heavy"
+
 test: environment
-	@$(MAKE) --no-print-directory lint types layers unit
+	@$(MAKE) --no-print-directory lint types layers
+	$(PYTEST) -m "not heavy"
+
+test-heavy: environment
+	$(PYTEST) -m heavy
 
 # Side by side, as both wait for the network.
 environment:
@@ -31,10 +43,6 @@ types: $(INSTALLED)
 
 layers: $(INSTALLED)
 	$(BIN)/lint-imports
-
-# Two at a time, as most of a test is one thread's work. Threads that wait do not spin, as the others need the cores.
-unit: $(INSTALLED)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

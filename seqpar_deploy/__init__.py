@@ -6,6 +6,6 @@ from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.images import read_image
 from seqpar_deploy.recognizer import Prediction, Recognizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Beam", "Bundle", "Greedy", "Prediction", "Recognizer", "SeqparError", "Speculative", "read_image"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,10 +37,13 @@ from seqpar_deploy.vocab import LabelSet
 DATA = Path(__file__).parent / "data"
 GOLDEN_NAMES = ("peta-a", "pa100k-a")
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that it does not go on alone when all else is done."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    marks = ("heavy", "slow")
+    items.sort(key=lambda item: next((i for i, mark in enumerate(marks) if item.get_closest_marker(mark)), len(marks)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +143,32 @@ def label_set() -> LabelSet:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_file(label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once(name, make)`: a folder that `make` fills once per run, for all workers. Copy before changes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                make(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(made_once: MadeOnce, label_set: LabelSet) -> Path:
     """A tiny random checkpoint in our own form."""
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    model = random_model(tiny_architecture(len(label_set)), seed=3)
-    save_checkpoint(path, model, label_set, dtype=torch.float32)
-    return path
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        model = random_model(tiny_architecture(len(label_set)), seed=3)
+        save_checkpoint(folder / "tiny.safetensors", model, label_set, dtype=torch.float32)
+
+    return made_once("checkpoint", make) / "tiny.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -151,26 +176,25 @@ def fp32_recipe() -> Recipe:
     return load_recipe("fp32")
 
 
+def _exported(made_once: MadeOnce, name: str, checkpoint: Path, label_set: LabelSet, recipe: str) -> Path:
+    return made_once(name, lambda out: export_bundle(load_checkpoint(checkpoint), label_set, load_recipe(recipe), out))
+
+
 @pytest.fixture(scope="session")
-def bundle_dir(
-    checkpoint_file: Path, label_set: LabelSet, fp32_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def bundle_dir(made_once: MadeOnce, checkpoint_file: Path, label_set: LabelSet) -> Path:
     """A tiny FP32 bundle. Copy it before changing it."""
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
-    return export_bundle(load_checkpoint(checkpoint_file), label_set, fp32_recipe, out).path
+    return _exported(made_once, "tiny", checkpoint_file, label_set, "fp32")
 
 
 @pytest.fixture(scope="session")
-def fp16_bundle_dir(checkpoint_file: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "tiny-fp16"
-    return export_bundle(load_checkpoint(checkpoint_file), label_set, load_recipe("fp16"), out).path
+def fp16_bundle_dir(made_once: MadeOnce, checkpoint_file: Path, label_set: LabelSet) -> Path:
+    return _exported(made_once, "tiny-fp16", checkpoint_file, label_set, "fp16")
 
 
 @pytest.fixture(scope="session")
-def int8_bundle_dir(checkpoint_file: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int8_bundle_dir(made_once: MadeOnce, checkpoint_file: Path, label_set: LabelSet) -> Path:
     """A tiny FP32 bundle with 8-bit graphs beside its exact ones. Copy it before changing it."""
-    out = tmp_path_factory.mktemp("bundles") / "tiny-int8"
-    return export_bundle(load_checkpoint(checkpoint_file), label_set, load_recipe("int8"), out).path
+    return _exported(made_once, "tiny-int8", checkpoint_file, label_set, "int8")
 
 
 @pytest.fixture(scope="session")

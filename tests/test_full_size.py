@@ -30,7 +30,7 @@ from seqpar_deploy.parity.reference import reference_generations
 from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.resources import data_dir, sample_crops
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 CROPS = sample_crops()[:4]
 FEWER = {"crops": 2, "rendered": 0, "beams": 1, "largest_batch": 4}  # than the recipes that ship
