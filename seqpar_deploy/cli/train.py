@@ -59,9 +59,9 @@ def train(
     labels = load_label_set(label_set, sentences=sentences)
     chosen = load_training_recipe(recipe)
     try:
-        from seqpar_deploy.training.loop import Run, joined_processes
         from seqpar_deploy.training.loop import train as run_training
-        from seqpar_deploy.training.report import draw_curves, write_recipe
+        from seqpar_deploy.training.run import Run, joined_processes
+        from seqpar_deploy.training.run_files import draw_curves, write_recipe
         from seqpar_deploy.training.start import model_from_checkpoint, new_model
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(

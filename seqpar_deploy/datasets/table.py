@@ -1,14 +1,15 @@
-"""People's own data: a CSV or JSON Lines file beside its pictures.
+"""Tables of one's own people: a CSV or JSON Lines file beside its pictures.
 
-CSV: `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column an attribute, headed by its
-name or its phrase: 1 yes, 0 no, empty unknown. Other columns may stand before the first attribute.
+CSV: `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column per attribute, headed by its
+name or its phrase: 1 yes, 0 no, empty unknown. An attribute without a column is unknown for everyone. Other columns may
+stand before the first attribute.
 
-JSON Lines, an object a person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
-right, bottom], "group": "person 7", "split": "test"}`; all but the first two may be left out. What is listed neither as
-attribute nor as unknown is no.
+JSON Lines, one object per person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
+right, bottom], "group": "person 7", "split": "test"}`. All but the first two keys are optional. An attribute listed
+neither under `attributes` nor under `unknown` is no.
 
-Paths are relative to the file, or to a folder `images` beside it. A table that names groups but no splits has two all
-the same: `test` is a fifth of the groups, always the same ones, and `train` the rest.
+Paths are relative to the file, or to a folder `images` beside it. A table with groups but without splits has two
+splits: `test` is a fifth of the groups, always the same ones, and `train` the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,8 @@ _TEST_SHARE = 0.2
 _VALUES = {"1": YES, "0": NO, "": UNKNOWN}
 _KEYS = ("image", "attributes", "unknown", "box", "group", "split")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Person:
@@ -52,38 +56,53 @@ class _Person:
 
 
 def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) -> Dataset:
-    """The people of a CSV or JSON Lines file, in its order; all of them, or those of a split.
+    """Load the people of a CSV or JSON Lines file, in its order.
 
-    Raises DatasetError that names the file and the line.
+    Args:
+        path: The file, ending in `.csv` or `.jsonl`.
+        label_set: The attributes. Those without a column in a CSV are unknown (-1); a log line names them.
+        split: The split to load. Default: all rows.
+
+    Raises:
+        DatasetError: The file cannot be read, or disagrees with the label set; the message names file and line.
     """
     path = Path(path)
-    read = {".csv": _read_csv, ".jsonl": _read_json_lines}.get(path.suffix.lower())
-    if read is None:
-        raise DatasetError(f"{path} is no table of people; wanted a file ending in {' or '.join(SUFFIXES)}")
-    try:
-        people = list(read(path, label_set))
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from None
+    people = _read(path, label_set)
     splits = sorted({person.split for person in people if person.split})
     if not splits and split in ("train", "test"):
-        train, test = split_by_group(load_table(path, label_set), _TEST_SHARE, seed=0)
+        train, test = split_by_group(_to_dataset(path, label_set, people, "all"), _TEST_SHARE, seed=0)
         return dataclasses.replace(train if split == "train" else test, split=split)
     if split is not None:
         people = [person for person in people if person.split == split]
         if not people:
             names = f"its splits are {', '.join(splits)}" if splits else "it names no splits; leave the split out"
             raise DatasetError(f"{path} has no split {split!r}: {names}")
+    return _to_dataset(path, label_set, people, split or "all")
+
+
+def _read(path: Path, label_set: LabelSet) -> list[_Person]:
+    read = {".csv": _read_csv, ".jsonl": _read_json_lines}.get(path.suffix.lower())
+    if read is None:
+        raise DatasetError(f"a table of people must be a file ending in {' or '.join(SUFFIXES)}, got {path}")
+    try:
+        people = list(read(path, label_set))
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from None
     if not people:
-        raise DatasetError(f"{path} lists nobody")
+        raise DatasetError(f"{path} lists no people")
+    return people
+
+
+def _to_dataset(path: Path, label_set: LabelSet, people: list[_Person], split: str) -> Dataset:
     for field in ("box", "group"):
         without = next((person for person in people if getattr(person, field) is None), None)
         if without and any(getattr(person, field) is not None for person in people):
             raise DatasetError(f"{path} gives {without.image} no {field}, others have one; give one to all or none")
     return Dataset(
         name=path.stem,
-        split=split or "all",
+        split=split,
         label_set=label_set,
         images=tuple(_picture(path.parent, person.image) for person in people),
         labels=np.array([person.labels for person in people], np.int8),
@@ -94,12 +113,12 @@ def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) 
 
 def _picture(folder: Path, image: str) -> Path:
     path, inside = folder / image, folder / "images" / image
-    # Not by `Path.exists`, which raises for names that cannot be; whoever opens them says so.
+    # Not `Path.exists`, which raises for impossible names; opening them raises an error that names the file.
     return inside if not os.path.exists(path) and os.path.exists(inside) else path
 
 
 def _columns(label_set: LabelSet) -> dict[str, int]:
-    """Where an attribute stands, by its phrase and by its name; a name wins."""
+    """The index of each attribute by its phrase and by its name; a name takes precedence."""
     columns = {attribute.phrase: index for index, attribute in enumerate(label_set.attributes)}
     return columns | {attribute.name: index for index, attribute in enumerate(label_set.attributes)}
 
@@ -108,7 +127,7 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         header = [name.strip() for name in next(rows, [])]
-        index_of = _attribute_columns(path, header, label_set)
+        column_of = _attribute_columns(path, header, label_set)
         about = {name: header.index(name) for name in _ABOUT if name in header}
         for row in rows:
             if not row:  # a blank line
@@ -119,7 +138,7 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 given = {name: row[column].strip() for name, column in about.items()}
                 yield _Person(
                     image=given["image"],
-                    labels=[_csv_value(row[column], header[column]) for column in index_of],
+                    labels=_csv_labels(row, header, column_of, len(label_set)),
                     box=pixels(float(given[side]) for side in _BOX) if "left" in given else None,
                     group=given.get("group") or None,
                     split=given.get("split") or None,
@@ -128,8 +147,8 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 raise DatasetError(f"{path} line {rows.line_num}: {error}") from None
 
 
-def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> list[int]:
-    """The column of each attribute, in the label set's order."""
+def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> dict[int, int]:
+    """The column of each attribute that has one, by the attribute's index."""
     known = _columns(label_set)
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         raise DatasetError(f"{path} has two columns {repeated[0]!r}")
@@ -138,6 +157,7 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> li
         if name not in header:
             raise DatasetError(f"{path} has no column {name!r}; its header begins {', '.join(header[:4]) or 'nowhere'}")
     column_of: dict[int, int] = {}
+    others: list[str] = []
     for column, name in enumerate(header):
         if name in _ABOUT:
             continue
@@ -149,15 +169,35 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> li
         elif column_of:
             raise DatasetError(
                 f"{path} has column {name!r}, no attribute of label set {label_set.name}; "
-                "other columns stand before the first attribute"
+                "other columns must stand before the first attribute"
             )
-    for index, attribute in enumerate(label_set.attributes):
-        if index not in column_of:
-            raise DatasetError(
-                f"{path} has no column {attribute.name!r} (or {attribute.phrase!r}), "
-                f"an attribute of label set {label_set.name}"
-            )
-    return [column_of[index] for index in range(len(label_set))]
+        else:
+            others.append(name)
+    if not column_of:
+        raise DatasetError(
+            f"{path} must have a column for at least one attribute of label set {label_set.name}, for example "
+            f"{label_set.attributes[0].name!r}, got columns {', '.join(header)}"
+        )
+    _log_missing(path, label_set, column_of, others)
+    return column_of
+
+
+def _log_missing(path: Path, label_set: LabelSet, column_of: dict[int, int], others: list[str]) -> None:
+    """Name the attributes without a column, and the columns ignored: one may be a misspelt attribute."""
+    missing = [attribute.name for index, attribute in enumerate(label_set.attributes) if index not in column_of]
+    if missing:
+        _log.warning(
+            "%s has columns for %d of the %d attributes of label set %s; unknown for everyone: %s%s",
+            *(path, len(column_of), len(label_set), label_set.name, ", ".join(missing)),
+            f"; ignored columns: {', '.join(others)}" if others else "",
+        )
+
+
+def _csv_labels(row: list[str], header: list[str], column_of: dict[int, int], attributes: int) -> list[int]:
+    labels = [UNKNOWN] * attributes
+    for index, column in column_of.items():
+        labels[index] = _csv_value(row[column], header[column])
+    return labels
 
 
 def _csv_value(text: str, attribute: str) -> int:

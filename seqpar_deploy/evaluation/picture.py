@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from seqpar_deploy.errors import BackendUnavailableError
 from seqpar_deploy.evaluation.metrics import AttributeMetrics, Metrics
-from seqpar_deploy.evaluation.report import OVERALL, recalls
+from seqpar_deploy.evaluation.score_table import OVERALL, recalls
 from seqpar_deploy.vocab import LabelSet
 
 if TYPE_CHECKING:
