@@ -52,7 +52,7 @@ class _Person:
         if not self.image:
             raise ValueError("the image is empty")
         if self.box is not None and (self.box[0] >= self.box[2] or self.box[1] >= self.box[3]):
-            raise ValueError(f"box {self.box} is empty; wanted left, top, right, bottom in pixels")
+            raise ValueError(f"box must be left, top, right, bottom in pixels, of an area above 0, got {self.box}")
 
 
 def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) -> Dataset:
@@ -134,7 +134,7 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 continue
             try:
                 if len(row) != len(header):
-                    raise ValueError(f"{len(row)} columns, the header has {len(header)}")
+                    raise ValueError(f"a row must have {len(header)} columns as the header, got {len(row)}")
                 given = {name: row[column].strip() for name, column in about.items()}
                 yield _Person(
                     image=given["image"],
@@ -204,7 +204,7 @@ def _csv_value(text: str, attribute: str) -> int:
     try:
         return _VALUES[text.strip()]
     except KeyError:
-        raise ValueError(f"{attribute!r} is {text!r}, wanted 1 yes, 0 no or empty for unknown") from None
+        raise ValueError(f"{attribute!r} must be 1 (yes), 0 (no) or empty (unknown), got {text!r}") from None
 
 
 def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
@@ -223,14 +223,14 @@ def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
 
 def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Person:
     if not isinstance(values, dict) or not isinstance(values.get("image"), str) or "attributes" not in values:
-        raise ValueError('wanted an object with "image", a path, and "attributes", a list of names')
+        raise ValueError('a person must be an object with "image", a path, and "attributes", a list of names')
     if strange := sorted(set(values) - set(_KEYS)):
-        raise ValueError(f"key {strange[0]!r} is none of {', '.join(_KEYS)}")
+        raise ValueError(f"keys must be of {', '.join(_KEYS)}, got {strange[0]!r}")
     labels = [NO] * len(label_set)
     for key, value in (("attributes", YES), ("unknown", UNKNOWN)):
         names = values.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f'"{key}" is {names!r}, wanted a list of names')
+            raise ValueError(f'"{key}" must be a list of names, got {names!r}')
         for name in names:
             if name not in known:
                 raise ValueError(f"{name!r} is no attribute of label set {label_set.name}")
@@ -240,7 +240,7 @@ def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Pe
     box = values.get("box")
     if box is not None:
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            raise ValueError(f'"box" is {box!r}, wanted [left, top, right, bottom] in pixels')
+            raise ValueError(f'"box" must be [left, top, right, bottom] in pixels, got {box!r}')
         box = pixels(box)
     group, split = (None if values.get(key) is None else str(values[key]) for key in ("group", "split"))
     return _Person(image=values["image"], labels=labels, box=box, group=group, split=split)
