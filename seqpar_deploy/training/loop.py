@@ -32,7 +32,7 @@ from seqpar_deploy.training.network import TeacherForced, derived_seed
 from seqpar_deploy.training.optimisers import learning_rate, make_optimisers
 from seqpar_deploy.training.recipe import Precision
 from seqpar_deploy.training.run import Process, Run
-from seqpar_deploy.training.run_files import write_log
+from seqpar_deploy.training.run_files import learning_curves, write_log, write_recipe
 from seqpar_deploy.training.state import TrainingState, load_state, optimiser_tensors, restore_optimisers, save_state
 from seqpar_deploy.training.targets import presence_loss, sequence_loss, sequences_from_labels
 from seqpar_deploy.training.validation import validate
@@ -49,7 +49,8 @@ _log = logging.getLogger(__name__)
 def train(run: Run, model: SequencePAR, process: Process, *, progress: OnProgress) -> Iterator[dict[str, Any]]:
     """Train until the recipe's last epoch, resuming from the state in `run.out` if there is one.
 
-    SIGINT and SIGTERM end the run after the current step or validation batch, with the state saved.
+    Writes all files of the run. SIGINT and SIGTERM end it after the current step or validation batch, with the state
+    saved.
 
     Args:
         run: What to train, on what, and where to write.
@@ -65,7 +66,10 @@ def train(run: Run, model: SequencePAR, process: Process, *, progress: OnProgres
         TrainingError: The folder holds another run, the loss is not finite, or a file cannot be written.
         KeyboardInterrupt: A signal ended the run.
     """
-    return _Training(run, model, process, progress).epochs()
+    training = _Training(run, model, process, progress)
+    if process.rank == 0:
+        write_recipe(run.out, run.identity())
+    return training.epochs()
 
 
 class _Training:
@@ -94,27 +98,40 @@ class _Training:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.signals: list[int] = []
-        if process.rank == 0 and (names := run.unlabelled()):
-            _log.warning(
-                "no source labels %d of the %d attributes (%s): they are not trained",
-                *(len(names), len(run.label_set), ", ".join(names)),
-            )
+        if process.rank == 0:
+            self._log_start()
         self._restore()
         self.forward: nn.Module = taught
         if process.world > 1:
             ids = [process.device.index] if process.device.type == "cuda" else None
             self.forward = DistributedDataParallel(taught, device_ids=ids)
 
-    def epochs(self) -> Iterator[dict[str, Any]]:
-        with stop_on_signal() as self.signals:
-            epoch, begun = divmod(self.step, self.schedule.steps_per_epoch)
-            if epoch and not begun and self._due(self.history[-1]):  # the run was interrupted while it validated
-                yield self._finish_epoch(self.history[-1])
-            yield from self._remaining_epochs()
+    def _log_start(self) -> None:
+        people = sum(len(source.dataset) for source in self.run.sources)
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        _log.info(
+            "training %.1f M weights on %s people, in %s on %s",
+            *(weights / 1e6, f"{people:,}", self.precision, self.process.device),
+        )
+        if names := self.run.unlabelled():
+            _log.warning(
+                "%d of the %d attributes are unknown for everyone, and not trained: %s",
+                *(len(names), len(self.run.label_set), ", ".join(names)),
+            )
 
-    def _remaining_epochs(self) -> Iterator[dict[str, Any]]:
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        with stop_on_signal() as self.signals, learning_curves(self.run.out) as draw:
+            for row in self._epochs():
+                if self.process.rank == 0:
+                    draw()
+                yield row
+
+    def _epochs(self) -> Iterator[dict[str, Any]]:
         per_epoch = self.schedule.steps_per_epoch
         total = per_epoch * self.optimiser_recipe.epochs
+        epoch, begun = divmod(self.step, per_epoch)
+        if epoch and not begun and self._due(self.history[-1]):  # the run was interrupted while it validated
+            yield self._finish_epoch(self.history[-1])
         meter, saved = _Meter(), time.monotonic()
         with contextlib.closing(self._loader().batches(self.step, total)) as batches:
             for crops, labels in meter.watch(batches):

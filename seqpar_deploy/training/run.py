@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 
 from seqpar_deploy.datasets import UNKNOWN, Dataset
+from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.training.loader import Source
 from seqpar_deploy.training.recipe import TrainingRecipe
 from seqpar_deploy.vocab import LabelSet
@@ -47,6 +48,12 @@ class Run:
     workers: int = 0
     validate_every: int = 1
     save_every: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.recipe.pictures_per_epoch == 0 and len({source.share for source in self.sources}) > 1:
+            raise DatasetError(
+                "shares of the data need pictures_per_epoch in the recipe: without, an epoch takes each picture once"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Return the values that a stored state must share with this run to be resumed by it."""
