@@ -1,4 +1,4 @@
-"""Running a model over a data set: the same way for a checkpoint in PyTorch and for a bundle on any backend."""
+"""Run a model over a data set: a checkpoint in PyTorch and a bundle on any backend in the same way."""
 
 from __future__ import annotations
 
