@@ -176,7 +176,7 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> di
     if not column_of:
         raise DatasetError(
             f"{path} must have a column for at least one attribute of label set {label_set.name}, for example "
-            f"{label_set.attributes[0].name!r}, got columns {', '.join(header)}"
+            f"{label_set.attributes[0].name!r}, got columns {', '.join(header[:4])}{', ...' * (len(header) > 4)}"
         )
     _log_missing(path, label_set, column_of, others)
     return column_of

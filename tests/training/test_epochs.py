@@ -1,4 +1,4 @@
-"""What the training loop does at the end of an epoch, and at its start; in this process."""
+"""The training loop in this process: its options, how it starts, and how it ends an epoch."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture
 def new_run(squares: Path, recipe_file: Callable[..., Path], tmp_path: Path) -> Callable[..., Run]:
-    def new(name: str, *, epochs: int, more: str = "", **options: Any) -> Run:
+    def new(name: str, *, epochs: int, more: str = "", pictures: int = 16, **options: Any) -> Run:
         labels = load_label_set("pa100k")
         return Run(
-            recipe=load_training_recipe(recipe_file(epochs=epochs, pictures=16, more=more)),
+            recipe=load_training_recipe(recipe_file(epochs=epochs, pictures=pictures, more=more)),
             label_set=labels,
             sources=(Source(dataset=load_dataset(labels, squares, "train")),),
             out=tmp_path / name,
@@ -162,3 +162,34 @@ def test_shares_need_pictures_per_epoch(new_run: Callable[..., Run]) -> None:
     dataclasses.replace(run, **shares)
     with pytest.raises(DatasetError, match="pictures_per_epoch"):
         dataclasses.replace(run, **shares, recipe=dataclasses.replace(run.recipe, pictures_per_epoch=0))
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(new_run: Callable[..., Run]) -> None:
+    """Dropout differs between the two, so the losses of the first epoch are compared to one part in 20."""
+    whole, parts = (
+        train(new_run(f"run{number}", epochs=1, pictures=0, more=f"accumulate = {number}", validation=None))
+        for number in (1, 4)
+    )
+    assert whole[0]["loss"] == pytest.approx(parts[0]["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "eos = false",
+        'precision = "bf16"',
+        "image_tower = 0",
+        "label_smoothing = 0.1",
+        "presence = 0.5",
+        "muon = 0.02\npresence = 0.5",
+    ],
+)
+def test_options_train(new_run: Callable[..., Run], more: str) -> None:
+    run = new_run("run", epochs=2, more=more)
+    train(run)
+    tensors = weights(run, "state.safetensors")
+    assert ("exp_avg.model.clip_model.visual.proj" in tensors) == (more != "image_tower = 0" and "muon" not in more)
+    assert ("momentum_buffer.model.clip_model.visual.proj" in tensors) == ("muon" in more)
+    assert ("presence.weight" in tensors) == ("presence" in more)
+    assert "exp_avg.model.decoder.fc.weight" in tensors
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
