@@ -21,7 +21,7 @@ from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, Label
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
 from seqpar_deploy.evaluation.picture import check_available, draw_metrics
-from seqpar_deploy.evaluation.report import format_attributes, format_overall, paper_scores
+from seqpar_deploy.evaluation.score_table import format_attributes, format_overall, paper_scores
 from seqpar_deploy.evaluation.sequences import describe_difference, differing, read_sequences, sequences_to_jsonl
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine

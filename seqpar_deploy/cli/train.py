@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -15,13 +14,13 @@ import typer
 from seqpar_deploy.cli.console import INTERRUPTED
 from seqpar_deploy.errors import BackendUnavailableError, DatasetError
 from seqpar_deploy.resources import label_set_names, load_label_set, training_recipe_names
-from seqpar_deploy.training.recipe import load_training_recipe
+from seqpar_deploy.training.recipe import TrainingRecipe, load_training_recipe
 from seqpar_deploy.vocab import LabelSet
 
 if TYPE_CHECKING:
+    from seqpar_deploy.modeling.sequencepar import SequencePAR
     from seqpar_deploy.training.loader import Source
-
-_DRAWING = 10.0  # seconds between drawings of the curves, which may cost more than a short epoch
+    from seqpar_deploy.training.run import Run
 
 
 def train(
@@ -57,64 +56,64 @@ def train(
     Several GPUs: torchrun --nproc-per-node N -m seqpar_deploy.cli.main train ...
     """
     labels = load_label_set(label_set, sentences=sentences)
-    chosen = load_training_recipe(recipe)
+    chosen = _chosen_recipe(recipe, eos=eos, epochs=epochs)
     try:
-        from seqpar_deploy.training.loop import Run, joined_processes
-        from seqpar_deploy.training.loop import train as run_training
-        from seqpar_deploy.training.report import draw_curves, write_recipe
+        from seqpar_deploy.modeling.checkpoint import load_checkpoint
+        from seqpar_deploy.training.run import Run
         from seqpar_deploy.training.start import model_from_checkpoint, new_model
     except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            f"training needs {error.name}, which is not installed; pip install 'seqpar-deploy[train]'"
-        ) from None
+        raise _not_installed(error) from None
 
-    optimiser = dataclasses.replace(chosen.optimiser, eos=eos and chosen.optimiser.eos)
-    if epochs is not None:
-        optimiser = dataclasses.replace(optimiser, epochs=epochs)
-    chosen = dataclasses.replace(chosen, optimiser=optimiser)
-    sources = tuple(_source(text, labels, "trainval") for text in data)
-    scored = _source(validation, labels, "test").dataset if validation else None
-    if chosen.pictures_per_epoch == 0 and len({source.share for source in sources}) > 1:
-        raise DatasetError("shares of the data need pictures_per_epoch in the recipe: without, each picture comes once")
-    model = model_from_checkpoint(start, labels) if start else new_model(chosen.model, labels, seed=seed)
+    checkpoint = load_checkpoint(start) if start else None
     run = Run(
         recipe=chosen,
         label_set=labels,
-        sources=sources,
-        validation=scored,
+        sources=tuple(_source(text, labels, "trainval") for text in data),
+        validation=_source(validation, labels, "test").dataset if validation else None,
         out=out,
+        start=checkpoint.sha256 if checkpoint else None,
         seed=seed,
         workers=workers,
         validate_every=validate_every,
         save_every=save_every,
     )
+    _run(run, model_from_checkpoint(checkpoint, labels) if checkpoint else new_model(chosen.model, labels, seed=seed))
+
+
+def _chosen_recipe(name: str, *, eos: bool, epochs: int | None) -> TrainingRecipe:
+    recipe = load_training_recipe(name)
+    optimiser = recipe.optimiser
+    optimiser = dataclasses.replace(optimiser, eos=eos and optimiser.eos, epochs=epochs or optimiser.epochs)
+    return dataclasses.replace(recipe, optimiser=optimiser)
+
+
+def _not_installed(error: ModuleNotFoundError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"training needs {error.name}, which is not installed; pip install 'seqpar-deploy[train]'"
+    )
+
+
+def _run(run: Run, model: SequencePAR) -> None:
+    """Train, and print a line per epoch."""
+    try:
+        from seqpar_deploy.training.loop import train as run_training
+        from seqpar_deploy.training.run import joined_processes
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from None
+
     with joined_processes() as process:
         first = process.rank == 0
-        if first:
-            people = sum(len(source.dataset) for source in sources)
-            weights = sum(parameter.numel() for parameter in model.parameters())
-            print(f"{people:,} people, {weights / 1e6:.1f} M weights, on {process.device}", file=sys.stderr)
-        row, told, drawn = None, -math.inf, -math.inf
+        row = None
         try:
-            rows = run_training(run, model, process, progress=_progress(first))  # refuses another run's folder
-            if first:
-                write_recipe(out, run.identity())
-            for row in rows:
+            for row in run_training(run, model, process, progress=_progress(first)):
                 if first:
                     print(_line(row), flush=True)
-                    told = time.monotonic()
-                    if told - drawn > _DRAWING:
-                        draw_curves(out)
-                        drawn = told
         except KeyboardInterrupt:
             if first:
-                print("interrupted; the same command goes on from here", file=sys.stderr)
+                print("interrupted; the same command resumes the run", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-        finally:
-            if first and drawn < told:
-                draw_curves(out)
     if first and row is None:
-        print(f"{out} is a finished run; choose another --out to train again", file=sys.stderr)
+        print(f"{run.out} is a finished run; choose another --out to train again", file=sys.stderr)
 
 
 def _source(text: str, labels: LabelSet, split: str) -> Source:
@@ -129,7 +128,7 @@ def _source(text: str, labels: LabelSet, split: str) -> Source:
     except ValueError:
         weight = -1.0
     if weight <= 0:
-        raise DatasetError(f"the share in {text!r} is {share!r}, wanted a number above 0")
+        raise DatasetError(f"the share in {text!r} must be a number above 0, got {share!r}")
     chosen = named or (split if Path(path).is_dir() else None)  # a table may be taken whole
     return Source(dataset=load_dataset(labels, path, chosen), share=weight)
 

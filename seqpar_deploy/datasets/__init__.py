@@ -31,21 +31,27 @@ _READERS: dict[str, Callable[[Path, LabelSet, str | None], Dataset]] = {
 
 
 def load_dataset(name: str | Path | LabelSet, root: str | Path, split: str | None = None) -> Dataset:
-    """One split of a data set. Pictures are not looked at; `check_images` does that.
+    """Load one split of a data set. Pictures are not opened; `check_images` checks that they exist.
 
-    `name` is a label set: the name of one that ships (`pa100k`), a TOML file, or the object. `root` is the folder of
-    the data set of that name as it is published, or a CSV or JSON Lines file of your own that is labelled with that
-    label set (see `table.py`); of such a file, no split means everyone. Raises DatasetError, LabelSetError.
+    Args:
+        name: The label set: the name of one that ships (for example `pa100k`), a TOML file, or the object.
+        root: The folder of the data set of that name as published, or a CSV or JSON Lines file of your own (see
+            `table.py`).
+        split: The split to load. Required for a folder. Default for a file: all rows.
+
+    Raises:
+        DatasetError: The data set cannot be found or read, or disagrees with the label set.
+        LabelSetError: The label set cannot be found or read.
     """
     label_set = name if isinstance(name, LabelSet) else load_label_set(name)
     root = Path(root)
     if root.suffix.lower() in SUFFIXES and not root.is_dir():
         return load_table(root, label_set, split)
     if not root.is_dir():
-        raise DatasetError(f"{root} is no folder of a data set, nor a file ending in {' or '.join(SUFFIXES)}")
+        raise DatasetError(f"data must be a data set's folder, or a file ending in {' or '.join(SUFFIXES)}, got {root}")
     if label_set.name not in _READERS:
         raise DatasetError(
-            f"{root} is a folder, and label set {label_set.name} has no published data set, only "
-            f"{', '.join(_READERS)} do; name a CSV or JSON Lines file"
+            f"the label set of a folder must be one of {', '.join(_READERS)}, got {label_set.name} for {root}; "
+            "name a CSV or JSON Lines file"
         )
     return _READERS[label_set.name](root, label_set, split)

@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: splits, folders, labels and the names of attributes."""
+"""Shared by the readers of published data sets: splits, folders, labels and attribute names."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _T = TypeVar("_T")
 
 
 def pick_split(splits: Mapping[str, _T], split: str | None, label_set: LabelSet) -> tuple[str, _T]:
-    """The split's name and what stands for it. Raises DatasetError that lists the splits there are."""
+    """Return a split's name and its value. Raises DatasetError that lists the splits."""
     if split is None or split not in splits:
-        asked = "" if split is None else f", not {split!r}"
-        raise DatasetError(f"{label_set.name} has splits {', '.join(splits)}{asked}; name one of them")
+        got = "none" if split is None else repr(split)
+        raise DatasetError(f"split of {label_set.name} must be one of {', '.join(splits)}, got {got}")
     return split, splits[split]
 
 
 def first_folder(root: Path, *names: str) -> Path:
-    """The first of these folders in `root` that is there; sets are unpacked in several ways."""
+    """The first of these folders that exists in `root`; data sets are unpacked in several ways."""
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DatasetError(f"{root} holds no folder {' or '.join(names)}; the pictures belong there")
+    raise DatasetError(f"{root} must hold the pictures in a folder {' or '.join(names)}, got none of them")
 
 
 def read_json(path: Path) -> Any:
@@ -49,14 +49,14 @@ def read_json(path: Path) -> Any:
 def columns_of(label_set: LabelSet, names: Sequence[str], *, source: str) -> list[int]:
     """The column of each attribute in an annotation that names its columns, in the label set's order.
 
-    Case, blanks and punctuation do not count. Raises DatasetError for an attribute with no column, or several.
+    Case, blanks and punctuation are ignored. Raises DatasetError for an attribute with no column, or several.
     """
     plain = [_plain(name) for name in names]
     for attribute in label_set.attributes:
         if (found := plain.count(_plain(attribute.name))) != 1:
             raise DatasetError(
-                f"{source} names {len(names)} attributes, {attribute.name!r} of label set {label_set.name} "
-                f"{'several times' if found else 'is not among them'}; is this the label set of that data set?"
+                f"{source} must name {attribute.name!r} of label set {label_set.name} once, got it {found} times among "
+                f"{len(names)} attributes; check that --label-set is the label set of this data set"
             )
     return [plain.index(_plain(attribute.name)) for attribute in label_set.attributes]
 
@@ -66,18 +66,18 @@ def _plain(name: str) -> str:
 
 
 def to_labels(values: npt.ArrayLike, meaning: Mapping[int, int], *, columns: int, source: str) -> Labels:
-    """An annotation's numbers, (people, columns), as labels; `meaning` says what each number that may occur stands for.
+    """Convert an annotation's numbers, (people, columns), to labels; `meaning` maps each allowed number to a label.
 
     Raises DatasetError for any other number and any other shape.
     """
     try:
         numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise DatasetError(f"{source} has labels that are not numbers, or rows of different lengths") from None
+        raise DatasetError(f"labels in {source} must be numbers in rows of one length, got others") from None
     if len(numbers) == 0:
-        raise DatasetError(f"{source} lists nobody in this split")
+        raise DatasetError(f"{source} lists no people in this split")
     if numbers.shape[1:] != (columns,):
-        raise DatasetError(f"{source} has labels of shape {numbers.shape}, wanted {columns} for each person")
+        raise DatasetError(f"labels in {source} must be {columns} per person, got shape {numbers.shape}")
     labels = np.zeros(numbers.shape, np.int8)
     known = np.zeros(numbers.shape, np.bool_)
     for number, label in meaning.items():
@@ -85,5 +85,5 @@ def to_labels(values: npt.ArrayLike, meaning: Mapping[int, int], *, columns: int
         known |= numbers == number
     if not known.all():
         strange = numbers[~known][0]
-        raise DatasetError(f"{source} has a label {strange:g}, wanted one of {', '.join(map(str, sorted(meaning)))}")
+        raise DatasetError(f"labels in {source} must be {', '.join(map(str, sorted(meaning)))}, got {strange:g}")
     return labels

@@ -1,4 +1,4 @@
-"""What every reader of a data set gives: person crops, and what is known of each."""
+"""The type every reader of a data set returns: person crops and their labels."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ _FARTHEST = 2**31  # a pixel's place
 
 
 def pixels(box: Iterable[float]) -> list[int]:
-    """A box's sides as whole pixels. Raises ValueError where a picture can have none such."""
+    """Round a box's sides to whole pixels. Raises ValueError if no picture is that large."""
     sides = [float(side) for side in box]
     if not all(abs(side) < _FARTHEST for side in sides):
-        raise ValueError(f"box {', '.join(f'{side:g}' for side in sides)} is nowhere in a picture")
+        got = ", ".join(f"{side:g}" for side in sides)
+        raise ValueError(f"box sides must be finite and below 2^31 pixels, got {got}")
     return [round(side) for side in sides]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """One split of a data set of M people. Nothing is read from pictures until `crop` asks for it.
+    """One split of a data set of M people. Pictures are read by `crop` only.
 
-    `labels` (M, n) holds 1 yes, 0 no, -1 unknown, in the label set's order. `boxes` (M, 4), where a picture shows more
-    than the person, are left, top, right, bottom in pixels. `groups`, where given, name what must stay on one side of
-    a split: pictures of one person.
+    Attributes:
+        name: Name of the data set.
+        split: Name of the split.
+        label_set: The n attributes that are labelled.
+        images: The picture of each person.
+        labels: int8 (M, n): 1 yes, 0 no, -1 unknown, in the label set's order.
+        boxes: int64 (M, 4): left, top, right, bottom in pixels; None if each picture shows one person only.
+        groups: A name per person; all people with one name stay on one side of a split. None if unknown.
     """
 
     name: str
@@ -52,13 +58,13 @@ class Dataset:
         people = len(self.images)
         if self.labels.shape != (people, len(self.label_set)):
             raise DatasetError(
-                f"{self.name} has labels of shape {self.labels.shape}, wanted ({people}, {len(self.label_set)}): "
-                f"a row for each picture, a column for each attribute of label set {self.label_set.name}"
+                f"labels of {self.name} must have shape ({people}, {len(self.label_set)}), a row per picture and a "
+                f"column per attribute of label set {self.label_set.name}, got {self.labels.shape}"
             )
         if people == 0:
             raise DatasetError(f"split {self.split} of {self.name} is empty")
         if not np.isin(self.labels, (YES, NO, UNKNOWN)).all():
-            raise DatasetError(f"{self.name} has labels other than 1 yes, 0 no and -1 unknown")
+            raise DatasetError(f"labels of {self.name} must be 1 (yes), 0 (no) or -1 (unknown)")
         for field in ("boxes", "groups"):
             values = getattr(self, field)
             if values is not None and len(values) != people:
@@ -68,7 +74,7 @@ class Dataset:
         return len(self.images)
 
     def crop(self, index: int) -> Crop:
-        """The person, uint8 RGB (h, w, 3). Raises ImageError that names the file."""
+        """Read one person, uint8 RGB (h, w, 3). Raises ImageError or DatasetError, naming the file."""
         picture = read_image(self.images[index])
         if self.boxes is None:
             return picture
@@ -77,12 +83,12 @@ class Dataset:
         if cut.size == 0:
             height, width = picture.shape[:2]
             raise DatasetError(
-                f"{self.images[index]} is {width} x {height}, its box {left}, {top}, {right}, {bottom} lies outside"
+                f"box {left}, {top}, {right}, {bottom} lies outside {self.images[index]}, which is {width} x {height}"
             )
         return cut
 
     def subset(self, rows: Sequence[int] | npt.NDArray[np.int64], *, split: str | None = None) -> Dataset:
-        """The people at these rows, in this order."""
+        """Return the people at these rows, in this order."""
         index = np.asarray(rows, dtype=np.int64)
         return dataclasses.replace(
             self,
@@ -95,17 +101,28 @@ class Dataset:
 
 
 def split_by_group(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(rest, held_out): about `fraction` of the groups are held out, each group wholly on one side.
+    """Split a data set so that each group lies wholly on one side.
 
-    A group's side depends on nothing but its name and the seed, so people who are added later move nobody.
+    The side of a group depends on its name and the seed only, so that people added later do not move the others.
+
+    Args:
+        dataset: A data set with groups.
+        fraction: Share of the groups to hold out, above 0 and below 1.
+        seed: Another seed gives another split.
+
+    Returns:
+        The rest, and the people held out.
+
+    Raises:
+        DatasetError: There are no groups, or too few of them.
     """
     if dataset.groups is None:
         raise DatasetError(
-            f"{dataset.name} has no groups to split by; name in `group` who is pictured, "
-            "or the picture where nobody is pictured twice"
+            f"{dataset.name} has no groups to split by; add a column `group` with a name per person, or per picture "
+            "if no person is pictured twice"
         )
     if not 0 < fraction < 1:
-        raise DatasetError(f"fraction is {fraction}, wanted more than 0 and less than 1")
+        raise DatasetError(f"fraction must be above 0 and below 1, got {fraction}")
     held = np.array([_fraction_of(group, seed) < fraction for group in dataset.groups])
     if held.all() or not held.any():
         raise DatasetError(
@@ -125,8 +142,9 @@ def _fraction_of(group: str, seed: int) -> float:
 
 
 def check_images(dataset: Dataset) -> None:
-    """Look whether every picture is there, without opening any. Raises DatasetError that names the first missing."""
-    missing = [path for path in dict.fromkeys(dataset.images) if not os.path.isfile(path)]  # also names that cannot be
+    """Check that every picture exists, without opening any. Raises DatasetError that names the first missing one."""
+    # Not `Path.is_file`, which raises for impossible names.
+    missing = [path for path in dict.fromkeys(dataset.images) if not os.path.isfile(path)]
     if missing:
         raise DatasetError(
             f"{missing[0]} does not exist; {len(missing)} of the {len(set(dataset.images))} pictures of {dataset.name} "

@@ -1,14 +1,15 @@
-"""People's own data: a CSV or JSON Lines file beside its pictures.
+"""Tables of one's own people: a CSV or JSON Lines file beside its pictures.
 
-CSV: `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column an attribute, headed by its
-name or its phrase: 1 yes, 0 no, empty unknown. Other columns may stand before the first attribute.
+CSV: `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column per attribute, headed by its
+name or its phrase: 1 yes, 0 no, empty unknown. An attribute without a column is unknown for everyone. Other columns may
+stand before the first attribute.
 
-JSON Lines, an object a person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
-right, bottom], "group": "person 7", "split": "test"}`; all but the first two may be left out. What is listed neither as
-attribute nor as unknown is no.
+JSON Lines, one object per person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
+right, bottom], "group": "person 7", "split": "test"}`. All but the first two keys are optional. An attribute listed
+neither under `attributes` nor under `unknown` is no.
 
-Paths are relative to the file, or to a folder `images` beside it. A table that names groups but no splits has two all
-the same: `test` is a fifth of the groups, always the same ones, and `train` the rest.
+Paths are relative to the file, or to a folder `images` beside it. A table with groups but without splits has two
+splits: `test` is a fifth of the groups, always the same ones, and `train` the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,8 @@ _TEST_SHARE = 0.2
 _VALUES = {"1": YES, "0": NO, "": UNKNOWN}
 _KEYS = ("image", "attributes", "unknown", "box", "group", "split")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Person:
@@ -48,42 +52,57 @@ class _Person:
         if not self.image:
             raise ValueError("the image is empty")
         if self.box is not None and (self.box[0] >= self.box[2] or self.box[1] >= self.box[3]):
-            raise ValueError(f"box {self.box} is empty; wanted left, top, right, bottom in pixels")
+            raise ValueError(f"box must be left, top, right, bottom in pixels, of an area above 0, got {self.box}")
 
 
 def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) -> Dataset:
-    """The people of a CSV or JSON Lines file, in its order; all of them, or those of a split.
+    """Load the people of a CSV or JSON Lines file, in its order.
 
-    Raises DatasetError that names the file and the line.
+    Args:
+        path: The file, ending in `.csv` or `.jsonl`.
+        label_set: The attributes. Those without a column in a CSV are unknown (-1); a log line names them.
+        split: The split to load. Default: all rows.
+
+    Raises:
+        DatasetError: The file cannot be read, or disagrees with the label set; the message names file and line.
     """
     path = Path(path)
-    read = {".csv": _read_csv, ".jsonl": _read_json_lines}.get(path.suffix.lower())
-    if read is None:
-        raise DatasetError(f"{path} is no table of people; wanted a file ending in {' or '.join(SUFFIXES)}")
-    try:
-        people = list(read(path, label_set))
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from None
+    people = _read(path, label_set)
     splits = sorted({person.split for person in people if person.split})
     if not splits and split in ("train", "test"):
-        train, test = split_by_group(load_table(path, label_set), _TEST_SHARE, seed=0)
+        train, test = split_by_group(_to_dataset(path, label_set, people, "all"), _TEST_SHARE, seed=0)
         return dataclasses.replace(train if split == "train" else test, split=split)
     if split is not None:
         people = [person for person in people if person.split == split]
         if not people:
             names = f"its splits are {', '.join(splits)}" if splits else "it names no splits; leave the split out"
             raise DatasetError(f"{path} has no split {split!r}: {names}")
+    return _to_dataset(path, label_set, people, split or "all")
+
+
+def _read(path: Path, label_set: LabelSet) -> list[_Person]:
+    read = {".csv": _read_csv, ".jsonl": _read_json_lines}.get(path.suffix.lower())
+    if read is None:
+        raise DatasetError(f"a table of people must be a file ending in {' or '.join(SUFFIXES)}, got {path}")
+    try:
+        people = list(read(path, label_set))
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from None
     if not people:
-        raise DatasetError(f"{path} lists nobody")
+        raise DatasetError(f"{path} lists no people")
+    return people
+
+
+def _to_dataset(path: Path, label_set: LabelSet, people: list[_Person], split: str) -> Dataset:
     for field in ("box", "group"):
         without = next((person for person in people if getattr(person, field) is None), None)
         if without and any(getattr(person, field) is not None for person in people):
             raise DatasetError(f"{path} gives {without.image} no {field}, others have one; give one to all or none")
     return Dataset(
         name=path.stem,
-        split=split or "all",
+        split=split,
         label_set=label_set,
         images=tuple(_picture(path.parent, person.image) for person in people),
         labels=np.array([person.labels for person in people], np.int8),
@@ -94,12 +113,12 @@ def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) 
 
 def _picture(folder: Path, image: str) -> Path:
     path, inside = folder / image, folder / "images" / image
-    # Not by `Path.exists`, which raises for names that cannot be; whoever opens them says so.
+    # Not `Path.exists`, which raises for impossible names; opening them raises an error that names the file.
     return inside if not os.path.exists(path) and os.path.exists(inside) else path
 
 
 def _columns(label_set: LabelSet) -> dict[str, int]:
-    """Where an attribute stands, by its phrase and by its name; a name wins."""
+    """The index of each attribute by its phrase and by its name; a name takes precedence."""
     columns = {attribute.phrase: index for index, attribute in enumerate(label_set.attributes)}
     return columns | {attribute.name: index for index, attribute in enumerate(label_set.attributes)}
 
@@ -108,18 +127,18 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         header = [name.strip() for name in next(rows, [])]
-        index_of = _attribute_columns(path, header, label_set)
+        column_of = _attribute_columns(path, header, label_set)
         about = {name: header.index(name) for name in _ABOUT if name in header}
         for row in rows:
             if not row:  # a blank line
                 continue
             try:
                 if len(row) != len(header):
-                    raise ValueError(f"{len(row)} columns, the header has {len(header)}")
+                    raise ValueError(f"a row must have {len(header)} columns as the header, got {len(row)}")
                 given = {name: row[column].strip() for name, column in about.items()}
                 yield _Person(
                     image=given["image"],
-                    labels=[_csv_value(row[column], header[column]) for column in index_of],
+                    labels=_csv_labels(row, header, column_of, len(label_set)),
                     box=pixels(float(given[side]) for side in _BOX) if "left" in given else None,
                     group=given.get("group") or None,
                     split=given.get("split") or None,
@@ -128,8 +147,8 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 raise DatasetError(f"{path} line {rows.line_num}: {error}") from None
 
 
-def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> list[int]:
-    """The column of each attribute, in the label set's order."""
+def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> dict[int, int]:
+    """The column of each attribute that has one, by the attribute's index."""
     known = _columns(label_set)
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         raise DatasetError(f"{path} has two columns {repeated[0]!r}")
@@ -138,6 +157,7 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> li
         if name not in header:
             raise DatasetError(f"{path} has no column {name!r}; its header begins {', '.join(header[:4]) or 'nowhere'}")
     column_of: dict[int, int] = {}
+    others: list[str] = []
     for column, name in enumerate(header):
         if name in _ABOUT:
             continue
@@ -149,22 +169,42 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> li
         elif column_of:
             raise DatasetError(
                 f"{path} has column {name!r}, no attribute of label set {label_set.name}; "
-                "other columns stand before the first attribute"
+                "other columns must stand before the first attribute"
             )
-    for index, attribute in enumerate(label_set.attributes):
-        if index not in column_of:
-            raise DatasetError(
-                f"{path} has no column {attribute.name!r} (or {attribute.phrase!r}), "
-                f"an attribute of label set {label_set.name}"
-            )
-    return [column_of[index] for index in range(len(label_set))]
+        else:
+            others.append(name)
+    if not column_of:
+        raise DatasetError(
+            f"{path} must have a column for at least one attribute of label set {label_set.name}, for example "
+            f"{label_set.attributes[0].name!r}, got columns {', '.join(header[:4])}{', ...' * (len(header) > 4)}"
+        )
+    _log_missing(path, label_set, column_of, others)
+    return column_of
+
+
+def _log_missing(path: Path, label_set: LabelSet, column_of: dict[int, int], others: list[str]) -> None:
+    """Name the attributes without a column, and the columns ignored: one may be a misspelt attribute."""
+    missing = [attribute.name for index, attribute in enumerate(label_set.attributes) if index not in column_of]
+    if missing:
+        _log.warning(
+            "%s has columns for %d of the %d attributes of label set %s; unknown for everyone: %s%s",
+            *(path, len(column_of), len(label_set), label_set.name, ", ".join(missing)),
+            f"; ignored columns: {', '.join(others)}" if others else "",
+        )
+
+
+def _csv_labels(row: list[str], header: list[str], column_of: dict[int, int], attributes: int) -> list[int]:
+    labels = [UNKNOWN] * attributes
+    for index, column in column_of.items():
+        labels[index] = _csv_value(row[column], header[column])
+    return labels
 
 
 def _csv_value(text: str, attribute: str) -> int:
     try:
         return _VALUES[text.strip()]
     except KeyError:
-        raise ValueError(f"{attribute!r} is {text!r}, wanted 1 yes, 0 no or empty for unknown") from None
+        raise ValueError(f"{attribute!r} must be 1 (yes), 0 (no) or empty (unknown), got {text!r}") from None
 
 
 def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
@@ -183,14 +223,14 @@ def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
 
 def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Person:
     if not isinstance(values, dict) or not isinstance(values.get("image"), str) or "attributes" not in values:
-        raise ValueError('wanted an object with "image", a path, and "attributes", a list of names')
+        raise ValueError('a person must be an object with "image", a path, and "attributes", a list of names')
     if strange := sorted(set(values) - set(_KEYS)):
-        raise ValueError(f"key {strange[0]!r} is none of {', '.join(_KEYS)}")
+        raise ValueError(f"keys must be of {', '.join(_KEYS)}, got {strange[0]!r}")
     labels = [NO] * len(label_set)
     for key, value in (("attributes", YES), ("unknown", UNKNOWN)):
         names = values.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f'"{key}" is {names!r}, wanted a list of names')
+            raise ValueError(f'"{key}" must be a list of names, got {names!r}')
         for name in names:
             if name not in known:
                 raise ValueError(f"{name!r} is no attribute of label set {label_set.name}")
@@ -200,7 +240,7 @@ def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Pe
     box = values.get("box")
     if box is not None:
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            raise ValueError(f'"box" is {box!r}, wanted [left, top, right, bottom] in pixels')
+            raise ValueError(f'"box" must be [left, top, right, bottom] in pixels, got {box!r}')
         box = pixels(box)
     group, split = (None if values.get(key) is None else str(values[key]) for key in ("group", "split"))
     return _Person(image=values["image"], labels=labels, box=box, group=group, split=split)

@@ -9,7 +9,7 @@ SequencePAR's authors use a copy with the people cut out, which is read where it
 `Annotations` a line a person in `trainval_name.txt` and `trainval_gt_label.txt` (`[1, -1, 0, ...]`, in the label set's
 order), and the same for test. It holds 28,330 and 29,161 people, the JSON a few more.
 
-A label 0 means unspecified and -1 no. SequencePAR's code counts both as no, and so does this, that scores compare.
+A label 0 means unspecified and -1 no. SequencePAR's code counts both as no; so does this reader, for comparable scores.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _load_scenes(root: Path, path: Path, label_set: LabelSet, split: str) -> Dat
                 continue
             for person in picture["targets"]:
                 left, top, right, bottom = box = _corners(person["bbox"])
-                if left < right and top < bottom:  # who is outside the picture cannot be cut out of it
+                if left < right and top < bottom:  # a box outside the picture has no pixels
                     images.append(picture["file_name"])
                     labels.append(person["attribute"])
                     boxes.append(box)

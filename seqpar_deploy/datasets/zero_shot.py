@@ -1,4 +1,4 @@
-"""The zero-shot splits of PETA-ZS and RAP-ZS: nobody is in two parts.
+"""The zero-shot splits of PETA-ZS and RAP-ZS: no person is in two parts.
 
 They are published only as pickles (`dataset_zs_run0.pkl` of valencebond/Rethinking_of_PAR). A pickle can run any
 program when it is opened, so this package opens none: docs/datasets.md has the one line that turns the one you trust
@@ -21,15 +21,15 @@ def read_zero_shot(root: Path, parts: Sequence[str], images: Sequence[str]) -> n
     """The rows of `images` that these parts of `zero_shot.json` name, in the file's order. Raises DatasetError."""
     path = root / "zero_shot.json"
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist; docs/datasets.md says how to make it from the published split")
+        raise DatasetError(f"{path} does not exist; docs/datasets.md shows how to make it from the published split")
     content = read_json(path)
     row_of = {name: row for row, name in enumerate(images)}
     rows: list[int] = []
     for part in parts:
         names = content.get(part) if isinstance(content, dict) else None
         if not isinstance(names, list):
-            raise DatasetError(f"{path} has no list {part!r}; wanted train, val and test, lists of pictures' names")
+            raise DatasetError(f"{path} must hold lists of picture names train, val and test, got no list {part!r}")
         if unknown := [name for name in names if not isinstance(name, str) or name not in row_of]:
-            raise DatasetError(f"{path} names {unknown[0]!r} in {part}, which the annotations do not have")
+            raise DatasetError(f"{part} in {path} must name pictures of the annotations, got {unknown[0]!r}")
         rows += [row_of[name] for name in names]
     return np.array(rows, np.int64)

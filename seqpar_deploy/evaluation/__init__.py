@@ -1,1 +1,1 @@
-"""How good a model is: the scores the field publishes, from generated sequences and labels."""
+"""The published metrics, from generated sequences and labels."""

@@ -1,9 +1,9 @@
-"""Running a model over a data set: the same way for a checkpoint in PyTorch and for a bundle on any backend."""
+"""Run a model over a data set: a checkpoint in PyTorch and a bundle on any backend in the same way."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import largest_batch
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
@@ -39,12 +40,20 @@ def generate(
     strategy: Strategy,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> list[Generation]:
-    """One generated sequence for each person of a data set, in its order; `progress` takes (done, in all).
+    """Generate one sequence per person of a data set, in its order.
 
-    Raises DatasetError if the data set has other attributes than the model, ImageError for the first picture that
-    cannot be read: a score over the others would be another test's.
+    Args:
+        model: The model to run.
+        dataset: The people, labelled with the model's attributes.
+        strategy: The decoding strategy.
+        batch_size: Crops per batch. Default: the largest the model and the backend allow.
+        progress: Called after each batch with people done and people in total.
+
+    Raises:
+        DatasetError: The data set has other attributes than the model.
+        ImageError: A picture cannot be read. Skipping it would score another test set.
     """
     _check_attributes(model.label_set, dataset)
     size = largest_batch(model.max_rows, model.backend, strategy, batch_size)
@@ -58,7 +67,7 @@ def generate(
 
 
 def attributes_of(generations: Sequence[Generation], attributes: int) -> npt.NDArray[np.bool_]:
-    """Which attributes each sequence names (M, n). As published, order and repeats do not matter."""
+    """Return the attributes that each sequence names, bool (M, n). As published, order and repeats do not count."""
     named = np.zeros((len(generations), attributes), dtype=np.bool_)
     for row, generation in enumerate(generations):
         named[row, [token - FIRST_ATTRIBUTE for token in generation.tokens if token >= FIRST_ATTRIBUTE]] = True
@@ -85,6 +94,6 @@ def _check_attributes(label_set: LabelSet, dataset: Dataset) -> None:
     wanted, got = ([attribute.name for attribute in labels.attributes] for labels in (label_set, dataset.label_set))
     if got != wanted:
         raise DatasetError(
-            f"{dataset.name} is labelled with the {len(got)} attributes of {dataset.label_set.name}, the model "
-            f"generates the {len(wanted)} of {label_set.name}; wanted the same in the same order"
+            f"{dataset.name} must be labelled with the model's {len(wanted)} attributes of {label_set.name}, in that "
+            f"order, got {len(got)} of {dataset.label_set.name}"
         )

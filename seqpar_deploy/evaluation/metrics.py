@@ -10,8 +10,8 @@ valencebond/Rethinking_of_PAR). There every denominator has 1e-20 added, so that
 F1 is the mean of each person's F1. (The older code takes the F1 of the mean precision and mean recall instead, which
 is higher; numbers from the two are not comparable.)
 
-Unknown labels, which published sets do not have, count neither in the label nor in the prediction; an attribute or a
-person of which nothing at all is known takes part in no mean.
+Unknown labels, which published sets do not have, are left out of labels and predictions. An attribute that is unknown
+for every person, or a person whose attributes are all unknown, is left out of the means.
 """
 
 from __future__ import annotations
@@ -64,15 +64,20 @@ class Metrics:
 
 
 def compute_metrics(predicted: npt.NDArray[np.bool_ | np.integer[Any]], labels: Labels) -> Metrics:
-    """Score predictions (M, n), true or 1 where the attribute was generated, against labels (M, n) 1, 0 or -1.
+    """Score predictions against labels.
 
-    Raises DatasetError if the shapes differ or no label at all is known.
+    Args:
+        predicted: (M, n), true or 1 if the attribute was generated.
+        labels: (M, n), 1 yes, 0 no, -1 unknown. Unknown labels are not scored; see the module's docstring.
+
+    Raises:
+        DatasetError: The shapes differ, or all labels are unknown.
     """
     if predicted.shape != labels.shape or labels.ndim != 2:
-        raise DatasetError(f"predictions have shape {predicted.shape}, labels {labels.shape}; wanted both (M, n)")
+        raise DatasetError(f"predictions and labels must both be (M, n), got {predicted.shape} and {labels.shape}")
     known = labels != UNKNOWN
     if not known.any():
-        raise DatasetError(f"none of the {labels.shape[0]} x {labels.shape[1]} labels is known; nothing can be scored")
+        raise DatasetError(f"at least one label must be known, got none of {labels.shape[0]} x {labels.shape[1]}")
     yes = labels == YES
     no = labels == NO
     said = predicted.astype(bool) & known

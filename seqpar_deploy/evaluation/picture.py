@@ -1,4 +1,4 @@
-"""Scores as a picture: a row an attribute, 1200 pixels wide."""
+"""Scores as a picture: a row per attribute, 1200 pixels wide."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from seqpar_deploy.errors import BackendUnavailableError
 from seqpar_deploy.evaluation.metrics import AttributeMetrics, Metrics
-from seqpar_deploy.evaluation.report import OVERALL, recalls
+from seqpar_deploy.evaluation.score_table import OVERALL, recalls
 from seqpar_deploy.vocab import LabelSet
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_available() -> None:
 
 
 def draw_metrics(metrics: Metrics, label_set: LabelSet, title: str) -> bytes:
-    """A PNG: bars for recall on yes and on no, then counts, mA and F1, attributes of a group side by side."""
+    """Draw a PNG: bars for recall on yes and on no, then counts, mA and F1, grouped as the label set."""
     check_available()
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def draw_metrics(metrics: Metrics, label_set: LabelSet, title: str) -> bytes:
 
 
 def _places(label_set: LabelSet) -> tuple[list[float], float]:
-    """How far down each attribute's row begins, and all of them end, in inches."""
+    """The top of each attribute's row, and the bottom of the last, in inches."""
     places: list[float] = []
     depth = 0.0
     before = label_set.attributes[0].group

@@ -1,4 +1,4 @@
-"""Generated sequences in a file, so that two runs can be compared: a JSON object a person.
+"""Generated sequences in a file, to compare two runs: one JSON object per person.
 
 {"image": "images/000001.png", "attributes": ["Female", "Front"], "tokens": [3, 7, 1]}
 """
@@ -18,7 +18,7 @@ _NAMES = 3  # pictures named in a message
 
 
 def sequences_to_jsonl(dataset: Dataset, generations: Sequence[Generation]) -> str:
-    """The lines of a sequence file. Pictures go by the folder they lie in and their name, wherever the data lies."""
+    """Return the lines of a sequence file. Pictures are named by their folder and file name, not by their full path."""
     lines = []
     for image, generation in zip(picture_names(dataset), generations, strict=True):
         attributes = prediction_from_generation(generation, dataset.label_set).attributes
@@ -28,7 +28,7 @@ def sequences_to_jsonl(dataset: Dataset, generations: Sequence[Generation]) -> s
 
 
 def read_sequences(path: Path, dataset: Dataset) -> list[tuple[int, ...]]:
-    """The tokens in a sequence file of an earlier run over the same people. Raises DatasetError."""
+    """Read the tokens in a sequence file of an earlier run over the same people. Raises DatasetError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
@@ -37,17 +37,17 @@ def read_sequences(path: Path, dataset: Dataset) -> list[tuple[int, ...]]:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is no file of --predictions: {error}") from None
+        raise DatasetError(f"{path} must be a file that --predictions wrote: {error}") from None
     if images != picture_names(dataset):
         raise DatasetError(
-            f"{path} holds the sequences of {len(images)} other people than {dataset.name} {dataset.split} with "
-            f"{len(dataset)}; compare runs over the same data, split and --limit"
+            f"{path} must hold sequences of the {len(dataset)} people of {dataset.name} {dataset.split}, got "
+            f"{len(images)} others; compare runs over the same data, split and --limit"
         )
     return tokens
 
 
 def differing(dataset: Dataset, generations: Sequence[Generation], earlier: Sequence[tuple[int, ...]]) -> list[str]:
-    """The pictures whose sequences differ from an earlier run's, token for token, `<eos>` included."""
+    """Return the pictures whose tokens, `<eos>` included, differ from an earlier run's."""
     names = picture_names(dataset)
     return [
         name
@@ -57,7 +57,7 @@ def differing(dataset: Dataset, generations: Sequence[Generation], earlier: Sequ
 
 
 def describe_difference(names: Sequence[str], people: int, against: str) -> str:
-    """How an earlier run compares, in one line."""
+    """Describe the difference to an earlier run in one line."""
     if not names:
         return f"all {people} sequences equal those in {against}"
     shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")

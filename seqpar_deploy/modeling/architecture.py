@@ -1,4 +1,4 @@
-"""The sizes of a SequencePAR network, read off its weights."""
+"""The sizes of a SequencePAR network, as its weights show them."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ class Architecture:
             raise CheckpointError(f"the checkpoint's stored architecture does not fit this package: {error}") from None
         for name in ("attributes", "embed_dim", "layers", "heads", "head_size", "ffn"):
             if type(size := getattr(made, name)) is not int or size < 1:
-                raise CheckpointError(f"the stored architecture's {name} is {size!r}, wanted an integer above 0")
+                raise CheckpointError(f"{name} of the stored architecture must be an integer above 0, got {size!r}")
         for key in [*made.vision, *made.text]:
             if key.startswith(("timm_", "hf_")):  # open_clip would fetch and build what they name
-                raise CheckpointError(f"the stored architecture names {key!r}, a model from elsewhere; it is refused")
+                raise CheckpointError(f"the stored architecture must not name a model from elsewhere, got {key!r}")
         halvings = len(made.stem) + 1
         if made.stem and made.vision.get("patch_size") != 2**halvings:
             raise CheckpointError(
-                f"a stem of {len(made.stem)} channels and the tower's width halves the sides {halvings} times, "
-                f"patch_size is {made.vision.get('patch_size')}; wanted {2**halvings}"
+                f"patch_size must be {2**halvings} for a stem of {len(made.stem)} channels, which halves the sides "
+                f"{halvings} times, got {made.vision.get('patch_size')}"
             )
         return made
 
@@ -110,12 +110,14 @@ def architecture_from_shapes(
     ffn, _ = _shape(shapes, "decoder.layers.0.pwff.fc1.weight", 2)
     vocabulary, _ = _shape(shapes, "decoder.fc.weight", 2)
     if d_model != embed_dim:
-        raise CheckpointError(f"the decoder is {d_model} wide, wanted CLIP's projection width {embed_dim}")
+        raise CheckpointError(f"the decoder's width must be CLIP's projection width {embed_dim}, got {d_model}")
     if vocabulary <= FIRST_ATTRIBUTE:
-        raise CheckpointError(f"decoder.fc.weight has {vocabulary} rows, wanted 3 special tokens and the attributes")
+        raise CheckpointError(
+            f"decoder.fc.weight must have 3 rows for special tokens and one per attribute, got {vocabulary}"
+        )
     grid = math.isqrt(positions - 1)
     if grid * grid != positions - 1:
-        raise CheckpointError(f"the image encoder has {positions} positions, wanted a square of patches and one more")
+        raise CheckpointError(f"the image encoder must have a square number of positions and one more, got {positions}")
 
     vision: dict[str, Any] = {
         "image_size": grid * patch_size,
@@ -177,7 +179,7 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     if name not in shapes:
         raise CheckpointError(f"the checkpoint has no {name}, so it is no SequencePAR model; see docs/checkpoints.md")
     if len(shapes[name]) != dimensions:
-        raise CheckpointError(f"{name} has shape {shapes[name]}, wanted {dimensions} dimensions")
+        raise CheckpointError(f"{name} must have {dimensions} dimensions, got shape {shapes[name]}")
     return shapes[name]
 
 
@@ -194,7 +196,7 @@ def _decoder_heads(inner: int, decoder_heads: int | None) -> int:
     if heads is None:
         if inner % _PUBLISHED_HEAD_SIZE or inner == _PUBLISHED_HEAD_SIZE:
             raise CheckpointError(
-                f"the decoder's heads cannot be told from its inner width {inner} (published: 8 heads of 64); "
+                f"the decoder's inner width {inner} does not show its number of heads (published: 8 heads of 64); "
                 "pass --decoder-heads"
             )
         heads = inner // _PUBLISHED_HEAD_SIZE

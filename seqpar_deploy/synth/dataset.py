@@ -6,7 +6,6 @@ import contextlib
 import io
 import multiprocessing
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw
 from seqpar_deploy.datasets.pa100k import RENDERED_MARK
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.files import replacing
+from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.synth.attributes import NAMES, labels
 from seqpar_deploy.synth.render import person_of, render_person
 
@@ -37,7 +37,7 @@ def write_pa100k(
     test: int = 5_000,
     seed: int = 0,
     workers: int = 2,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = lambda done, total: None,
 ) -> dict[str, npt.NDArray[np.uint8]]:
     """Write the splits as PA-100K does: annotation.mat and release_data/release_data/000001.jpg and on.
 

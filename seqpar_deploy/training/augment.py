@@ -1,4 +1,4 @@
-"""Varying training pictures: before they are prepared as people and cameras vary, after it as published."""
+"""Augmentation of training pictures: before `prepare` as people and cameras vary, after it as published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqpar_deploy.training.recipe import Augmentation
 
 
 def vary_crop(crop: Crop, options: Augmentation, rng: np.random.Generator) -> Crop:
-    """A crop (h, w, 3) as another detector, camera or light would have given it."""
+    """Vary a crop (h, w, 3) as another detector, camera or light would."""
     if options.margin:
         crop = _move_borders(crop, options.margin, rng)
     if options.blur and rng.random() < options.blur:
@@ -23,7 +23,7 @@ def vary_crop(crop: Crop, options: Augmentation, rng: np.random.Generator) -> Cr
 
 
 def vary_prepared(image: Crop, options: Augmentation, rng: np.random.Generator) -> Crop:
-    """Prepared crop (H, W, 3): padded with black, cut out at a random place, flipped; as published."""
+    """Pad a prepared crop (H, W, 3) with black, cut it out at a random place and flip it, as published."""
     if options.shift:
         pad, (height, width) = options.shift, image.shape[:2]
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))

@@ -1,6 +1,6 @@
-"""Training pictures in an order, and with an augmentation, that depend on nothing but the seed and the step.
+"""Training pictures. Their order and augmentation depend on the seed and the step only.
 
-So a run that was killed goes on with exactly the pictures it would have seen.
+So a run that was killed resumes with exactly the pictures of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ORDER, _PICTURE = 0, 1  # so that no two random streams are the same
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set and the share of each epoch it makes, beside the others' shares."""
+    """A data set, and its share of each epoch relative to the shares of the others."""
 
     dataset: Dataset
     share: float = 1.0
@@ -37,16 +37,16 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Which people each step takes."""
+    """The people of each step."""
 
     sources: Sequence[Source]
-    pictures_per_epoch: int  # 0: as many as there are
+    pictures_per_epoch: int  # 0: each picture once
     batch_size: int
     seed: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last batch of an epoch is left out where it would not be full, unless it is the only one."""
+        """The last batch of an epoch is left out if it is not full, unless it is the only one."""
         return max(1, self._pictures // self.batch_size)
 
     @property
@@ -70,7 +70,7 @@ class Schedule:
 
     def _sights(self, number: int, people: int, start: int, take: int) -> Iterator[tuple[int, int]]:
         """(person, round) of one source, from the `start`-th on: its people in one random order after another, so that
-        nobody is shown twice in a round, and no sight of a person is varied like another."""
+        no person is shown twice per round, and each showing gets another augmentation."""
         end = start + take
         for turn in range(start // people, math.ceil(end / people)) if people else ():
             order = np.random.default_rng([self.seed, _ORDER, number, turn, 1]).permutation(people)
@@ -79,8 +79,8 @@ class Schedule:
 
 
 class _Pictures(TorchDataset[tuple[Any, Any]]):
-    """Prepared, varied pictures (H, W, 3) uint8 and labels (n,) int8 by key; in place of a picture that cannot be read,
-    the error. Lives in the loader's processes."""
+    """Prepared, augmented pictures (H, W, 3) uint8 and labels (n,) int8 by key. A picture that cannot be read gives its
+    error. Lives in the loader's processes."""
 
     def __init__(
         self, schedule: Schedule, image_size: int, preprocessing: Preprocessing, augmentation: Augmentation
@@ -94,7 +94,7 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
         rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, turn])
         try:
             crop = dataset.crop(person)
-        except SeqparError as error:  # handed over as it is: the loader would turn what is raised into a traceback
+        except SeqparError as error:  # returned, not raised: the loader would turn it into a traceback
             return error, None
         crop = vary_crop(crop, self._augmentation, rng)
         image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
@@ -103,7 +103,7 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Batches of a schedule, made by `workers` processes ahead of need; of each batch, this process's part."""
+    """Batches of a schedule, prefetched by `workers` processes; of each batch, this process's part."""
 
     schedule: Schedule
     image_size: int
@@ -114,16 +114,16 @@ class Loader:
     world: int = 1
 
     def batches(self, first_step: int, last_step: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Crops uint8 (B, H, W, 3) and labels int8 (B, n) of steps `first_step` up to, not including, `last_step`.
+        """Yield crops uint8 (B, H, W, 3) and labels int8 (B, n) of steps `first_step` to `last_step` - 1.
 
-        Raises ImageError, DatasetError. Close it if it is not read to its end: its processes heed no signals.
+        Raises ImageError, DatasetError. Close it if it is not read to its end: its processes ignore signals.
         """
         pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation)
         loader = DataLoader(
             pictures,
             batch_sampler=_Steps(self, first_step, last_step),
             num_workers=self.workers,
-            # Not forked: a process whose runtimes hold threads may die of it, in silence.
+            # Not forked: a forked process whose runtimes hold threads may die without an error.
             multiprocessing_context="spawn" if self.workers else None,
             collate_fn=_collate,
             worker_init_fn=_quiet_worker,
@@ -135,7 +135,7 @@ class Loader:
                     raise batch
                 yield batch
         finally:
-            # Where an exception's traceback keeps the iterator alive, its processes would be waited for without end.
+            # If an exception's traceback keeps the iterator alive, waiting for its processes would never end.
             getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
@@ -168,7 +168,7 @@ def _collate(rows: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | SeqparError
 
 
 def _quiet_worker(_worker: int) -> None:
-    """Signals are the main process's to handle; a worker that dies of one ends the run before its state is saved."""
+    """Only the main process handles signals: a worker that dies of one ends the run before its state is saved."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,136 +1,88 @@
 """The training loop: teacher forcing, AdamW, validation by generation, a state to resume from.
 
-Everything random in it is a function of the seed and the step, and every step leaves nothing behind but what
-`state.py` stores. So a run that was killed, at whatever moment, ends with the weights it would have ended with.
+Everything random is a function of the seed and the step, and a step leaves nothing behind but what `state.py` stores.
+So a run that is killed, at any moment, ends with the weights that an undisturbed run ends with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
-import hashlib
+import logging
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seqpar_deploy.datasets import Dataset
-from seqpar_deploy.decoding import Greedy
 from seqpar_deploy.errors import TrainingError
-from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
-from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
+from seqpar_deploy.interruption import stop_on_signal
+from seqpar_deploy.machine import computes_in_bf16
 from seqpar_deploy.modeling.checkpoint import save_checkpoint
-from seqpar_deploy.modeling.eager import CachedEagerBackend, normalise
+from seqpar_deploy.modeling.eager import normalise
 from seqpar_deploy.modeling.sequencepar import SequencePAR
-from seqpar_deploy.training.loader import Loader, Schedule, Source
+from seqpar_deploy.progress import OnProgress
+from seqpar_deploy.training.loader import Loader, Schedule
+from seqpar_deploy.training.network import TeacherForced, derived_seed
 from seqpar_deploy.training.optimisers import learning_rate, make_optimisers
-from seqpar_deploy.training.recipe import TrainingRecipe
-from seqpar_deploy.training.report import write_log
+from seqpar_deploy.training.recipe import Precision
+from seqpar_deploy.training.run import Process, Run
+from seqpar_deploy.training.run_files import learning_curves, write_log, write_recipe
 from seqpar_deploy.training.state import TrainingState, load_state, optimiser_tensors, restore_optimisers, save_state
 from seqpar_deploy.training.targets import presence_loss, sequence_loss, sequences_from_labels
-from seqpar_deploy.vocab import PAD, LabelSet
+from seqpar_deploy.training.validation import validate
+from seqpar_deploy.vocab import PAD
 
 BEST_MA, BEST_F1, LAST = "best-ma.safetensors", "best-f1.safetensors", "last.safetensors"
 
-_VALIDATION_BATCH = 64
-_PRESENCE = 1 << 31  # no step's number, so that no two random streams are the same
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SCORES = ("ma", "accuracy", "precision", "recall", "f1")
 
-Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training run: what is trained, on what, where it writes. `validate_every` and `save_every` count epochs
-    and seconds."""
-
-    recipe: TrainingRecipe
-    label_set: LabelSet
-    sources: tuple[Source, ...]
-    validation: Dataset | None
-    out: Path
-    seed: int = 0
-    workers: int = 0
-    validate_every: int = 1
-    save_every: float = 300.0
-
-    def identity(self) -> dict[str, Any]:
-        """What a stored state must agree with to be gone on with."""
-        digest = hashlib.sha256()
-        for source in self.sources:
-            digest.update(f"{source.share} {len(source.dataset)}".encode())
-            digest.update(source.dataset.labels.tobytes())
-            for image in source.dataset.images:
-                digest.update(image.name.encode())
-        return {
-            "recipe": self.recipe.to_dict(),
-            "label_set": self.label_set.name,
-            "phrases": list(self.label_set.phrases),
-            "data": digest.hexdigest(),
-            "seed": self.seed,
-        }
+_log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Process:
-    """This process among those that `torchrun` started; alone without it."""
+def train(run: Run, model: SequencePAR, process: Process, *, progress: OnProgress) -> Iterator[dict[str, Any]]:
+    """Train until the recipe's last epoch, resuming from the state in `run.out` if there is one.
 
-    rank: int
-    world: int
-    device: torch.device
+    Writes all files of the run. SIGINT and SIGTERM end it after the current step or validation batch, with the state
+    saved.
 
+    Args:
+        run: What to train, on what, and where to write.
+        model: The network to start from, changed in place. A stored state replaces its weights.
+        process: This process among those of `torchrun`.
+        progress: Called after each step with steps done and steps in total.
 
-@contextlib.contextmanager
-def joined_processes() -> Iterator[Process]:
-    """Join the processes that `torchrun` started, one a GPU (or on CPUs, for tests)."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    if world > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Process(rank=rank, world=world, device=device)
-    finally:
-        if world > 1:
-            torch.distributed.destroy_process_group()
+    Returns:
+        An iterator with a row per epoch: `epoch`, `learning_rate`, `loss`, `images_per_second` and `waiting` (the share
+        of time spent waiting for pictures); after a validation also `ma`, `accuracy`, `precision`, `recall` and `f1`.
 
-
-def train(run: Run, model: SequencePAR, process: Process, *, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Train until the recipe's last epoch, going on from the state in `run.out` if there is one.
-
-    Yields a row of the log after each epoch: epoch, learning_rate, loss, images_per_second, waiting (the share of time
-    the loop waited for pictures), and on validated epochs ma, accuracy, precision, recall, f1. `progress` takes steps.
-
-    Raises TrainingError. Ctrl-C and SIGTERM are answered after the step at hand, with the state saved.
+    Raises:
+        TrainingError: The folder holds another run, the loss is not finite, or a file cannot be written.
+        KeyboardInterrupt: A signal ended the run.
     """
-    return _Training(run, model, process, progress).epochs()
+    training = _Training(run, model, process, progress)
+    if process.rank == 0:
+        write_recipe(run.out, run.identity())
+    return training.epochs()
 
 
 class _Training:
-    def __init__(self, run: Run, model: SequencePAR, process: Process, progress: Progress) -> None:
+    def __init__(self, run: Run, model: SequencePAR, process: Process, progress: OnProgress) -> None:
         self.run, self.process, self.progress = run, process, progress
         self.optimiser_recipe = run.recipe.optimiser
-        taught = _Taught(model, run.label_set, presence=self.optimiser_recipe.presence > 0, seed=run.seed)
+        self.precision = _available_precision(self.optimiser_recipe.precision, process)
+        taught = TeacherForced(model, run.label_set, presence=self.optimiser_recipe.presence > 0, seed=run.seed)
         taught.to(process.device).train()
         self.taught, self.model = taught, taught.model
         self.names = {id(parameter): name for name, parameter in taught.named_parameters()}
         self.optimisers = make_optimisers(taught, self.optimiser_recipe)
-        scaled = self.optimiser_recipe.precision == "fp16" and process.device.type == "cuda"
+        scaled = self.precision == "fp16" and process.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=scaled)
         self.schedule = Schedule(
             sources=run.sources,
@@ -145,28 +97,43 @@ class _Training:
         )
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        self.signals: list[int] = []
+        if process.rank == 0:
+            self._log_start()
         self._restore()
         self.forward: nn.Module = taught
         if process.world > 1:
             ids = [process.device.index] if process.device.type == "cuda" else None
             self.forward = DistributedDataParallel(taught, device_ids=ids)
 
+    def _log_start(self) -> None:
+        people = sum(len(source.dataset) for source in self.run.sources)
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        _log.info(
+            "training %.1f M weights on %s people, in %s on %s",
+            *(weights / 1e6, f"{people:,}", self.precision, self.process.device),
+        )
+        if names := self.run.unlabelled():
+            _log.warning(
+                "%d of the %d attributes are unknown for everyone, and not trained: %s",
+                *(len(names), len(self.run.label_set), ", ".join(names)),
+            )
+
     def epochs(self) -> Iterator[dict[str, Any]]:
+        with stop_on_signal() as self.signals, learning_curves(self.run.out) as draw:
+            for row in self._epochs():
+                if self.process.rank == 0:
+                    draw()
+                yield row
+
+    def _epochs(self) -> Iterator[dict[str, Any]]:
         per_epoch = self.schedule.steps_per_epoch
         total = per_epoch * self.optimiser_recipe.epochs
-        run = self.run
-        loader = Loader(
-            schedule=self.schedule,
-            image_size=self.model.architecture.image_size,
-            preprocessing=run.label_set.preprocessing,
-            augmentation=run.recipe.augmentation,
-            workers=run.workers,
-            rank=self.process.rank,
-            world=self.process.world,
-        )
-        batches = loader.batches(self.step, total)
+        epoch, begun = divmod(self.step, per_epoch)
+        if epoch and not begun and self._due(self.history[-1]):  # the run was interrupted while it validated
+            yield self._finish_epoch(self.history[-1])
         meter, saved = _Meter(), time.monotonic()
-        with contextlib.closing(batches), _deferred_interrupt() as interrupted:
+        with contextlib.closing(self._loader().batches(self.step, total)) as batches:
             for crops, labels in meter.watch(batches):
                 loss = self._train_step(crops, labels)
                 if not math.isfinite(loss):
@@ -177,15 +144,25 @@ class _Training:
                 self.step += 1
                 self.progress(self.step, total)
                 if self.step % per_epoch == 0:
-                    row = self._finish_epoch(meter)
-                    self._save()
+                    row = self._finish_epoch(self._new_row(meter))
                     meter, saved = _Meter(), time.monotonic()
                     yield row
-                elif interrupted.is_set() or time.monotonic() - saved > run.save_every:
+                elif self.signals or time.monotonic() - saved > self.run.save_every:
                     self._save()
                     saved = time.monotonic()
-                if interrupted.is_set():
+                if self.signals:
                     raise KeyboardInterrupt
+
+    def _loader(self) -> Loader:
+        return Loader(
+            schedule=self.schedule,
+            image_size=self.model.architecture.image_size,
+            preprocessing=self.run.label_set.preprocessing,
+            augmentation=self.run.recipe.augmentation,
+            workers=self.run.workers,
+            rank=self.process.rank,
+            world=self.process.world,
+        )
 
     def _train_step(self, crops: Tensor, labels: Tensor) -> float:
         """One update of the weights; returns the mean loss a target."""
@@ -196,7 +173,7 @@ class _Training:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = share * group["full_rate"]
-        torch.manual_seed(_seed(self.run.seed, self.step, self.process.rank))  # of dropout
+        torch.manual_seed(derived_seed(self.run.seed, self.step, self.process.rank))  # of dropout
         self.taught.zero_grad(set_to_none=True)
         total = 0.0
         parts = torch.arange(len(crops)).chunk(recipe.accumulate)
@@ -204,7 +181,7 @@ class _Training:
             images = normalise(crops[part].to(device, non_blocking=True), self.run.label_set.preprocessing)
             last = number == len(parts) - 1
             with self._gradients_kept_here() if not last else contextlib.nullcontext():
-                with torch.autocast(device.type, _AUTOCAST.get(recipe.precision), enabled=recipe.precision != "fp32"):
+                with torch.autocast(device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "fp32"):
                     log_probs, presence = self.forward(images, inputs[part].to(device))
                 known = labels[part].to(device)
                 loss = sequence_loss(log_probs, targets[part].to(device), known, label_smoothing=recipe.label_smoothing)
@@ -235,32 +212,53 @@ class _Training:
         floating = [name for name in average if average[name].is_floating_point()]
         torch._foreach_lerp_([average[name] for name in floating], [values[name] for name in floating], 1 - decay)
 
-    def _finish_epoch(self, meter: _Meter) -> dict[str, Any]:
-        epoch = self.step // self.schedule.steps_per_epoch
-        row: dict[str, Any] = {
-            "epoch": epoch,
+    def _new_row(self, meter: _Meter) -> dict[str, Any]:
+        row = {
+            "epoch": self.step // self.schedule.steps_per_epoch,
             "learning_rate": learning_rate(self.optimiser_recipe, self.step - 1, self.schedule.steps_per_epoch),
             "loss": meter.loss,
             "images_per_second": meter.images_per_second,
             "waiting": meter.waiting,
         }
-        last = epoch == self.optimiser_recipe.epochs
+        self.history.append(row)
+        return row
+
+    def _is_last(self, row: dict[str, Any]) -> bool:
+        return bool(row["epoch"] == self.optimiser_recipe.epochs)
+
+    def _due(self, row: dict[str, Any]) -> bool:
+        """Whether this epoch is to be validated, and is not yet."""
+        due = self._is_last(row) or row["epoch"] % self.run.validate_every == 0
+        return due and self.run.validation is not None and "f1" not in row
+
+    def _finish_epoch(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Validate the last epoch of the history if it is due, and write the files that follow from it."""
         if self.process.rank == 0:
-            model = self._averaged_model()
-            due = last or epoch % self.run.validate_every == 0
-            if self.run.validation is not None and due:
-                metrics = validate(model, self.run.label_set, self.run.validation)
-                row |= {name: getattr(metrics, name) for name in ("ma", "accuracy", "precision", "recall", "f1")}
-                for score, file in (("ma", BEST_MA), ("f1", BEST_F1)):
-                    if row[score] > max((earlier.get(score, -1.0) for earlier in self.history), default=-1.0):
-                        self._save_checkpoint(file, model, row)
-            if last:
-                self._save_checkpoint(LAST, model, row)
-            self.history.append(row)
+            if self._due(row) or self._is_last(row):
+                with contextlib.suppress(_ValidationStopped):
+                    self._write_checkpoints(row)
             write_log(self.run.out, self.history)
+        self._save()
         if self.process.world > 1:
             torch.distributed.barrier()
+        if self.signals and self._due(row):
+            raise KeyboardInterrupt
         return row
+
+    def _write_checkpoints(self, row: dict[str, Any]) -> None:
+        model = self._averaged_model()
+        if self.run.validation is not None:
+            metrics = validate(model, self.run.label_set, self.run.validation, progress=self._stop_if_signalled)
+            row |= {name: getattr(metrics, name) for name in _SCORES}
+            for score, file in (("ma", BEST_MA), ("f1", BEST_F1)):
+                if row[score] > max((earlier.get(score, -1.0) for earlier in self.history[:-1]), default=-1.0):
+                    self._save_checkpoint(file, model, row)
+        if self._is_last(row):
+            self._save_checkpoint(LAST, model, row)
+
+    def _stop_if_signalled(self, _done: int, _total: int) -> None:
+        if self.signals:
+            raise _ValidationStopped
 
     def _averaged_model(self) -> SequencePAR:
         model = copy.deepcopy(self.model)
@@ -306,53 +304,21 @@ class _Training:
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         self.step, self.history = state.step, state.history
+        if self.process.rank == 0:
+            _log.info("resuming the run in %s at step %d", self.run.out, self.step)
 
 
-class _Taught(nn.Module):
-    """What training sees of the network: teacher forcing, and a second look at the image tower that is thrown away.
-
-    `presence`, where the recipe asks for it, tells each attribute from all image tokens side by side. Through the
-    decoder alone a tower of random weights learns very slowly: queries look everywhere at once until tokens mean
-    something, and tokens mean nothing until queries look somewhere.
-    """
-
-    def __init__(self, model: SequencePAR, label_set: LabelSet, *, presence: bool, seed: int) -> None:
-        super().__init__()
-        self.model, self._phrases = model, label_set.phrases
-        architecture = model.architecture
-        patches = (architecture.image_tokens - 1) * architecture.embed_dim
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(seed, _PRESENCE))
-            self.presence = nn.Linear(patches, architecture.attributes) if presence else None
-
-    def forward(self, images: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities (B, T, V) of what follows each token; logits (B, n) of each attribute's presence."""
-        image_tokens = self.model.encode_image(images)
-        token_table = self.model.token_table(self._phrases)  # made anew, so that the text tower is trained too
-        log_probs, _ = self.model.decoder(inputs, token_table[inputs], self.model.decoder.cross_kv(image_tokens))
-        return log_probs, None if self.presence is None else self.presence(image_tokens[:, 1:].flatten(1))
+def _available_precision(wanted: Precision, process: Process) -> Precision:
+    """fp32 in place of bf16 on processors without it, which emulate it: a step takes twice as long as in fp32."""
+    if wanted != "bf16" or process.device.type != "cpu" or computes_in_bf16():
+        return wanted
+    if process.rank == 0:
+        _log.warning("this processor has no bf16 instructions; training in fp32 instead of bf16")
+    return "fp32"
 
 
-def validate(model: SequencePAR, label_set: LabelSet, dataset: Dataset) -> Metrics:
-    """Scores of greedy generation on a data set."""
-    with torch.inference_mode():
-        token_table = model.token_table(label_set.phrases)
-    scored = Model(
-        name="training",
-        kind="checkpoint",
-        precision="fp32",
-        sha256="",
-        label_set=label_set,
-        image_size=model.architecture.image_size,
-        max_rows=_VALIDATION_BATCH,
-        backend=CachedEagerBackend(model, token_table, label_set.preprocessing),
-    )
-    generations = generate(scored, dataset, Greedy())
-    return compute_metrics(attributes_of(generations, len(label_set)), dataset.labels)
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+class _ValidationStopped(Exception):
+    """A signal came; the state is saved without this epoch's scores, and a resumed run computes them."""
 
 
 class _Meter:
@@ -389,24 +355,3 @@ class _Meter:
     @property
     def waiting(self) -> float:
         return self._waited / (time.perf_counter() - self._start)
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event, so that the step at hand is finished; a second one interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(_signal: int, _frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

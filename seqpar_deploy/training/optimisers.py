@@ -1,4 +1,4 @@
-"""AdamW, and Muon where a recipe asks for it, over the network's three parts; and the learning rate of each step."""
+"""AdamW, and Muon if a recipe enables it, over the network's three parts; and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNUSED = "clip_model.logit_scale"  # of CLIP's contrastive loss
 
 
 def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then cosine decay counted from the start of training, both to shares of the learning rate."""
+    """Return the rate of a step: linear warm-up, then cosine decay counted from the start of training."""
     epoch = step // steps_per_epoch if recipe.schedule == "epoch" else step / steps_per_epoch
     if epoch < recipe.warmup_epochs:
         share = recipe.warmup_start + (1 - recipe.warmup_start) * epoch / recipe.warmup_epochs
@@ -29,7 +29,7 @@ def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
 
 
 def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
-    """Over the three parts, each at its share of the rate; a part whose share is 0 is frozen."""
+    """Make the optimisers of the three parts, each at its share of the rate; a part with share 0 is frozen."""
     shares = {"image": recipe.image_tower, "text": recipe.text_tower, "decoder": recipe.decoder}
     adamw: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
     muon: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
@@ -42,7 +42,7 @@ def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Op
             inside = parameter.ndim == 2 and "embedding" not in name and not name.endswith(_HEADS)
             (muon if recipe.muon and inside else adamw)[part].append(parameter)
     if not any([*adamw.values(), *muon.values()]):
-        raise TrainingError("nothing is left to train: image_tower, text_tower and decoder are all 0 in the recipe")
+        raise TrainingError("image_tower, text_tower or decoder must be above 0 in the recipe, got 0 for all")
 
     def groups(parameters: dict[str, list[nn.Parameter]], rate: float) -> list[dict[str, Any]]:
         return [{"params": parameters[part], "full_rate": rate * shares[part]} for part in shares if parameters[part]]
@@ -63,7 +63,7 @@ def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Op
 
 
 class _Muon(torch.optim.Muon):
-    """Muon multiplies in bf16, which takes processors that do not a hundred times as long as float32."""
+    """Muon multiplies in bf16, which takes processors without bf16 a hundred times as long as float32."""
 
     def step(self, closure: Any = None) -> Any:
         on_cpu = self.param_groups[0]["params"][0].device.type == "cpu"

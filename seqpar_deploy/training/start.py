@@ -1,4 +1,4 @@
-"""What a training starts from: random weights, CLIP's, or a SequencePAR checkpoint."""
+"""The network a run starts from: with random weights, CLIP's, or those of a SequencePAR checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from seqpar_deploy.errors import CheckpointError, RecipeError
 from seqpar_deploy.modeling.architecture import Architecture, open_clip_config
-from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, network_of
+from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model, load_checkpoint, network_of
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.recipe import Model
 from seqpar_deploy.vocab import LabelSet
@@ -20,26 +20,29 @@ _FIXED = ("bos_embedding", "eos_embedding", "pad_embedding", "decoder.pos_emb.we
 
 
 def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
-    """A network as the recipe describes it; what is not pretrained is random, reproducible from the seed."""
+    """Build the network that a recipe describes. Weights that are not pretrained are random, decided by the seed.
+
+    Raises RecipeError, CheckpointError.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             made = network_of(_architecture(model, len(label_set)))
         except CheckpointError as error:
-            raise RecipeError(f"the recipe's [model.architecture] is not one: {error}") from None
+            raise RecipeError(f"[model.architecture] of the recipe must describe a network: {error}") from None
     if model.pretrained:
         _load_clip(made, model)
     return made
 
 
-def model_from_checkpoint(path: str | Path, label_set: LabelSet) -> SequencePAR:
-    """A network with a SequencePAR checkpoint's weights, to go on from. Raises CheckpointError."""
-    made = build_model(load_checkpoint(path), label_set)
+def model_from_checkpoint(checkpoint: Checkpoint, label_set: LabelSet) -> SequencePAR:
+    """Build a network with a SequencePAR checkpoint's weights, ready to train. Raises CheckpointError."""
+    made = build_model(checkpoint, label_set)
     ids = open_clip.tokenize(list(label_set.phrases), context_length=made.clip_model.context_length).unique()
     if (made.clip_model.token_embedding.weight[ids] == 0).all(dim=1).any():
         raise CheckpointError(
-            f"{path} was stored without the words of {label_set.name}'s phrases; start from a checkpoint that was "
-            "trained on this label set"
+            f"{checkpoint.path} must hold the embeddings of the words in {label_set.name}'s phrases, and lacks some; "
+            "start from a checkpoint that was trained on this label set"
         )
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(name not in _FIXED)
@@ -48,7 +51,9 @@ def model_from_checkpoint(path: str | Path, label_set: LabelSet) -> SequencePAR:
 
 def _architecture(model: Model, attributes: int) -> Architecture:
     if model.architecture is not None:
-        return Architecture.from_dict({**model.architecture, "attributes": attributes})
+        architecture = Architecture.from_dict({**model.architecture, "attributes": attributes})
+        _check_heads(architecture)
+        return architecture
     config = open_clip_config(model.encoder)
     quick_gelu = bool(config.get("quick_gelu", False)) or model.pretrained == "openai"
     vision: dict[str, Any] = dict(config["vision_cfg"])
@@ -61,18 +66,30 @@ def _architecture(model: Model, attributes: int) -> Architecture:
     )
 
 
+def _check_heads(architecture: Architecture) -> None:
+    """open_clip builds width // head_width heads; a remainder would widen them, or fail without naming the field."""
+    vision, text = architecture.vision, architecture.text
+    for tower, width, divisor, field in (
+        ("vision", vision.get("width"), vision.get("head_width", 64), "head_width"),
+        ("text", text.get("width"), text.get("heads"), "heads"),
+    ):
+        if isinstance(width, int) and isinstance(divisor, int) and (divisor < 1 or width % divisor):
+            raise CheckpointError(f"{tower}.width must be a multiple of {tower}.{field}, got {width} and {divisor}")
+
+
 def _load_clip(made: SequencePAR, model: Model) -> None:
-    """CLIP's weights from a local file, or through open_clip's registry, which downloads them once."""
+    """Load CLIP's weights from a local file, or through open_clip's registry, which downloads them once."""
     path = Path(model.pretrained)
     if not path.is_file():
         tags = open_clip.list_pretrained_tags_by_model(model.encoder)
         if model.pretrained not in tags:
             raise CheckpointError(
-                f"no CLIP weights {model.pretrained!r} for {model.encoder}: neither a file nor one of {', '.join(tags)}"
+                f"pretrained weights of {model.encoder} must be a file or one of {', '.join(tags)}, "
+                f"got {model.pretrained!r}"
             )
         try:
             path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model.encoder, model.pretrained)))
-        except Exception as error:  # whatever the network, the hub's client or the disk has to say
+        except Exception as error:  # of the network, the hub's client or the disk
             raise CheckpointError(
                 f"the {model.pretrained} weights of {model.encoder} cannot be downloaded: {str(error)[:200]}; "
                 "name a local file as pretrained"
@@ -81,8 +98,8 @@ def _load_clip(made: SequencePAR, model: Model) -> None:
     for name, value in made.clip_model.state_dict().items():
         if name in weights and weights[name].shape != value.shape:
             raise CheckpointError(
-                f"{path} does not fit {model.encoder}: {name} has shape {tuple(weights[name].shape)}, "
-                f"wanted {tuple(value.shape)}"
+                f"{name} in {path} must have shape {tuple(value.shape)} for {model.encoder}, "
+                f"got {tuple(weights[name].shape)}"
             )
     if not made.architecture.quick_gelu and any(name in weights for name in _OPENAI):
         raise CheckpointError(

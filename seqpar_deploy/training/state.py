@@ -1,4 +1,4 @@
-"""The state of a run between two steps, in one safetensors file: what a killed run goes on from."""
+"""The state of a run between two steps, in one safetensors file, from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _METADATA = "seqpar_training"
 class TrainingState:
     """`tensors` by role and name (`model.decoder.fc.weight`, `exp_avg...`, `exp_avg_sq...`, `average...`).
 
-    `run` says what is being trained on what: a state only serves the run it was saved by. `history` has a row an epoch.
+    `run` identifies the run: a state resumes only the run that saved it. `history` has a row per epoch.
     """
 
     step: int
@@ -35,19 +35,19 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Atomic: a kill leaves the earlier state. Raises TrainingError."""
+    """Write the state. Atomic: a kill leaves the earlier state. Raises TrainingError."""
     values = {"step": state.step, "run": state.run, "history": state.history, "scaler": state.scaler}
     try:
         with replacing(folder / STATE) as staging:
             safetensors.torch.save_file(state.tensors, staging, metadata={_METADATA: json.dumps(values)})
     except (OSError, safetensors.SafetensorError) as error:
         raise TrainingError(
-            f"{folder / STATE} cannot be written: {error}; the last whole state stays, make room and resume"
+            f"{folder / STATE} cannot be written: {error}; make room and resume from the earlier state"
         ) from None
 
 
 def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
-    """The state a run left in its folder; None if it left none. Raises TrainingError if it is another run's."""
+    """Read the state in a run's folder; None if there is none. Raises TrainingError if it is another run's."""
     path = folder / STATE
     if not path.is_file():
         return None
@@ -56,16 +56,16 @@ def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
             values = json.loads(file.metadata()[_METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is no whole training state: {error}; remove it to start again") from None
+        raise TrainingError(f"{path} is damaged or no training state: {error}; remove it to start again") from None
     if different := [key for key in run if values["run"].get(key) != run[key]]:
         raise TrainingError(
-            f"{folder} holds a run with another {', '.join(different)}; choose another --out or remove it"
+            f"{folder} holds a run with another {', '.join(different)}; choose another --out, or remove the folder"
         )
     return TrainingState(tensors=tensors, **values)
 
 
 def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer], names: dict[int, str]) -> dict[str, Tensor]:
-    """Moments and step counts by role and parameter name; `names` maps `id(parameter)` to its name."""
+    """Return moments and step counts by role and parameter name; `names` maps `id(parameter)` to its name."""
     return {
         f"{role}.{names[id(parameter)]}": torch.as_tensor(value).detach().cpu().contiguous()
         for optimiser in optimisers
@@ -77,7 +77,7 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer], names: dict[i
 def restore_optimisers(
     optimisers: Sequence[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]
 ) -> None:
-    """The inverse of `optimiser_tensors`."""
+    """Restore what `optimiser_tensors` returned."""
     for optimiser in optimisers:
         roles = ("momentum_buffer",) if isinstance(optimiser, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
         for group in optimiser.param_groups:

@@ -1,4 +1,4 @@
-"""Labels -> the sequences a network is taught, and the loss."""
+"""Labels -> the token sequences to learn, and the losses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from seqpar_deploy.vocab import BOS, EOS, FIRST_ATTRIBUTE, PAD
 
 
 def sequences_from_labels(labels: Tensor, *, eos: bool) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, T), int64, of labels (B, n).
+    """Convert labels (B, n) to inputs and targets (B, T), int64.
 
-    Inputs are `<bos>` and the positive attributes in the label set's order; targets are the same one step on, ended by
-    `<eos>` where `eos` says so. `<pad>` fills both up to the longest row. Unknown attributes are left out.
+    Inputs are `<bos>` and the positive attributes in the label set's order. Targets are the same, one step later, ended
+    by `<eos>` if `eos` is set. `<pad>` fills both up to the longest row. Unknown attributes are left out.
     """
     rows = [[FIRST_ATTRIBUTE + i for i in row.nonzero().flatten().tolist()] for row in labels == YES]
     length = 1 + max(map(len, rows))
@@ -28,10 +28,10 @@ def sequences_from_labels(labels: Tensor, *, eos: bool) -> tuple[Tensor, Tensor]
 
 
 def sequence_loss(log_probs: Tensor, targets: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum over all targets but `<pad>` of the negative log-likelihood, for log_probs (B, T, V), targets (B, T).
+    """Sum the negative log-likelihood over all targets but `<pad>`, for log_probs (B, T, V), targets (B, T).
 
-    Where a person's attribute is unknown, its token takes no part in that person's softmax: the network is neither
-    taught to say it nor not to.
+    If a person's attribute is unknown, its token is left out of that person's softmax: the network is neither taught to
+    generate it nor not to.
     """
     special = labels.new_zeros(len(labels), FIRST_ATTRIBUTE, dtype=torch.bool)
     unknown = torch.cat([special, labels == UNKNOWN], dim=1)  # (B, V)
@@ -46,6 +46,6 @@ def sequence_loss(log_probs: Tensor, targets: Tensor, labels: Tensor, *, label_s
 
 
 def presence_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over people and known attributes of the binary cross-entropy, for logits (B, n)."""
+    """Sum the binary cross-entropy over people and known attributes, for logits (B, n)."""
     known = labels != UNKNOWN
     return F.binary_cross_entropy_with_logits(logits[known], (labels[known] == YES).float(), reduction="sum")

@@ -116,7 +116,7 @@ def test_limit_takes_the_first_people(
     capsys.readouterr()
     evaluate(bundle_dir, people, limit=3, against=predictions)
     assert f"1 of 3 sequences differ from those in {predictions}: {rows[1]['image']}" in capsys.readouterr().out
-    with pytest.raises(DatasetError, match=r"3 other people than people all with 4"):
+    with pytest.raises(DatasetError, match=r"4 people of people all, got 3 others"):
         evaluate(bundle_dir, people, limit=4, against=predictions)
 
 
@@ -149,7 +149,7 @@ def test_a_missing_picture_is_named_before_anything_runs(bundle_dir: Path, peopl
         ({"beam": 0}, "beam width is 0"),
         ({"split": "val"}, "has no split 'val'"),
         ({"against": Path("nowhere.jsonl")}, "nowhere.jsonl cannot be read: No such file"),
-        ({"against": CROPS[0].parent.parent / "README.md"}, "is no file of --predictions"),
+        ({"against": CROPS[0].parent.parent / "README.md"}, "that --predictions wrote"),
         ({"json_file": CROPS[0] / "scores.json"}, "scores.json cannot be written"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Each published set, written small in its original format, checked with the expressions the published code reads."""
+"""PETA, PA-100K and RAP, written small in their MATLAB format, checked with the published code's expressions."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_peta(tmp_path: Path) -> None:
 
 def test_peta_zs(tmp_path: Path) -> None:
     names, labels = write_peta(tmp_path)
-    with pytest.raises(DatasetError, match=r"zero_shot\.json does not exist; docs/datasets\.md says how"):
+    with pytest.raises(DatasetError, match=r"zero_shot\.json does not exist; docs/datasets\.md"):
         load_dataset("peta-zs", tmp_path, "test")
     parts = {"train": ["00002.png"], "val": ["00007.png"], "test": ["00004.png", "00001.png"]}
     (tmp_path / "zero_shot.json").write_text(json.dumps(parts))
@@ -97,10 +97,10 @@ def test_peta_zs(tmp_path: Path) -> None:
     assert [path.name for path in load_dataset("peta-zs", tmp_path, "trainval").images] == ["00002.png", "00007.png"]
 
     (tmp_path / "zero_shot.json").write_text(json.dumps({"train": [], "val": [], "test": ["9.png"]}))
-    with pytest.raises(DatasetError, match=r"zero_shot\.json names '9\.png' in test"):
+    with pytest.raises(DatasetError, match=r"test in .*zero_shot\.json .* got '9\.png'"):
         load_dataset("peta-zs", tmp_path, "test")
     (tmp_path / "zero_shot.json").write_text("[]")
-    with pytest.raises(DatasetError, match="has no list 'test'"):
+    with pytest.raises(DatasetError, match="got no list 'test'"):
         load_dataset("peta-zs", tmp_path, "test")
 
 
@@ -148,9 +148,9 @@ def test_pa100k_columns_are_found_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "label", "message"),
     [
-        (["Cape"], 1, r"annotation\.mat names 26 attributes, 'Female' of label set pa100k is not among them"),
-        (["AgeOver60"], 1, "'Female' of label set pa100k is not among them"),
-        ([], 3, r"annotation\.mat has a label 3, wanted one of 0, 1"),
+        (["Cape"], 1, r"annotation\.mat .*'Female' of label set pa100k .* got it 0 times among 26"),
+        (["AgeOver60"], 1, "'Female' of label set pa100k .* got it 0 times"),
+        ([], 3, r"annotation\.mat must be 0, 1, got 3"),
     ],
 )
 def test_annotations_that_disagree_with_the_label_set(
@@ -218,7 +218,7 @@ def test_rapv1(tmp_path: Path) -> None:
         "CAM01_0.png",
         "CAM01_1.png",
     ]
-    with pytest.raises(DatasetError, match="rapv1 has splits trainval, test, not 'val'"):
+    with pytest.raises(DatasetError, match="rapv1 must be one of trainval, test, got 'val'"):
         load_dataset("rapv1", tmp_path, "val")
 
 
@@ -269,132 +269,6 @@ def test_rap_zs(tmp_path: Path) -> None:
     assert [path.name for path in test.images] == parts["test"]
 
 
-def write_wider(root: Path, **changes: Any) -> None:
-    first = {"attribute": [1, -1, 0, *[1] * 11], "bbox": [3, 4.6, 10.2, 20]}
-    second = {"attribute": [-1] * 13 + [1], "bbox": [-2, 5, 4, 5]}
-    outside = {"attribute": [-1] * 14, "bbox": [-9, 5, 4, 5]}
-    trainval = {
-        "images": [
-            {"file_name": "train/0--Parade/a.jpg", "scene_id": 0, "targets": [first, second, outside]},
-            {"file_name": "val/1--Fair/b.jpg", "scene_id": 1, "targets": [first]},
-        ],
-        "attribute_id_map": {str(number): name for number, name in enumerate(names_of("wider"))},
-        "scene_id_map": {"0": "Parade", "1": "Fair"},
-    }
-    (root / "wider_attribute_annotation").mkdir(exist_ok=True)
-    (root / "Image").mkdir(exist_ok=True)
-    path = root / "wider_attribute_annotation" / "wider_attribute_trainval.json"
-    path.write_text(json.dumps({**trainval, **changes}))
-
-
-def test_wider_scenes(tmp_path: Path) -> None:
-    write_wider(tmp_path)
-    trainval = load_dataset("wider", tmp_path, "trainval")
-    assert [path.relative_to(tmp_path).as_posix() for path in trainval.images] == [
-        "Image/train/0--Parade/a.jpg",
-        "Image/train/0--Parade/a.jpg",
-        "Image/val/1--Fair/b.jpg",
-    ]
-    assert trainval.boxes is not None
-    assert trainval.boxes.tolist() == [[3, 5, 13, 25], [0, 5, 2, 10], [3, 5, 13, 25]]
-    assert trainval.labels.tolist()[0] == [1, 0, 0, *[1] * 11]
-    assert trainval.labels.tolist()[1] == [0] * 13 + [1]
-    assert len(load_dataset("wider", tmp_path, "train")) == 2
-    assert len(load_dataset("wider", tmp_path, "val")) == 1
-    with pytest.raises(DatasetError, match=r"wider_attribute_test\.json does not exist"):
-        load_dataset("wider", tmp_path, "test")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": [{"file_name": "a.jpg"}]}, "misses key 'targets'"),
-        ({"images": 5}, "is no annotation of WIDER Attribute"),
-        ({"attribute_id_map": {"0": "Cape"}}, "names 1 attributes, 'Male' of label set wider is not among them"),
-        ({"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0, 2, 2]}]}]}, "wanted 14 for each"),
-        (
-            {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0]}]}]},
-            "is no annotation of WIDER",
-        ),
-        (
-            {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0, 1e30, 2]}]}]},
-            r"box 0, 0, 1e\+30, 2 is nowhere in a picture",
-        ),
-        ({"images": []}, "lists nobody in this split"),
-    ],
-)
-def test_wider_that_is_not_as_published(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write_wider(tmp_path, **changes)
-    with pytest.raises(DatasetError, match=rf"wider_attribute_trainval\.json .*{message}"):
-        load_dataset("wider", tmp_path, "trainval")
-
-
-def test_wider_cut_out(tmp_path: Path) -> None:
-    (tmp_path / "split_image").mkdir()
-    annotations = tmp_path / "Annotations"
-    annotations.mkdir()
-    (annotations / "trainval_name.txt").write_text("a_0.jpg\n")
-    (annotations / "test_name.txt").write_text("b_0.jpg\nb_1.jpg\n")
-    lines = [[1, -1, 0, *[-1] * 11], [-1] * 13 + [1]]
-    (annotations / "test_gt_label.txt").write_text("".join(f"{line}\n" for line in lines))
-    test = load_dataset("wider", tmp_path, "test")
-    assert test.images == (tmp_path / "split_image" / "b_0.jpg", tmp_path / "split_image" / "b_1.jpg")
-    assert test.boxes is None
-    assert test.labels.tolist() == [[1] + [0] * 13, [0] * 13 + [1]]
-    (annotations / "test_gt_label.txt").write_text(f"{lines[0]}\n")
-    with pytest.raises(DatasetError, match=r"test_gt_label\.txt has 1 lines, test_name\.txt has 2"):
-        load_dataset("wider", tmp_path, "test")
-
-
-def test_msp60k(tmp_path: Path) -> None:
-    labels = random_labels(5, 57)
-    images = [f"{number}.png" for number in range(5)]
-    label_of = dict(zip(images, labels.tolist(), strict=True))
-    split = {"train": images[:2], "val": images[2:3], "test": images[3:]}
-    random = {part: {image: label_of[image] for image in names} for part, names in split.items()}
-    (tmp_path / "random_split.json").write_text(json.dumps(random))
-    touch(tmp_path / "images", images)
-    test = load_dataset("msp60k", tmp_path, "test")
-    assert test.images == (tmp_path / "images" / "3.png", tmp_path / "images" / "4.png")
-    assert np.array_equal(test.labels, labels[3:])
-    assert np.array_equal(load_dataset("msp60k", tmp_path, "trainval").labels, labels[:3])
-    check_images(test)
-
-    scenes = {
-        "split": {"split_1": {"trainval": ["park", "mall"], "test": ["snow"]}},
-        "image_names": {"park": images[1:2], "mall": images[:1], "snow": images[2:]},
-    }
-    (tmp_path / "Multi_Sences.json").write_text(json.dumps(scenes))
-    (tmp_path / "merged_labels.json").write_text(json.dumps(label_of))
-    assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/trainval").labels, labels[[1, 0]])
-    assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/test").labels, labels[2:])
-    with pytest.raises(DatasetError, match=r"Multi_Sences\.json .* split split_2/test: misses key 'split_2'"):
-        load_dataset("msp60k", tmp_path, "split_2/test")
-    for row in ([1, 0], [10**400] * 57):
-        random["test"]["3.png"] = row
-        (tmp_path / "random_split.json").write_text(json.dumps(random))
-        with pytest.raises(DatasetError, match=r"random_split\.json has labels that are not numbers, or rows of diff"):
-            load_dataset("msp60k", tmp_path, "test")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("peta", r"PETA\.mat does not exist"),
-        ("pa100k", r"annotation\.mat does not exist"),
-        ("rapv1", r"RAP_annotation\.mat does not exist"),
-        ("rap-zs", r"RAP_annotation\.mat does not exist"),
-        ("wider", r"wider_attribute_test\.json does not exist"),
-        ("msp60k", r"random_split\.json does not exist"),
-    ],
-)
-def test_missing_annotations_are_named(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        load_dataset(name, tmp_path, "test")
-    with pytest.raises(DatasetError, match=r"has splits .*; name one of them"):
-        load_dataset(name, tmp_path)
-
-
 def test_missing_folder_of_pictures_is_named(tmp_path: Path) -> None:
     write_peta(tmp_path)
     for path in (tmp_path / "images").iterdir():
@@ -402,7 +276,7 @@ def test_missing_folder_of_pictures_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"00006\.png does not exist; 3 of the 3 pictures of peta test"):
         check_images(load_dataset("peta", tmp_path, "test"))
     (tmp_path / "images").rmdir()
-    with pytest.raises(DatasetError, match="holds no folder images; the pictures belong there"):
+    with pytest.raises(DatasetError, match="pictures in a folder images, got none"):
         load_dataset("peta", tmp_path, "test")
 
 

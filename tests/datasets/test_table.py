@@ -60,6 +60,18 @@ def test_csv_by_name_and_phrase_with_unknowns(tmp_path: Path) -> None:
         load_dataset(TINY, table, "val")
 
 
+def test_an_attribute_without_a_column_is_unknown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people = "image,Cape,group,skirt and dress", "a,1,g1,1", "b,1,g2,0", "c,0,g3,"
+    dataset = load_dataset(TINY, write(tmp_path / "p.csv", *people))
+    assert dataset.labels.tolist() == [[-1, -1, 1], [-1, -1, 0], [-1, -1, -1]]
+    (line,) = caplog.messages
+    assert "1 of the 3 attributes" in line
+    assert line.endswith("Hat, Boots; ignored columns: Cape")
+    caplog.clear()
+    load_dataset(TINY, write(tmp_path / "q.csv", "image,Hat,Boots,Skirt&Dress", "a,1,0,0"))
+    assert caplog.messages == []
+
+
 def test_csv_boxes_are_cut_out(tmp_path: Path) -> None:
     picture(tmp_path / "scene.png", width=8, height=6)
     table = write(
@@ -75,7 +87,7 @@ def test_csv_boxes_are_cut_out(tmp_path: Path) -> None:
     whole = np.asarray(Image.open(tmp_path / "scene.png"))
     assert np.array_equal(dataset.crop(0), whole[1:4, 2:5])
     assert np.array_equal(dataset.crop(1), whole[:2, :2])
-    with pytest.raises(DatasetError, match=r"scene\.png is 8 x 6, its box 20, 1, 25, 4 lies outside"):
+    with pytest.raises(DatasetError, match=r"box 20, 1, 25, 4 lies outside .*scene\.png, which is 8 x 6"):
         dataset.crop(2)
 
 
@@ -100,22 +112,27 @@ def test_json_lines(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         ([], "has no column 'image'"),
-        (["image,Hat,Boots,Skirt&Dress"], "lists nobody"),
-        (["image,Hat,Boots", "a,1,0"], r"has no column 'Skirt&Dress' \(or 'skirt and dress'\)"),
+        (["image,Hat,Boots,Skirt&Dress"], "lists no people"),
+        (["image", "a"], "'Hat', got columns image"),
+        (["image,Cape,group", "a,1,g"], "'Hat', got columns image, Cape, group"),
+        (["image,Hat,Cape", "a,1,1"], "has column 'Cape', no attribute of label set tiny"),
         (["image,Hat,Boots,Skirt&Dress,Cape", "a,1,0,0,1"], "has column 'Cape', no attribute of label set tiny"),
         (["image,Hat,a hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has columns 'Hat' and 'a hat' for one attribute"),
         (["image,Hat,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has two columns 'Hat'"),
         (["image,left,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has no column 'top'"),
-        (["image,Hat,Boots,Skirt&Dress", "a,1,0,yes"], r"line 2: 'Skirt&Dress' is 'yes', wanted 1 yes, 0 no or empty"),
-        (["image,Hat,Boots,Skirt&Dress", "a,1,0,0", "b,1,0"], "line 3: 3 columns, the header has 4"),
+        (["image,Hat,Boots,Skirt&Dress", "a,1,0,yes"], r"line 2: 'Skirt&Dress' must be 1 .*, got 'yes'"),
+        (["image,Hat,Boots,Skirt&Dress", "a,1,0,0", "b,1,0"], "line 3: .* 4 columns .* got 3"),
         (["image,Hat,Boots,Skirt&Dress", ",1,0,0"], "line 2: the image is empty"),
         (["image,group,Hat,Boots,Skirt&Dress", "a,g,1,0,0", "b,,1,0,0"], "gives b no group, others have one"),
-        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,5,5,5,9,1,0,0"], "line 2: box .* is empty"),
+        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,5,5,5,9,1,0,0"], "line 2: box .* got .5, 5, 5, 9."),
         (
             ["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,inf,5,5,9,1,0,0"],
-            "line 2: box inf, 5, 5, 9 is ",
+            "line 2: box .* got inf, 5, 5, 9",
         ),
-        (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,1,5,1e30,9,1,0,0"], "line 2: box 1, 5, 1e[+]30, 9 "),
+        (
+            ["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,1,5,1e30,9,1,0,0"],
+            "line 2: box .* 1, 5, 1e[+]30, 9",
+        ),
     ],
 )
 def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -128,15 +145,18 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message
     ("line", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", 'wanted an object with "image"'),
+        ("[]", 'an object with "image"'),
         ('{"image": "a"}', '"attributes", a list of names'),
         ('{"image": "a", "attributes": ["Cape"]}', "'Cape' is no attribute of label set tiny"),
         ('{"image": "a", "attributes": ["Hat"], "unknown": ["a hat"]}', "'a hat' is listed twice"),
-        ('{"image": "a", "attributes": "Hat"}', "wanted a list of names"),
-        ('{"image": "a", "attributes": [], "unkown": []}', "key 'unkown' is none of"),
-        ('{"image": "a", "attributes": [], "box": [1, 2]}', r"wanted \[left, top, right, bottom\]"),
-        ('{"image": "a", "attributes": [], "box": [1, 2, null, 4]}', r"wanted \[left, top, right, bottom\]"),
-        ('{"image": "a", "attributes": [], "box": [1, 2, 1e30, 4]}', r"box 1, 2, 1e[+]30, 4 is nowhere in a picture"),
+        ('{"image": "a", "attributes": "Hat"}', "a list of names, got 'Hat'"),
+        ('{"image": "a", "attributes": [], "unkown": []}', "keys .* got 'unkown'"),
+        ('{"image": "a", "attributes": [], "box": [1, 2]}', r"\[left, top, right, bottom\] .* got \[1, 2\]"),
+        (
+            '{"image": "a", "attributes": [], "box": [1, 2, null, 4]}',
+            r"\[left, .*, got \[1, 2, None, 4\]",
+        ),
+        ('{"image": "a", "attributes": [], "box": [1, 2, 1e30, 4]}', r"box .* got 1, 2, 1e[+]30, 4"),
         ("[" * 100_000, "is not JSON"),
     ],
 )
@@ -149,9 +169,9 @@ def test_json_lines_errors_name_file_and_line(tmp_path: Path, line: str, message
 def test_what_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.csv does not exist"):
         load_dataset(TINY, tmp_path / "none.csv")
-    with pytest.raises(DatasetError, match=r"people\.xls is no folder of a data set, nor a file ending in \.csv"):
+    with pytest.raises(DatasetError, match=r"ending in \.csv or \.jsonl, got .*people\.xls"):
         load_dataset(TINY, tmp_path / "people.xls")
-    with pytest.raises(DatasetError, match="label set tiny has no published data set"):
+    with pytest.raises(DatasetError, match=r"one of msp60k, .*, got tiny"):
         load_dataset(TINY, tmp_path)
     (tmp_path / "latin.csv").write_bytes("image,Hät".encode("latin-1"))
     with pytest.raises(DatasetError, match=r"latin\.csv cannot be read"):
@@ -207,7 +227,7 @@ def test_a_split_is_the_same_on_every_machine() -> None:
 def test_splits_that_cannot_be() -> None:
     with pytest.raises(DatasetError, match=r"too few to hold out 0\.5"):
         split_by_group(people(["one"] * 5), 0.5, seed=0)
-    with pytest.raises(DatasetError, match=r"fraction is 1\.5"):
+    with pytest.raises(DatasetError, match=r"fraction .* got 1\.5"):
         split_by_group(people(["a", "b"]), 1.5, seed=0)
     one = people(["a"])
     alone = Dataset(name="p", split="all", label_set=TINY, images=one.images, labels=one.labels)

@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_read_ends_the_run(model: Model, dataset: Datas
 def test_people_labelled_with_other_attributes_are_refused(model: Model, dataset: Dataset) -> None:
     peta = load_label_set("peta")
     other = dataclasses.replace(dataset, label_set=peta, labels=np.zeros((PEOPLE, len(peta)), np.int8))
-    with pytest.raises(DatasetError, match="35 attributes of peta, the model generates the 26 of pa100k"):
+    with pytest.raises(DatasetError, match=r"26 attributes of pa100k, .* got 35 of peta"):
         generate(model, other, Greedy())
 
 

@@ -15,7 +15,7 @@ from seqpar_deploy.datasets import UNKNOWN, Dataset
 from seqpar_deploy.errors import BackendUnavailableError, SeqparError
 from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
 from seqpar_deploy.evaluation.picture import draw_metrics
-from seqpar_deploy.evaluation.report import format_attributes, format_overall, paper_scores
+from seqpar_deploy.evaluation.score_table import format_attributes, format_overall, paper_scores
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.vocab import LabelSet
 

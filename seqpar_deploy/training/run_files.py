@@ -1,30 +1,36 @@
-"""What a run tells of itself: `recipe.json`, `log.csv` and the learning curves."""
+"""The files of a run beside its weights: `recipe.json`, `log.csv` and the learning curves."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from seqpar_deploy.files import write_whole
 
 RECIPE, LOG, CURVES = "recipe.json", "log.csv", "learning_curves.png"
 
+_DRAW_EVERY = 10.0  # seconds; a drawing may cost more than a short epoch
 _COLUMNS = (
     "epoch", "learning_rate", "loss", "images_per_second", "waiting", "ma", "accuracy", "precision", "recall", "f1",
 )  # fmt: skip
 
 
 def write_recipe(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the recipe as it was resolved, and what it was run on. Atomic. Raises SeqparError."""
+    """Write the resolved recipe, and what identifies the run. Atomic. Raises SeqparError."""
     write_whole(folder / RECIPE, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def write_log(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Write the log anew, a row an epoch. Atomic. Raises SeqparError."""
+    """Write the whole log, a row per epoch. Atomic. Raises SeqparError."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
     writer.writeheader()
@@ -33,17 +39,34 @@ def write_log(folder: Path, history: Sequence[dict[str, Any]]) -> None:
     write_whole(folder / LOG, file.getvalue().encode())
 
 
-def draw_curves(folder: Path) -> Path:
-    """Draw the log: loss on the left, validation scores on the right, by epoch."""
-    from matplotlib.figure import Figure
+@contextlib.contextmanager
+def learning_curves(folder: Path) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each epoch. It draws at most every ten seconds; the last epoch is always drawn."""
+    drawn, stale = -math.inf, False
 
+    def update() -> None:
+        nonlocal drawn, stale
+        stale = time.monotonic() - drawn < _DRAW_EVERY
+        if not stale:
+            draw_curves(folder)
+            drawn = time.monotonic()
+
+    try:
+        yield update
+    finally:
+        if stale:
+            draw_curves(folder)
+
+
+def draw_curves(folder: Path) -> Path:
+    """Draw the log: loss on the left, validation scores on the right, per epoch. Raises SeqparError."""
     with (folder / LOG).open(newline="", encoding="utf-8") as file:
         history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([row["epoch"] for row in history], [row["loss"] for row in history], color="#1f4e79")
-    left.set(xlabel="epoch", ylabel="loss a token, training")
+    left.set(xlabel="epoch", ylabel="loss per token, training")
     validated = [row for row in history if "f1" in row]
     for score, label, colour in (("f1", "instance F1", "#1f4e79"), ("ma", "mA", "#c0504d")):
         right.plot([row["epoch"] for row in validated], [row[score] for row in validated], color=colour, label=label)

@@ -1,4 +1,4 @@
-"""Scores as text, for people."""
+"""Scores as text tables."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ OVERALL = {"ma": "mA", "accuracy": "Acc", "precision": "Prec", "recall": "Recall
 
 
 def paper_scores(dataset: Dataset, *, published_files: bool) -> Mapping[str, float] | None:
-    """SequencePAR's published scores in per cent, where the data is the test split they are for.
+    """Return SequencePAR's published scores in per cent if the data is the test split they were measured on.
 
-    A set that only has the published one's form, as a rendered one, bears another name.
+    A data set that only has the published one's format, for example a rendered one, has another name.
     """
     label_set = dataset.label_set
     return label_set.paper if published_files and (dataset.name, dataset.split) == (label_set.name, "test") else None
 
 
 def format_attributes(metrics: Metrics, label_set: LabelSet) -> str:
-    """A row an attribute, scores in per cent; `-` where nobody has, or everybody has, what a score is a share of."""
+    """Format a row per attribute, scores in per cent; `-` if a score would be a share of nobody."""
     names = [attribute.name for attribute in label_set.attributes]
     width = max(len("attribute"), *map(len, names))
     heading = f"{'attribute':<{width}}  {'yes':>6} {'known':>6} {'predicted':>9} "
@@ -35,7 +35,7 @@ def format_attributes(metrics: Metrics, label_set: LabelSet) -> str:
 
 
 def format_overall(metrics: Metrics, paper: Mapping[str, float] | None = None) -> str:
-    """The published scores in per cent, and under them the paper's, where there are any."""
+    """Format the overall scores in per cent, and under them the paper's, if there are any."""
     heading = f"{'':<12}" + " ".join(f"{title:>7}" for title in OVERALL.values())
     rows = [heading, f"{'this model':<12}" + " ".join(f"{100 * getattr(metrics, name):>7.2f}" for name in OVERALL)]
     if paper:
@@ -45,7 +45,7 @@ def format_overall(metrics: Metrics, paper: Mapping[str, float] | None = None) -
 
 
 def recalls(row: AttributeMetrics) -> tuple[float | None, float | None]:
-    """Recall on yes and on no; None where nobody is one or the other, so that there is nothing to recall."""
+    """Return recall on yes and on no; None if no person is yes, or no."""
     return row.recall_yes if row.positives else None, row.recall_no if row.known > row.positives else None
 
 

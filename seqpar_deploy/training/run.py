@@ -1,0 +1,107 @@
+"""What one training run is, and the process it runs in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from seqpar_deploy.datasets import UNKNOWN, Dataset
+from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.training.loader import Source
+from seqpar_deploy.training.recipe import TrainingRecipe
+from seqpar_deploy.vocab import LabelSet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        recipe: The network, the optimiser and the augmentation.
+        label_set: The attributes to learn.
+        sources: The data sets to train on, and their shares.
+        validation: The data set to score after an epoch; None for no scores.
+        out: The folder to write to. An interrupted run in it is resumed.
+        start: SHA-256 of the checkpoint the weights come from; None for a new network. Default: None.
+        seed: Seed of weights, order, augmentation and dropout. Default: 0.
+        workers: Processes that read pictures. Default: 0, the training process itself.
+        validate_every: Epochs per validation. The last epoch is always validated. Default: 1.
+        save_every: Seconds between saved states. A state is also saved after each epoch. Default: 300.
+    """
+
+    recipe: TrainingRecipe
+    label_set: LabelSet
+    sources: tuple[Source, ...]
+    validation: Dataset | None
+    out: Path
+    start: str | None = None
+    seed: int = 0
+    workers: int = 0
+    validate_every: int = 1
+    save_every: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.recipe.pictures_per_epoch == 0 and len({source.share for source in self.sources}) > 1:
+            raise DatasetError(
+                "shares of the data need pictures_per_epoch in the recipe: without, an epoch takes each picture once"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that a stored state must share with this run to be resumed by it."""
+        digest = hashlib.sha256()
+        for source in self.sources:
+            digest.update(f"{source.share} {len(source.dataset)}".encode())
+            digest.update(source.dataset.labels.tobytes())
+            for image in source.dataset.images:
+                digest.update(image.name.encode())
+        return {
+            "recipe": self.recipe.to_dict(),
+            "label_set": self.label_set.name,
+            "phrases": list(self.label_set.phrases),
+            "data": digest.hexdigest(),
+            "start": self.start,
+            "seed": self.seed,
+        }
+
+    def unlabelled(self) -> list[str]:
+        """Return the names of the attributes that are unknown for every person of every source."""
+        labelled = np.any([(source.dataset.labels != UNKNOWN).any(axis=0) for source in self.sources], axis=0)
+        return [
+            attribute.name for attribute, known in zip(self.label_set.attributes, labelled, strict=True) if not known
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Process:
+    """This process among those that `torchrun` started; rank 0 of 1 without `torchrun`."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+@contextlib.contextmanager
+def joined_processes() -> Iterator[Process]:
+    """Join the processes that `torchrun` started, one per GPU (or on CPUs, for tests)."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Process(rank=rank, world=world, device=device)
+    finally:
+        if world > 1:
+            torch.distributed.destroy_process_group()
