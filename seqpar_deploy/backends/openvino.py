@@ -35,7 +35,7 @@ def core() -> Any:
     return openvino.Core()
 
 
-def computes_in_bf16() -> bool:
+def supports_bf16() -> bool:
     """Whether OpenVINO is installed and this CPU has bfloat16 instructions."""
     return is_available() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -62,7 +62,7 @@ class OpenVinoBackend(HostBackend):
             raise BackendUnavailableError(
                 "backend openvino needs OpenVINO, which is not installed; pip install 'seqpar-deploy[openvino]'"
             ) from None
-        if compute_precision == "bf16" and not computes_in_bf16():
+        if compute_precision == "bf16" and not supports_bf16():
             raise BackendUnavailableError("this CPU has no bfloat16 instructions; use native or int8")
         if compute_precision == "int8" and machine.lacks_vnni():
             raise BackendUnavailableError(
