@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime
-from seqpar_deploy.backends.openvino import core as openvino_core
+from seqpar_deploy.backends.sessions import PROVIDERS, import_onnxruntime, openvino_core
 from seqpar_deploy.bench.micro_op import one_product
 from seqpar_deploy.bench.timing import durations
 from seqpar_deploy.errors import BackendError
