@@ -13,7 +13,7 @@ import pytest
 from fakes.device import BATCHES, Device, put_in_registry
 
 from seqpar_deploy import Bundle, Recognizer, build_engines
-from seqpar_deploy.backends import open_backend, registry
+from seqpar_deploy.backends import open_backend
 from seqpar_deploy.backends.base import StepOutput
 from seqpar_deploy.backends.gpu.cuda import find_gpu
 from seqpar_deploy.backends.registry import find_spec, verify_backend
@@ -232,4 +232,3 @@ def test_without_a_gpu_nothing_is_checked(made: Device, monkeypatch: pytest.Monk
     made.cuda.devices = 0
     assert name_of_auto(made.bundle) == "openvino"
     assert not (made.bundle.path / VERIFIED).exists()
-    assert [status.name for status in registry.describe() if status.available][:1] != ["tensorrt"]
