@@ -39,7 +39,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def computes_in_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the processor has bf16 products of its own; without them they are slower than FP32's."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_instructions(_cpuinfo()))
 
