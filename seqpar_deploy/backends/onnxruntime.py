@@ -82,6 +82,8 @@ def open_session(onnxruntime: Any, graph: Path, providers: list[Any], **options:
     for name, value in options.items():
         if value is not None:
             setattr(settings, name, value)
+    if options.get("intra_op_num_threads") is None and (limit := machine.thread_limit()) is not None:
+        settings.intra_op_num_threads = limit
     if machine.lacks_vnni():
         settings.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit products that do not overflow
     # A pass for convolution networks, of no use here: in ONNX Runtime 1.32 it ends in a segmentation fault when the

@@ -72,6 +72,7 @@ class OpenVinoBackend(HostBackend):
             "INFERENCE_PRECISION_HINT": inference_precision(compute_precision),
             "PERFORMANCE_HINT": "LATENCY",
         }
+        threads = machine.thread_limit() if threads is None else threads
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         runtime = core()
