@@ -23,11 +23,22 @@ _PACKAGES = (
     "tensorrt-rtx",
 )
 
-# x86, then ARM (asimd is NEON, asimddp has 8-bit dot products).
-_FEATURES = (
-    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_tile"),
-    *("neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
-)
+# Instruction sets that decide how fast a bundle runs, by the kernel's names for them; any one of a row counts.
+_X86_FEATURES = {
+    "avx2": {"avx2"},
+    "avx512": {"avx512f"},
+    "vnni": {"avx512_vnni", "avx_vnni"},
+    "bf16": {"avx512_bf16", "amx_bf16"},
+    "amx": {"amx_tile"},
+}
+_ARM_FEATURES = {
+    "neon": {"asimd", "neon"},
+    "fp16": {"asimdhp"},
+    "dotprod": {"asimddp"},
+    "i8mm": {"i8mm"},
+    "bf16": {"bf16"},
+    "sve": {"sve"},
+}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -87,10 +98,13 @@ def processor_name() -> str:
     return _cpuinfo().get("model name") or board or platform.processor() or "unknown"
 
 
-def processor_features() -> list[str]:
-    """Return those instruction sets of the processor that decide how fast a bundle runs, by the kernel's names."""
+def processor_features() -> dict[str, bool]:
+    """Return which instruction sets that matter here the processor has; empty if the system does not tell."""
     instructions = _instructions(_cpuinfo())
-    return [name for name in _FEATURES if name in instructions]
+    if not instructions:
+        return {}
+    known = _X86_FEATURES if "sse2" in instructions else _ARM_FEATURES
+    return {name: not instructions.isdisjoint(any_of) for name, any_of in known.items()}
 
 
 def total_memory() -> int | None:
