@@ -77,7 +77,7 @@ def thread_limit() -> int | None:
     return math.ceil(quota)
 
 
-def computes_in_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the processor has bf16 products of its own; without them they are slower than FP32's."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_instructions(_cpuinfo()))
 

@@ -13,6 +13,7 @@ import json
 from typing import Any, get_args
 
 from seqpar_deploy.backends import BackendName, ComputePrecision, backends_for
+from seqpar_deploy.backends.registry import runtime_versions
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
@@ -68,11 +69,11 @@ def _is_sound(tuned: Tuned) -> bool:
 
 def _made_for(bundle: Bundle) -> dict[str, Any]:
     machine = describe_machine()
-    runtimes = ("openvino", "onnxruntime", "onnxruntime-gpu")
+    backends = backends_for(bundle)
     return {
         "bundle": bundle.digest,
         "processor": machine["processor"],
         "cores": machine["cores"],
-        "backends": backends_for(bundle),  # an engine that was built since may be quicker
-        "runtimes": {name: version for name, version in machine["packages"].items() if name in runtimes},
+        "backends": backends,  # an engine that was built since may be quicker
+        "runtimes": runtime_versions(backends),
     }

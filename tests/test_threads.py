@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
-from seqpar_deploy import Bundle
-from seqpar_deploy.backends import open_backend
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
+from seqpar_deploy.bundle import ENCODER
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.resources import data_dir, load_label_set
 from seqpar_deploy.video.detect.opencv import import_cv2
@@ -32,16 +31,14 @@ def quota(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 1), (2, 2)])
 def test_onnxruntime(bundle_dir: Path, asked: int | None, given: int) -> None:
-    with closing(open_backend(Bundle.open(bundle_dir), "onnxruntime", threads=asked)) as backend:
-        options = [session.get_session_options() for session in (backend._encoder, backend._decoder_step)]
-    assert [option.intra_op_num_threads for option in options] == [given, given]
+    session = OnnxRuntimeSession(bundle_dir / ENCODER, threads=asked)
+    assert session._session.get_session_options().intra_op_num_threads == given
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 1), (2, 2)])
 def test_openvino(bundle_dir: Path, asked: int | None, given: int) -> None:
-    with closing(open_backend(Bundle.open(bundle_dir), "openvino", threads=asked)) as backend:
-        compiled = [requests._compiled for requests in (backend._encoder, backend._decoder_step)]
-    assert [model.get_property("INFERENCE_NUM_THREADS") for model in compiled] == [given, given]
+    session = OpenVinoSession(bundle_dir / ENCODER, threads=asked)
+    assert session._compiled.get_property("INFERENCE_NUM_THREADS") == given
 
 
 def test_pytorch(checkpoint_file: Path) -> None:

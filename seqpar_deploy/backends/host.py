@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.backends.base import ComputePrecision, Int64Array, StepOutput
+from seqpar_deploy.backends.sessions import Session
 from seqpar_deploy.bundle import Bundle, Dimensions
 from seqpar_deploy.errors import BackendError
 
@@ -17,7 +18,7 @@ Cache = npt.NDArray[Any]  # float32 or float16
 
 
 def graphs_for(bundle: Bundle, compute_precision: ComputePrecision) -> tuple[Path, Path]:
-    """Encoder and decoder step to compute with. Raises BackendError if the bundle has none for this arithmetic."""
+    """Encoder and decoder step to compute with. Raises BackendError if the bundle has none of this precision."""
     if compute_precision != "int8":
         return bundle.encoder, bundle.decoder_step
     if not bundle.has_int8:
@@ -101,3 +102,23 @@ class HostBackend(abc.ABC):
 
     def close(self) -> None:  # noqa: B027
         """Nothing to release unless a subclass says so."""
+
+
+class SessionBackend(HostBackend):
+    """Runs a bundle's graphs in sessions of a runtime on the CPU."""
+
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, *, name: str, encoder: Session, decoder_step: Session) -> None:
+        super().__init__(bundle)
+        self.name, self._encoder, self._decoder_step = name, encoder, decoder_step
+
+    def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> Cache:
+        return self._encoder.run({"crops": crops}, ["cross_kv"])["cross_kv"]
+
+    def _run_decoder_step(
+        self, tokens: Int64Array, position: Int64Array, self_kv: Cache, cross_kv: Cache
+    ) -> tuple[npt.NDArray[np.float32], Int64Array, Cache]:
+        feed = {"tokens": tokens, "position": position, "self_kv": self_kv, "cross_kv": cross_kv}
+        outputs = self._decoder_step.run(feed, ["log_probs", "next_token", "self_kv_out"])
+        return outputs["log_probs"], outputs["next_token"], outputs["self_kv_out"]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.backends.base import Int64Array, StepOutput
-from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime, open_session
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession
 
 Floats = npt.NDArray[np.float32]
 Run = Callable[..., list[Any]]
@@ -19,9 +19,8 @@ Run = Callable[..., list[Any]]
 
 def open_graph(path: Path, *, threads: int | None) -> Run:
     """A function of the graph's inputs, by name, that returns its outputs. Raises BackendError."""
-    onnxruntime = import_onnxruntime("cpu")
-    session = open_session(onnxruntime, path, [PROVIDERS["cpu"]], intra_op_num_threads=threads)
-    return lambda **inputs: session.run(None, inputs)
+    session = OnnxRuntimeSession(path, threads=threads)
+    return lambda **inputs: list(session.run(inputs).values())
 
 
 class _GrowingState:

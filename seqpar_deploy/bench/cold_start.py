@@ -1,6 +1,6 @@
 """From nothing to the first answer, in a process of its own: what a restart, or a function in a cloud, waits for.
 
-    python -m seqpar_deploy.bench.cold_start BUNDLE --backend openvino
+    python -m seqpar_deploy.bench.cold_start BUNDLE --backend onnxruntime
 
 is that process: it does what the README tells a user to do, and says how long each part took. The files have been read
 before, so the system has them in memory.

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime
-from seqpar_deploy.backends.openvino import core as openvino_core
+from seqpar_deploy.backends.sessions import PROVIDERS, import_onnxruntime, openvino_core
 from seqpar_deploy.bench.micro_op import one_product
 from seqpar_deploy.bench.timing import durations
 from seqpar_deploy.errors import BackendError
-from seqpar_deploy.machine import computes_in_bf16
+from seqpar_deploy.machine import has_bf16
 
 PRECISIONS = ("fp32", "bf16", "int8")
 SQUARE = 2048
@@ -61,7 +60,7 @@ def _torch(precision: str, sides: Sides, threads: int | None) -> Work | None:
         x, y = (100 * a).to(torch.int8), (100 * b).to(torch.int8)
         return lambda: torch._int_mm(x, y)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    if dtype == torch.bfloat16 and not computes_in_bf16():
+    if dtype == torch.bfloat16 and not has_bf16():
         return None
     x, y = a.to(dtype), b.to(dtype)
     return lambda: x @ y

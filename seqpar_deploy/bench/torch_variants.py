@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from seqpar_deploy.backends import Backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, CheckpointError
-from seqpar_deploy.machine import computes_in_bf16
+from seqpar_deploy.machine import has_bf16
 from seqpar_deploy.preprocess import prepare_batch
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def reduced_precision(device: str) -> str:
     """What PyTorch computes faster in than FP32 on `cuda` or `cpu`. Raises BackendUnavailableError where nothing."""
     if device == "cuda":
         return "fp16"
-    if computes_in_bf16():
+    if has_bf16():
         return "bf16"
     raise BackendUnavailableError("this processor has no bf16 arithmetic")
 

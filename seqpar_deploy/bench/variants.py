@@ -8,22 +8,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from seqpar_deploy.backends import Backend, BackendName, ComputePrecision, open_backend
+from seqpar_deploy.backends import Backend, ComputePrecision, open_backend
+from seqpar_deploy.backends.registry import SPECS
 from seqpar_deploy.bench import torch_variants
 from seqpar_deploy.bench.baselines import ConcatOnnxBackend, PlainOnnxBackend, Run, open_graph
 from seqpar_deploy.bench.comparison import Variant
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, ExportError, SeqparError
-
-BUNDLE_VARIANTS: tuple[tuple[str, ComputePrecision], ...] = (
-    ("openvino", "bf16"),
-    ("openvino", "int8"),
-    ("onnxruntime", "int8"),
-)
-BACKENDS = [name for name in get_args(BackendName) if name != "auto"]
 
 
 class BenchContext:
@@ -105,16 +99,12 @@ def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
         "onnx-plain": _onnx_plain,
         "onnx-concat": _onnx_concat,
     }
-    for name in BACKENDS:
-        known[name] = functools.partial(_bundle, backend=name)
-        known[f"{name}-speculative"] = functools.partial(_bundle, backend=name, strategy=Speculative())
-    for name, compute_precision in BUNDLE_VARIANTS:
-        known[f"{name}-{compute_precision}"] = functools.partial(
-            _bundle, backend=name, compute_precision=compute_precision
-        )
-        known[f"{name}-{compute_precision}-speculative"] = functools.partial(
-            _bundle, backend=name, compute_precision=compute_precision, strategy=Speculative()
-        )
+    ways = [(spec.name, precision) for spec in SPECS for precision in spec.compute_precisions]
+    for name, precision in sorted(ways, key=lambda way: way[1] != "native"):
+        make = functools.partial(_bundle, backend=name, compute_precision=precision)
+        variant = name if precision == "native" else f"{name}-{precision}"
+        known[variant] = make
+        known[f"{variant}-speculative"] = functools.partial(make, strategy=Speculative())
     return known
 
 

@@ -7,12 +7,12 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import typer
 
-from seqpar_deploy.backends import open_backend
+from seqpar_deploy.backends import BackendName, open_backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
@@ -41,7 +41,9 @@ def evaluate(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(help="For a bundle auto, openvino, onnxruntime, ...; for a checkpoint auto, torch or torch-cuda."),
+        typer.Option(
+            help=f"For a bundle {', '.join(get_args(BackendName))}; for a checkpoint auto, torch or torch-cuda."
+        ),
     ] = "auto",
     beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Crops an inference.", min=1)] = None,

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from seqpar_deploy.backends import Backend, open_backend
+from seqpar_deploy.backends import Backend, BackendName, open_backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
@@ -32,7 +32,7 @@ _SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
 
 def parity(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
-    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt, ...")] = "auto",
+    backend: Annotated[str, typer.Option(help=", ".join(get_args(BackendName)))] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads an inference.", min=1)] = None,
     checkpoint: Annotated[
         Path | None,
@@ -92,7 +92,7 @@ def parity(
     if explained and model is not None:
         from seqpar_deploy.exporting.explain.explain import explain
 
-        on: Any = "openvino" if running.name == "openvino" else "onnxruntime"
+        on: Any = running.name if running.device == "cpu" else "onnxruntime"
         crops_and_tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]
         explanation = explain(opened, model.network, model.token_table, *crops_and_tokens, backend=on, progress=stage)
         values["explanation"] = explanation.to_dict()

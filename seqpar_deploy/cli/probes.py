@@ -192,38 +192,32 @@ def _memory() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    """GPUs as NVIDIA's own tool lists them; the version of L4T on a Jetson."""
-    jetson = _jetson()
+    """GPUs as NVIDIA's own tool lists them; the release of Linux for Tegra on a Jetson."""
+    found: dict[str, Any] = {"devices": [], "driver": None, "cuda": None, "jetson": _jetson(), "reason": None}
     program = shutil.which("nvidia-smi")
     if program is None:
-        return {"devices": [], "driver": None, "cuda": None, "jetson": jetson, "reason": "nvidia-smi is not installed"}
-    fields = ("name", "driver_version", "memory.total", "compute_cap")
-    done = _run(program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
+        return found | {"reason": "nvidia-smi is not installed"}
+    query, form = "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"
+    done = _run(program, f"{query},compute_cap", form)
     if done.returncode != 0:  # old ones have no field compute_cap
-        fields = fields[:3]
-        done = _run(program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
-    said = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "")
+        done = _run(program, query, form)
     if done.returncode != 0:
-        reason = f"nvidia-smi ended with exit code {done.returncode}: {said or 'no message'}"
-        return {"devices": [], "driver": None, "cuda": None, "jetson": jetson, "reason": reason}
-    rows = [[value.strip() for value in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    devices = [
-        {
-            "name": row[0],
-            "memory_mib": int(row[2]) if row[2].isdecimal() else None,
-            "compute_capability": row[3] if len(row) > 3 else None,
-        }
-        for row in rows
-        if len(row) == len(fields)
-    ]
+        said = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "no message")
+        return found | {"reason": f"nvidia-smi ended with exit code {done.returncode}: {said}"}
+    for row in done.stdout.splitlines():
+        name, driver, memory, *capability = (value.strip() for value in row.split(","))
+        found["driver"] = driver
+        found["devices"].append(
+            {
+                "name": name,
+                "memory_mib": int(memory) if memory.isdecimal() else None,  # Jetsons have "[N/A]"
+                "compute_capability": capability[0] if capability else None,
+            }
+        )
+    if not found["devices"]:
+        return found | {"reason": "nvidia-smi lists none"}
     cuda = re.search(r"CUDA Version\s*:\s*([\d.]+)", _run(program).stdout)
-    return {
-        "devices": devices,
-        "driver": rows[0][1] if devices else None,
-        "cuda": cuda[1] if cuda else None,
-        "jetson": jetson,
-        "reason": None if devices else "nvidia-smi lists none",
-    }
+    return found | {"cuda": cuda[1] if cuda else None}
 
 
 def _jetson(file: Path = Path("/etc/nv_tegra_release")) -> str | None:

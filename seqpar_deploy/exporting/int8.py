@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime, open_session
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession
 from seqpar_deploy.bundle import DECODER_STEP, ENCODER, INT8_DECODER_STEP, INT8_ENCODER
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -53,12 +53,12 @@ def _activation_ranges(
     watched = graph.with_name(f"watched-{graph.name}")  # beside the weights, which it names relative to itself
     onnx.save(model, watched)
     try:
-        session = open_session(import_onnxruntime("cpu"), watched, [PROVIDERS["cpu"]])
+        session = OnnxRuntimeSession(watched)
     finally:
         watched.unlink()
     low, high = np.zeros(len(names)), np.zeros(len(names))  # 0 is always within: it must be exact
     for number, crop in enumerate(crops, start=1):
-        values = session.run(names, {"crops": crop[None]})
+        values = session.run({"crops": crop[None]}, names).values()
         low = np.minimum(low, [value.min() for value in values])
         high = np.maximum(high, [value.max() for value in values])
         report(number, len(crops))

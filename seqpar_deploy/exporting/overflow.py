@@ -10,7 +10,7 @@ import numpy as np
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ParityError
-from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, run_onnxruntime
+from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, runs_on
 from seqpar_deploy.parity.reference import Reference
 
 
@@ -22,7 +22,7 @@ def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
     chosen = [0, *white]
     tokens = reference.tokens[chosen, :-1]
     rows = len(tokens)
-    encoder, step = (StagedGraph(graph, run_onnxruntime) for graph in (bundle.encoder, bundle.decoder_step))
+    encoder, step = (StagedGraph(graph, runs_on("onnxruntime")) for graph in (bundle.encoder, bundle.decoder_step))
     crops: dict[str, Array] = {"crops": reference.crops[chosen]}
     inputs: dict[str, Array] = {
         "tokens": tokens,

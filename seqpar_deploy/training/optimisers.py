@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from seqpar_deploy.errors import TrainingError
-from seqpar_deploy.machine import computes_in_bf16
+from seqpar_deploy.machine import has_bf16
 from seqpar_deploy.training.recipe import Optimiser
 
 _HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
@@ -67,7 +67,7 @@ class _Muon(torch.optim.Muon):
 
     def step(self, closure: Any = None) -> Any:
         on_cpu = self.param_groups[0]["params"][0].device.type == "cpu"
-        with _Float32Products() if on_cpu and not computes_in_bf16() else contextlib.nullcontext():
+        with _Float32Products() if on_cpu and not has_bf16() else contextlib.nullcontext():
             return super().step(closure)
 
 

@@ -21,7 +21,7 @@ from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ExportError, ParityError
 from seqpar_deploy.exporting.explain.comparison import Comparison
 from seqpar_deploy.exporting.explain.explain import NOISE, Explanation, compare_graphs, explain
-from seqpar_deploy.exporting.explain.stages import StagedGraph, run_onnxruntime
+from seqpar_deploy.exporting.explain.stages import StagedGraph, runs_on
 from seqpar_deploy.exporting.overflow import require_no_overflow
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.modeling.eager import EagerBackend
@@ -236,13 +236,15 @@ def test_errors_that_a_backend_makes(
 ) -> None:
     """A backend that multiplies some results of a block: where its nodes are run as a whole, and where one by one."""
 
+    exact = runs_on("onnxruntime")
+
     def run(graph: Path, inputs: Mapping[str, Any], tensors: Sequence[str]) -> list[Any]:
         factors = one_by_one if MIDDLE in tensors else whole
-        values = zip(tensors, run_onnxruntime(graph, inputs, tensors), strict=True)
+        values = zip(tensors, exact(graph, inputs, tensors), strict=True)
         return [value * np.float32(factors[name]) if name in factors else value for name, value in values]
 
     path = bundle_dir / "encoder.onnx"
-    comparison = Comparison(StagedGraph(path, run), StagedGraph(path, run_onnxruntime), 1e-4)
+    comparison = Comparison(StagedGraph(path, run), StagedGraph(path, exact), 1e-4)
     comparison.compare("encoder", {"crops": said.reference.crops}, {"crops": said.reference.crops})
     (jump,) = comparison.jumps
     assert str(jump).startswith(f"encoder: {sentence}")

@@ -23,7 +23,7 @@ def one_step(monkeypatch: pytest.MonkeyPatch, *, bf16: bool) -> tuple[nn.Linear,
                 multiplied.add(args[1].dtype)
             return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(optimisers, "computes_in_bf16", lambda: bf16)
+    monkeypatch.setattr(optimisers, "has_bf16", lambda: bf16)
     torch.manual_seed(0)
     layer = nn.Linear(24, 40, bias=False)
     (made,) = make_optimisers(layer, Optimiser(muon=0.02))

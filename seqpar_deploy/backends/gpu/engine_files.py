@@ -26,6 +26,7 @@ from seqpar_deploy.files import write_whole
 
 Runtime = Literal["tensorrt", "tensorrt_rtx"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+EXTRAS: dict[Runtime, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 FORMAT = 1
 _MALFORMED = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
@@ -44,12 +45,11 @@ def installed_runtimes() -> list[Runtime]:
 
 def import_runtime(name: Runtime) -> Any:
     """The module of a flavour. Raises BackendUnavailableError."""
-    extra = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}[name]
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: its libraries are another package, which may be missing
         raise BackendUnavailableError(
-            f"backend {name} cannot be loaded: {error}; pip install 'seqpar-deploy[{extra}]'"
+            f"backend {name} cannot be loaded: {error}; pip install 'seqpar-deploy[{EXTRAS[name]}]'"
             + (" (its libraries lie in NVIDIA's own package index; JetPack brings them)" if name == "tensorrt" else "")
         ) from None
 

@@ -12,10 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from seqpar_deploy.backends.base import ComputePrecision
 from seqpar_deploy.backends.gpu.cuda import Address, Cuda, cuda_runtime, find_gpu
 from seqpar_deploy.backends.gpu.decode import DeviceBackend
 from seqpar_deploy.backends.gpu.graph_runner import Engine, Shape
-from seqpar_deploy.backends.onnxruntime import PROVIDERS, import_onnxruntime, open_session
+from seqpar_deploy.backends.sessions import (
+    PROVIDERS,
+    Graph,
+    OnnxRuntimeSession,
+    import_onnxruntime,
+    inference_session,
+)
+from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
@@ -41,7 +49,7 @@ class SessionExecutor:
         }
         provider = PROVIDERS[self.device]
         # What a memory pattern sets aside is set aside when the second run has begun, which a capture does not allow.
-        self._session = open_session(
+        self._session = inference_session(
             onnxruntime, graph, [(provider, options if self.device == "cuda" else {})], enable_mem_pattern=False
         )
         if provider not in self._session.get_providers():
@@ -112,3 +120,21 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         except BaseException:
             cuda.close()
             raise
+
+
+def _open(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> OnnxRuntimeCudaBackend:
+    return OnnxRuntimeCudaBackend(bundle)
+
+
+def _open_session(graph: Graph, *, threads: int | None, compute_precision: ComputePrecision) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(graph, device="cuda", threads=threads)
+
+
+SPEC = BackendSpec(
+    name="onnxruntime-cuda",
+    device="cuda",
+    extra="cuda",
+    load_sdk=lambda: import_onnxruntime("cuda"),
+    open=_open,
+    open_session=_open_session,
+)

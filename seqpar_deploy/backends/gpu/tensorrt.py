@@ -5,14 +5,18 @@ Not yet measured on hardware: tests run this file on stand-ins for the SDK and f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seqpar_deploy.backends.base import ComputePrecision
 from seqpar_deploy.backends.gpu.cuda import Address, Cuda, cuda_runtime, find_gpu
 from seqpar_deploy.backends.gpu.decode import DeviceBackend
 from seqpar_deploy.backends.gpu.engine_files import (
+    EXTRAS,
     GRAPHS,
+    RUNTIMES,
     EngineIdentity,
     Runtime,
     identity_of,
@@ -21,6 +25,7 @@ from seqpar_deploy.backends.gpu.engine_files import (
     save_compiled,
 )
 from seqpar_deploy.backends.gpu.graph_runner import Engine, Shape
+from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError
 
@@ -187,3 +192,26 @@ class TensorRtExecutor:
     def close(self) -> None:
         self._contexts.clear()
         self._engine = None
+
+
+def _open(
+    runtime: Runtime, bundle: Bundle, threads: int | None, compute_precision: ComputePrecision
+) -> TensorRtBackend:
+    return TensorRtBackend(bundle, runtime=runtime)
+
+
+def _import(runtime: Runtime) -> Any:
+    return import_runtime(runtime)
+
+
+SPECS = tuple(
+    BackendSpec(
+        name=runtime,
+        device="cuda",
+        extra=EXTRAS[runtime],
+        load_sdk=functools.partial(_import, runtime),
+        open=functools.partial(_open, runtime),
+        needs_engines=True,
+    )
+    for runtime in RUNTIMES
+)

@@ -12,26 +12,25 @@ import dataclasses
 import itertools
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from seqpar_deploy.backends.base import ComputePrecision, Int64Array
+from seqpar_deploy.backends import BackendName, ComputePrecision
+from seqpar_deploy.backends.base import Int64Array
 from seqpar_deploy.backends.host import graphs_for
 from seqpar_deploy.bundle import DECODER_STEP, ENCODER, Bundle, Dimensions
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.exporting.explain.comparison import Comparison, Jump, StageError, relative_error
-from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, run_onnxruntime, run_openvino
+from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, runs_on
 from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, export_graph, graph_specs, uint8_to_images
 from seqpar_deploy.files import finite
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import PAD
-
-ProbedBackend = Literal["onnxruntime", "openvino"]
 
 # Relative errors that arithmetic in a precision makes of itself, over a whole network.
 NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
@@ -44,7 +43,7 @@ class Explanation:
     `export_error` is the greatest relative error of the FP32 graphs' outputs against PyTorch's.
     """
 
-    backend: ProbedBackend
+    backend: BackendName
     compute_precision: ComputePrecision
     noise: float
     export_error: float
@@ -86,13 +85,13 @@ def explain(
     crops: npt.NDArray[np.uint8],
     tokens: Int64Array,
     *,
-    backend: ProbedBackend = "onnxruntime",
+    backend: BackendName = "onnxruntime",
     compute_precision: ComputePrecision = "native",
     progress: Progress = silent,
 ) -> Explanation:
     """Compare a bundle's graphs on `backend` with those of its checkpoint in FP32 on ONNX Runtime.
 
-    `arithmetic` bf16 is OpenVINO's, on CPUs that have it; int8 compares the bundle's 8-bit graphs.
+    `compute_precision` int8 compares the bundle's 8-bit graphs; bf16 needs a backend that has it.
 
     `model` and `token_table` (V, d) are the checkpoint in float32; `crops` uint8 (B, H, W, 3) prepared, a few;
     `tokens` int64 (B, C) what the checkpoint says of them, from `<bos>` on and right-padded.
@@ -128,17 +127,17 @@ def compare_graphs(
     crops: npt.NDArray[np.uint8],
     tokens: Int64Array,
     *,
-    backend: ProbedBackend = "onnxruntime",
+    backend: BackendName = "onnxruntime",
     compute_precision: ComputePrecision = "native",
     progress: Progress = silent,
 ) -> Explanation:
     """`explain` with the FP32 graphs that lie in the folder `reference`."""
-    run = run_openvino(compute_precision) if backend == "openvino" else run_onnxruntime
+    run, exact = runs_on(backend, compute_precision), runs_on("onnxruntime")
     noise = NOISE[bundle.precision if compute_precision == "native" else compute_precision]
     encoder_graph, step_graph = graphs_for(bundle, compute_precision)
 
     def comparison(graph: Path, wanted: str) -> Comparison:
-        return Comparison(StagedGraph(graph, run), StagedGraph(reference / wanted, run_onnxruntime), noise)
+        return Comparison(StagedGraph(graph, run), StagedGraph(reference / wanted, exact), noise)
 
     with progress("comparing the encoder"):
         encoder = comparison(encoder_graph, ENCODER)

@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from seqpar_deploy.backends import onnxruntime, openvino
-from seqpar_deploy.backends.base import ComputePrecision
-from seqpar_deploy.errors import BackendUnavailableError
+from seqpar_deploy.backends import BackendName, ComputePrecision
+from seqpar_deploy.backends.registry import open_session
 from seqpar_deploy.onnx_file import external_data_locations
 
 Array = npt.NDArray[Any]
@@ -142,24 +141,12 @@ def _info(name: str, value: Array) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), None)
 
 
-def run_onnxruntime(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[str]) -> list[Array]:
-    """On the CPU, in the graph's own types."""
-    session = onnxruntime.open_session(onnxruntime.import_onnxruntime("cpu"), graph, [onnxruntime.PROVIDERS["cpu"]])
-    values: list[Array] = session.run(list(tensors), dict(inputs))
-    return values
-
-
-def run_openvino(compute_precision: ComputePrecision) -> Run:
-    """On the CPU, in bfloat16 or not."""
-    precision = openvino.inference_precision(compute_precision)
+def runs_on(backend: BackendName, compute_precision: ComputePrecision = "native") -> Run:
+    """Runs graphs in a backend's runtime."""
 
     def run(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[str]) -> list[Array]:
-        if not openvino.is_available():
-            raise BackendUnavailableError("OpenVINO is not installed; pip install 'seqpar-deploy[openvino]'")
-        config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.core().compile_model(graph, "CPU", config)
-        results = compiled(dict(inputs))
-        return [np.array(results[name]) for name in tensors]
+        session = open_session(graph, backend, compute_precision=compute_precision)
+        return list(session.run(inputs, tensors).values())
 
     return run
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.errors import DetectorError
-from seqpar_deploy.video.detect.graph import Backend, Graph, Tensor, open_graph
+from seqpar_deploy.backends import BackendName, Session, open_session
+from seqpar_deploy.backends.sessions import Tensor
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, DetectorError
 from seqpar_deploy.video.detect.layouts import Layout, class_names, recognize
 from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling, place, to_tensor
@@ -40,14 +41,15 @@ class OnnxOptions:
 class OnnxDetector:
     """A `Detector` from an ONNX file; what its inputs and outputs mean is recognised (`layouts.py` has the list).
 
-    `backend` is "openvino", "onnxruntime", "cuda" (ONNX Runtime's) or "auto": OpenVINO, where it is installed. Raises
-    DetectorError if the file is no detector of a known layout, BackendUnavailableError if the runtime is not there.
+    `backend` is a Recognizer's. "auto" takes the first runtime on the CPU that opens the file; for TensorRT, which runs
+    engines of bundles alone, it is another runtime on NVIDIA GPUs, if one is installed. Raises DetectorError if the
+    file is no detector of a known layout, BackendUnavailableError if the runtime is not there.
     """
 
-    def __init__(self, path: Path, backend: Backend = "auto", options: OnnxOptions = OnnxOptions()) -> None:
+    def __init__(self, path: Path, backend: BackendName = "auto", options: OnnxOptions = OnnxOptions()) -> None:
         self._options = options
         self._cv2 = import_cv2()
-        graph = open_graph(path, backend, options.threads)
+        graph = _open(path, backend, options.threads)
         try:
             self._picture = _picture_input(graph)
             self._others = {
@@ -58,7 +60,7 @@ class OnnxDetector:
             self.layout = self._recognize(graph)
         except DetectorError as error:
             raise DetectorError(f"the detector {path} cannot be used: {error}") from None
-        self._graph: Graph | None = graph
+        self._graph: Session | None = graph
         self._fit: Fit = options.fit or self.layout.fit
         self._scaling: Scaling = options.scaling or self.layout.scaling
 
@@ -79,7 +81,7 @@ class OnnxDetector:
         """Let the runtime go."""
         self._graph = None
 
-    def _recognize(self, graph: Graph) -> Layout:
+    def _recognize(self, graph: Session) -> Layout:
         blank = np.zeros(self._picture.shape, dtype=self._picture.dtype)
         try:
             outputs = graph.run({self._picture.name: blank, **self._others})
@@ -100,7 +102,18 @@ class OnnxDetector:
         return edges[rows], scores[rows]
 
 
-def _picture_input(graph: Graph) -> PictureInput:
+def _open(path: Path, backend: BackendName, threads: int | None) -> Session:
+    if not path.is_file():
+        raise DetectorError(f"there is no detector {path}; wanted an ONNX file")
+    try:
+        return open_session(path, backend, threads=threads)
+    except BackendUnavailableError:
+        raise
+    except BackendError as error:
+        raise DetectorError(str(error)) from None
+
+
+def _picture_input(graph: Session) -> PictureInput:
     """The input that takes the picture: (1, 3, H, W) or (1, H, W, 3)."""
     for tensor in graph.inputs:
         if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
@@ -124,7 +137,7 @@ def _picture_input(graph: Graph) -> PictureInput:
     raise DetectorError(f"its inputs are {shapes}; wanted a picture (1, 3, height, width) or (1, height, width, 3)")
 
 
-def _usual_size(graph: Graph) -> tuple[int, int]:
+def _usual_size(graph: Session) -> tuple[int, int]:
     """Height and width for a graph that takes any: those it was exported with, where it says so."""
     try:
         height, width = ast.literal_eval(graph.metadata.get("imgsz", ""))

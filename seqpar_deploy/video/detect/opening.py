@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from seqpar_deploy.backends import BackendName
-from seqpar_deploy.backends.onnxruntime import available_devices
 from seqpar_deploy.errors import DetectorError
 from seqpar_deploy.video.detect.external import OutsideDetections
-from seqpar_deploy.video.detect.graph import Backend
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
 from seqpar_deploy.video.types import Detector
@@ -28,14 +26,5 @@ def open_detector(
     if wanted == "-" or wanted.endswith(".jsonl"):
         return OutsideDetections(wanted)
     if wanted.endswith(".onnx"):
-        return OnnxDetector(Path(wanted), _runtime(backend), options)
+        return OnnxDetector(Path(wanted), backend, options)
     raise DetectorError(f"the detector is {wanted!r}; wanted motion, a .onnx file, a .jsonl file of boxes, or -")
-
-
-def _runtime(backend: BackendName) -> Backend:
-    """TensorRT's engines are built for bundles alone; a detector gets ONNX Runtime's CUDA, if there."""
-    if backend == "auto" or backend == "openvino" or backend == "onnxruntime":
-        return backend
-    if backend == "onnxruntime-cuda" or "cuda" in available_devices():
-        return "cuda"
-    return "auto"

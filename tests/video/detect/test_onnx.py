@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from video.detect import onnx_detectors
 from video.detect.onnx_detectors import LAYOUTS, make
 
-from seqpar_deploy.errors import DetectorError
+from seqpar_deploy import machine
+from seqpar_deploy.backends import BackendName, registry
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
+from seqpar_deploy.errors import BackendUnavailableError, DetectorError
 from seqpar_deploy.video.detect import onnx, opening
-from seqpar_deploy.video.detect.graph import Backend
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
 from seqpar_deploy.video.types import Box, Frame
 
@@ -33,7 +37,7 @@ def assert_found(boxes: list[Box], within: float) -> None:
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
-def test_finds_the_person_alone_and_where_they_are(layout: str, backend: Backend, tmp_path: Path) -> None:
+def test_finds_the_person_alone_and_where_they_are(layout: str, backend: BackendName, tmp_path: Path) -> None:
     path = make(tmp_path / "detector.onnx", *LAYOUTS[layout])
     detector = OnnxDetector(path, backend)
     boxes = detector.detect(frame())
@@ -55,7 +59,7 @@ def test_a_graph_of_any_size_runs_at_the_one_it_was_exported_with(tmp_path: Path
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_named_classes_tell_who_is_a_person(backend: Backend, tmp_path: Path) -> None:
+def test_named_classes_tell_who_is_a_person(backend: BackendName, tmp_path: Path) -> None:
     names = {0: "dog", 1: "cup", 2: "Person", 3: "hat", 4: "car"}
     layout = partial(onnx_detectors.yolov8, classes=5, person=2)
     path = make(tmp_path / "detector.onnx", layout, names=str(names))
@@ -118,11 +122,11 @@ def test_what_cannot_be_used_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_no_onnx_file_is_told_in_one_line(backend: Backend, tmp_path: Path) -> None:
+def test_no_onnx_file_is_told_in_one_line(backend: BackendName, tmp_path: Path) -> None:
     with pytest.raises(DetectorError, match="there is no detector"):
         OnnxDetector(tmp_path / "none.onnx", backend)
     (tmp_path / "text.onnx").write_text("no graph")
-    with pytest.raises(DetectorError, match=r"cannot open the detector .*text\.onnx") as caught:
+    with pytest.raises(DetectorError, match=r"cannot open .*text\.onnx") as caught:
         OnnxDetector(tmp_path / "text.onnx", backend)
     assert "\n" not in str(caught.value)
 
@@ -135,13 +139,62 @@ def test_boxes_that_are_no_numbers_are_left_out() -> None:
 
 def test_it_runs_where_the_recogniser_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(make(tmp_path / "detector.onnx", onnx_detectors.end_to_end))
-    for backend, graph in (("openvino", "_OpenVinoGraph"), ("onnxruntime", "_OnnxRuntimeGraph")):
-        detector = opening.open_detector(path, backend=backend)  # type: ignore[arg-type]
-        assert type(detector._graph).__name__ == graph  # type: ignore[attr-defined]
     opened: list[str] = []
-    monkeypatch.setattr(opening, "OnnxDetector", lambda _path, backend, _options: opened.append(backend))
-    for devices in (["cpu"], ["cuda", "cpu"]):
-        monkeypatch.setattr(opening, "available_devices", lambda devices=devices: devices)
-        for wanted in ("auto", "onnxruntime-cuda", "tensorrt"):
+
+    def with_sdks(*available: str) -> None:
+        """Only these runtimes are installed, and write down that they were opened."""
+        specs = []
+        for spec in registry.SPECS:
+            sdk = (lambda: None) if spec.name in available else _not_installed
+            opener = spec.open_session and partial(_open_as, opened, spec.name)
+            specs.append(dataclasses.replace(spec, load_sdk=sdk, open_session=opener))
+        monkeypatch.setattr(registry, "SPECS", tuple(specs))
+
+    for installed, expected in (
+        (("openvino", "onnxruntime"), ["openvino", "onnxruntime", "openvino"]),
+        (("onnxruntime",), ["onnxruntime", "onnxruntime", "onnxruntime"]),
+        (("onnxruntime-cuda", "onnxruntime"), ["onnxruntime", "onnxruntime", "onnxruntime-cuda"]),
+    ):
+        opened.clear()
+        with_sdks(*installed)
+        for wanted in ("auto", "onnxruntime", "tensorrt"):
             opening.open_detector(path, backend=wanted)  # type: ignore[arg-type]
-    assert opened == ["auto", "cuda", "auto", "auto", "cuda", "cuda"]
+        assert opened == expected
+
+
+def _not_installed() -> None:
+    raise BackendUnavailableError("not installed")
+
+
+def _open_as(opened: list[str], name: str, graph: Path, **_: Any) -> OnnxRuntimeSession:
+    opened.append(name)
+    return OnnxRuntimeSession(graph)
+
+
+def _quantised(b: onnx_detectors.Builder) -> None:
+    scale, zero = np.float32(1), np.uint8(0)  # a step a pixel
+    b.edges = b.add("DequantizeLinear", b.add("QuantizeLinear", b.edges, scale, zero), scale, zero)
+    onnx_detectors.end_to_end(b)
+
+
+def test_a_quantised_detector_does_not_run_where_its_products_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make(tmp_path / "int8.onnx", _quantised)
+    exact = make(tmp_path / "exact.onnx", onnx_detectors.end_to_end)
+    monkeypatch.setattr(machine, "lacks_vnni", lambda: True)
+    with pytest.raises(BackendUnavailableError, match=r"VNNI.*onnxruntime") as caught:
+        OnnxDetector(path, "openvino")
+    assert "\n" not in str(caught.value)
+    assert not caplog.records
+
+    detector = OnnxDetector(path, "auto")
+    assert type(detector._graph) is OnnxRuntimeSession
+    assert_found(detector.detect(frame()), within=6)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "seqpar_deploy.backends.registry")
+    assert "VNNI" in record.getMessage()
+
+    assert type(OnnxDetector(exact, "auto")._graph) is OpenVinoSession  # FP32 has no such products
+    monkeypatch.setattr(machine, "lacks_vnni", lambda: False)
+    assert type(OnnxDetector(path, "auto")._graph) is OpenVinoSession

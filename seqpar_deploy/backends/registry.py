@@ -1,0 +1,213 @@
+"""The runtimes, in the order `auto` tries them. A new one is a file that declares a `BackendSpec`, a line in `SPECS`,
+and its name in `BackendName`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+from seqpar_deploy.backends import onnxruntime, openvino
+from seqpar_deploy.backends.base import Backend, ComputePrecision
+from seqpar_deploy.backends.gpu import onnxruntime_cuda, tensorrt
+from seqpar_deploy.backends.gpu.cuda import cuda_runtime, find_gpu
+from seqpar_deploy.backends.gpu.engine_files import has_engines
+from seqpar_deploy.backends.sessions import Graph, Session
+from seqpar_deploy.backends.spec import BackendSpec
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
+
+_log = logging.getLogger(__name__)
+
+BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
+
+SPECS: tuple[BackendSpec, ...] = (*tensorrt.SPECS, onnxruntime_cuda.SPEC, openvino.SPEC, onnxruntime.SPEC)
+MOST_THREADS = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendStatus:
+    """What one backend can do on this machine.
+
+    Attributes:
+        name: As in `BackendName`.
+        available: Whether it can run here; those that need engines also need them beside a bundle.
+        version: Of the SDK; None if it is not installed.
+        devices: Names of the devices it would use.
+        compute_precisions: Those it has here; "int8" also needs a bundle with 8-bit graphs.
+        reason: Why it is not available, None if it is.
+        install: The command that installs what is missing, None if nothing is.
+    """
+
+    name: str
+    available: bool
+    version: str | None
+    devices: tuple[str, ...]
+    compute_precisions: tuple[ComputePrecision, ...]
+    reason: str | None
+    install: str | None
+
+
+def describe() -> list[BackendStatus]:
+    """Every backend, in the order `auto` tries them. Imports the SDKs that are installed."""
+    return [_status(spec) for spec in SPECS]
+
+
+def _status(spec: BackendSpec) -> BackendStatus:
+    version: str | None = None
+    devices: tuple[str, ...] = ()
+    reason: str | None = None
+    install: str | None = f"pip install 'seqpar-deploy[{spec.extra}]'"
+    try:
+        version = str(spec.load_sdk().__version__)
+        cuda = cuda_runtime() if spec.device == "cuda" else None
+        install = None
+        devices = (find_gpu(cuda).name,) if cuda else ("cpu",)
+    except BackendUnavailableError as error:
+        reason = str(error)
+    return BackendStatus(
+        name=spec.name,
+        available=reason is None,
+        version=version,
+        devices=devices,
+        compute_precisions=() if reason else tuple(p for p in spec.compute_precisions if not spec.why_not(p)),
+        reason=reason,
+        install=install,
+    )
+
+
+def find_spec(name: str) -> BackendSpec:
+    """The spec of a backend. Raises BackendUnavailableError if there is none of this name."""
+    for spec in SPECS:
+        if spec.name == name:
+            return spec
+    raise BackendUnavailableError(f"backend must be one of {', '.join(get_args(BackendName))}, got {name!r}")
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that need no engines and whose SDK is installed, in the order `auto` tries them."""
+    return [spec.name for spec in SPECS if not spec.needs_engines and spec.is_available()]
+
+
+def backends_for(bundle: Bundle) -> list[str]:
+    """Names of the backends that may run a bundle here, in the order `auto` tries them: those that engines lie beside
+    it for, and those that need none."""
+    return [
+        spec.name
+        for spec in SPECS
+        if (has_engines(bundle, spec.name) if spec.needs_engines else spec.is_available())  # type: ignore[arg-type]
+    ]
+
+
+def runtime_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the SDKs of these backends, where they are installed."""
+    specs = [find_spec(name) for name in names]
+    return {spec.name: str(spec.load_sdk().__version__) for spec in specs if spec.is_available()}
+
+
+def open_backend(
+    bundle: Bundle,
+    name: BackendName = "auto",
+    *,
+    threads: int | None = None,
+    compute_precision: ComputePrecision = "native",
+) -> Backend[Any]:
+    """Open a bundle on a backend.
+
+    Args:
+        bundle: The bundle.
+        name: The backend; "auto" takes the first that opens the bundle.
+        threads: Bounds the CPU threads of one inference. Default: the runtime's choice.
+        compute_precision: "native" computes as the bundle's graphs say.
+
+    Raises:
+        BackendUnavailableError: The SDK is missing, or cannot compute so here.
+        BackendError: It cannot open this bundle.
+    """
+    if compute_precision not in get_args(ComputePrecision):
+        raise BackendUnavailableError(
+            f"compute precision must be one of {', '.join(get_args(ComputePrecision))}, got {compute_precision!r}"
+        )
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BackendError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
+    if name == "auto":
+        return _open_first(bundle, threads, compute_precision)
+    return _open(bundle, find_spec(name), threads, compute_precision)
+
+
+def _open(bundle: Bundle, spec: BackendSpec, threads: int | None, compute_precision: ComputePrecision) -> Backend[Any]:
+    _check_precision(spec, compute_precision)
+    return spec.open(bundle, threads, compute_precision)
+
+
+def _check_precision(spec: BackendSpec, compute_precision: ComputePrecision) -> None:
+    if compute_precision not in spec.compute_precisions:
+        others = [other.name for other in SPECS if compute_precision in other.compute_precisions]
+        raise BackendUnavailableError(
+            f"compute precision of backend {spec.name} must be {' or '.join(spec.compute_precisions)}, got "
+            f"{compute_precision}; use backend {' or '.join(others)} for that"
+        )
+    if compute_precision != "native":
+        spec.load_sdk()
+        if reason := spec.why_not(compute_precision):
+            raise BackendUnavailableError(reason)
+
+
+def _open_first(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> Backend[Any]:
+    names = backends_for(bundle)
+    if not names:
+        extras = ", ".join(f"[{spec.extra}]" for spec in reversed(SPECS) if not spec.needs_engines)
+        raise BackendUnavailableError(f"no backend is installed; pip install 'seqpar-deploy[...]' with one of {extras}")
+    for name, following in zip(names, [*names[1:], None], strict=True):
+        try:
+            return _open(bundle, find_spec(name), threads, compute_precision)
+        except BackendError as error:
+            if following is None:
+                raise
+            _log.warning("backend %s is skipped, trying %s: %s", name, following, error)
+    raise AssertionError("unreachable: the last backend returns or raises")
+
+
+def open_session(
+    graph: Graph,
+    name: BackendName = "auto",
+    *,
+    threads: int | None = None,
+    compute_precision: ComputePrecision = "native",
+) -> Session:
+    """Open any ONNX graph, a detector's for one.
+
+    Args:
+        graph: The ONNX file, or its content.
+        name: "auto" takes the first runtime on the CPU that opens it. For a backend that runs engines alone, the first
+            other one of its device is taken, or else "auto".
+        threads: Bounds the CPU threads of one inference. Default: the runtime's choice.
+        compute_precision: "native" computes as the graph says.
+
+    Raises:
+        BackendUnavailableError: The runtime is not installed, or computes this graph wrongly on this processor.
+        BackendError: It cannot open the graph.
+    """
+    candidates = _session_specs(name)
+    for spec, following in zip(candidates, [*candidates[1:], None], strict=True):
+        try:
+            _check_precision(spec, compute_precision)
+            assert spec.open_session is not None
+            return spec.open_session(graph, threads=threads, compute_precision=compute_precision)
+        except BackendUnavailableError as error:
+            if following is None:
+                raise
+            _log.warning("backend %s is skipped, trying %s: %s", spec.name, following.name, error)
+    raise BackendUnavailableError("no runtime is installed; pip install 'seqpar-deploy[cpu]'")
+
+
+def _session_specs(name: BackendName) -> list[BackendSpec]:
+    """Those to try, in order."""
+    named = None if name == "auto" else find_spec(name)
+    if named is not None and named.open_session is not None:
+        return [named]
+    able = [spec for spec in SPECS if spec.open_session is not None and spec.is_available()]
+    same_device = [spec for spec in able if named is not None and spec.device == named.device]
+    return same_device or [spec for spec in able if spec.device == "cpu"]
