@@ -103,7 +103,10 @@ class OnnxRuntimeSession:
     """A graph in ONNX Runtime, in its own precision."""
 
     def __init__(self, graph: Graph, *, device: str = "cpu", threads: int | None = None) -> None:
-        """`threads` defaults to the runtime's choice within the CPU quota. Raises BackendUnavailableError, BackendError."""
+        """`threads` defaults to the runtime's choice within the CPU quota.
+
+        Raises BackendUnavailableError, BackendError.
+        """
         onnxruntime = import_onnxruntime(device)
         self._session = inference_session(onnxruntime, graph, [PROVIDERS[device]], intra_op_num_threads=threads)
         self._outputs = [output.name for output in self._session.get_outputs()]

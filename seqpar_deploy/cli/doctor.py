@@ -141,17 +141,14 @@ def _backends(report: Mapping[str, Any]) -> Lines:
         yield "backends", _unknown(report["backends"])
         return
     for status in report["backends"]:
-        version = f" {status['version']}" if status["version"] else ""
         if status["available"]:
             devices, precisions = ", ".join(status["devices"]), ", ".join(status["compute_precisions"])
             needs = "; needs engines" if status["name"] in RUNTIMES else ""
-            yield status["name"], f"runs{version} on {devices}: {precisions}{needs}"
+            yield status["name"], f"yes: {status['version'].split('-')[0]} on {devices}; {precisions}{needs}"
         else:
-            yield status["name"], f"does not run{version}: {status['reason']}"
-        if status["reason"] and status["available"]:
-            yield "", status["reason"]
-        if status["install"] and status["install"] not in (status["reason"] or ""):
-            yield "", status["install"]
+            yield status["name"], f"no: {status['reason']}"
+            if status["install"] and "pip install" not in status["reason"]:
+                yield "", status["install"]
 
 
 def _packages(report: Mapping[str, Any]) -> Lines:
@@ -169,9 +166,8 @@ def _packages(report: Mapping[str, Any]) -> Lines:
         yield "PyAV, OpenCV", _unknown(video)
     else:
         for name, module in (("PyAV", "av"), ("OpenCV", "cv2")):
-            found = video[module]
-            install = "; seqpar video needs it: pip install 'seqpar-deploy[video]'"
-            yield name, found.get("version") or f"cannot be loaded: {found['error']}{install}"
+            if "error" in video[module]:
+                yield name, f"{video[module]['error']}; seqpar video needs it: pip install 'seqpar-deploy[video]'"
     yield "ffmpeg", _unknown(ffmpeg) if "error" in ffmpeg else ffmpeg["version"] or ffmpeg["reason"]
 
 

@@ -125,7 +125,7 @@ def _model(facts: Mapping[str, Any]) -> Lines:
     yield "dimensions", ", ".join(f"{name} {value}" for name, value in facts["dimensions"].items())
     yield (
         "batches",
-        "; ".join(f"{batch['min']} to {batch['max']}, usually {batch['opt']}" for batch in facts["batches"]),
+        "; ".join(f"{batch['min']} to {batch['max']} crops, tuned for {batch['opt']}" for batch in facts["batches"]),
     )
     parity = facts["parity"]
     yield (

@@ -240,7 +240,7 @@ def _packages() -> dict[str, dict[str, str]]:
 def _ffmpeg() -> dict[str, Any]:
     program = shutil.which("ffmpeg")
     if program is None:
-        return {"version": None, "reason": "not installed; only PyAV's own copy is used, so nothing is missing"}
+        return {"version": None, "reason": "not installed, and not needed: PyAV brings its own FFmpeg libraries"}
     words = _run(program, "-version").stdout.split()
     return {"version": words[2] if words[:2] == ["ffmpeg", "version"] and len(words) > 2 else "unknown"}
 
