@@ -50,30 +50,31 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     usable = [name for name, status in backends.items() if status["available"]]
     taken = next((name for name in usable if name not in RUNTIMES), None)
     engines = next((name for name in usable if name in RUNTIMES), None)
-    if taken is None and engines is None:
-        return {"backend": None, "text": f"no backend can run here; {_CPU_INSTALL}"}
+    faster = _faster(taken, engines, backends, report)
+    if taken is not None:
+        return {"backend": taken, "text": f"auto takes {taken} here; {faster}"}
+    lacking = "no backend runs here without engines" if engines else "no backend runs here"
+    return {"backend": None, "text": f"{lacking}; {faster}"}
+
+
+def _faster(
+    taken: str | None, engines: str | None, backends: Mapping[str, Mapping[str, Any]], report: Mapping[str, Any]
+) -> str:
+    """What to do next, in words; `taken` is the backend without engines, `engines` the one with."""
+    if engines is not None:
+        return f"seqpar export engine BUNDLE builds engines for {engines}, which auto then takes"
+    gpu_backends = (*RUNTIMES, "onnxruntime-cuda")
+    if _has_gpu(report) and taken not in gpu_backends:
+        offers = {status["install"]: None for name, status in backends.items() if name in gpu_backends}
+        return f"for the GPU: {' or '.join(filter(None, offers)) or 'mend what the backends above lack'}"
     if taken is None:
-        text = f"{engines} is the only backend here, and needs engines: seqpar export engine BUNDLE"
-        return {"backend": None, "text": text}
-    return {"backend": taken, "text": f"auto takes {taken} here; {_faster(taken, engines, backends, report)}"}
-
-
-def _faster(taken: str, engines: str | None, backends: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    if engines is not None and _has_gpu(report):
-        return f"for the GPU, build engines for {engines}: seqpar export engine BUNDLE"
-    if _has_gpu(report) and taken in ("openvino", "onnxruntime"):
-        offers = [status["install"] for status in backends.values() if _is_gpu(status) and status["install"]]
-        return f"for the GPU: {' or '.join(dict.fromkeys(offers)) or 'see the reasons above'}"
-    if taken == "onnxruntime" and not backends.get("openvino", {"available": True})["available"]:
-        return f"openvino is faster on x86 processors: {backends['openvino']['install'] or _CPU_INSTALL}"
+        return _CPU_INSTALL
+    if taken == "onnxruntime" and not backends["openvino"]["available"]:
+        return f"openvino may be faster: {backends['openvino']['install'] or _CPU_INSTALL}"
     reduced = [name for name in backends[taken]["compute_precisions"] if name != "native"]
     if reduced:
         return f"seqpar tune BUNDLE measures whether {' or '.join(reduced)} is faster"
-    return "seqpar tune BUNDLE finds the fastest way to run a bundle on it"
-
-
-def _is_gpu(status: Mapping[str, Any]) -> bool:
-    return status["name"] in (*RUNTIMES, "onnxruntime-cuda")
+    return "seqpar tune BUNDLE finds the fastest settings"
 
 
 def _has_gpu(report: Mapping[str, Any]) -> bool:
@@ -167,7 +168,9 @@ def _packages(report: Mapping[str, Any]) -> Lines:
     else:
         for name, module in (("PyAV", "av"), ("OpenCV", "cv2")):
             if "error" in video[module]:
-                yield name, f"{video[module]['error']}; seqpar video needs it: pip install 'seqpar-deploy[video]'"
+                why = video[module]["error"]
+                lacking = "not installed" if why.startswith("ModuleNotFoundError") else why
+                yield name, f"{lacking}; seqpar video needs it: pip install 'seqpar-deploy[video]'"
     yield "ffmpeg", _unknown(ffmpeg) if "error" in ffmpeg else ffmpeg["version"] or ffmpeg["reason"]
 
 
