@@ -1,12 +1,15 @@
-"""What a measurement ran on."""
+"""The machine this process runs on: its processor, the cores and memory it may use, the versions of the runtimes."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from seqpar_deploy import cgroups
 
 _PACKAGES = (
     "seqpar-deploy",
@@ -20,6 +23,23 @@ _PACKAGES = (
     "tensorrt-rtx",
 )
 
+# Instruction sets that decide how fast a bundle runs, by the kernel's names for them; any one of a row counts.
+_X86_FEATURES = {
+    "avx2": {"avx2"},
+    "avx512": {"avx512f"},
+    "vnni": {"avx512_vnni", "avx_vnni"},
+    "bf16": {"avx512_bf16", "amx_bf16"},
+    "amx": {"amx_tile"},
+}
+_ARM_FEATURES = {
+    "neon": {"asimd", "neon"},
+    "fp16": {"asimdhp"},
+    "dotprod": {"asimddp"},
+    "i8mm": {"i8mm"},
+    "bf16": {"bf16"},
+    "sve": {"sve"},
+}
+
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory in GB, and the versions of what computes."""
@@ -27,16 +47,34 @@ def describe_machine() -> dict[str, Any]:
         "processor": _processor(),
         "architecture": platform.machine(),
         "cores": usable_cores(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(memory / 1e9, 1) if (memory := total_memory()) else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in _PACKAGES if (version := version_of(name))},
     }
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Return the cores this process may use: its affinity mask, or its container's CPU quota, rounded up, if less."""
+    limit = thread_limit()
+    return affinity_cores() if limit is None else limit
+
+
+def affinity_cores() -> int:
+    """Return the cores that the process's affinity mask names."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_limit() -> int | None:
+    """Return the most threads worth running at once if a CPU quota is tighter than the affinity mask, else None.
+
+    Runtimes see the mask but not the quota. With more threads than the quota allows, the kernel stops all of them for
+    the rest of each period. Without a quota their own choice is the fastest measured.
+    """
+    quota = cgroups.cpu_limit()
+    if quota is None or math.ceil(quota) >= affinity_cores():
+        return None
+    return math.ceil(quota)
 
 
 def has_bf16() -> bool:
@@ -49,6 +87,32 @@ def lacks_vnni() -> bool:
     two large ones overflow: one without VNNI."""
     instructions = _instructions(_cpuinfo())
     return "sse2" in instructions and not any("vnni" in name for name in instructions)
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system gives it, the board's on ARM; "unknown" if there is none."""
+    try:  # ARM's cpuinfo has no name, but boards have a device tree
+        board = Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        board = ""
+    return _cpuinfo().get("model name") or board or platform.processor() or "unknown"
+
+
+def processor_features() -> dict[str, bool]:
+    """Return which instruction sets that matter here the processor has; empty if the system does not tell."""
+    instructions = _instructions(_cpuinfo())
+    if not instructions:
+        return {}
+    known = _X86_FEATURES if "sse2" in instructions else _ARM_FEATURES
+    return {name: not instructions.isdisjoint(any_of) for name, any_of in known.items()}
+
+
+def total_memory() -> int | None:
+    """Return the machine's memory in bytes, None if the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _processor() -> str:
@@ -72,14 +136,8 @@ def _instructions(fields: dict[str, str]) -> set[str]:
     return set((fields.get("flags") or fields.get("Features", "")).split())  # x86, ARM
 
 
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

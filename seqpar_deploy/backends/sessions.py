@@ -84,6 +84,8 @@ def inference_session(onnxruntime: Any, graph: Graph, providers: list[Any], **op
     """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors only: they are raised as well
+    if (limit := machine.thread_limit()) is not None:
+        settings.intra_op_num_threads = limit
     for name, value in options.items():
         if value is not None:
             setattr(settings, name, value)
@@ -101,7 +103,10 @@ class OnnxRuntimeSession:
     """A graph in ONNX Runtime, in its own precision."""
 
     def __init__(self, graph: Graph, *, device: str = "cpu", threads: int | None = None) -> None:
-        """`threads` defaults to the runtime's choice. Raises BackendUnavailableError, BackendError."""
+        """`threads` defaults to the runtime's choice within the CPU quota.
+
+        Raises BackendUnavailableError, BackendError.
+        """
         onnxruntime = import_onnxruntime(device)
         self._session = inference_session(onnxruntime, graph, [PROVIDERS[device]], intra_op_num_threads=threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -164,6 +169,7 @@ def compile_model(model: Any, *, threads: int | None, compute_precision: Compute
         "INFERENCE_PRECISION_HINT": "bf16" if compute_precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
+    threads = machine.thread_limit() if threads is None else threads
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     return openvino_core().compile_model(model, "CPU", config)
@@ -175,7 +181,7 @@ class OpenVinoSession:
     def __init__(
         self, graph: Graph, *, threads: int | None = None, compute_precision: ComputePrecision = "native"
     ) -> None:
-        """`threads` defaults to the runtime's choice.
+        """`threads` defaults to the runtime's choice within the CPU quota.
 
         Raises BackendUnavailableError (also for a quantised graph where its products overflow), BackendError.
         """

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from seqpar_deploy.bench import gemm
 from seqpar_deploy.bench.memory import best_read
+from seqpar_deploy.machine import thread_limit
 from seqpar_deploy.progress import Progress, silent
 
 BEYOND_CACHE = 1 << 29  # bytes: more than any processor's last cache of today holds
@@ -49,6 +50,7 @@ def measure_limits(
 
     `largest_product` is (rows, inner, columns) of the encoder's largest, tried beside a large square.
     """
+    threads = thread_limit() if threads is None else threads
     shapes = [largest_product, (square, square, square)]
     rates: dict[str, tuple[float | None, str | None]] = {}
     with progress("measuring the machine's limits") as report:

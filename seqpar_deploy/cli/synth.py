@@ -18,7 +18,9 @@ def synth(
     val: Annotated[int, typer.Option(min=0, help="Pictures to choose a checkpoint by.")] = 2_000,
     test: Annotated[int, typer.Option(min=0, help="Pictures to test on.")] = 5_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that draw. Default: 2, or 1 if only one core is usable.")
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write the first people of this seed, labelled, as one PNG.")
     ] = None,

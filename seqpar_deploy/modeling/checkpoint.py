@@ -22,6 +22,7 @@ from torch import Tensor
 
 from seqpar_deploy.errors import CheckpointError
 from seqpar_deploy.files import replacing, sha256_of
+from seqpar_deploy.machine import thread_limit
 from seqpar_deploy.modeling.architecture import Architecture, architecture_from_shapes
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.vocab import LabelSet
@@ -88,7 +89,12 @@ def build_model(
 
 
 def network_of(architecture: Architecture) -> SequencePAR:
-    """A network with fresh weights. Raises CheckpointError where the architecture describes none."""
+    """A network with fresh weights. Raises CheckpointError where the architecture describes none.
+
+    If a CPU quota is in force, PyTorch takes no more threads than it allows from here on.
+    """
+    if (limit := thread_limit()) is not None:
+        torch.set_num_threads(min(limit, torch.get_num_threads()))
     try:
         return SequencePAR(architecture)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from seqpar_deploy.datasets.pa100k import RENDERED_MARK
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.files import replacing
+from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.synth.attributes import NAMES, labels
 from seqpar_deploy.synth.render import person_of, render_person
@@ -36,13 +37,14 @@ def write_pa100k(
     val: int = 2_000,
     test: int = 5_000,
     seed: int = 0,
-    workers: int = 2,
+    workers: int | None = None,
     progress: OnProgress = lambda done, total: None,
 ) -> dict[str, npt.NDArray[np.uint8]]:
     """Write the splits as PA-100K does: annotation.mat and release_data/release_data/000001.jpg and on.
 
     Picture i of a split depends on the seed and i only. A folder that was begun with the same seed and counts is gone
-    on with. `progress` is called with (pictures done, in all). Returns the labels of each split, uint8 (n, 26).
+    on with. `workers` is the number of processes that draw; default: 2, or 1 if only one core is usable. `progress` is
+    called with (pictures done, in all). Returns the labels of each split, uint8 (n, 26).
     Raises DatasetError if the folder holds something else or cannot be written.
     """
     folder = Path(folder)
@@ -58,7 +60,7 @@ def write_pa100k(
     done = total - len(waiting)
     progress(done, total)
     try:
-        with contextlib.closing(_each(waiting, workers)) as finished:
+        with contextlib.closing(_each(waiting, workers or min(2, usable_cores()))) as finished:
             for _ in finished:
                 done += 1
                 progress(done, total)

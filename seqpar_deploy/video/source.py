@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
+from seqpar_deploy.machine import thread_limit
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.clock import StreamClock
 from seqpar_deploy.video.queues import BoundedQueue
@@ -350,6 +351,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise VideoError("FFmpeg has no decoder for its video")
+    if (limit := thread_limit()) is not None:
+        stream.codec_context.thread_count = limit
     return stream
 
 

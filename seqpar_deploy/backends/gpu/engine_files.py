@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 EXTRAS: dict[Runtime, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 FORMAT = 1
+_MALFORMED = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 ENGINES = "engines"
 ENGINE_JSON = "engine.json"
 GRAPHS = {"encoder": ENCODER, "decoder_step": DECODER_STEP}
@@ -162,7 +163,7 @@ def open_engines(bundle: Bundle, wanted: EngineIdentity) -> Engines:
     for folder in _folders(bundle, wanted.runtime):
         try:
             identity, hashes = _read(folder)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except _MALFORMED as error:
             reasons.append(f"engines in {folder} cannot be used: {ENGINE_JSON} is malformed ({error})")
             continue
         reason = identity.why_not(wanted)
@@ -172,6 +173,16 @@ def open_engines(bundle: Bundle, wanted: EngineIdentity) -> Engines:
     if not reasons:
         raise EngineError(f"{bundle.path} has no engines for {wanted.runtime}; {rebuild}")
     raise EngineError(f"{reasons[0]}; {rebuild}")
+
+
+def list_engines(bundle: Bundle) -> Iterator[tuple[Path, EngineIdentity | EngineError]]:
+    """Yield the folder of each pair of engines beside a bundle, and what it was made for, or why that is unknown."""
+    for runtime in RUNTIMES:
+        for folder in _folders(bundle, runtime):
+            try:
+                yield folder, _read(folder)[0]
+            except _MALFORMED as error:
+                yield folder, EngineError(f"{ENGINE_JSON} is malformed ({error})")
 
 
 def write_engine_json(folder: Path, identity: EngineIdentity) -> None:

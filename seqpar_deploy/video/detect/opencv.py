@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seqpar_deploy.errors import BackendUnavailableError
+from seqpar_deploy.machine import thread_limit
 
 
 def import_cv2() -> Any:
@@ -16,4 +17,6 @@ def import_cv2() -> Any:
             f"finding people needs OpenCV, which cannot be loaded: {error}; pip install 'seqpar-deploy[video]', and "
             "apt-get install libgl1 where libGL.so.1 is missing"
         ) from None
+    if (limit := thread_limit()) is not None:
+        cv2.setNumThreads(min(limit, cv2.getNumThreads()))
     return cv2

@@ -1,0 +1,174 @@
+"""`seqpar info`: what a bundle holds, how it was made and checked, and what of it fits this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seqpar_deploy.backends.gpu.engine_files import ENGINES
+from seqpar_deploy.bundle import MANIFEST, Bundle
+from seqpar_deploy.cli.layout import print_sections, size
+from seqpar_deploy.cli.probes import Isolated, guarded
+from seqpar_deploy.errors import BundleFormatError
+from seqpar_deploy.tuned import TUNED
+
+_SIDECARS = {"tuning": TUNED, "verified": "verified.json", "calibration": "calibration.json"}
+_PARITY = ("passed", "backend", "crops", "identical", "ties", "log_prob_median", "log_prob_max")
+Lines = Iterator[tuple[str, str]]
+
+
+def info(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the SHA-256 of every file, about 1 s per GB. Default: sizes only.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Describe a bundle: labels, sizes, precision, parity, engines, tuning. The exit code is 2 if it cannot be opened.
+
+    Example: seqpar info bundles/peta --json | jq .label_set.names
+    """
+    opened = Bundle.open(bundle, verify=verify)
+    try:
+        facts = {**_facts(opened), "hashes_checked": verify}
+        sections = {title: list(lines) for title, lines in _sections(facts).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"it lacks key {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleFormatError(f"{opened.path / MANIFEST} is malformed: {what}; export the bundle again") from None
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        print_sections(sections)
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    manifest, label_set = bundle.manifest, bundle.label_set
+    has_engines = (bundle.path / ENGINES).is_dir()
+    sidecars = {name: _read_json(bundle.path / file) for name, file in _SIDECARS.items()}
+    fit: Any = {"engines": {}, "tuned": None}
+    if has_engines or sidecars["tuning"] is not None:
+        fit = guarded(lambda: Isolated("fit", str(bundle.path.resolve())).result())
+    if sidecars["tuning"] is not None:
+        sidecars["tuning"]["fits"] = fit.get("tuned")
+    groups: dict[str, list[str]] = {name: [] for name in label_set.groups}
+    for attribute in label_set.attributes:
+        groups[attribute.group].append(attribute.name)
+    return {
+        "path": str(bundle.path),
+        "digest": bundle.digest,
+        "format": manifest["format"],
+        "producer": dict(manifest.get("producer") or {}),
+        "checkpoint": dict(manifest.get("checkpoint") or {}),
+        "recipe": dict(manifest.get("recipe") or {}).get("name"),
+        "precision": bundle.precision,
+        "padding": manifest.get("padding", "full"),
+        "columns": manifest.get("columns"),
+        "int8": dict(manifest.get("int8") or {}) if bundle.has_int8 else None,
+        "label_set": {
+            "name": label_set.name,
+            "title": label_set.title,
+            "attributes": len(label_set),
+            "names": [attribute.name for attribute in label_set.attributes],
+            "groups": groups,
+        },
+        "dimensions": dict(manifest["dimensions"]),
+        "batches": list(manifest["batches"]),
+        "parity": {name: manifest["parity"][name] for name in _PARITY} if manifest.get("parity") else None,
+        "engines": {"error": fit["error"]} if "error" in fit else fit["engines"],
+        **sidecars,
+        "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
+        "total_bytes": sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()),
+    }
+
+
+def _read_json(file: Path) -> Any:
+    """A sidecar's values; None if it is not there, `{"error": "why"}` if it cannot be read."""
+    if not file.exists():
+        return None
+    values = guarded(lambda: json.loads(file.read_text(encoding="utf-8")))
+    return values if isinstance(values, dict) else {"error": f"must be an object, got {type(values).__name__}"}
+
+
+def _sections(facts: Mapping[str, Any]) -> dict[str, Lines]:
+    label_set = facts["label_set"]
+    return {
+        f"Bundle {facts['path']}": _bundle(facts),
+        f"Label set {label_set['name']}, {label_set['attributes']} attributes": (
+            (group, ", ".join(names)) for group, names in label_set["groups"].items()
+        ),
+        "Model": _model(facts),
+        "On this machine": _machine(facts),
+        f"Files, {size(facts['total_bytes'])} in all": ((size(count), name) for name, count in facts["files"].items()),
+    }
+
+
+def _bundle(facts: Mapping[str, Any]) -> Lines:
+    producer, checkpoint = facts["producer"], facts["checkpoint"]
+    yield "digest", facts["digest"]
+    yield "format", str(facts["format"])
+    commit = f" ({producer['commit']})" if producer.get("commit") else ""
+    tools = ", ".join(f"{name} {producer[name]}" for name in ("torch", "onnx", "opset") if producer.get(name))
+    yield "producer", f"seqpar-deploy {producer.get('seqpar_deploy', 'unknown')}{commit}, {tools}"
+    yield "checkpoint", f"{checkpoint.get('file', 'unknown')}, sha256 {str(checkpoint.get('sha256'))[:12]}.."
+    yield "recipe", f"{facts['recipe']}"
+    yield "hashes", "match" if facts["hashes_checked"] else "not checked; --verify checks them"
+
+
+def _model(facts: Mapping[str, Any]) -> Lines:
+    yield "precision", facts["precision"]
+    columns = facts["columns"]
+    yield "padding", f"{facts['padding']}{f', columns {columns}' if columns is not None else ''}"
+    yield "dimensions", ", ".join(f"{name} {value}" for name, value in facts["dimensions"].items())
+    yield (
+        "batches",
+        "; ".join(f"{batch['min']} to {batch['max']} crops, tuned for {batch['opt']}" for batch in facts["batches"]),
+    )
+    parity = facts["parity"]
+    yield (
+        "parity",
+        "no result in the manifest" if parity is None else _agreement(parity, f", {parity['ties']} at a tie"),
+    )
+    int8 = facts["int8"]
+    yield "int8", "no 8-bit graphs" if int8 is None else _agreement(int8, " before the fallback")
+
+
+def _agreement(found: Mapping[str, Any], more: str) -> str:
+    passed = {True: "passed, ", False: "FAILED, "}.get(found.get("passed"), "")  # type: ignore[arg-type]
+    return (
+        f"{passed}{found['identical']} of {found['crops']} sequences identical on {found['backend']}{more}; "
+        f"log-probabilities differ by {found['log_prob_median']:.1e} (median), {found['log_prob_max']:.1e} (max)"
+    )
+
+
+def _machine(facts: Mapping[str, Any]) -> Lines:
+    engines = facts["engines"]
+    if "error" in engines:
+        yield "engines", f"cannot be checked: {engines['error']}"
+    elif not engines:
+        yield "engines", "none; seqpar export engine builds them on the target GPU"
+    else:
+        for folder, engine in engines.items():
+            yield "engines", f"{folder}: {'fits' if engine['fits'] else engine['reason']}"
+    yield "tuning", _tuning(facts["tuning"], facts["path"])
+    for name in ("verified", "calibration"):
+        values = facts[name]
+        if values is None:
+            yield name, "none"
+        else:
+            yield name, values["error"] if "error" in values else json.dumps(values, ensure_ascii=False)
+
+
+def _tuning(tuning: Mapping[str, Any] | None, path: str) -> str:
+    if tuning is None:
+        return f"none; seqpar tune {path} finds the fastest way to run it here"
+    if "error" in tuning:
+        return f"{TUNED} cannot be read: {tuning['error']}"
+    choice = ", ".join(f"{name} {value}" for name, value in tuning.get("choice", {}).items() if value is not None)
+    if tuning["fits"]:
+        return f"fits: {choice}"
+    made_for = f"{tuning.get('processor', 'unknown')}, {tuning.get('cores', 'unknown')} cores"
+    return f"{'cannot be checked' if tuning['fits'] is None else 'does not fit'}; made for {made_for}: {choice}"
