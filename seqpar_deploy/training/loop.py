@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seqpar_deploy.errors import TrainingError
 from seqpar_deploy.interruption import stop_on_signal
-from seqpar_deploy.machine import computes_in_bf16
+from seqpar_deploy.machine import has_bf16
 from seqpar_deploy.modeling.checkpoint import save_checkpoint
 from seqpar_deploy.modeling.eager import normalise
 from seqpar_deploy.modeling.sequencepar import SequencePAR
@@ -310,7 +310,7 @@ class _Training:
 
 def _available_precision(wanted: Precision, process: Process) -> Precision:
     """fp32 in place of bf16 on processors without it, which emulate it: a step takes twice as long as in fp32."""
-    if wanted != "bf16" or process.device.type != "cpu" or computes_in_bf16():
+    if wanted != "bf16" or process.device.type != "cpu" or has_bf16():
         return wanted
     if process.rank == 0:
         _log.warning("this processor has no bf16 instructions; training in fp32 instead of bf16")

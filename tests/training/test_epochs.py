@@ -94,7 +94,7 @@ def test_without_bf16_instructions_training_is_in_fp32_and_says_so(
     assert not [line for line in caplog.messages if "bf16" in line]
     for has_bf16 in (True, False):
         caplog.clear()
-        monkeypatch.setattr(loop, "computes_in_bf16", lambda has_bf16=has_bf16: has_bf16)
+        monkeypatch.setattr(loop, "has_bf16", lambda has_bf16=has_bf16: has_bf16)
         bf16 = new_run(f"bf16-{has_bf16}", epochs=1, more='precision = "bf16"', validation=None)
         train(bf16)
         lines = [record for record in caplog.records if "bf16" in record.getMessage()]
