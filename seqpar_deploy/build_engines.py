@@ -19,7 +19,6 @@ from typing import Any
 from seqpar_deploy.backends.gpu.cuda import Gpu, find_gpu
 from seqpar_deploy.backends.gpu.engine_files import (
     ENGINE_JSON,
-    ENGINES,
     GRAPHS,
     InputShapes,
     Runtime,
@@ -29,7 +28,7 @@ from seqpar_deploy.backends.gpu.engine_files import (
     installed_runtimes,
     write_engine_json,
 )
-from seqpar_deploy.bundle import BatchProfile, Bundle
+from seqpar_deploy.bundle import ENGINES, BatchProfile, Bundle
 from seqpar_deploy.errors import BackendUnavailableError, EngineError
 from seqpar_deploy.files import new_folder
 from seqpar_deploy.progress import Progress, silent

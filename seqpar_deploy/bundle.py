@@ -36,6 +36,13 @@ INT8_DECODER_STEP = "decoder_step_int8.onnx"
 GOLDEN = "golden.npz"
 MODEL_CARD = "model_card.md"
 
+# Sidecars: made after export, on some machine or data, and never in the manifest (`sidecars.py`).
+CALIBRATION = "calibration.json"
+TUNED_DRAFT = "draft.tuned.npz"
+TUNED = "tuned.json"
+VERIFIED = "verified.json"
+ENGINES = "engines"  # a folder
+
 Precision = Literal["fp32", "fp16"]
 _EXPORT_AGAIN = "export the bundle again with seqpar-export"
 

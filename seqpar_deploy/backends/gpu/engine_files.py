@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqpar_deploy.backends.gpu.cuda import Gpu
-from seqpar_deploy.bundle import DECODER_STEP, ENCODER, BatchProfile, Bundle
+from seqpar_deploy.bundle import DECODER_STEP, ENCODER, ENGINES, BatchProfile, Bundle
 from seqpar_deploy.errors import BackendUnavailableError, EngineError, SeqparError
 from seqpar_deploy.files import write_whole
 
@@ -28,7 +28,6 @@ Runtime = Literal["tensorrt", "tensorrt_rtx"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 FORMAT = 1
-ENGINES = "engines"
 ENGINE_JSON = "engine.json"
 GRAPHS = {"encoder": ENCODER, "decoder_step": DECODER_STEP}
 
