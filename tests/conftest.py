@@ -157,20 +157,20 @@ def bundle_dir(
 ) -> Path:
     """A tiny FP32 bundle. Copy it before changing it."""
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    return export_bundle(load_checkpoint(checkpoint_file), label_set, fp32_recipe, out).path
+    return export_bundle(checkpoint_file, fp32_recipe, out).path
 
 
 @pytest.fixture(scope="session")
 def fp16_bundle_dir(checkpoint_file: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "tiny-fp16"
-    return export_bundle(load_checkpoint(checkpoint_file), label_set, load_recipe("fp16"), out).path
+    return export_bundle(checkpoint_file, load_recipe("fp16"), out).path
 
 
 @pytest.fixture(scope="session")
 def int8_bundle_dir(checkpoint_file: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny FP32 bundle with 8-bit graphs beside its exact ones. Copy it before changing it."""
     out = tmp_path_factory.mktemp("bundles") / "tiny-int8"
-    return export_bundle(load_checkpoint(checkpoint_file), label_set, load_recipe("int8"), out).path
+    return export_bundle(checkpoint_file, load_recipe("int8"), out).path
 
 
 @pytest.fixture(scope="session")

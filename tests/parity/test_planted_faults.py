@@ -50,7 +50,7 @@ class ModuleBackend(HostBackend):
 
     @torch.inference_mode()
     def _run_encoder(self, crops: Crop) -> Any:
-        return self.encoder(torch.from_numpy(crops)).numpy()
+        return self.encoder(torch.from_numpy(crops))[0].numpy()
 
     @torch.inference_mode()
     def _run_decoder_step(self, *inputs: Any) -> Any:
@@ -121,7 +121,7 @@ def test_2_wrong_mean_exported(
 
     monkeypatch.setattr(export, "uint8_to_images", wrong_images)
     with pytest.raises(ParityError, match=r"mean and std are those 0 and 1, as if left out.*; nothing was written"):
-        export_bundle(load_checkpoint(checkpoint_file), label_set, fp32_recipe, tmp_path / "bundle")
+        export_bundle(checkpoint_file, fp32_recipe, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
