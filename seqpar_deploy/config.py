@@ -1,6 +1,6 @@
 """TOML and JSON files as typed dataclasses, by msgspec. An error is one line that names the file and the key path.
 
-    `mine.toml: parity.tie_margin must be float > 0.0, got -1; see export/fp32.toml for the form`
+    mine.toml: parity.tie_margin must be a number > 0, got -1; see export/fp32.toml for the form
 
 Ranges stand in the annotations (`Positive`), what several fields have to agree on in `__post_init__`, as a ValueError.
 """
@@ -20,6 +20,11 @@ import msgspec
 from seqpar_deploy.errors import SeqparError
 
 T = TypeVar("T")
+
+_WORDS = {  # msgspec's names of kinds, in ours
+    **{"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"},
+    **{"object": "a table", "array": "a list", "null": "nothing"},
+}
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -95,15 +100,24 @@ def _complaint(value: object, kind: Any, path: str) -> str:
     problem = _problem(value, kind) or "is malformed"
     if missing := re.match(r"Object missing required field `(.+?)`", problem):
         return f"{_join(path, missing[1])} is missing"
-    choices = _choices(kind)
-    if choices:
-        expected = f"one of {', '.join(map(repr, choices))}"
-    elif match := re.match(r"Expected (.+?)(, got .*)?$", problem):
-        expected = match[1].replace("`", "").replace("object", "a table").replace("array", "a list")
-        expected = "text" if "matching regex" in expected else expected.replace("str", "text")
-    else:
+    if not (expected := _expected(problem, kind)):
         return f"{path}: {problem}" if path else problem  # from a __post_init__
     return f"{path or 'the file'} must be {expected}, got {_short(value)}"
+
+
+def _expected(problem: str, kind: Any) -> str:
+    """The kind in words; empty for a complaint that is not msgspec's own."""
+    bare = _bare(kind)
+    if typing.get_origin(bare) is Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(bare)))}"
+    for meta in getattr(_without_none(kind), "__metadata__", ()):
+        if bare is int and None not in (meta.ge, meta.le):
+            return f"an integer from {meta.ge} to {meta.le}"
+        if meta.pattern:
+            return "text that is not empty"
+    match = re.match(r"Expected (.+?)(, got .*)?$", problem)
+    said = match[1].replace("`", "").replace("0.0", "0") if match else ""
+    return re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), said)
 
 
 def _problem(value: object, kind: Any) -> str | None:
@@ -132,7 +146,7 @@ def _children(value: object, kind: Any, path: str) -> Iterator[tuple[str, object
     if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind, include_extras=True)
         yield from ((_join(path, key), value[key], hint) for key, hint in hints.items() if key in value)
-    elif isinstance(value, Mapping) and len(arguments) == 2:
+    elif isinstance(value, Mapping) and typing.get_origin(kind) in (dict, Mapping):
         yield from ((_join(path, key), inner, arguments[1]) for key, inner in value.items())
     elif isinstance(value, (list, tuple)) and typing.get_origin(kind) in (tuple, list):
         kinds = arguments if arguments[-1] is not ... and len(arguments) > 1 else arguments[:1] * len(value)
@@ -140,20 +154,16 @@ def _children(value: object, kind: Any, path: str) -> Iterator[tuple[str, object
 
 
 def _bare(kind: Any) -> Any:
-    """Without `Annotated`, and without `None` where something else is allowed too."""
-    while True:
-        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if origin is Annotated:
-            kind = arguments[0]
-        elif origin in (Union, types.UnionType) and len(rest := [a for a in arguments if a is not type(None)]) == 1:
-            (kind,) = rest
-        else:
-            return kind
+    """Without `Annotated`, and without `None` beside one other kind."""
+    kind = _without_none(kind)
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 
 
-def _choices(kind: Any) -> tuple[object, ...]:
-    kind = _bare(kind)
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        rest = [argument for argument in typing.get_args(kind) if argument is not type(None)]
+        return rest[0] if len(rest) == 1 else kind
+    return kind
 
 
 def _join(path: str, key: object) -> str:
