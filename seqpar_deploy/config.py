@@ -22,13 +22,19 @@ from seqpar_deploy.errors import SeqparError
 T = TypeVar("T")
 
 _WORDS = {  # msgspec's names of kinds, in ours
-    **{"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"},
-    **{"object": "a table", "array": "a list", "null": "nothing"},
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "object": "a table",
+    "array": "a list",
+    "null": "nothing",
 }
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]  # neither NaN nor infinite
+NotNegativeNumber = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]  # not empty
 
 

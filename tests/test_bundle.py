@@ -85,6 +85,7 @@ def test_keys_of_a_later_minor_version_are_ignored(copy: Path) -> None:
 
 def test_format_1_opens(copy: Path, crops: list[Crop]) -> None:
     """As 0.1 wrote it: an encoder without `pooled`, checks without `status`, no `padding` and no `columns`."""
+
     def older(manifest: dict[str, Any]) -> None:
         manifest.update(format=1, padding="trimmed", columns=[1])  # which no format 1 has: ignored
         manifest["graphs"]["encoder"]["outputs"].pop()

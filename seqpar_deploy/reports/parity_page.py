@@ -98,7 +98,7 @@ def _checks(report: Mapping[str, Any]) -> Html | None:
 
 def _status(check: Mapping[str, Any]) -> str:
     """Reports of bundle format 1 have `passed` in place of `status`."""
-    status = check.get("status") or ("passed" if check.get("passed") else "failed")
+    status = str(check.get("status") or ("passed" if check.get("passed") else "failed"))
     return status if status in _PASSED else "failed"
 
 
