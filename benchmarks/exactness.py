@@ -14,8 +14,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seqpar_deploy import Recognizer
 from seqpar_deploy.bench.tune import Candidate, tune
 from seqpar_deploy.bundle import Bundle
@@ -25,10 +23,10 @@ from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.modeling.eager import CachedEagerBackend
+from seqpar_deploy.modeling.load import load_network
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.resources import data_dir, load_label_set, sample_crops
+from seqpar_deploy.resources import data_dir, sample_crops
 from seqpar_deploy.synth.render import render_person
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,17 +36,14 @@ TUNING_SEED, TEST_SEED = 4000, 2000  # rendered people, of no training and no ca
 
 
 def main() -> None:
-    label_set = load_label_set("pa100k")
-    checkpoint = load_checkpoint(data_dir("models") / "demo" / "demo.safetensors")
-    export_bundle(checkpoint, label_set, load_recipe("int8"), BUNDLE, overwrite=True, progress=stage)
+    checkpoint = data_dir("models") / "demo" / "demo.safetensors"
+    export_bundle(checkpoint, load_recipe("int8"), BUNDLE, overwrite=True, progress=stage)
     tuning = tune(Bundle.open(BUNDLE), people(TUNING_SEED, TUNED_ON), progress=stage)
 
     crops = [read_image(path) for path in sample_crops()]
     crops += people(TEST_SEED, TESTED_ON - len(crops))
-    model = build_model(checkpoint, label_set)
-    with torch.inference_mode():
-        table = model.token_table(label_set.phrases)
-    eager = CachedEagerBackend(model, table, label_set.preprocessing)
+    loaded = load_network(checkpoint)
+    eager = CachedEagerBackend(loaded.network, loaded.token_table, loaded.label_set.preprocessing)
     with stage("eager FP32"):
         wanted = tokens(Recognizer(Bundle.open(BUNDLE), eager), crops)
     results = [compare(candidate, crops, wanted) for candidate in tuning.candidates if not candidate.speculative]

@@ -47,14 +47,15 @@ from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.precision import convert, token_table_in
+from seqpar_deploy.exporting.precision import converted, token_table_in
 from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.architecture import vit_l_14
-from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
+from seqpar_deploy.modeling.checkpoint import save_checkpoint
 from seqpar_deploy.modeling.eager import CachedEagerBackend, EagerBackend
+from seqpar_deploy.modeling.load import load_network
 from seqpar_deploy.modeling.published import PublishedBackend
 from seqpar_deploy.modeling.random_weights import random_model
 from seqpar_deploy.parity.gate import check_parity
@@ -178,10 +179,8 @@ def check_eager(name: str, job: Job, checkpoint: Path, report: Report) -> None:
     """PyTorch without export: what the bundle is compared with, and the rivals of the full-size model."""
     bundle = Bundle.open(job.bundle_path, verify=False)
     label_set = bundle.label_set
-    model = build_model(load_checkpoint(checkpoint), label_set)
-    with torch.inference_mode():
-        table = model.token_table(label_set.phrases).to(job.device)
-    model = model.to(job.device)
+    loaded = load_network(checkpoint, bundle=bundle, device=job.device, keep_text_tower=True)
+    model, table = loaded.network, loaded.token_table
     cached = CachedEagerBackend(model, table, label_set.preprocessing)
     report.measure("reference", lambda: refer_to(job, bundle, cached), model=name)
     if name == "full":
@@ -191,8 +190,7 @@ def check_eager(name: str, job: Job, checkpoint: Path, report: Report) -> None:
         report.measure("eager, text folded", lambda: speed(job, bundle, folded, "fp32"), model=name)
     report.measure(EAGER, lambda: speed(job, bundle, cached, "fp32"), model=name)
     if name == "full":
-        convert(model, "fp16")
-        half = CachedEagerBackend(model, token_table_in(table, "fp16"), label_set.preprocessing)
+        half = CachedEagerBackend(converted(model, "fp16"), token_table_in(table, "fp16"), label_set.preprocessing)
         rival = "eager cached, fp16"
         report.measure(rival, lambda: parity(job, bundle, half) | speed(job, bundle, half, "fp16"), model=name)
 
@@ -206,7 +204,7 @@ def export(checkpoint: Path, label_set: Any, out: Path) -> dict[str, Any]:
     few = dataclasses.replace(recipe.parity, crops=4, rendered=0, beams=0, largest_batch=4)
     recipe = dataclasses.replace(recipe, batches=batches, parity=few)
     start = time.monotonic()
-    bundle = export_bundle(load_checkpoint(checkpoint), label_set, recipe, out, overwrite=True)
+    bundle = export_bundle(checkpoint, recipe, out, label_set=label_set, overwrite=True)
     return {"seconds": time.monotonic() - start, "digest": bundle.digest, "checkpoint": bundle.manifest["checkpoint"]}
 
 

@@ -29,8 +29,7 @@ from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.modeling.checkpoint import load_checkpoint
-from seqpar_deploy.resources import data_dir, load_label_set
+from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.pipeline import Pipeline
 from seqpar_deploy.video.sinks import Sinks
@@ -62,8 +61,8 @@ def main() -> None:
 
 
 def soak(folder: Path, options: argparse.Namespace) -> None:
-    checkpoint = load_checkpoint(data_dir("models") / "demo" / "demo.safetensors")
-    bundle = export_bundle(checkpoint, load_label_set("pa100k"), load_recipe("fp32"), folder / "bundle")
+    checkpoint = data_dir("models") / "demo" / "demo.safetensors"
+    bundle = export_bundle(checkpoint, load_recipe("fp32"), folder / "bundle")
     metrics, health, watch = Metrics(), Health(), Watch()
     looks: list[dict[str, float]] = []
     with contextlib.ExitStack() as stack:

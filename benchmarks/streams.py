@@ -35,8 +35,7 @@ from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.modeling.checkpoint import load_checkpoint
-from seqpar_deploy.resources import data_dir, load_label_set
+from seqpar_deploy.resources import data_dir
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -61,8 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        checkpoint = load_checkpoint(data_dir("models") / "demo" / "demo.safetensors")
-        bundle = export_bundle(checkpoint, load_label_set("pa100k"), load_recipe("fp32"), folder / "bundle").path
+        checkpoint = data_dir("models") / "demo" / "demo.safetensors"
+        bundle = export_bundle(checkpoint, load_recipe("fp32"), folder / "bundle").path
         values = json.loads(options.out.read_bytes()) if options.only and options.out.exists() else {}
         for kind, (server, url, facts) in servers(folder).items():
             if options.only in (None, kind):

@@ -47,9 +47,8 @@ from seqpar_deploy.exporting.export import export_bundle
 from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.modeling.checkpoint import load_checkpoint
 from seqpar_deploy.recognizer import Prediction
-from seqpar_deploy.resources import data_dir, load_label_set
+from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.attribute_fusion import Fusion
 from seqpar_deploy.video.crop_selection import Candidate
 from seqpar_deploy.video.detect.opening import open_detector
@@ -81,8 +80,8 @@ def main() -> None:
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": describe_machine()}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        checkpoint = load_checkpoint(data_dir("models") / "demo" / "demo.safetensors")
-        bundle = export_bundle(checkpoint, load_label_set("pa100k"), load_recipe("fp32"), folder / "bundle")
+        checkpoint = data_dir("models") / "demo" / "demo.safetensors"
+        bundle = export_bundle(checkpoint, load_recipe("fp32"), folder / "bundle")
         with Recognizer.from_bundle(bundle.path) as recognizer:
             watch = Watch()
             summary = play(str(options.video), recognizer, watch)  # also warms up

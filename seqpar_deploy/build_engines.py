@@ -12,15 +12,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.backends.gpu.cuda import Gpu, find_gpu
 from seqpar_deploy.backends.gpu.engine_files import (
     ENGINE_JSON,
-    ENGINES,
     GRAPHS,
+    USED_OUTPUTS,
     InputShapes,
     Runtime,
     graph_profiles,
@@ -30,10 +30,10 @@ from seqpar_deploy.backends.gpu.engine_files import (
     write_engine_json,
 )
 from seqpar_deploy.backends.registry import verify_backend
-from seqpar_deploy.bundle import BatchProfile, Bundle
+from seqpar_deploy.bundle import ENGINES, BatchProfile, Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, EngineError
 from seqpar_deploy.files import new_folder
-from seqpar_deploy.progress import Progress, silent
+from seqpar_deploy.progress import OnProgress, Progress, silent
 
 _log = logging.getLogger(__name__)
 
@@ -80,9 +80,9 @@ def build_engines(
     profiles = graph_profiles(bundle, identity.batches)
     with new_folder(out, marker=ENGINE_JSON, overwrite=True, error=EngineError) as folder:
         for name, file in GRAPHS.items():
-            with progress(f"building the {name} engine") as report_progress:
+            with progress(f"building the {name} engine") as on_progress:
                 build = _Build(trt, options, timing_cache=out.with_name(f"{out.name}.timing-cache"))
-                plan = build.plan_from_onnx(bundle.path / file, profiles[name], report_progress)
+                plan = build.plan_from_onnx(bundle.path / file, profiles[name], on_progress)
                 try:
                     (folder / f"{name}.plan").write_bytes(plan)
                 except OSError as error:
@@ -127,9 +127,7 @@ class _Build:
         self._timing_cache = None if self._rtx else str(timing_cache)  # RTX compiles at run time and keeps none
         self._polygraphy = _polygraphy(rtx=self._rtx)
 
-    def plan_from_onnx(
-        self, onnx: Path, profiles: Sequence[InputShapes], report_progress: Callable[[int, int], None]
-    ) -> bytes:
+    def plan_from_onnx(self, onnx: Path, profiles: Sequence[InputShapes], on_progress: OnProgress) -> bytes:
         """A serialised engine. Raises EngineError; Ctrl-C stops the builder and is raised on."""
         monitor = _monitor(self._trt)
         built: list[bytes | BaseException] = []
@@ -154,7 +152,7 @@ class _Build:
             with _signals_held():
                 thread.start()
             while not done.wait(timeout=0.2):
-                report_progress(*monitor.so_far())
+                on_progress(*monitor.so_far())
         except BaseException:
             monitor.cancelled = True
             if thread.ident is not None:  # it was started
@@ -173,6 +171,7 @@ class _Build:
             parsed = polygraphy.network_from_onnx_path(str(onnx), strongly_typed=True)
             builder, network, _parser = parsed
             _check_layer_norms(trt, network, onnx)
+            drop_unused_outputs(network)
             config = polygraphy.create_config(
                 builder,
                 network,
@@ -194,6 +193,13 @@ class _Build:
                 f"{trt.__name__} {trt.__version__} does not build {onnx}: {' '.join(said.split())[:300]}"
             ) from None
         return bytes(plan)
+
+
+def drop_unused_outputs(network: Any) -> None:
+    """A runtime wants an address for every output of an engine; decoding on the device reads `USED_OUTPUTS` alone."""
+    for output in [network.get_output(index) for index in range(network.num_outputs)]:
+        if output.name not in USED_OUTPUTS:
+            network.unmark_output(output)
 
 
 def _check_layer_norms(trt: Any, network: Any, onnx: Path) -> None:

@@ -1,10 +1,13 @@
 """A bundle: the folder that holds everything an edge device needs, and nothing of PyTorch.
 
     manifest.json   encoder.onnx (+ .data)   decoder_step.onnx (+ .data)   golden.npz   model_card.md
-    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), where the recipe asks for them
+    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), if the recipe asks for them
 
-`Bundle.open` trusts nothing: the manifest's form, the SHA-256 of every file, and the places where the ONNX graphs
-look for their weights are checked before a runtime sees any of it.
+The manifest lists what `export` wrote, with sizes and hashes, and nothing that is made later: its SHA-256, the
+digest, names the bundle to engines, tuning and checks. `Bundle.open` trusts nothing: the manifest's form, the SHA-256
+of every file, and the places where the ONNX graphs look for their weights are checked before a runtime sees any of it.
+
+Format 1 opens too, read-only: full padding, no draft, no calibration. What is written is format 2.
 """
 
 from __future__ import annotations
@@ -13,21 +16,22 @@ import dataclasses
 import functools
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError, LabelSetError
+from seqpar_deploy.config import NotNegative, Positive, parse_json, typed
+from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError
 from seqpar_deploy.files import new_folder, sha256_of
 from seqpar_deploy.onnx_file import external_data_locations
 from seqpar_deploy.preprocess import Preprocessing
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, SPECIAL_TOKENS, LabelSet
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER_STEP = "decoder_step.onnx"
@@ -36,7 +40,15 @@ INT8_DECODER_STEP = "decoder_step_int8.onnx"
 GOLDEN = "golden.npz"
 MODEL_CARD = "model_card.md"
 
+# Sidecars: made after export, on some machine or data, and never in the manifest (`sidecars.py`).
+CALIBRATION = "calibration.json"
+TUNED_DRAFT = "draft.tuned.npz"
+TUNED = "tuned.json"
+VERIFIED = "verified.json"
+ENGINES = "engines"  # a folder
+
 Precision = Literal["fp32", "fp16"]
+Padding = Literal["full", "trimmed"]
 _EXPORT_AGAIN = "export the bundle again with seqpar-export"
 
 
@@ -44,27 +56,68 @@ _EXPORT_AGAIN = "export the bundle again with seqpar-export"
 class Dimensions:
     """The sizes of one model's graphs."""
 
-    image_size: int  # pixels a side of the encoder's input
-    image_tokens: int  # N: class token and patches
-    layers: int  # L: decoder layers
-    heads: int  # attention heads of the decoder
-    head_size: int  # channels a head
-    capacity: int  # C = n + 1: tokens a row's cache holds, `<bos>` included
-    vocabulary: int  # V = n + 3
+    image_size: Positive  # pixels per side of the encoder's input
+    image_tokens: Positive  # N: class token and patches
+    layers: Positive  # L: decoder layers
+    heads: Positive  # attention heads of the decoder
+    head_size: Positive  # channels per head
+    capacity: Positive  # C = n + 1: tokens a row's cache holds, `<bos>` included
+    vocabulary: Positive  # V = n + 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchProfile:
-    """Crops a batch: the fewest, the usual and the most that an engine is tuned for."""
+    """Crops per batch: the fewest, the usual and the most that an engine is tuned for."""
 
-    min: int = 1
-    opt: int = 8
-    max: int = 32
+    min: Positive = 1
+    opt: Positive = 8
+    max: Positive = 32
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"min <= opt <= max must hold, got {self.min}, {self.opt}, {self.max}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of a bundle as its manifest lists it."""
+
+    bytes: NotNegative
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """The parts of a manifest that opening a bundle needs."""
+
+    label_set: LabelSet
+    dimensions: Dimensions
+    precision: Precision
+    batches: tuple[BatchProfile, ...]
+    special_tokens: dict[str, int]
+    files: dict[str, FileEntry]
+    padding: Padding = "full"
+    columns: tuple[Positive, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n, d = len(self.label_set), self.dimensions
+        if self.special_tokens != SPECIAL_TOKENS:
+            raise ValueError(f"special_tokens must be {SPECIAL_TOKENS}, got {self.special_tokens}")
+        if d.vocabulary != n + FIRST_ATTRIBUTE:
+            raise ValueError(f"dimensions.vocabulary must be {n} attributes + 3, got {d.vocabulary}")
+        if d.capacity != n + 1:
+            raise ValueError(f"dimensions.capacity must be {n} attributes + 1, got {d.capacity}")
+        if not self.batches:
+            raise ValueError("batches must be one or more, got none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """An opened bundle. `manifest` is the JSON as it stands in the file."""
+    """An opened bundle. `manifest` is the JSON as it stands in the file.
+
+    `padding` says what the model was made for: crops padded to squares (`full`), or `trimmed` to the patch columns
+    that the person covers, in one of the widths `columns`; None allows any width.
+    """
 
     path: Path
     manifest: Mapping[str, Any]
@@ -72,33 +125,66 @@ class Bundle:
     dimensions: Dimensions
     precision: Precision
     batches: tuple[BatchProfile, ...]
+    padding: Padding = "full"
+    columns: tuple[int, ...] | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
-        """Read and check a bundle. `verify=False` leaves out the hashes, which takes about a second a gigabyte.
+        """Read and check a bundle.
 
-        Raises BundleFormatError or BundleIntegrityError.
+        Args:
+            path: The bundle's folder.
+            verify: Check the hashes too, which takes about a second per gigabyte.
+
+        Raises:
+            BundleFormatError: the folder holds no manifest, or one that is malformed or newer than this package.
+            BundleIntegrityError: a file is not the one the manifest lists.
         """
         path = Path(path)
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise BundleFormatError(f"{path} {what}, wanted a bundle folder; make one with seqpar-export")
-        manifest = _read_manifest(path)
+        file = path / MANIFEST
         try:
-            bundle = cls(
-                path=path,
-                manifest=manifest,
-                label_set=LabelSet.from_dict(manifest["label_set"], source=f"{path.name}/{MANIFEST} label_set"),
-                dimensions=_dataclass_from(Dimensions, manifest["dimensions"]),
-                precision=manifest["precision"],
-                batches=tuple(_dataclass_from(BatchProfile, batch) for batch in manifest["batches"]),
-            )
-            _check_consistency(bundle)
-        except (KeyError, TypeError, ValueError, AttributeError, LabelSetError) as error:
-            what = f"it misses key {error}" if isinstance(error, KeyError) else str(error)
-            raise BundleFormatError(f"{path / MANIFEST} is malformed: {what}; {_EXPORT_AGAIN}") from None
-        _check_files(path, manifest.get("files"), verify=verify)
+            content = file.read_bytes()
+        except FileNotFoundError:
+            raise BundleFormatError(f"{path} holds no {MANIFEST}, so it is no bundle; {_EXPORT_AGAIN}") from None
+        except OSError as error:
+            raise BundleFormatError(f"{file} cannot be read: {error.strerror}; {_EXPORT_AGAIN}") from None
+        manifest = parse_json(content, source=str(file), error=BundleFormatError)
+        bundle = cls.from_manifest(path, manifest)
+        _check_files(path, manifest["files"], verify=verify)
         return bundle
+
+    @classmethod
+    def from_manifest(cls, path: Path, manifest: Mapping[str, Any]) -> Bundle:
+        """A bundle in the folder `path` from its manifest's values; the files are not looked at.
+
+        Export compares its graphs with the checkpoint this way, before there is a `manifest.json`.
+
+        Raises:
+            BundleFormatError: the manifest is malformed or newer than this package.
+        """
+        source = str(path / MANIFEST)
+        number = manifest.get("format")
+        if type(number) is not int or number < 1:
+            raise BundleFormatError(f"{source}: format must be 1 to {FORMAT}, got {number!r}; {_EXPORT_AGAIN}")
+        if number > FORMAT:
+            raise BundleFormatError(
+                f"{source} has format {number}, this package reads up to {FORMAT}; update seqpar-deploy"
+            )
+        known = {key: value for key, value in manifest.items() if number > 1 or key not in ("padding", "columns")}
+        values = typed(known, _Manifest, source=source, error=BundleFormatError, hint=_EXPORT_AGAIN)
+        return cls(
+            path=path,
+            manifest=manifest,
+            label_set=values.label_set,
+            dimensions=values.dimensions,
+            precision=values.precision,
+            batches=values.batches,
+            padding=values.padding,
+            columns=values.columns,
+        )
 
     @property
     def encoder(self) -> Path:
@@ -110,7 +196,7 @@ class Bundle:
 
     @property
     def has_int8(self) -> bool:
-        """Whether quicker graphs with 8-bit weights lie beside the exact ones."""
+        """Whether the bundle holds faster graphs with 8-bit weights beside the exact ones."""
         return {INT8_ENCODER, INT8_DECODER_STEP} <= set(self.manifest.get("files", {}))
 
     @property
@@ -132,7 +218,7 @@ class Bundle:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the manifest, which holds the SHA-256 of every other file: it names the bundle."""
+        """SHA-256 of the manifest, which holds the SHA-256 of every file that export wrote: it names the bundle."""
         return sha256_of(self.path / MANIFEST)
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
@@ -159,60 +245,19 @@ def new_bundle_dir(out: Path, *, overwrite: bool = False) -> AbstractContextMana
     return new_folder(out, marker=MANIFEST, overwrite=overwrite, error=BundleError)
 
 
+def file_entries(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What a manifest says of these files: bytes and SHA-256."""
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
+
+
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write `manifest.json`, with the size and SHA-256 of every file that lies in the folder, as its last file."""
-    files = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
-    }
-    text = json.dumps({"format": FORMAT, **values, "files": files}, indent=2, ensure_ascii=False)
+    """Write `manifest.json`; `values["files"]` lists what the bundle consists of, see `file_entries`."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _read_manifest(path: Path) -> Mapping[str, Any]:
-    file = path / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleFormatError(f"{path} holds no {MANIFEST}, so it is no bundle; {_EXPORT_AGAIN}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleFormatError(f"{file} cannot be read: {error}; {_EXPORT_AGAIN}") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise BundleFormatError(f"{file} is no bundle manifest: it states no format number; {_EXPORT_AGAIN}")
-    if manifest["format"] > FORMAT:
-        raise BundleFormatError(
-            f"{file} has format {manifest['format']}, this package reads up to {FORMAT}; update seqpar-deploy"
-        )
-    if manifest["format"] < 1:
-        raise BundleFormatError(f"{file} has format {manifest['format']}, wanted {FORMAT}; {_EXPORT_AGAIN}")
-    return manifest
-
-
-def _dataclass_from(cls: Any, values: Mapping[str, Any]) -> Any:
-    made = cls(**values)
-    for field, value in dataclasses.asdict(made).items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{cls.__name__.lower()} {field} is {value!r}, wanted a whole number above 0")
-    return made
-
-
-def _check_consistency(bundle: Bundle) -> None:
-    if bundle.precision not in get_args(Precision):
-        raise ValueError(f"precision is {bundle.precision!r}, wanted one of {list(get_args(Precision))}")
-    if bundle.manifest["special_tokens"] != SPECIAL_TOKENS:
-        raise ValueError(f"special_tokens are {bundle.manifest['special_tokens']}, wanted {SPECIAL_TOKENS}")
-    attributes = len(bundle.label_set)
-    if bundle.dimensions.vocabulary != attributes + FIRST_ATTRIBUTE:
-        raise ValueError(f"vocabulary is {bundle.dimensions.vocabulary}, wanted {attributes} attributes + 3")
-    if bundle.dimensions.capacity != attributes + 1:
-        raise ValueError(f"capacity is {bundle.dimensions.capacity}, wanted {attributes} attributes + 1")
-    if not bundle.batches or not all(batch.min <= batch.opt <= batch.max for batch in bundle.batches):
-        raise ValueError(f"batches are {list(bundle.batches)}, wanted one or more with min <= opt <= max")
-
-
-def _check_files(path: Path, files: Any, *, verify: bool) -> None:
-    if not isinstance(files, dict) or not {ENCODER, DECODER_STEP, GOLDEN} <= set(files):
+def _check_files(path: Path, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
+    if not {ENCODER, DECODER_STEP, GOLDEN} <= set(files):
         raise BundleFormatError(
             f"{path / MANIFEST} does not list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}"
         )
@@ -225,11 +270,9 @@ def _check_files(path: Path, files: Any, *, verify: bool) -> None:
             )
         if not file.is_file():
             raise BundleIntegrityError(f"{file} is missing, the manifest lists it; {_EXPORT_AGAIN} or copy it whole")
-        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise BundleFormatError(f"{path / MANIFEST} gives no sha256 for {name}; {_EXPORT_AGAIN}")
-        if file.stat().st_size != entry.get("bytes"):
+        if file.stat().st_size != entry["bytes"]:
             raise BundleIntegrityError(
-                f"{file} has {file.stat().st_size} bytes, manifest says {entry.get('bytes')}; "
+                f"{file} has {file.stat().st_size} bytes, manifest says {entry['bytes']}; "
                 f"{_EXPORT_AGAIN} or copy it whole"
             )
         if verify and (digest := sha256_of(file)) != entry["sha256"]:

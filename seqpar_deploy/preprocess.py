@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from seqpar_deploy.config import PositiveNumber
 from seqpar_deploy.errors import ImageError
 
 Crop = npt.NDArray[np.uint8]
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_PIXELS = 64_000_000  # a person crop is thousands of pixels; beyond this it is a mistake or an attack
@@ -28,32 +31,10 @@ class Preprocessing:
     """How a crop becomes model input. `mean` and `std` are per RGB channel on the scale [0, 1]; `fill` is uint8 RGB."""
 
     pad: Literal["square", "none"] = "square"
-    fill: tuple[int, int, int] = (0, 0, 0)
+    fill: tuple[_Byte, _Byte, _Byte] = (0, 0, 0)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Read from a TOML table or JSON object; raises ValueError that says which value is wrong."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"preprocessing has unknown keys {unknown}, known are {sorted(known)}")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        made = cls(**values)
-        if made.pad not in ("square", "none"):
-            raise ValueError(f"preprocessing pad is {made.pad!r}, wanted 'square' or 'none'")
-        if made.interpolation not in FILTERS:
-            raise ValueError(f"preprocessing interpolation is {made.interpolation!r}, wanted one of {sorted(FILTERS)}")
-        for name in ("fill", "mean", "std"):
-            triple = getattr(made, name)
-            if len(triple) != 3 or not all(isinstance(value, int | float) for value in triple):
-                raise ValueError(f"preprocessing {name} is {triple!r}, wanted three numbers")
-        if not all(isinstance(value, int) and 0 <= value <= 255 for value in made.fill):
-            raise ValueError(f"preprocessing fill is {made.fill!r}, wanted three integers from 0 to 255")
-        if min(made.std) <= 0:
-            raise ValueError(f"preprocessing std is {made.std!r}, wanted numbers above 0")
-        return made
+    std: tuple[PositiveNumber, PositiveNumber, PositiveNumber] = (0.5, 0.5, 0.5)
 
 
 def check_crop(crop: object, name: str = "crop") -> Crop:

@@ -5,10 +5,10 @@ In a wheel they lie in `seqpar_deploy/_data/`; from a checkout the originals at 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from seqpar_deploy.config import parse_toml
 from seqpar_deploy.errors import LabelSetError, RecipeError, SeqparError
 from seqpar_deploy.vocab import LabelSet
 
@@ -37,7 +37,8 @@ def load_label_set(name_or_path: str | Path, *, sentences: bool = False) -> Labe
     `sentences` gives the text tower the set's full sentences instead of its short phrases.
     """
     path = _find(name_or_path, "models", label_set_names(), LabelSetError, "label set")
-    return LabelSet.from_dict(_read_toml(path, LabelSetError), source=str(name_or_path), sentences=sentences)
+    values = _read_toml(path, LabelSetError)
+    return LabelSet.from_dict(values, source=str(name_or_path), sentences=sentences, known_keys_only=True)
 
 
 def recipe_names() -> list[str]:
@@ -72,15 +73,8 @@ def _find(name_or_path: str | Path, folder: str, names: list[str], error: type[S
 
 
 def _read_toml(path: Path, error: type[SeqparError]) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError:
-            message = f"reading {path.name} needs tomli on Python 3.10; pip install 'seqpar-deploy[export]'"
-            raise error(message) from None
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
-        raise error(f"{path} cannot be read as TOML: {cause}") from None
+        content = path.read_bytes()
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}") from None
+    return parse_toml(content, source=str(path), error=error)

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from seqpar_deploy.config import Text, typed, without_format
 from seqpar_deploy.errors import LabelSetError
 from seqpar_deploy.preprocess import Preprocessing
 
@@ -24,8 +25,8 @@ FORMAT = 1  # of a label set's TOML or JSON
 class Attribute:
     """One attribute: its name in the data set, the phrase given to the text tower, the group it belongs to."""
 
-    name: str
-    phrase: str
+    name: Text
+    phrase: Text
     group: str
 
 
@@ -45,13 +46,23 @@ class LabelSet:
     `paper` holds SequencePAR's published scores in per cent (accuracy, precision, recall, f1), where there are any.
     """
 
-    name: str
+    name: Text
     attributes: tuple[Attribute, ...]
     groups: Mapping[str, Group]
     preprocessing: Preprocessing = Preprocessing()
     title: str = ""
     homepage: str = ""
     paper: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.attributes:
+            raise ValueError("attributes must be one or more, got none")
+        for field in ("name", "phrase"):
+            texts = [getattr(attribute, field) for attribute in self.attributes]
+            if repeated := sorted({text for text in texts if texts.count(text) > 1}):
+                raise ValueError(f"attributes must have different {field}s, got {repeated[0]!r} twice")
+        if undeclared := sorted({attribute.group for attribute in self.attributes} - set(self.groups)):
+            raise ValueError(f"every group must be declared under [groups], {undeclared[0]!r} is not")
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -87,44 +98,30 @@ class LabelSet:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, source: str, sentences: bool = False) -> LabelSet:
-        """Read from a TOML or JSON mapping; `source` names it in errors. Raises LabelSetError.
+    def from_dict(
+        cls, values: Mapping[str, Any], *, source: str, sentences: bool = False, known_keys_only: bool = False
+    ) -> LabelSet:
+        """Read a label set from plain values, as a TOML file or `to_dict` gives them.
 
-        `sentences` takes the set's full sentences as phrases, for models whose text tower was given those.
+        Args:
+            values: The values, `format` among them.
+            source: Names the file in errors.
+            sentences: Take the set's full sentences as phrases, for models whose text tower was given those.
+            known_keys_only: Refuse unknown keys, for files that people write.
+
+        Raises:
+            LabelSetError: the values are no label set, or it has no sentences.
         """
-        if sentences and not values.get("sentences"):
-            raise LabelSetError(f"label set {source} has no sentences, only short phrases; leave out --sentences")
-        try:
-            if sentences:
-                pairs = zip(values["attributes"], values["sentences"], strict=True)
-                values = {**values, "attributes": [{**a, "phrase": sentence} for a, sentence in pairs]}
-            return cls._from_dict(values)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
-            raise LabelSetError(f"{source} is not a label set: {what}; see models/peta.toml for the form") from None
-
-    @classmethod
-    def _from_dict(cls, values: Mapping[str, Any]) -> LabelSet:
-        if values["format"] != FORMAT:
-            raise ValueError(f"format is {values['format']!r}, wanted {FORMAT}")
-        attributes = tuple(Attribute(**attribute) for attribute in values["attributes"])
-        groups = {name: Group(**group) for name, group in values["groups"].items()}
-        if not attributes:
-            raise ValueError("it has no attributes")
-        for field in ("name", "phrase"):
-            texts = [getattr(attribute, field) for attribute in attributes]
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise ValueError(f"an attribute's {field} is empty or no text")
-            if repeated := sorted({text for text in texts if texts.count(text) > 1}):
-                raise ValueError(f"attribute {field} {repeated[0]!r} stands twice")
-        if undeclared := sorted({attribute.group for attribute in attributes} - set(groups)):
-            raise ValueError(f"group {undeclared[0]!r} is used but not declared under [groups]")
-        return cls(
-            name=str(values["name"]),
-            attributes=attributes,
-            groups=groups,
-            preprocessing=Preprocessing.from_dict(dict(values.get("preprocessing", {}))),
-            title=str(values.get("title", "")),
-            homepage=str(values.get("homepage", "")),
-            paper=dict(values["paper"]) if values.get("paper") else None,
-        )
+        where: dict[str, Any] = {"source": source, "error": LabelSetError, "hint": "see models/peta.toml for the form"}
+        values = without_format(values, FORMAT, **where)
+        texts = typed(values.pop("sentences", []), tuple[Text, ...], path="sentences", **where)
+        made = typed(values, cls, known_keys_only=known_keys_only, **where)
+        if not sentences:
+            return made
+        if len(texts) != len(made):
+            raise LabelSetError(
+                f"{source}: sentences must be {len(made)} texts, one per attribute, got {len(texts)}; "
+                "leave out --sentences to use the short phrases"
+            )
+        pairs = zip(made.attributes, texts, strict=True)
+        return dataclasses.replace(made, attributes=tuple(dataclasses.replace(a, phrase=text) for a, text in pairs))

@@ -176,25 +176,25 @@ def fp32_recipe() -> Recipe:
     return load_recipe("fp32")
 
 
-def _exported(made_once: MadeOnce, name: str, checkpoint: Path, label_set: LabelSet, recipe: str) -> Path:
-    return made_once(name, lambda out: export_bundle(load_checkpoint(checkpoint), label_set, load_recipe(recipe), out))
+def _exported(made_once: MadeOnce, name: str, checkpoint: Path, recipe: str) -> Path:
+    return made_once(name, lambda out: export_bundle(checkpoint, load_recipe(recipe), out))
 
 
 @pytest.fixture(scope="session")
-def bundle_dir(made_once: MadeOnce, checkpoint_file: Path, label_set: LabelSet) -> Path:
+def bundle_dir(made_once: MadeOnce, checkpoint_file: Path) -> Path:
     """A tiny FP32 bundle. Copy it before changing it."""
-    return _exported(made_once, "tiny", checkpoint_file, label_set, "fp32")
+    return _exported(made_once, "tiny", checkpoint_file, "fp32")
 
 
 @pytest.fixture(scope="session")
-def fp16_bundle_dir(made_once: MadeOnce, checkpoint_file: Path, label_set: LabelSet) -> Path:
-    return _exported(made_once, "tiny-fp16", checkpoint_file, label_set, "fp16")
+def fp16_bundle_dir(made_once: MadeOnce, checkpoint_file: Path) -> Path:
+    return _exported(made_once, "tiny-fp16", checkpoint_file, "fp16")
 
 
 @pytest.fixture(scope="session")
-def int8_bundle_dir(made_once: MadeOnce, checkpoint_file: Path, label_set: LabelSet) -> Path:
+def int8_bundle_dir(made_once: MadeOnce, checkpoint_file: Path) -> Path:
     """A tiny FP32 bundle with 8-bit graphs beside its exact ones. Copy it before changing it."""
-    return _exported(made_once, "tiny-int8", checkpoint_file, label_set, "int8")
+    return _exported(made_once, "tiny-int8", checkpoint_file, "int8")
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,28 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 
-from seqpar_deploy import Bundle
-from seqpar_deploy.bundle import new_bundle_dir
+from seqpar_deploy import Bundle, Recognizer
+from seqpar_deploy.bundle import (
+    CALIBRATION,
+    ENGINES,
+    TUNED,
+    TUNED_DRAFT,
+    VERIFIED,
+    file_entries,
+    new_bundle_dir,
+)
 from seqpar_deploy.errors import BundleError, BundleFormatError, BundleIntegrityError
 from seqpar_deploy.files import sha256_of
+from seqpar_deploy.modeling.eager import normalise
+from seqpar_deploy.modeling.load import load_network
+from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.reports.parity_page import parity_page
+
+SIDECARS = {CALIBRATION, TUNED_DRAFT, TUNED, VERIFIED, ENGINES}
 
 
 @pytest.fixture
@@ -43,6 +59,67 @@ def test_opens_and_knows_its_model(bundle_dir: Path) -> None:
     assert golden["log_probs"].shape == (21, 26, 29)
     assert (bundle_dir / "golden.npz").stat().st_size < 1e6
     assert str(bundle_dir.parent) not in (bundle_dir / "manifest.json").read_text()
+
+
+def test_the_manifest_lists_what_export_wrote_and_nothing_made_later(copy: Path) -> None:
+    before = Bundle.open(copy)
+    listed = set(before.manifest["files"])
+    assert listed == {file.name for file in copy.iterdir()} - {"manifest.json"}
+    assert listed.isdisjoint(SIDECARS)
+    (copy / "engines").mkdir()
+    for name in SIDECARS - {"engines"}:
+        (copy / name).write_text("of this machine")
+    assert Bundle.open(copy).digest == before.digest == sha256_of(copy / "manifest.json")
+
+
+def test_keys_of_a_later_minor_version_are_ignored(copy: Path) -> None:
+    edit(copy, lambda m: m.update(thresholds={"Hat": 0.5}))
+    edit(copy, lambda m: m["label_set"]["attributes"][0].update(synonyms=["woman"]))
+    edit(copy, lambda m: m.update(padding="trimmed", columns=[8, 16]))
+    bundle = Bundle.open(copy)
+    assert (bundle.padding, bundle.columns) == ("trimmed", (8, 16))
+    edit(copy, lambda m: [m.pop(key) for key in ("padding", "columns")])
+    bundle = Bundle.open(copy)
+    assert (bundle.padding, bundle.columns) == ("full", None)
+
+
+def test_format_1_opens(copy: Path, crops: list[Crop]) -> None:
+    """As 0.1 wrote it: an encoder without `pooled`, checks without `status`, no `padding` and no `columns`."""
+
+    def older(manifest: dict[str, Any]) -> None:
+        manifest.update(format=1, padding="trimmed", columns=[1])  # which no format 1 has: ignored
+        manifest["graphs"]["encoder"]["outputs"].pop()
+        manifest["files"] |= file_entries(copy, ["encoder.onnx"])
+        for check in manifest["parity"]["checks"]:
+            check["passed"] = check.pop("status") != "failed"
+
+    with Recognizer.from_bundle(copy, backend="onnxruntime") as recognizer:
+        wanted = recognizer.predict(crops[:2])
+    graph = onnx.load(copy / "encoder.onnx", load_external_data=False)
+    del graph.graph.output[1:]
+    (copy / "encoder.onnx").write_bytes(graph.SerializeToString())
+    edit(copy, older)
+    bundle = Bundle.open(copy)
+    assert (bundle.manifest["format"], bundle.padding, bundle.columns) == (1, "full", None)
+    with Recognizer.from_bundle(copy, backend="onnxruntime") as recognizer:
+        assert recognizer.predict(crops[:2]) == wanted
+    page = parity_page(bundle.manifest["parity"], {}, {})
+    assert f"all {len(bundle.manifest['parity']['checks'])} passed" in page
+
+
+def test_pooled_is_the_mean_of_the_image_tokens(
+    bundle_dir: Path, fp16_bundle_dir: Path, checkpoint_file: Path, crops: list[Crop]
+) -> None:
+    loaded = load_network(checkpoint_file)
+    for folder, tolerance in ((bundle_dir, 1e-5), (fp16_bundle_dir, 5e-3)):
+        bundle = Bundle.open(folder)
+        prepared = prepare_batch(crops[:3], image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
+        session = onnxruntime.InferenceSession(bundle.encoder, disabled_optimizers=["NchwcTransformer"])
+        (pooled,) = session.run(["pooled"], {"crops": prepared})
+        with torch.inference_mode():
+            tokens = loaded.network.encode_image(normalise(torch.from_numpy(prepared), bundle.preprocessing))
+        assert (pooled.dtype, pooled.shape) == (np.float32, (3, loaded.network.architecture.embed_dim))
+        np.testing.assert_allclose(pooled, tokens.mean(1).numpy(), atol=tolerance)
 
 
 def test_graphs_carry_no_paths_of_the_machine_that_made_them(bundle_dir: Path) -> None:
@@ -73,15 +150,23 @@ def test_truncated_and_missing_files(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=2), "has format 2, this package reads up to 1; update seqpar-deploy"),
-        (lambda m: m.update(format="one"), "states no format number"),
-        (lambda m: m.pop("dimensions"), "it misses key 'dimensions'"),
-        (lambda m: m["dimensions"].update(heads=0), "dimensions heads is 0"),
-        (lambda m: m["dimensions"].update(capacity=30), "capacity is 30, wanted 26 attributes"),
-        (lambda m: m["label_set"]["attributes"].pop(), "vocabulary is 29, wanted 25 attributes"),
-        (lambda m: m.update(precision="fp8"), "precision is 'fp8'"),
-        (lambda m: m["special_tokens"].update(eos=2), "special_tokens are"),
+        (lambda m: m.update(format=3), "has format 3, this package reads up to 2; update seqpar-deploy"),
+        (lambda m: m.update(format="one"), "format must be 1 to 2, got 'one'"),
+        (lambda m: m.update(format=0), "format must be 1 to 2, got 0"),
+        (lambda m: m.update(format=True), "format must be 1 to 2, got True"),
+        (lambda m: m.pop("dimensions"), "dimensions is missing"),
+        (lambda m: m["dimensions"].update(heads=0), r"dimensions\.heads must be an integer >= 1, got 0"),
+        (lambda m: m["dimensions"].update(capacity=30), "capacity must be 26 attributes .* got 30"),
+        (lambda m: m["label_set"]["attributes"].pop(), "vocabulary must be 25 attributes .* got 29"),
+        (lambda m: m["label_set"]["attributes"][3].pop("phrase"), r"label_set\.attributes\[3\]\.phrase is missing"),
+        (lambda m: m["label_set"]["preprocessing"].update(pad="no"), r"label_set\.preprocessing\.pad must be .*'no'"),
+        (lambda m: m.update(precision="fp8"), "precision must be one of 'fp32', 'fp16', got 'fp8'"),
+        (lambda m: m.update(padding="half"), "padding must be one of 'full', 'trimmed', got 'half'"),
+        (lambda m: m.update(columns=[4, 0]), r"columns\[1\] must be an integer >= 1, got 0"),
+        (lambda m: m.update(batches=[]), "batches must be one or more"),
+        (lambda m: m["special_tokens"].update(eos=2), "special_tokens must be .*'eos': 1"),
         (lambda m: m["files"].pop("encoder.onnx"), "does not list encoder.onnx"),
+        (lambda m: m["files"]["golden.npz"].pop("sha256"), r"files\.golden\.npz\.sha256 is missing"),
     ],
 )
 def test_malformed_manifests(copy: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

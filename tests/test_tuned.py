@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from seqpar_deploy import Bundle, Greedy, Recognizer, Speculative
+from seqpar_deploy.bundle import TUNED
 from seqpar_deploy.cli.main import app
 from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.resources import sample_crops
-from seqpar_deploy.tuned import TUNED, Tuned, load_tuned, save_tuned
+from seqpar_deploy.tuned import Tuned, load_tuned, save_tuned
 
 CHOICE = Tuned(
     backend="onnxruntime", compute_precision="int8", fallback_margin=0.25, speculative=True, threads=1, batch_size=4
@@ -21,7 +22,8 @@ CHOICE = Tuned(
 
 
 @pytest.fixture
-def bundle(int8_bundle_dir: Path, tmp_path: Path) -> Bundle:
+def bundle(int8_bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Bundle.open(shutil.copytree(int8_bundle_dir, tmp_path / "bundle"))
 
 
@@ -42,10 +44,27 @@ def test_a_recognizer_that_is_told_nothing_uses_it(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("key", ["bundle", "processor", "cores", "backends", "runtimes", "format"])
-def test_it_holds_for_one_bundle_machine_and_runtime(bundle: Bundle, key: str) -> None:
+def test_it_holds_for_one_bundle_machine_and_runtime(
+    bundle: Bundle, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     save_tuned(bundle, CHOICE)
     rewrite(bundle, **{key: "another"})
     assert load_tuned(bundle) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("ignoring tuned.json: ")
+    assert key in line
+    assert "\n" not in line
+
+
+def test_the_cache_is_used_where_the_folder_cannot_be_written(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    (bundle.path / TUNED).mkdir()
+    kept = save_tuned(bundle, CHOICE)
+    assert kept.parent.name == bundle.digest
+    assert load_tuned(bundle) == CHOICE
+    (bundle.path / TUNED).rmdir()
+    (bundle.path / TUNED).write_text("{}")  # another machine's hides none in the cache
+    assert load_tuned(bundle) == CHOICE
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

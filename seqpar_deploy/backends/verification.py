@@ -22,9 +22,9 @@ import numpy as np
 
 from seqpar_deploy.backends.base import Backend, Float32Array, GreedyBackend
 from seqpar_deploy.backends.gpu import cuda
-from seqpar_deploy.backends.gpu.engine_files import ENGINE_JSON, ENGINES
+from seqpar_deploy.backends.gpu.engine_files import ENGINE_JSON
 from seqpar_deploy.backends.spec import BackendSpec
-from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.bundle import ENGINES, VERIFIED, Bundle
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.sidecars import sidecars, write_sidecar
 from seqpar_deploy.vocab import EOS
@@ -32,7 +32,6 @@ from seqpar_deploy.vocab import EOS
 _log = logging.getLogger(__name__)
 
 FORMAT = 1
-VERIFIED = "verified.json"
 _PASSES = 3  # the first inference of a kind runs, the second is captured as a CUDA graph, the third replays it
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from seqpar_deploy.backends import Backend
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.errors import BackendError, BackendUnavailableError, CheckpointError
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
 from seqpar_deploy.machine import has_bf16
+from seqpar_deploy.modeling.load import export_extra, load_network
 from seqpar_deploy.preprocess import prepare_batch
 
 if TYPE_CHECKING:
@@ -51,28 +52,21 @@ def load_model(
     threads: int | None = None,
 ) -> EagerModel:
     """The checkpoint a bundle was made of. Raises BackendUnavailableError without torch, CheckpointError."""
-    try:
+    with export_extra():
         import torch
-
-        from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            f"--checkpoint needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
-        ) from None
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError("--device is cuda, but PyTorch finds no GPU; leave it out for the CPU")
-    loaded = load_checkpoint(checkpoint)
-    if loaded.sha256 != bundle.manifest["checkpoint"]["sha256"]:
-        raise CheckpointError(
-            f"{checkpoint.name} has sha256 {loaded.sha256[:12]}.., the bundle was made of "
-            f"{bundle.manifest['checkpoint']['sha256'][:12]}..; pass the checkpoint it was exported from"
-        )
     if threads is not None:
         torch.set_num_threads(threads)
-    model = build_model(loaded, bundle.label_set, encoder=encoder, decoder_heads=decoder_heads).to(device)
-    with torch.inference_mode():
-        token_table = model.token_table(bundle.label_set.phrases)
-    return EagerModel(model=model, token_table=token_table, label_set=bundle.label_set)
+    loaded = load_network(
+        checkpoint,
+        bundle=bundle,
+        encoder=encoder,
+        decoder_heads=decoder_heads,
+        device=device,
+        keep_text_tower=True,  # `published` runs it
+    )
+    return EagerModel(model=loaded.network, token_table=loaded.token_table, label_set=loaded.label_set)
 
 
 def published(eager: EagerModel) -> Backend[Any]:

@@ -25,7 +25,8 @@ from seqpar_deploy.evaluation.score_table import format_attributes, format_overa
 from seqpar_deploy.evaluation.sequences import describe_difference, differing, read_sequences, sequences_to_jsonl
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.resources import label_set_names, load_label_set
+from seqpar_deploy.modeling.load import export_extra, load_network
+from seqpar_deploy.resources import label_set_names
 
 _TORCH_BACKENDS = ("auto", "torch", "torch-cuda")
 _CHECKPOINT_ROWS = 64  # of a decoder batch in PyTorch
@@ -153,40 +154,32 @@ def _open_checkpoint(
             f"a checkpoint runs on {' or '.join(_TORCH_BACKENDS[1:])}, not on {backend!r}; "
             "make a bundle of it with seqpar-export"
         )
-    try:
+    with export_extra():
         import torch
 
-        from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
         from seqpar_deploy.modeling.eager import CachedEagerBackend
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            f"evaluating a checkpoint needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
-        ) from None
+
     if backend == "torch-cuda" and not torch.cuda.is_available():
         raise BackendUnavailableError("torch-cuda finds no NVIDIA GPU; use --backend torch")
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(path)
-    name = label_set or checkpoint.metadata.get("label_set")
-    if name is None:
-        raise LabelSetError(
-            f"{path.name} does not say what it was trained on; pass --label-set, one of {', '.join(label_set_names())} "
-            "or a TOML file of your own"
-        )
-    labels = load_label_set(name, sentences=sentences)
-    device = "cuda" if backend != "torch" and torch.cuda.is_available() else "cpu"
-    network = build_model(checkpoint, labels, encoder=encoder, decoder_heads=decoder_heads).to(device)
-    with torch.inference_mode():
-        token_table = network.token_table(labels.phrases)
+    loaded = load_network(
+        path,
+        label_set=label_set,
+        sentences=sentences,
+        encoder=encoder,
+        decoder_heads=decoder_heads,
+        device="cuda" if backend != "torch" and torch.cuda.is_available() else "cpu",
+    )
     return Model(
         name=path.name,
         kind="checkpoint",
         precision="fp32",
-        sha256=checkpoint.sha256,
-        label_set=labels,
-        image_size=network.architecture.image_size,
+        sha256=loaded.sha256,
+        label_set=loaded.label_set,
+        image_size=loaded.network.architecture.image_size,
         max_rows=_CHECKPOINT_ROWS,
-        backend=CachedEagerBackend(network, token_table, labels.preprocessing),
+        backend=CachedEagerBackend(loaded.network, loaded.token_table, loaded.label_set.preprocessing),
     )
 
 

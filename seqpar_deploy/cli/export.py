@@ -10,9 +10,10 @@ import typer
 from seqpar_deploy.backends.gpu.engine_files import Runtime
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.cli.console import new_app, run_app, stage
-from seqpar_deploy.errors import BackendUnavailableError, EngineError, LabelSetError
+from seqpar_deploy.errors import EngineError
 from seqpar_deploy.exporting.recipe import load_recipe
-from seqpar_deploy.resources import label_set_names, load_label_set, recipe_names
+from seqpar_deploy.modeling.load import export_extra
+from seqpar_deploy.resources import label_set_names, recipe_names
 
 app = new_app("Make bundles, verified ONNX graphs that run without PyTorch, and TensorRT engines from them.")
 
@@ -51,29 +52,15 @@ def checkpoint(
 
         runtime_to_build_with()  # before minutes of work
     chosen_recipe = load_recipe(recipe)
-    chosen_labels = load_label_set(label_set, sentences=sentences) if label_set else None
-    try:
+    with export_extra():
         from seqpar_deploy.exporting.export import export_bundle
-        from seqpar_deploy.modeling.checkpoint import load_checkpoint
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            f"exporting needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
-        ) from None
 
-    with stage("reading the checkpoint"):
-        loaded = load_checkpoint(file)
-    if chosen_labels is None:
-        if "label_set" not in loaded.metadata:
-            raise LabelSetError(
-                f"{file.name} does not say what it was trained on; pass --label-set, one of "
-                f"{', '.join(label_set_names())} or a TOML file of your own"
-            )
-        chosen_labels = load_label_set(loaded.metadata["label_set"], sentences=sentences)
     bundle = export_bundle(
-        loaded,
-        chosen_labels,
+        file,
         chosen_recipe,
         out,
+        label_set=label_set,
+        sentences=sentences,
         encoder=encoder,
         decoder_heads=decoder_heads,
         overwrite=overwrite,

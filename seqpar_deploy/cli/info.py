@@ -9,14 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from seqpar_deploy.backends.gpu.engine_files import ENGINES
-from seqpar_deploy.bundle import MANIFEST, Bundle
+from seqpar_deploy.bundle import CALIBRATION, ENGINES, MANIFEST, TUNED, VERIFIED, Bundle
 from seqpar_deploy.cli.layout import print_sections, size
 from seqpar_deploy.cli.probes import Isolated, guarded
 from seqpar_deploy.errors import BundleFormatError
-from seqpar_deploy.tuned import TUNED
 
-_SIDECARS = {"tuning": TUNED, "verified": "verified.json", "calibration": "calibration.json"}
+_SIDECARS = {"tuning": TUNED, "verified": VERIFIED, "calibration": CALIBRATION}
 _PARITY = ("passed", "backend", "crops", "identical", "ties", "log_prob_median", "log_prob_max")
 Lines = Iterator[tuple[str, str]]
 

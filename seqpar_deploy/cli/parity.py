@@ -16,10 +16,11 @@ from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
 from seqpar_deploy.decoding import Greedy
-from seqpar_deploy.errors import BackendUnavailableError, ParityError
+from seqpar_deploy.errors import ParityError
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import compute_metrics
 from seqpar_deploy.files import finite, write_whole
+from seqpar_deploy.modeling.load import LoadedNetwork, load_network
 from seqpar_deploy.parity.crops import parity_crops
 from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import Reference, reference_from_golden
@@ -27,6 +28,7 @@ from seqpar_deploy.parity.tolerances import tolerances_of
 from seqpar_deploy.resources import sample_crops
 
 _EXPLAINED = 4  # crops: every tensor between the stages is kept of them
+_MARKS = {"passed": "ok     ", "failed": "WRONG  ", "skipped": "skipped"}
 _SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
 
 
@@ -69,7 +71,11 @@ def parity(
     with stage("loading"):
         opened = Bundle.open(bundle)
         tolerances = tolerances_of(opened)
-        model = _open_checkpoint(opened, checkpoint, encoder, decoder_heads) if checkpoint else None
+        model = (
+            load_network(checkpoint, bundle=opened, encoder=encoder, decoder_heads=decoder_heads)
+            if checkpoint
+            else None
+        )
         dataset = load_dataset(opened.label_set, data, split or ("test" if data.is_dir() else None)) if data else None
         if dataset is not None:
             check_images(dataset)
@@ -82,10 +88,13 @@ def parity(
                 tolerances,
                 bundle=opened,
                 golden=reference_from_golden(opened) if checkpoint else None,
-                progress=progress,
+                on_progress=progress,
             )
         if model is not None and dataset is not None:
-            scores = {"wanted": _score(opened, model.backend, dataset), "got": _score(opened, running, dataset)}
+            from seqpar_deploy.modeling.eager import CachedEagerBackend
+
+            eager = CachedEagerBackend(model.network, model.token_table, opened.preprocessing)
+            scores = {"wanted": _score(opened, eager, dataset), "got": _score(opened, running, dataset)}
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
     values = report.to_dict()
     print(format_report(values, opened.path.resolve().name))
@@ -104,37 +113,7 @@ def parity(
     report.require("do not use it here")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Checkpoint:
-    """A checkpoint in PyTorch. `network` and `token_table` are torch's, which is not imported here."""
-
-    network: Any
-    token_table: Any
-    backend: Backend[Any]
-
-
-def _open_checkpoint(bundle: Bundle, file: Path, encoder: str | None, decoder_heads: int | None) -> _Checkpoint:
-    try:
-        from seqpar_deploy.exporting.export import fold_text_tower
-        from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
-        from seqpar_deploy.modeling.eager import CachedEagerBackend
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(
-            f"--checkpoint needs {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
-        ) from None
-    loaded = load_checkpoint(file)
-    if loaded.sha256 != bundle.manifest["checkpoint"]["sha256"]:
-        raise ParityError(
-            f"{file.name} has sha256 {loaded.sha256[:12]}.., the bundle was made of "
-            f"{bundle.manifest['checkpoint']['file']} with {bundle.manifest['checkpoint']['sha256'][:12]}.."
-        )
-    network = build_model(loaded, bundle.label_set, encoder=encoder, decoder_heads=decoder_heads)
-    token_table = fold_text_tower(network, bundle.label_set)
-    backend = CachedEagerBackend(network, token_table, bundle.preprocessing)
-    return _Checkpoint(network=network, token_table=token_table, backend=backend)
-
-
-def _reference(bundle: Bundle, checkpoint: _Checkpoint | None, crops: int) -> Reference:
+def _reference(bundle: Bundle, checkpoint: LoadedNetwork | None, crops: int) -> Reference:
     if checkpoint is None:
         return reference_from_golden(bundle)
     from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
@@ -147,7 +126,7 @@ def _reference(bundle: Bundle, checkpoint: _Checkpoint | None, crops: int) -> Re
             bundle.label_set,
             people,
             beams=range(min(len(people), tolerances_of(bundle).beams)),
-            progress=progress,
+            on_progress=progress,
         )
 
 
@@ -174,8 +153,7 @@ def format_report(report: Mapping[str, Any], name: str) -> str:
     lines = [f"{name} on {report['backend']} against {report['reference']}: {report['crops']} crops ({kinds})"]
     width = max(len(check["name"]) for check in report["checks"])
     for check in report["checks"]:
-        mark = "WRONG" if not check["passed"] else "-    " if check["detail"].startswith("not checked") else "ok   "
-        lines.append(f"  {mark}  {check['name']:{width}}  {check['detail']}")
+        lines.append(f"  {_MARKS[check['status']]}  {check['name']:{width}}  {check['detail']}")
     for d in report["divergences"]:
         where = f"{d['name']} at step {d['step']}"
         tokens = f"token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"

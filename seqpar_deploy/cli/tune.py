@@ -18,7 +18,7 @@ from seqpar_deploy.images import find_pictures, read_image
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.synth.render import render_person
-from seqpar_deploy.tuned import TUNED, save_tuned
+from seqpar_deploy.tuned import save_tuned
 
 _SEED = 4000  # of no training, no calibration, no parity crop and no test
 
@@ -58,8 +58,8 @@ def tune(
     if json_file:
         values = {"machine": machine, "bundle": opened.digest, **dataclasses.asdict(tuning)}
         write_whole(json_file, (json.dumps(values, indent=2) + "\n").encode())
-    save_tuned(opened, choice, dataclasses.asdict(tuning))
-    print(f"kept in {opened.path / TUNED}: {_describe(choice.threads)}, batches of {choice.batch_size}")
+    kept = save_tuned(opened, choice, dataclasses.asdict(tuning))
+    print(f"kept in {kept}: {_describe(choice.threads)}, batches of {choice.batch_size}")
 
 
 def _describe(threads: int | None) -> str:

@@ -20,8 +20,9 @@ from seqpar_deploy.backends.base import Float32Array
 from seqpar_deploy.modeling.eager import EagerBackend, EagerState
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.parity.crops import ParityCrop
-from seqpar_deploy.parity.reference import Progress, Reference, reference_generations
+from seqpar_deploy.parity.reference import Reference, reference_generations
 from seqpar_deploy.preprocess import Crop, Preprocessing
+from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, LabelSet
 
 _NORMALISATIONS = {  # mean and std that other models are used with
@@ -39,7 +40,7 @@ def checkpoint_reference(
     people: Sequence[ParityCrop],
     *,
     beams: Sequence[int] = (),
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Reference:
     """The reference for these crops; `beams` are those whose beams are searched as well."""
     size, preprocessing = model.architecture.image_size, label_set.preprocessing
@@ -51,7 +52,7 @@ def checkpoint_reference(
         max_steps=model.architecture.attributes,
         beams=beams,
         encode=lambda rows: eager.encode_images(published_images(prepared[rows], preprocessing)),
-        progress=progress,
+        on_progress=on_progress,
     )
     return dataclasses.replace(
         reference,

@@ -1,10 +1,24 @@
-"""checkpoint + label set + recipe -> bundle, verified against the checkpoint before it comes into being."""
+"""checkpoint + label set + recipe -> bundle, in a straight line. A check that fails leaves nothing behind.
+
+ 1. reserve a hidden folder beside OUT
+ 2. load the checkpoint into the network (FP32), compute the token table, drop the text tower
+ 3. run the network on the parity crops: the reference
+ 4. write golden.npz: the reference on a few of the crops
+ 5. convert the network to the recipe's precision; release the FP32 one
+ 6. write encoder.onnx and decoder_step.onnx; release the network
+ 7. hash what was written, once
+ 8. compare the graphs with the reference: the parity gate
+ 9. FP16: search every tensor for values beyond FP16
+10. int8: write the 8-bit graphs, hash them, measure how far they are from the reference
+11. write model_card.md, and last manifest.json, which lists all of it
+12. rename the folder to OUT
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,12 +29,25 @@ import torch
 
 import seqpar_deploy
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.bundle import DECODER_STEP, ENCODER, GOLDEN, MODEL_CARD, Bundle, new_bundle_dir, write_manifest
+from seqpar_deploy.bundle import (
+    DECODER_STEP,
+    ENCODER,
+    FORMAT,
+    GOLDEN,
+    INT8_DECODER_STEP,
+    INT8_ENCODER,
+    MODEL_CARD,
+    Bundle,
+    Dimensions,
+    Precision,
+    file_entries,
+    new_bundle_dir,
+    write_manifest,
+)
 from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
 from seqpar_deploy.exporting.graphs import (
     DecoderStepGraph,
     EncoderGraph,
-    GraphSpec,
     export_graph,
     graph_specs,
     uint8_to_images,
@@ -28,15 +55,14 @@ from seqpar_deploy.exporting.graphs import (
 from seqpar_deploy.exporting.int8 import write_int8_graphs
 from seqpar_deploy.exporting.model_card import model_card
 from seqpar_deploy.exporting.overflow import require_no_overflow
-from seqpar_deploy.exporting.precision import CACHE_DTYPE, convert, token_table_in
+from seqpar_deploy.exporting.precision import CACHE_DTYPE, converted, token_table_in
 from seqpar_deploy.exporting.recipe import Int8, Recipe
-from seqpar_deploy.modeling.architecture import Architecture
-from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model
-from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.modeling.load import LoadedNetwork, load_network
+from seqpar_deploy.onnx_file import external_data_locations
 from seqpar_deploy.parity.crops import ParityCrop, calibration_crops, parity_crops
 from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import BEAM, Reference, golden_arrays
-from seqpar_deploy.parity.tolerances import ParityTolerances
+from seqpar_deploy.parity.report import ParityReport
 from seqpar_deploy.preprocess import prepare_batch
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
@@ -45,111 +71,140 @@ _GOLDEN_CROPS = {"real": 4, "rendered": 3, "adversarial": 100}
 
 
 def export_bundle(
-    checkpoint: Checkpoint,
-    label_set: LabelSet,
+    checkpoint: str | Path,
     recipe: Recipe,
     out: str | Path,
     *,
+    label_set: LabelSet | str | Path | None = None,
+    sentences: bool = False,
     encoder: str | None = None,
     decoder_heads: int | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
-    """Make a bundle at `out`, or raise and leave nothing behind.
+    """Export a checkpoint as a bundle, whole and checked, or raise and leave nothing behind.
 
-    `encoder` and `decoder_heads` are for checkpoints that do not tell them, see `architecture_from_shapes`.
+    Args:
+        checkpoint: A `.pth` as published or a `.safetensors`.
+        recipe: Precision, opset, batch profiles and parity tolerances.
+        out: The bundle's folder.
+        label_set: As for `load_network`, as are `sentences`, `encoder` and `decoder_heads`.
+        overwrite: Replace a bundle at `out`.
+        progress: Shows the stages of work. Default: nothing is shown.
 
-    Raises CheckpointError, BundleError (`out` exists), ExportError, ParityError.
+    Returns:
+        The bundle, opened.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or does not fit its label set.
+        LabelSetError: no such label set, or the checkpoint carries none.
+        BundleError: `out` exists, or cannot be written.
+        ExportError: a graph is not what it should be.
+        ParityError: the graphs do not reproduce the checkpoint.
     """
     with new_bundle_dir(Path(out), overwrite=overwrite) as folder:
         with progress("loading the checkpoint"):
-            model = build_model(checkpoint, label_set, encoder=encoder, decoder_heads=decoder_heads)
-            architecture = model.architecture
-            token_table = fold_text_tower(model, label_set)
-        with progress("running the checkpoint on the parity crops") as report_progress:
-            people = parity_crops(real=recipe.parity.crops, rendered=recipe.parity.rendered)
-            golden = _golden_rows(people)
-            beams = golden[: recipe.parity.beams] if len(label_set) >= BEAM.width else ()
-            reference = checkpoint_reference(
-                model, token_table, label_set, people, beams=beams, progress=report_progress
+            loaded = load_network(
+                checkpoint, label_set=label_set, sentences=sentences, encoder=encoder, decoder_heads=decoder_heads
             )
-            np.savez_compressed(folder / GOLDEN, **golden_arrays(reference.subset(golden)))  # type: ignore[arg-type]
-        specs = graph_specs(model, CACHE_DTYPE[recipe.precision])
-        convert(model, recipe.precision)
-        with progress("exporting the encoder"):
-            encoder_graph = EncoderGraph(model, uint8_to_images(label_set.preprocessing))
-            export_graph(encoder_graph, specs["encoder"], folder / ENCODER, opset=recipe.opset)
-        with progress("exporting the decoder step"):
-            step_graph = DecoderStepGraph(model, token_table_in(token_table, recipe.precision))
-            export_graph(step_graph, specs["decoder_step"], folder / DECODER_STEP, opset=recipe.opset)
-        del model, encoder_graph, step_graph  # the runtime is about to load its own copy of the weights
+        reference = _run_reference(loaded, recipe, progress)
+        golden = reference.subset(_golden_rows(reference.people))
+        np.savez_compressed(folder / GOLDEN, **golden_arrays(golden))  # type: ignore[arg-type]
+        loaded = _in_precision(loaded, recipe.precision)  # in place of the FP32 one, gigabytes in ViT-L/14
+        manifest = _manifest(loaded, recipe)
+        manifest["graphs"] = _write_graphs(folder, loaded, recipe, progress)
+        labels = loaded.label_set
+        del loaded  # the runtime is about to load its own copy of the weights
 
-        manifest = _manifest(checkpoint, label_set, recipe, architecture, specs)
-        with progress("comparing the bundle with the checkpoint") as report_progress:
-            write_manifest(folder, manifest)
-            bundle = Bundle.open(folder, verify=False)
-            with closing(open_backend(bundle, recipe.parity.backend)) as backend:
-                report = check_parity(backend, reference, recipe.parity, bundle=bundle, progress=report_progress)
-        report.require("nothing was written")
+        manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, [ENCODER, DECODER_STEP])])
+        bundle = Bundle.from_manifest(folder, manifest)
+        report = _check(bundle, reference, recipe, progress)
         manifest["parity"] = report.to_dict()
         if recipe.precision == "fp16":
-            with progress("looking for values beyond FP16"):
+            with progress("searching for values beyond FP16"):
                 require_no_overflow(bundle, reference)
         if recipe.int8:
-            manifest["int8"] = _add_int8(bundle, reference, recipe.int8, recipe.parity, manifest, progress)
-        (folder / MODEL_CARD).write_text(model_card(manifest, label_set), encoding="utf-8")
+            _write_int8(folder, bundle, recipe.int8, progress)
+            manifest["files"] |= file_entries(folder, _graph_files(folder, [INT8_ENCODER, INT8_DECODER_STEP]))
+            manifest["int8"] = _measure_int8(Bundle.from_manifest(folder, manifest), reference, recipe, progress)
+        (folder / MODEL_CARD).write_text(model_card(manifest, labels), encoding="utf-8")
+        manifest["files"] |= file_entries(folder, [MODEL_CARD])
         write_manifest(folder, manifest)
     return Bundle.open(out, verify=False)
 
 
-def _add_int8(
-    bundle: Bundle,
-    reference: Reference,
-    int8: Int8,
-    tolerances: ParityTolerances,
-    manifest: dict[str, Any],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write the 8-bit graphs; what they cost in accuracy, for the manifest. No gate: they differ."""
-    with progress("making the 8-bit graphs") as report_progress:
-        size = bundle.dimensions.image_size
-        images = calibration_crops(int8.calibration_crops)
-        crops = prepare_batch(images, image_size=size, preprocessing=bundle.preprocessing)
-        write_int8_graphs(bundle.path, crops, report_progress)
-        write_manifest(bundle.path, manifest)
-    with progress("comparing the 8-bit graphs with the checkpoint") as report_progress:
-        opened = Bundle.open(bundle.path, verify=False)
-        with closing(open_backend(opened, tolerances.backend, compute_precision="int8")) as backend:
-            found = check_parity(backend, reference, tolerances, progress=report_progress)
-    kept = ("backend", "crops", "identical", "identical_sets", "log_prob_median", "log_prob_p99", "log_prob_max")
-    return {name: getattr(found, name) for name in kept}
-
-
-def fold_text_tower(model: SequencePAR, label_set: LabelSet) -> torch.Tensor:
-    """The token table (V, d). The text tower, a quarter of the weights, is dropped: nothing needs it after this."""
-    with torch.inference_mode():
-        token_table = model.token_table(label_set.phrases)
-    clip = model.clip_model
-    del clip.transformer, clip.token_embedding, clip.positional_embedding, clip.ln_final, clip.text_projection
-    return token_table.clone()
+def _run_reference(loaded: LoadedNetwork, recipe: Recipe, progress: Progress) -> Reference:
+    people = parity_crops(real=recipe.parity.crops, rendered=recipe.parity.rendered)
+    beams = _golden_rows(people)[: recipe.parity.beams] if len(loaded.label_set) >= BEAM.width else ()
+    with progress("running the checkpoint on the parity crops") as on_progress:
+        return checkpoint_reference(
+            loaded.network, loaded.token_table, loaded.label_set, people, beams=beams, on_progress=on_progress
+        )
 
 
 def _golden_rows(people: Sequence[ParityCrop]) -> list[int]:
-    """Which crops travel with the bundle: a few of those it is held against here, and every difficult one."""
+    """Crops whose reference travels with the bundle: a few of the real and rendered ones, every difficult one."""
     rows: list[int] = []
     for kind, most in _GOLDEN_CROPS.items():
         rows += [row for row, person in enumerate(people) if person.kind == kind][:most]
     return rows
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    label_set: LabelSet,
-    recipe: Recipe,
-    architecture: Architecture,
-    specs: dict[str, GraphSpec],
-) -> dict[str, Any]:
+def _in_precision(loaded: LoadedNetwork, precision: Precision) -> LoadedNetwork:
+    network, token_table = converted(loaded.network, precision), token_table_in(loaded.token_table, precision)
+    return dataclasses.replace(loaded, network=network, token_table=token_table)
+
+
+def _write_graphs(folder: Path, loaded: LoadedNetwork, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    """Write both graphs; their specs, for the manifest."""
+    specs = graph_specs(loaded.network, CACHE_DTYPE[recipe.precision])
+    with progress("exporting the encoder"):
+        encoder = EncoderGraph(loaded.network, uint8_to_images(loaded.label_set.preprocessing))
+        export_graph(encoder, specs["encoder"], folder / ENCODER, opset=recipe.opset)
+    with progress("exporting the decoder step"):
+        step = DecoderStepGraph(loaded.network, loaded.token_table)
+        export_graph(step, specs["decoder_step"], folder / DECODER_STEP, opset=recipe.opset)
+    return {name: dataclasses.asdict(spec) for name, spec in specs.items()}
+
+
+def _graph_files(folder: Path, graphs: Iterable[str]) -> list[str]:
+    """The graphs and the files of weights they name."""
+    return [file for graph in graphs for file in (graph, *sorted(external_data_locations(folder / graph)))]
+
+
+def _check(bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progress) -> ParityReport:
+    with (
+        progress("comparing the bundle with the checkpoint") as on_progress,
+        closing(open_backend(bundle, recipe.parity.backend)) as backend,
+    ):
+        report = check_parity(backend, reference, recipe.parity, bundle=bundle, on_progress=on_progress)
+    return report.require("nothing was written")
+
+
+def _write_int8(folder: Path, bundle: Bundle, int8: Int8, progress: Progress) -> None:
+    with progress("making the 8-bit graphs") as on_progress:
+        images = calibration_crops(int8.calibration_crops)
+        size = bundle.dimensions.image_size
+        crops = prepare_batch(images, image_size=size, preprocessing=bundle.preprocessing)
+        write_int8_graphs(folder, crops, on_progress)
+
+
+def _measure_int8(bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    """How far the 8-bit graphs are from the checkpoint, for the manifest. No gate: they differ."""
+    with (
+        progress("comparing the 8-bit graphs with the checkpoint") as on_progress,
+        closing(open_backend(bundle, recipe.parity.backend, compute_precision="int8")) as backend,
+    ):
+        found = check_parity(backend, reference, recipe.parity, on_progress=on_progress)
+    kept = ("backend", "crops", "identical", "identical_sets", "log_prob_median", "log_prob_p99", "log_prob_max")
+    return {name: getattr(found, name) for name in kept}
+
+
+def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
+    """All of the manifest that is known before the graphs are written."""
+    architecture = loaded.network.architecture
     return {
+        "format": FORMAT,
         "producer": {
             "seqpar_deploy": seqpar_deploy.__version__,
             "commit": _commit(),
@@ -157,22 +212,15 @@ def _manifest(
             "onnx": onnx.__version__,
             "opset": recipe.opset,
         },
-        "checkpoint": {"file": checkpoint.path.name, "sha256": checkpoint.sha256},
+        "checkpoint": {"file": loaded.file, "sha256": loaded.sha256},
         "precision": recipe.precision,
-        "dimensions": {
-            "image_size": architecture.image_size,
-            "image_tokens": architecture.image_tokens,
-            "layers": architecture.layers,
-            "heads": architecture.heads,
-            "head_size": architecture.head_size,
-            "capacity": architecture.capacity,
-            "vocabulary": architecture.vocabulary,
-        },
+        "padding": "full",
+        "columns": None,
+        "dimensions": {field.name: getattr(architecture, field.name) for field in dataclasses.fields(Dimensions)},
         "special_tokens": SPECIAL_TOKENS,
         "batches": [dataclasses.asdict(batch) for batch in recipe.batches],
-        "graphs": {name: dataclasses.asdict(spec) for name, spec in specs.items()},
         "recipe": recipe.to_dict(),
-        "label_set": label_set.to_dict(),
+        "label_set": loaded.label_set.to_dict(),
     }
 
 

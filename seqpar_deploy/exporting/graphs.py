@@ -2,8 +2,11 @@
 
 | graph | inputs | outputs |
 |---|---|---|
-| encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k) |
+| encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k), pooled (B, d) |
 | decoder_step | tokens (B, T), position (B,), self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token, self_kv_out |
+
+`pooled` float32 is the mean of the N image tokens, class token included, after the projection to d channels. Heads that
+draft attributes read it; decoding does not, so backends that draft nothing do not request it.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from seqpar_deploy.preprocess import Preprocessing
 
 
 class EncoderGraph(nn.Module):
-    """Image tower and the decoder's cross-attention keys and values; scaling and normalisation included."""
+    """Scaling, normalisation and the image tower; the decoder's cross-attention keys and values, and `pooled`."""
 
     def __init__(self, model: SequencePAR, to_images: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -49,9 +52,10 @@ class EncoderGraph(nn.Module):
         self.decoder = model.decoder
         self.to_images = to_images
 
-    def forward(self, crops: Tensor) -> Tensor:
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         images = self.to_images(crops).to(next(self.clip_visual.conv1.parameters()).dtype)
-        return self.decoder.cross_kv(self.clip_visual(images))
+        image_tokens = self.clip_visual(images)  # (B, N, d)
+        return self.decoder.cross_kv(image_tokens), image_tokens.float().mean(1)
 
 
 def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
@@ -166,7 +170,7 @@ def graph_specs(model: SequencePAR, cache_dtype: str) -> dict[str, GraphSpec]:
     return {
         "encoder": GraphSpec(
             inputs=(TensorSpec(name="crops", dtype="uint8", shape=("B", a.image_size, a.image_size, 3)),),
-            outputs=(cross_kv,),
+            outputs=(cross_kv, TensorSpec(name="pooled", dtype="float32", shape=("B", a.embed_dim))),
         ),
         "decoder_step": GraphSpec(
             inputs=(

@@ -12,7 +12,7 @@ def model_card(manifest: Mapping[str, Any], label_set: LabelSet) -> str:
     """Markdown, from a manifest with its parity report."""
     parity, dimensions, producer = manifest["parity"], manifest["dimensions"], manifest["producer"]
     attributes = "\n".join(f"| {a.name} | {a.group} | {a.phrase} |" for a in label_set.attributes)
-    checks = ", ".join(check["name"] for check in parity["checks"])
+    checks = ", ".join(check["name"] for check in parity["checks"] if check["status"] == "passed")
     kinds = ", ".join(f"{number} {kind}" for kind, number in parity["kinds"].items())
     return f"""# SequencePAR, {label_set.title or label_set.name}, {manifest["precision"]}
 

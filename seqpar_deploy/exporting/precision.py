@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -12,8 +14,8 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 CACHE_DTYPE: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 
 
-def convert(model: SequencePAR, precision: Precision) -> None:
-    """Turn a float32 model into `precision`, in place.
+def converted(model: SequencePAR, precision: Precision) -> SequencePAR:
+    """A float32 model in `precision`: itself for FP32, otherwise a new one, whose float32 parts it shares.
 
     FP16 keeps what overflows or loses too much in float32: layer normalisation with its weights, attention's softmax,
     the logits and their log-softmax (the decoder's modules see to the softmaxes themselves). Logits are around 10,
@@ -21,14 +23,22 @@ def convert(model: SequencePAR, precision: Precision) -> None:
     in FP16 it alone makes more of the error than all that follows.
     """
     if precision == "fp32":
-        return
-    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    for norm in norms:
-        norm.__class__ = sequencepar.LayerNorm  # open_clip's own returns to FP16 too early
-    model.half()
+        return model
     stem = model.clip_model.visual.conv1
-    for module in (*norms, model.decoder.fc, *([stem] if isinstance(stem, nn.Sequential) else [])):
-        module.float()
+    kept: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    kept += [model.decoder.fc, *([stem] if isinstance(stem, nn.Sequential) else [])]
+    in_float32 = {id(tensor) for module in kept for tensor in (*module.parameters(), *module.buffers())}
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        half = parameter if id(parameter) in in_float32 else nn.Parameter(parameter.half(), requires_grad=False)
+        memo[id(parameter)] = half
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.half() if buffer.is_floating_point() and id(buffer) not in in_float32 else buffer
+    made = copy.deepcopy(model, memo)
+    for module in made.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.__class__ = sequencepar.LayerNorm  # open_clip's own returns to FP16 too early
+    return made
 
 
 def token_table_in(table: torch.Tensor, precision: Precision) -> torch.Tensor:

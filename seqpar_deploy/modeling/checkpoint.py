@@ -8,10 +8,11 @@ NumPy's reconstruction code runs. Every other name in the file is refused.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,33 @@ _NOT_APPLIED = "clip_model.visual.ln_post."  # in published checkpoints, without
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A state dict with published names, and where it came from. `metadata` is what our own files say of themselves."""
+    """A state dict with published names, and where it came from. `metadata` is empty in published files."""
 
     state_dict: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
     path: Path
     sha256: str
+
+    @functools.cached_property
+    def label_set(self) -> LabelSet | None:
+        """The label set the file carries; None for a published file, and for one of ours from before 0.2, which holds
+        the name and the phrases alone. Raises LabelSetError."""
+        stored = self.metadata.get("label_set")
+        if not isinstance(stored, dict):
+            return None
+        return LabelSet.from_dict(stored, source=f"label set in {self.path.name}")
+
+    @property
+    def label_set_name(self) -> str | None:
+        """The name of the label set it was trained on, if the file has it."""
+        stored = self.metadata.get("label_set")
+        name = stored.get("name") if isinstance(stored, dict) else stored
+        return name if isinstance(name, str) else None
+
+    @property
+    def phrases(self) -> Sequence[str]:
+        """The phrases it was trained on; none for a file that does not have them."""
+        return self.label_set.phrases if self.label_set else self.metadata.get("phrases", ())
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -103,8 +125,8 @@ def network_of(architecture: Architecture) -> SequencePAR:
 
 
 def _check_phrases(checkpoint: Checkpoint, label_set: LabelSet) -> None:
-    """Files that say so were trained on these phrases; others leave it to the user."""
-    for trained, got in zip(checkpoint.metadata.get("phrases", ()), label_set.phrases, strict=False):
+    """Raise CheckpointError if the file has the phrases it was trained on, and they are others."""
+    for trained, got in zip(checkpoint.phrases, label_set.phrases, strict=False):
         if trained != got:
             raise CheckpointError(
                 f"{checkpoint.path.name} was trained on the phrase {trained!r}, label set {label_set.name} gives "
@@ -120,7 +142,8 @@ def save_checkpoint(
     dtype: torch.dtype,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write safetensors that `load_checkpoint` reads: published names, the architecture in the metadata.
+    """Write safetensors that `load_checkpoint` reads: published names, and in the metadata the architecture, the whole
+    label set, and what `metadata` adds.
 
     Rows of the text tower's token embedding that none of the label set's phrases use are left out. Atomic.
     """
@@ -135,8 +158,7 @@ def save_checkpoint(
     state_dict[_TOKEN_EMBEDDING] = state_dict[_TOKEN_EMBEDDING][rows].contiguous()
     values = {
         "architecture": model.architecture.to_dict(),
-        "label_set": label_set.name,
-        "phrases": list(label_set.phrases),
+        "label_set": label_set.to_dict(),
         **(metadata or {}),
     }
     with replacing(Path(path)) as staging:

@@ -106,7 +106,7 @@ class CachedState:
 class CachedEagerBackend:
     """What PyTorch can do without export: text tower folded, embeddings looked up at once, keys and values cached.
 
-    In FP16 as well: `precision.convert` the model, and hand over the token table in float16.
+    In FP16 as well: pass a model from `precision.converted`, and the token table in float16.
     """
 
     name = "eager-cached"

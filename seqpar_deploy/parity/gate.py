@@ -3,7 +3,7 @@
 The checkpoint runs eagerly, in float32 and without a cache; its sequences are the reference (`reference.py`). The
 bundle must prepare the crops to the same bytes, generate the same tokens by every strategy, in every slot of a batch,
 and give the same log-probabilities along the reference's sequences. Each check that fails says in one line where the
-fault is (`parity_probes.py`, `preprocessing_check.py`); the first that does is the most fundamental.
+fault is (`probes.py`, `preprocessing.py`); the first that does is the most fundamental.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from seqpar_deploy.decoding import Greedy, Speculative, Strategy
 from seqpar_deploy.parity import probes
 from seqpar_deploy.parity.preprocessing import preprocessing_difference
 from seqpar_deploy.parity.probes import Trial
-from seqpar_deploy.parity.reference import BATCH, BEAM, Progress, Reference
+from seqpar_deploy.parity.reference import BATCH, BEAM, Reference
 from seqpar_deploy.parity.report import NOTHING, Check, Divergence, ParityReport
 from seqpar_deploy.parity.tolerances import ParityTolerances
+from seqpar_deploy.progress import OnProgress
 
 
 def check_parity(
@@ -34,7 +35,7 @@ def check_parity(
     bundle: Bundle | None = None,
     golden: Reference | None = None,
     batch_size: int = BATCH,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ParityReport:
     """Run a backend over the reference's crops and compare. Does not raise on a breach: see `ParityReport.require`.
 
@@ -46,7 +47,7 @@ def check_parity(
     made_with = golden or reference
     before = [] if bundle is None else [_check_attributes(bundle, made_with), _check_preprocessing(bundle, made_with)]
     probed = list(_run_probes(trial, (*_ALONE, *_TOGETHER)))
-    answers = _replay(trial, range(len(reference.crops)), batch_size, progress)
+    answers = _replay(trial, range(len(reference.crops)), batch_size, on_progress)
     divergences = _divergences(reference, answers, tolerances.tie_margin)
     checks = [
         _check_log_probs(answers, tolerances),
@@ -55,7 +56,7 @@ def check_parity(
         _check_beams(trial, tolerances),
         *(_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)),
     ]
-    if all(check.passed for check in probed) and not all(check.passed for check in checks):
+    if not _any_failed(probed) and _any_failed(checks):
         probed[len(_ALONE) :] = _look_closer(trial)
     differences = _together(answers)
     return ParityReport(
@@ -83,7 +84,9 @@ class _Answer:
     differences: Float32Array
 
 
-def _replay(trial: Trial, crops: Sequence[int], batch_size: int, progress: Progress | None = None) -> list[_Answer]:
+def _replay(
+    trial: Trial, crops: Sequence[int], batch_size: int, on_progress: OnProgress | None = None
+) -> list[_Answer]:
     """Each crop's sequence in one call, and greedily step by step in the same cache."""
     reference = trial.reference
     answers: list[_Answer] = []
@@ -96,8 +99,8 @@ def _replay(trial: Trial, crops: Sequence[int], batch_size: int, progress: Progr
         for row, crop in enumerate(batch):
             differences = trial.differences(crop, log_probs[row])
             answers.append(_Answer(crop=crop, tokens=generations[row].tokens, differences=differences))
-        if progress:
-            progress(start + len(batch), len(crops))
+        if on_progress:
+            on_progress(start + len(batch), len(crops))
     return answers
 
 
@@ -136,13 +139,21 @@ def _kinds(reference: Reference) -> dict[str, int]:
 
 
 def _check(name: str, wrong: str | None, right: str) -> Check:
-    return Check(name=name, passed=wrong is None, detail=right if wrong is None else wrong)
+    return Check(name=name, status="failed", detail=wrong) if wrong else Check(name=name, status="passed", detail=right)
+
+
+def _skipped(name: str, why: str) -> Check:
+    return Check(name=name, status="skipped", detail=why)
+
+
+def _any_failed(checks: Iterable[Check]) -> bool:
+    return any(check.status == "failed" for check in checks)
 
 
 def _check_attributes(bundle: Bundle, reference: Reference) -> Check:
     names = [attribute.name for attribute in bundle.label_set.attributes]
     if not reference.attributes:
-        return _not_checked("attributes", "names")
+        return _not_recorded("attributes", "names")
     different = [i for i, (got, wanted) in enumerate(zip(names, reference.attributes, strict=False)) if got != wanted]
     wrong = None
     if different or len(names) != len(reference.attributes):
@@ -155,14 +166,14 @@ def _check_attributes(bundle: Bundle, reference: Reference) -> Check:
 
 def _check_preprocessing(bundle: Bundle, reference: Reference) -> Check:
     if not reference.people:
-        return _not_checked("preprocessing", "raw crops")
+        return _not_recorded("preprocessing", "raw crops")
     size = bundle.dimensions.image_size
     wrong = preprocessing_difference(reference.people, reference.crops, size, bundle.preprocessing)
     return _check("preprocessing", wrong, f"{len(reference.people)} crops prepared to the same bytes")
 
 
-def _not_checked(name: str, lacking: str) -> Check:
-    return Check.not_made(name, f"this bundle's golden data have no {lacking}; export it again")
+def _not_recorded(name: str, lacking: str) -> Check:
+    return _skipped(name, f"this bundle's golden data have no {lacking}; export it again")
 
 
 _Probe = tuple[str, Callable[[Trial], str | None], str]  # its name, and what to say when it finds nothing
@@ -184,7 +195,7 @@ def _run_probes(trial: Trial, some: Sequence[_Probe]) -> Iterator[Check]:
     """In order; what fails in one would fail in those that build on it, so those are left out."""
     for name, probe, right in some:
         if why := _nothing_to_probe(name, trial):
-            yield Check.not_made(name, why)
+            yield _skipped(name, why)
             continue
         wrong = probe(trial)
         yield _check(name, wrong, right)
@@ -203,7 +214,9 @@ def _nothing_to_probe(name: str, trial: Trial) -> str | None:
 def _look_closer(trial: Trial) -> Iterator[Check]:
     """Where it may begin, when something is wrong that no probe has found."""
     for check in _run_probes(trial.against_itself(), _TOGETHER):
-        looked = "" if check.passed else "; found at a tenth of the tolerances, as what follows is beyond them"
+        looked = (
+            "" if check.status != "failed" else "; found at a tenth of the tolerances, as what follows is beyond them"
+        )
         yield dataclasses.replace(check, detail=f"{check.detail}{looked}")
 
 
@@ -241,9 +254,9 @@ def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
     reference = trial.reference
     crops = reference.beamed
     if reference.beam_margins is None:
-        return _not_checked("beam", "beams")
+        return _not_recorded("beam", "beams")
     if trial.max_rows < BEAM.width:
-        return Check.not_made("beam", f"batches have at most {trial.max_rows} rows here")
+        return _skipped("beam", f"batches have at most {trial.max_rows} rows here")
     wrong, ties = [], 0
     for crop in crops:
         (got,) = _generate(trial, [crop], BEAM)

@@ -18,9 +18,8 @@ from seqpar_deploy.bundle import GOLDEN, Bundle, Dimensions
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.errors import BundleFormatError
 from seqpar_deploy.parity.crops import ParityCrop
+from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, EOS, PAD
-
-Progress = Callable[[int, int], None]  # (crops done, crops in all)
 
 BATCH = 4  # crops at a time: the reference keeps no cache, and a full-size batch is to stay small in memory
 BEAM = Beam(width=3)
@@ -102,7 +101,7 @@ def reference_generations(
     beams: Sequence[int] = (),
     encode: Callable[[slice], Any] | None = None,
     batch_size: int = BATCH,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Reference:
     """Greedy sequences of prepared crops and their log-probabilities from an eager backend; beams of some crops.
 
@@ -119,8 +118,8 @@ def reference_generations(
         for crop, generation in enumerate(Greedy().generate(backend, used_up, max_steps=max_steps), start):
             tokens[crop, 1 : 1 + len(generation.tokens)] = generation.tokens
         log_probs.append(backend.step(state, tokens[rows, :-1]).log_probs)
-        if progress:
-            progress(rows.stop, len(crops))
+        if on_progress:
+            on_progress(rows.stop, len(crops))
     beam_tokens, beam_margins = _no_tokens(len(crops), max_steps), np.zeros(len(crops), np.float32)
     for crop in beams:
         watched: Any = _ClosestChoice(backend)

@@ -1,12 +1,14 @@
-"""What the parity gate reports: made by `parity.py`, kept in a bundle's manifest, shown by the commands."""
+"""The parity gate's report: made by `gate.py`, kept in a bundle's manifest, shown by the commands."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from seqpar_deploy.errors import ParityError
 from seqpar_deploy.parity.tolerances import ParityTolerances
+
+Status = Literal["passed", "failed", "skipped"]
 
 NOTHING = -1  # in place of a token, where a sequence has ended
 
@@ -35,16 +37,11 @@ class Divergence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check: what was found, or what is wrong and where."""
+    """One check. `detail` says what was found, what is wrong and where, or why the check was skipped."""
 
     name: str
-    passed: bool
+    status: Status
     detail: str
-
-    @classmethod
-    def not_made(cls, name: str, why: str) -> Check:
-        """A check that there was nothing to make of; it passes, and says so."""
-        return cls(name=name, passed=True, detail=f"not checked: {why}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +72,7 @@ class ParityReport:
     @property
     def breaches(self) -> list[str]:
         """What is beyond the tolerances and where, the most fundamental first; empty when the bundle passes."""
-        return [f"{check.name}: {check.detail}" for check in self.checks if not check.passed]
+        return [f"{check.name}: {check.detail}" for check in self.checks if check.status == "failed"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest or a JSON file."""

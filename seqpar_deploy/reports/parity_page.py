@@ -18,6 +18,7 @@ from seqpar_deploy.reports.page import badge, facts, page, section, table, tiles
 
 _PICTURE = 320  # pixels along the longer side at most: twice what is shown, for fine screens
 _SHOWN = 100  # divergences with their pictures
+_PASSED = {"failed": False, "skipped": None, "passed": True}  # the badge of each status
 _MEASURED = {"log_prob_median": "median", "log_prob_p99": "99th percentile", "log_prob_max": "largest"}
 
 
@@ -81,20 +82,24 @@ def _tiles(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
 
 
 def _checks(report: Mapping[str, Any]) -> Html | None:
-    checks = sorted(report.get("checks") or (), key=lambda check: bool(check.get("passed")))  # failures first
+    checks = sorted(report.get("checks") or (), key=lambda check: list(_PASSED).index(_status(check)))  # failures first
     if not checks:
         return None
     rows = (
-        (
-            check.get("name"),
-            badge("passed", True) if check.get("passed") else badge("failed", False),
-            check.get("detail") or "",
-        )
+        (check.get("name"), badge(_status(check), _PASSED[_status(check)]), check.get("detail") or "")
         for check in checks
     )
-    failed = sum(not check.get("passed") for check in checks)
-    heading = f"Checks: {failed} of {len(checks)} failed" if failed else f"Checks: all {len(checks)} passed"
+    counts = {status: sum(_status(check) == status for check in checks) for status in _PASSED}
+    failed, skipped = counts["failed"], counts["skipped"]
+    heading = f"Checks: {failed} of {len(checks)} failed" if failed else f"Checks: all {counts['passed']} passed"
+    heading += f", {skipped} skipped" if skipped else ""
     return section(heading, table(("check", "", "detail"), rows, label="Checks", words=(0, 1, 2)))
+
+
+def _status(check: Mapping[str, Any]) -> str:
+    """Reports of bundle format 1 have `passed` in place of `status`."""
+    status = str(check.get("status") or ("passed" if check.get("passed") else "failed"))
+    return status if status in _PASSED else "failed"
 
 
 def _tolerances(report: Mapping[str, Any]) -> Html:

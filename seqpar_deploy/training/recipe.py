@@ -5,14 +5,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from seqpar_deploy.config import (
+    NotNegative,
+    NotNegativeNumber,
+    Positive,
+    PositiveNumber,
+    Text,
+    typed,
+    without_format,
+)
 from seqpar_deploy.errors import RecipeError
 from seqpar_deploy.resources import read_training_recipe_toml
 
 FORMAT = 1
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_BelowOne = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,25 +49,29 @@ class Optimiser:
     `learning_rate`: networks that start from random weights learn more from the same pictures.
     """
 
-    epochs: int = 50
-    batch_size: int = 32
-    accumulate: int = 1  # parts a batch is computed in, where it does not fit at once
-    learning_rate: float = 1e-6
-    muon: float = 0.0  # Muon's rate; 0 leaves everything to AdamW
-    image_tower: float = 1.0  # shares of the learning rate; 0 freezes the part
-    text_tower: float = 1.0
-    decoder: float = 1.0
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 5
-    warmup_start: float = 0.01  # shares of the learning rate
-    floor: float = 0.002
-    clip_norm: float = 1.0
+    epochs: Positive = 50
+    batch_size: Positive = 32
+    accumulate: Positive = 1  # parts a batch is computed in, where it does not fit at once
+    learning_rate: PositiveNumber = 1e-6
+    muon: NotNegativeNumber = 0.0  # Muon's rate; 0 leaves everything to AdamW
+    image_tower: NotNegativeNumber = 1.0  # shares of the learning rate; 0 freezes the part
+    text_tower: NotNegativeNumber = 1.0
+    decoder: NotNegativeNumber = 1.0
+    weight_decay: NotNegativeNumber = 1e-4
+    warmup_epochs: NotNegativeNumber = 5
+    warmup_start: _BelowOne = 0.01  # shares of the learning rate
+    floor: _BelowOne = 0.002
+    clip_norm: PositiveNumber = 1.0
     schedule: Literal["epoch", "step"] = "epoch"  # when the rate changes; published: once an epoch
-    label_smoothing: float = 0.0
-    presence: float = 0.0  # weight of a second loss on the image tower alone, for towers that start from random weights
-    average: float = 0.0  # decay a step of the averaged weights that are scored and kept; 0 keeps the last ones
+    label_smoothing: _BelowOne = 0.0
+    presence: NotNegativeNumber = 0.0  # weight of a second loss on the image tower alone, for random towers
+    average: _BelowOne = 0.0  # decay a step of the averaged weights that are scored and kept; 0 keeps the last ones
     precision: Precision = "fp32"
     eos: bool = True  # <eos> ends the targets; the release leaves it out
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size {self.batch_size}, got {self.accumulate}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,22 +79,22 @@ class Augmentation:
     """What training pictures go through. Flip and shift are published; the rest is for training on little data."""
 
     flip: bool = True  # left and right, every second picture
-    shift: int = 10  # at most so many pixels of the model's input, each way
-    margin: float = 0.0  # cut off or add at each border, at most this share of the side
-    colour: float = 0.0  # brightness, contrast, saturation and white balance vary by about this share
-    erase: float = 0.0  # how often a rectangle is painted over
-    blur: float = 0.0  # how often a picture loses resolution
+    shift: NotNegative = 10  # at most so many pixels of the model's input, each way
+    margin: _Share = 0.0  # cut off or add at each border, at most this share of the side
+    colour: _Share = 0.0  # brightness, contrast, saturation and white balance vary by about this share
+    erase: _Share = 0.0  # how often a rectangle is painted over
+    blur: _Share = 0.0  # how often a picture loses resolution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """How a checkpoint is trained."""
 
-    name: str
+    name: Text
     model: Model = Model()
     optimiser: Optimiser = Optimiser()
     augmentation: Augmentation = Augmentation()
-    pictures_per_epoch: int = 0  # 0: each picture once
+    pictures_per_epoch: NotNegative = 0  # 0: each picture once
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -90,50 +107,5 @@ def load_training_recipe(name_or_path: str | Path) -> TrainingRecipe:
 
 def training_recipe_from_dict(values: Mapping[str, Any], *, source: str) -> TrainingRecipe:
     """Read plain values, as a TOML file or `to_dict` gives them; `source` names them in errors. Raises RecipeError."""
-    try:
-        if values["format"] != FORMAT:
-            raise ValueError(f"format is {values['format']!r}, wanted {FORMAT}")
-        parts = {key: value for key, value in values.items() if key != "format"}
-        for part, kind in (("model", Model), ("optimiser", Optimiser), ("augmentation", Augmentation)):
-            parts[part] = kind(**parts.get(part, {}))
-            _check_types(parts[part])
-        recipe = TrainingRecipe(**parts)
-        _check_types(recipe)
-        _check_ranges(recipe)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
-        raise RecipeError(f"{source} is not a training recipe: {what}; see train/published.toml for the form") from None
-    return recipe
-
-
-def _check_types(part: Any) -> None:
-    hints = get_type_hints(type(part))
-    for field in dataclasses.fields(part):
-        value, hint = getattr(part, field.name), hints[field.name]
-        wanted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}.get(hint)
-        if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool)):
-            raise ValueError(f"{field.name} is {value!r}, wanted {hint.__name__}")
-        if get_args(hint) and all(isinstance(choice, str) for choice in get_args(hint)) and value not in get_args(hint):
-            raise ValueError(f"{field.name} is {value!r}, wanted one of {list(get_args(hint))}")
-
-
-def _check_ranges(recipe: TrainingRecipe) -> None:
-    optimiser, augmentation = recipe.optimiser, recipe.augmentation
-    if min(optimiser.epochs, optimiser.batch_size, optimiser.accumulate) < 1:
-        raise ValueError("epochs, batch_size and accumulate must be 1 or more")
-    if optimiser.batch_size % optimiser.accumulate:
-        raise ValueError(f"accumulate {optimiser.accumulate} does not divide batch_size {optimiser.batch_size}")
-    for name in ("label_smoothing", "average", "floor", "warmup_start"):
-        if not 0 <= getattr(optimiser, name) < 1:
-            raise ValueError(f"{name} is {getattr(optimiser, name)}, wanted 0 or more and less than 1")
-    for name in ("learning_rate", "clip_norm"):
-        if not getattr(optimiser, name) > 0:
-            raise ValueError(f"{name} is {getattr(optimiser, name)}, wanted a number above 0")
-    for name in ("muon", "image_tower", "text_tower", "decoder", "weight_decay", "warmup_epochs", "presence"):
-        if getattr(optimiser, name) < 0:
-            raise ValueError(f"{name} is {getattr(optimiser, name)}, wanted 0 or more")
-    for name in ("margin", "colour", "erase", "blur"):
-        if not 0 <= getattr(augmentation, name) <= 1:
-            raise ValueError(f"{name} is {getattr(augmentation, name)}, wanted 0 to 1")
-    if augmentation.shift < 0 or recipe.pictures_per_epoch < 0:
-        raise ValueError("shift and pictures_per_epoch must be 0 or more")
+    where: dict[str, Any] = {"source": source, "error": RecipeError, "hint": "see train/published.toml for the form"}
+    return typed(without_format(values, FORMAT, **where), TrainingRecipe, known_keys_only=True, **where)

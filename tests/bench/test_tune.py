@@ -15,10 +15,11 @@ from fakes.backend import FakeBackend
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.bench import tune as tuning_module
 from seqpar_deploy.bench.tune import tune
+from seqpar_deploy.bundle import TUNED
 from seqpar_deploy.cli.main import app
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.tuned import TUNED, load_tuned
+from seqpar_deploy.tuned import load_tuned
 from seqpar_deploy.vocab import EOS
 
 SHADES = (1, 3, 8, 20, 60, 90, 150, 220)  # by how many hundredths the exact choice is ahead, of each crop

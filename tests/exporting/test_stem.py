@@ -50,7 +50,7 @@ def stem_bundle(
     stem_checkpoint: Path, label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Bundle:
     out = tmp_path_factory.mktemp("stem") / request.param
-    return export_bundle(load_checkpoint(stem_checkpoint), label_set, load_recipe(request.param), out)
+    return export_bundle(stem_checkpoint, load_recipe(request.param), out)
 
 
 def test_a_stem_is_exported(stem_bundle: Bundle, crops: list[Crop], cpu_backend: str) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 from fakes.cuda import FakeCuda
 
+from seqpar_deploy.backends.gpu.engine_files import USED_OUTPUTS
+
 _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int64)": np.int64,
@@ -23,6 +25,7 @@ _TYPES = {
 
 
 def fake_plan(onnx: Path, profiles: list[Any]) -> bytes:
+    """Its outputs are those that `build_engines` leaves."""
     return json.dumps({"onnx": str(onnx), "profiles": profiles}).encode()
 
 
@@ -169,10 +172,11 @@ def _execute(engine: Engine, shapes: dict[str, tuple[int, ...]], addresses: dict
         for value in engine.session.get_inputs()
     }
     engine.trt.executions.append((engine.name, next(iter(shapes.values()))))
-    results = engine.session.run(None, {name: array.copy() for name, array in inputs.items()})
+    outputs = [value.name for value in engine.session.get_outputs() if value.name in USED_OUTPUTS]
+    results = engine.session.run(outputs, {name: array.copy() for name, array in inputs.items()})
     written: list[tuple[int, int]] = []
-    for value, result in zip(engine.session.get_outputs(), results, strict=True):
-        start = addresses[value.name]
+    for name, result in zip(outputs, results, strict=True):
+        start = addresses[name]
         written.append((start, start + result.nbytes))
         _at(engine, start, result.shape, result.dtype)[...] = result
     read = [(addresses[name], addresses[name] + array.nbytes) for name, array in inputs.items()]

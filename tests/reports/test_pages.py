@@ -96,6 +96,16 @@ def test_the_verdict_comes_first() -> None:
     assert "✗" not in passed.text
 
 
+def test_checks_are_counted_by_their_status() -> None:
+    report = parity_report(passed=True)
+    report["checks"][3] |= {"status": "skipped", "detail": "one row at a time"}
+    text = Checked(parity_page(report, {}, {})).text
+    assert "Checks: all 7 passed, 1 skipped" in text
+    assert text.index("skipped one row at a time") < text.index("byte for byte")
+    report["checks"][0]["status"] = "failed"
+    assert "Checks: 1 of 8 failed, 1 skipped" in Checked(parity_page(report, {}, {})).text
+
+
 def test_a_check_that_is_not_a_number_is_beyond() -> None:
     text = Checked(parity_page(parity_report(passed=True) | {"log_prob_max": math.nan}, {}, {})).text
     assert "largest ✗ beyond nan 0.5" in text

@@ -67,9 +67,9 @@ def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label
     foreign = [dataclasses.replace(a, phrase=f"zebra {a.phrase}") for a in label_set.attributes]
     with pytest.raises(CheckpointError, match="trained on the phrase 'female'"):
         model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)))
-    save_checkpoint(
-        path, random_model(tiny_architecture(26), seed=3), label_set, dtype=torch.float32, metadata={"phrases": []}
-    )
+    as_published = {"label_set": None}  # which says nothing of what it was trained on
+    model = random_model(tiny_architecture(26), seed=3)
+    save_checkpoint(path, model, label_set, dtype=torch.float32, metadata=as_published)
     with pytest.raises(CheckpointError, match="the words in"):
         model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)))
 
@@ -96,7 +96,7 @@ def test_an_architecture_that_is_none_is_refused(label_set: LabelSet, wrong: dic
 
 def test_half_a_picture_an_epoch_is_refused() -> None:
     for pictures in (1.5, float("nan"), True):
-        with pytest.raises(RecipeError, match=r"pictures_per_epoch is .*, wanted int"):
+        with pytest.raises(RecipeError, match=r"x\.toml: pictures_per_epoch must be an integer"):
             training_recipe_from_dict({"format": 1, "name": "x", "pictures_per_epoch": pictures}, source="x.toml")
 
 
@@ -114,14 +114,14 @@ def test_the_recipes_that_ship_are_recipes() -> None:
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [
-        ("optimiser", {"learning_rat": 1.0}, "learning_rat"),
-        ("optimiser", {"learning_rate": "fast"}, "learning_rate is 'fast', wanted float"),
-        ("optimiser", {"epochs": 0}, "epochs, batch_size and accumulate must be 1 or more"),
-        ("optimiser", {"accumulate": 5}, "accumulate 5 does not divide batch_size 32"),
-        ("optimiser", {"precision": "int8"}, "precision is 'int8', wanted one of"),
-        ("optimiser", {"average": 1.0}, "average is 1.0"),
-        ("augmentation", {"flip": 1}, "flip is 1, wanted bool"),
-        ("augmentation", {"erase": 2.0}, "erase is 2.0, wanted 0 to 1"),
+        ("optimiser", {"learning_rat": 1.0}, r"optimiser\.learning_rat is an unknown key"),
+        ("optimiser", {"learning_rate": "fast"}, r"optimiser\.learning_rate must be a number, got 'fast'"),
+        ("optimiser", {"epochs": 0}, r"optimiser\.epochs must be an integer >= 1, got 0"),
+        ("optimiser", {"accumulate": 5}, "accumulate must divide batch_size 32, got 5"),
+        ("optimiser", {"precision": "int8"}, r"optimiser\.precision must be one of .*, got 'int8'"),
+        ("optimiser", {"average": 1.0}, r"optimiser\.average must be a number < 1.*got 1\.0"),
+        ("augmentation", {"flip": 1}, r"augmentation\.flip must be true or false, got 1"),
+        ("augmentation", {"erase": 2.0}, r"augmentation\.erase must be a number <= 1.*got 2\.0"),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_line(part: str, values: dict[str, Any], message: str) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seqpar_deploy.backends.gpu.cuda import Gpu
-from seqpar_deploy.bundle import DECODER_STEP, ENCODER, BatchProfile, Bundle
+from seqpar_deploy.bundle import DECODER_STEP, ENCODER, ENGINES, BatchProfile, Bundle
+from seqpar_deploy.config import parse_json, typed
 from seqpar_deploy.errors import BackendUnavailableError, EngineError, SeqparError
 from seqpar_deploy.files import write_whole
 
@@ -29,10 +30,9 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 EXTRAS: dict[Runtime, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 FORMAT = 1
-_MALFORMED = (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
-ENGINES = "engines"
 ENGINE_JSON = "engine.json"
 GRAPHS = {"encoder": ENCODER, "decoder_step": DECODER_STEP}
+USED_OUTPUTS = frozenset({"cross_kv", "log_probs", "next_token", "self_kv_out"})  # not `pooled`: no drafts on the GPU
 
 Shape = tuple[int, ...]
 InputShapes = dict[str, tuple[Shape, Shape, Shape]]  # of each input: the least, the usual and the most
@@ -131,6 +131,23 @@ def identity_of(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plans:
+    """SHA-256 of each plan."""
+
+    encoder: str
+    decoder_step: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _EngineJson:
+    """`engine.json`, beside the fields of EngineIdentity. `compiled` holds the SHA-256 of each runtime cache."""
+
+    format: Literal[1]
+    plans: _Plans
+    compiled: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Engines:
     """A pair of engines that may run here: what they are, and the plans, whose hashes have been checked."""
 
@@ -142,10 +159,10 @@ class Engines:
         """What the runtime had compiled for this GPU when it was last closed, if the file is still what was saved."""
         try:
             content = (self.path / _compiled_name(gpu)).read_bytes()
-            saved = json.loads((self.path / ENGINE_JSON).read_text(encoding="utf-8"))["compiled"][_compiled_name(gpu)]
-        except (OSError, KeyError, TypeError, ValueError):
+            saved = _read(self.path)[1].compiled
+        except (OSError, EngineError):
             return None
-        return content if hashlib.sha256(content).hexdigest() == saved else None
+        return content if hashlib.sha256(content).hexdigest() == saved.get(_compiled_name(gpu)) else None
 
 
 def has_engines(bundle: Bundle, runtime: Runtime) -> bool:
@@ -162,13 +179,15 @@ def open_engines(bundle: Bundle, wanted: EngineIdentity) -> Engines:
     reasons = []
     for folder in _folders(bundle, wanted.runtime):
         try:
-            identity, hashes = _read(folder)
-        except _MALFORMED as error:
-            reasons.append(f"engines in {folder} cannot be used: {ENGINE_JSON} is malformed ({error})")
+            identity, described = _read(folder)
+        except EngineError as error:
+            reasons.append(f"engines in {folder} cannot be used: {error}")
             continue
         reason = identity.why_not(wanted)
         if reason is None:
-            return Engines(path=folder, identity=identity, plans=_plans(folder, hashes, rebuild))
+            return Engines(
+                path=folder, identity=identity, plans=_plans(folder, dataclasses.asdict(described.plans), rebuild)
+            )
         reasons.append(f"engines in {folder} cannot be used: {reason}")
     if not reasons:
         raise EngineError(f"{bundle.path} has no engines for {wanted.runtime}; {rebuild}")
@@ -181,8 +200,8 @@ def list_engines(bundle: Bundle) -> Iterator[tuple[Path, EngineIdentity | Engine
         for folder in _folders(bundle, runtime):
             try:
                 yield folder, _read(folder)[0]
-            except _MALFORMED as error:
-                yield folder, EngineError(f"{ENGINE_JSON} is malformed ({error})")
+            except EngineError as error:
+                yield folder, error
 
 
 def write_engine_json(folder: Path, identity: EngineIdentity) -> None:
@@ -241,14 +260,16 @@ def _folders(bundle: Bundle, runtime: Runtime) -> list[Path]:
     return sorted(found, key=lambda folder: (folder / ENGINE_JSON).stat().st_mtime, reverse=True)
 
 
-def _read(folder: Path) -> tuple[EngineIdentity, Mapping[str, str]]:
-    values = json.loads((folder / ENGINE_JSON).read_text(encoding="utf-8"))
-    if values["format"] != FORMAT:
-        raise ValueError(f"format is {values['format']!r}, wanted {FORMAT}")
-    fields = {field.name: values[field.name] for field in dataclasses.fields(EngineIdentity)}
-    fields["batches"] = tuple(BatchProfile(**batch) for batch in fields["batches"])
-    hashes = {name: str(values["plans"][name]) for name in GRAPHS}
-    return EngineIdentity(**fields), hashes
+def _read(folder: Path) -> tuple[EngineIdentity, _EngineJson]:
+    """Raises EngineError."""
+    file = folder / ENGINE_JSON
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{file} cannot be read: {error.strerror}") from None
+    values = parse_json(content, source=str(file), error=EngineError)
+    described = typed(values, _EngineJson, source=str(file), error=EngineError)
+    return typed(values, EngineIdentity, source=str(file), error=EngineError), described
 
 
 def _plans(folder: Path, hashes: Mapping[str, str], rebuild: str) -> dict[str, bytes]:

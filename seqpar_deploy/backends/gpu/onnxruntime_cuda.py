@@ -67,6 +67,8 @@ class SessionExecutor:
             address, shape = addresses[value.name], list(shapes[value.name])
             binding.bind_input(value.name, self.device, 0, _TYPES[value.type], shape, address)
         for value in self._session.get_outputs():
+            if value.name not in addresses:  # not requested, so not computed
+                continue
             address, shape = addresses[value.name], [sizes.get(size, size) for size in value.shape]
             binding.bind_output(value.name, self.device, 0, _TYPES[value.type], shape, address)
         try:
