@@ -39,8 +39,8 @@ from seqpar_deploy.backends import Backend, open_backend
 from seqpar_deploy.backends.gpu.cuda import find_gpu
 from seqpar_deploy.backends.gpu.engine_files import RUNTIMES, installed_runtimes
 from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend
-from seqpar_deploy.bench.device_roofline import measure_device_limits
-from seqpar_deploy.bench.flops import encoder_operations, step_bytes
+from seqpar_deploy.bench.device_roofline import measure_device_roofline
+from seqpar_deploy.bench.flops import encoder_flops, step_bytes
 from seqpar_deploy.bench.timing import durations, median_seconds, wait_for
 from seqpar_deploy.build_engines import build_engines
 from seqpar_deploy.bundle import BatchProfile
@@ -78,7 +78,7 @@ def main() -> None:
     report = Report(options.out, time.monotonic() + 60 * options.minutes)
     report.values |= {"date": datetime.date.today().isoformat(), "device": options.device, "crops": options.crops}
     report.measure("machine", lambda: machine(options.device))
-    report.measure("limits", lambda: dataclasses.asdict(measure_device_limits(options.device, seconds=options.seconds)))
+    report.measure("roofline", lambda: dataclasses.asdict(measure_device_roofline(options.device, seconds=options.seconds)))
     crops = [read_image(path) for path in sample_crops()][: options.crops]
     crops += [render_person(RENDERED_SEED, index)[0] for index in range(options.crops - len(crops))]
     for model in options.model:
@@ -164,7 +164,7 @@ def check_model(name: str, crops: Sequence[Crop], options: argparse.Namespace, r
     exported = report.measure("export", lambda: export(checkpoint, label_set, bundle_path), model=name)
     if "skipped" in exported:
         return
-    job = Job(bundle_path, crops, options.device, options.seconds, report.values["limits"])
+    job = Job(bundle_path, crops, options.device, options.seconds, report.values["roofline"])
     check_eager(name, job, checkpoint, report)
     if options.device == "cuda":
         torch.cuda.empty_cache()
@@ -217,7 +217,7 @@ def refer_to(job: Job, bundle: Bundle, eager: Backend[Any]) -> dict[str, Any]:
     job.reference = reference_generations(eager, prepared, max_steps=max_steps, batch_size=BATCH)
     beams = BEAM.generate(eager, eager.encode(prepared[:BEAM_CROPS]), max_steps=max_steps)
     job.beams = [generation.tokens for generation in beams]
-    job.flops = encoder_operations(bundle)
+    job.flops = encoder_flops(bundle)
     lengths = job.reference.lengths
     return {"crops": len(prepared), "tokens_median": float(np.median(lengths)), "encoder_gflop": job.flops / 1e9}
 
@@ -280,7 +280,7 @@ def speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str) -> di
     seconds = median_seconds(lambda: recognizer.predict(many), job.device, seconds=job.seconds, least=1)
     result: dict[str, Any] = {
         "latency_ms": {f"p{share}": 1e3 * float(np.percentile(one, share)) for share in (50, 95, 99)},
-        "crops_a_second": len(many) / seconds,
+        "crops_per_second": len(many) / seconds,
     }
     for rows in (1, BATCH) if job.device == "cuda" else (1,):
         result[f"batch_{rows}"] = graph_speed(job, bundle, backend, precision, rows)
@@ -306,7 +306,7 @@ def graph_speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str,
     step = float(np.median(decodes[1:])) / steps  # the first one warms up
     result = {"encode_ms": 1e3 * encode, "step_ms": 1e3 * step, "steps": steps}
     if "skipped" not in job.limits:
-        result["encoder_share_of_products"] = rows * job.flops / encode / job.limits[f"{precision}_flops"]
+        result["encoder_share_of_gemm"] = rows * job.flops / encode / job.limits[f"{precision}_flops"]
         # May be over 1 where a cache holds the weights of a small model.
         result["step_share_of_copying"] = step_bytes(bundle, precision, rows) / step / job.limits["copied_bytes"]
     return result
@@ -319,11 +319,11 @@ def targets(full: dict[str, Any]) -> dict[str, Any]:
     for name, values in full.items():
         if "latency_ms" in values and "identical_share" in values:
             latency = values["latency_ms"]["p50"]
-            share = values.get(f"batch_{BATCH}", {}).get("encoder_share_of_products", 0.0)
+            share = values.get(f"batch_{BATCH}", {}).get("encoder_share_of_gemm", 0.0)
             found[name] = {
                 "latency_ms_p50": {"got": latency, "at_most": 3.0, "reached": latency <= 3.0},
-                "crops_a_second": at_least(values["crops_a_second"], 2000.0),
-                "encoder_share_of_products": at_least(share, 0.5),
+                "crops_per_second": at_least(values["crops_per_second"], 2000.0),
+                "encoder_share_of_gemm": at_least(share, 0.5),
                 "times_faster_than_eager_cached": at_least(eager / latency, 5.0),
                 "identical_share": at_least(values["identical_share"], 0.999),
             }
@@ -341,7 +341,7 @@ def print_summary(values: dict[str, Any], model: str) -> None:
     for name, result in found.items():
         p50 = result["latency_ms"]["p50"]
         faster = f"{found[EAGER]['latency_ms']['p50'] / p50:.2f}x" if EAGER in found else "-"
-        print(f"{name:36} {p50:7.2f} {result['crops_a_second']:8.0f} {faster:>7} {result.get('identical', ''):>10}")
+        print(f"{name:36} {p50:7.2f} {result['crops_per_second']:8.0f} {faster:>7} {result.get('identical', ''):>10}")
     print()
 
 

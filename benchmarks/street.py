@@ -86,12 +86,12 @@ def main() -> None:
         with Recognizer.from_bundle(bundle.path) as recognizer:
             watch = Watch()
             summary = play(str(options.video), recognizer, watch)  # also warms up
-            result |= {"frames": len(watch.found), "people_in_a_frame": crowds(labels, watch.found)}
+            result |= {"frames": len(watch.found), "people_per_frame": crowds(labels, watch.found)}
             if options.only != "speed":
                 result["crops"] = summary.crops
                 result["tracks"] = agreement(options.video, labels, watch, recognizer)
             if options.only != "tracks":
-                result["as_fast_as_it_goes"] = race(options.video, recognizer, folder, options.runs)
+                result["file"] = race(options.video, recognizer, folder, options.runs)
                 result["live"] = live(options.video, recognizer, folder, labels)
     if options.only is None:
         write_whole(RESULT, (json.dumps(result, indent=2) + "\n").encode())
@@ -276,7 +276,7 @@ def race(video: Path, recognizer: Recognizer, folder: Path, runs: int) -> dict[s
                 watch, processor = Watch(), time.process_time()
                 summary = play(str(video), recognizer, watch, sinks)
                 done.append(costs(summary, watch, time.process_time() - processor))
-    rate = "frames_a_second"
+    rate = "frames_per_second"
     return {
         name: {f"{rate}_of_each_run": [run[rate] for run in done], **sorted(done, key=lambda run: run[rate])[runs // 2]}
         for name, done in found.items()
@@ -291,8 +291,8 @@ def costs(summary: Summary, watch: Watch, processor_seconds: float) -> dict[str,
         after - before for (index, before), (_, after) in itertools.pairwise(starts) if len(watch.found[index]) >= CROWD
     ]
     return {
-        "frames_a_second": round(frames / summary.seconds, 1),
-        f"frames_a_second_with_{CROWD}_or_more": round(1 / statistics.mean(crowded), 1) if crowded else None,
+        "frames_per_second": round(frames / summary.seconds, 1),
+        f"frames_per_second_with_{CROWD}_or_more": round(1 / statistics.mean(crowded), 1) if crowded else None,
         "cores_used": round(processor_seconds / summary.seconds, 2),
         "crops": summary.crops,
         "stages": stages(summary),
@@ -305,7 +305,7 @@ def stages(summary: Summary) -> dict[str, Any]:
         name: {
             "entered": times,
             "milliseconds_each": round(1e3 * seconds / times, 2),
-            "milliseconds_a_frame": round(1e3 * seconds / frames, 2),
+            "milliseconds_per_frame": round(1e3 * seconds / frames, 2),
         }
         for name, (times, seconds) in summary.stages.items()
     }

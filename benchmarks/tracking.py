@@ -56,7 +56,7 @@ def main() -> None:
         "detector": options.detector,
         "detected": score(labels, detected),
         "tracked": score(labels, tracked) | identities(labels, tracked) | {"track numbers used": len(used(tracked))},
-        "milliseconds_a_frame": cost,
+        "milliseconds_per_frame": cost,
         "versions": {name: importlib.metadata.version(name) for name in ("opencv-python", "trackers", "av")},
         "machine": describe_machine(),
     }

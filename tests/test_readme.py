@@ -50,7 +50,7 @@ def test_the_videos_sentences_are_the_results() -> None:
     unseen = tracks["held_out"]
     people = sum(tracks[split]["people found"] for split in ("held_out", "train"))
     assert people == sum(tracks[split]["people"] for split in ("held_out", "train"))
-    rates = {name: each["frames_a_second"] for name, each in street["as_fast_as_it_goes"].items()}
+    rates = {name: each["frames_per_second"] for name, each in street["file"].items()}
     labelled = max(each["seconds_from_first_label_to_first_attributes"]["max"] for each in live)
     soonest = math.ceil(100 * max(each["seconds_to_first_attributes"]["max"] for each in live)) / 100
     back = math.ceil(10 * max(streams[kind]["worst_in_metrics"] for kind in ("http", "rtsp_gstreamer"))) / 10
@@ -62,7 +62,7 @@ def test_the_videos_sentences_are_the_results() -> None:
         f"An hour of four looped streams, as fast as they are taken ({soak['frames']:,} frames), grows memory by "
         f"{soak['resident_mb_per_10000_frames']:.2f} MB per 10,000 frames, and neither threads nor open files",
         f"On the {street['frames']} frames of OpenCV's street video (768 x 576, "
-        f"{street['people_in_a_frame']['labelled_mean']:.0f} people in a frame)",
+        f"{street['people_per_frame']['labelled_mean']:.0f} people in a frame)",
         f"finds all {people} labelled tracks and {100 * unseen['recall']:.0f} % of the boxes of those that it was not "
         "trained on",
         f"with {unseen['identity switches']} changes of number; F1 of a followed person is {unseen['f1_fused']:.2f} "
@@ -88,8 +88,8 @@ def test_the_sentences_are_the_results() -> None:
         f"On {of_demo['tested_on']:,} crops of the demo model that leaves {left} sequence",
         f"where {found['different']} would be; {100 * found['fallback_share']:.0f} % of the crops need it",
         f"{1e3 * expected:.0f} ms on average, {COMPARISON['PyTorch, as published']['p50'] / expected:.1f} times faster",
-        f"reaches {100 * shares['openvino', 'encoder']['share_of_products']:.0f} % of the machine's FP32",
-        f"{100 * shares['openvino-int8', 'encoder']['share_of_products']:.0f} % of its int8 rate in int8",
+        f"reaches {100 * shares['openvino', 'encoder']['share_of_gemm']:.0f} % of the machine's FP32",
+        f"{100 * shares['openvino-int8', 'encoder']['share_of_gemm']:.0f} % of its int8 rate in int8",
         f"step takes {1 / shares['openvino', 'decoder_step']['share_of_bandwidth']:.1f} times as long",
     ):
         assert sentence in said
