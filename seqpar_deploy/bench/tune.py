@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from seqpar_deploy.backends import Backend, ComputePrecision, backends_for, open_backend
-from seqpar_deploy.backends.base import REDUCED_PRECISIONS, Float32Array, Int64Array
+from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.bench.comparison import SETTLE
+from seqpar_deploy.bench.margins import Reference, batch_size, decode_along, fallback_margin, make_reference, prepare
 from seqpar_deploy.bench.table import format_columns
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative
@@ -27,15 +28,12 @@ from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
-from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.progress import OnProgress, Progress, silent
 from seqpar_deploy.tuned import Tuned
-from seqpar_deploy.vocab import BOS, PAD
 
 DIFFERENT_SHARE = 0.001  # of the crops may differ from native precision after the fallback
-_SHIFT_QUANTILE = 0.999  # share of all choices whose margin shifts by less than the fallback margin
 _BATCHES = (1, 2, 4, 8, 16, 32)
-_BATCH = 8  # crops per batch while tokens are compared
 _ROUNDS = 9
 
 BackendKey = tuple[str, ComputePrecision]  # backend and compute precision
@@ -80,16 +78,6 @@ class Tuning:
     choice: Tuned
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reference:
-    """Results of native precision on M crops."""
-
-    generations: list[Generation]
-    sequences: Int64Array  # (M, C): `<bos>`, the tokens, `<pad>`
-    choices: Int64Array  # (M, C - 1, 2): the best token after each of them and the second
-    margins: Float32Array  # (M, C - 1): the lead of the best over the second
-
-
 def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) -> Tuning:
     """Measure every configuration that runs on this machine and choose the fastest that keeps the tokens.
 
@@ -108,17 +96,21 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
     with ExitStack() as stack:
         with progress("opening"):
             backends = _open_all(bundle, stack, skipped)
-        prepared = _prepare(bundle, crops)
+        prepared = prepare(bundle, crops)
         generations: dict[ConfigurationKey, list[Generation]] = {}
         margins: dict[BackendKey, float | None] = {}
-        reference: _Reference | None = None
+        reference: Reference | None = None
         for (name, compute_precision), backend in backends.items():
             with progress(f"tokens of {name}, {compute_precision}") as on_progress:
-                greedy, log_probs = _greedy(bundle, backend, prepared, reference, on_progress)
-                reference = reference or _make_reference(bundle, backend, prepared, greedy)
-                margins[name, compute_precision] = (
-                    None if compute_precision == "native" else _fallback_margin(log_probs, reference)
-                )
+                margin = None
+                if reference is None:  # the first backend is opened in native precision
+                    reference = make_reference(bundle, backend, prepared, on_progress)
+                    greedy = reference.generations
+                else:
+                    greedy, log_probs = decode_along(bundle, backend, prepared, reference, on_progress)
+                    if compute_precision != "native":
+                        margin = fallback_margin(log_probs, reference)
+                margins[name, compute_precision] = margin
                 generations[name, compute_precision, False] = greedy
             with progress(f"tokens of {name}, {compute_precision}, speculative") as on_progress:
                 generations[name, compute_precision, True] = _speculate(bundle, backend, prepared, on_progress)
@@ -172,70 +164,19 @@ def _require_parity(bundle: Bundle, backend: Backend[Any]) -> None:
         raise BackendError(f"fails seqpar parity: {parity.breaches[0]}")
 
 
-def _prepare(bundle: Bundle, crops: Sequence[Crop]) -> Crop:
-    return prepare_batch(crops, image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
-
-
 def _generate(bundle: Bundle, backend: Backend[Any], prepared: Crop, speculative: bool = False) -> list[Generation]:
     strategy = Speculative() if speculative else Greedy()
     return strategy.generate(backend, backend.encode(prepared), max_steps=bundle.dimensions.capacity - 1)
 
 
-def _greedy(
-    bundle: Bundle, backend: Backend[Any], prepared: Crop, reference: _Reference | None, on_progress: OnProgress
-) -> tuple[list[Generation], Float32Array]:
-    """Greedy generations, and the log-probabilities (M, C - 1, V) along the reference's sequences, if there is one."""
-    generations: list[Generation] = []
-    log_probs: list[Float32Array] = []
-    size = _batch(backend)
-    for start in range(0, len(prepared), size):
-        state = backend.encode(prepared[start : start + size])
-        if reference:
-            log_probs.append(backend.step(state, reference.sequences[start : start + size, :-1]).log_probs)
-            state.truncate(np.zeros_like(state.lengths))
-        generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
-        on_progress(len(generations), len(prepared))
-    return generations, np.concatenate(log_probs) if log_probs else np.empty(0, np.float32)
-
-
 def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_progress: OnProgress) -> list[Generation]:
     """Speculative generations: steps of many tokens may round differently from steps of one."""
     generations: list[Generation] = []
-    size = _batch(backend)
+    size = batch_size(backend)
     for start in range(0, len(prepared), size):
         generations += _generate(bundle, backend, prepared[start : start + size], speculative=True)
         on_progress(len(generations), len(prepared))
     return generations
-
-
-def _batch(backend: Backend[Any]) -> int:
-    return min(_BATCH, backend.max_rows or _BATCH)
-
-
-def _make_reference(bundle: Bundle, backend: Backend[Any], prepared: Crop, generations: list[Generation]) -> _Reference:
-    sequences = np.full((len(prepared), bundle.dimensions.capacity), PAD, dtype=np.int64)
-    sequences[:, 0] = BOS
-    for row, generation in enumerate(generations):
-        sequences[row, 1 : 1 + len(generation.tokens)] = generation.tokens
-    size = _batch(backend)
-    starts = range(0, len(prepared), size)
-    batches = ((prepared[start : start + size], sequences[start : start + size, :-1]) for start in starts)
-    log_probs = np.concatenate([backend.step(backend.encode(crops), tokens).log_probs for crops, tokens in batches])
-    choices = np.argsort(log_probs, axis=-1)[..., :-3:-1]
-    return _Reference(generations, sequences, choices, _margins(log_probs, choices))
-
-
-def _margins(log_probs: Float32Array, choices: Int64Array) -> Float32Array:
-    best, second = np.moveaxis(np.take_along_axis(log_probs, choices, axis=-1), -1, 0)
-    return np.asarray(best - second, dtype=np.float32)
-
-
-def _fallback_margin(log_probs: Float32Array, reference: _Reference) -> float:
-    """The shift of the margins along the reference's sequences that nearly no choice exceeds."""
-    shifts = np.abs(_margins(log_probs, reference.choices) - reference.margins)
-    lengths = np.array([len(generation.tokens) for generation in reference.generations])
-    is_choice = np.arange(shifts.shape[1]) < lengths[:, None]  # positions after `<eos>` are no choices
-    return float(np.quantile(shifts[is_choice], _SHIFT_QUANTILE))
 
 
 def _time_all(
@@ -256,7 +197,7 @@ def _time_all(
 
 def _seconds(bundle: Bundle, backend: Backend[Any], crops: Sequence[Crop], speculative: bool) -> float:
     start = time.perf_counter()
-    _generate(bundle, backend, _prepare(bundle, crops), speculative)
+    _generate(bundle, backend, prepare(bundle, crops), speculative)
     return time.perf_counter() - start
 
 
@@ -264,7 +205,7 @@ def _configurations(
     generations: dict[ConfigurationKey, list[Generation]],
     margins: dict[BackendKey, float | None],
     seconds: dict[ConfigurationKey, float],
-    reference: _Reference,
+    reference: Reference,
 ) -> list[MeasuredConfiguration]:
     """Fastest first."""
     configurations = []

@@ -195,7 +195,7 @@ def _roofline(variants: Sequence[VariantRow], result: Mapping[str, Any]) -> Html
 def _reached(share: Mapping[str, Any]) -> str | None:
     """The share of the rate that bounds the graph."""
     bound = share.get("bound_by")
-    return f"{percent(share.get(f'share_of_{bound}'))} of {_BOUNDS[bound]}" if bound in _BOUNDS else None
+    return f"{percent(share.get(f'share_of_{bound}'))} of {_BOUNDS[bound][0]}" if bound in _BOUNDS else None
 
 
 def _bounds_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
@@ -203,7 +203,7 @@ def _bounds_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
     sentences = []
     for graph, name in GRAPHS.items():
         of_graph = [share for share in shares if share["graph"] == graph]
-        for bound, words in _BOUNDS.items():
+        for bound, (_, words) in _BOUNDS.items():
             bounded = [share for share in of_graph if share.get("bound_by") == bound]
             reached = [share[f"share_of_{bound}"] for share in bounded if known(share.get(f"share_of_{bound}"))]
             if 2 * len(bounded) > len(of_graph) and reached:
@@ -213,7 +213,7 @@ def _bounds_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(sentences)
 
 
-_BOUNDS = {"gemm": "GEMM rate", "bandwidth": "memory bandwidth"}
+_BOUNDS = {"gemm": ("GEMM", "GEMM rate"), "bandwidth": ("memory", "memory bandwidth")}
 
 
 def _skipped(result: Mapping[str, Any]) -> Html | None:
