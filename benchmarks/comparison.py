@@ -1,47 +1,63 @@
-"""Regenerates results/ladder-*.json: the full-size model (ViT-L/14, PETA, random weights) on this machine's CPU.
+"""Compare the full-size model (ViT-L/14, PETA, random weights) in all its variants on this machine's CPU.
 
-    .venv/bin/python benchmarks/ladder.py            # 40 minutes; 4 GB of disk in runs/, 2 GB in /tmp
+    .venv/bin/python benchmarks/comparison.py
 
-Options go on to seqpar-bench, `--skip eager-compiled` say. Every alternative is held in memory at a time.
+Takes 40 minutes, 4 GB of disk in runs/ and 2 GB in /tmp. All variants are in memory at the same time.
 
-Weights are random from a seed, so the labels mean nothing. They never say `<eos>`: every sequence has the full 35
-tokens, the most a PETA checkpoint can take. How many steps speculative decoding takes depends on the weights. Nearly
-every choice of theirs is a near-tie, so that rungs in quicker arithmetic say other tokens: what that arithmetic does to
-trained weights, and what stops it, exactness.py measures.
+Weights are random from a seed, so the labels mean nothing. They never emit `<eos>`: every sequence has the full 35
+tokens, the most that a PETA checkpoint can emit. The number of steps of speculative decoding depends on the weights.
+Nearly all of their choices are near-ties, so variants in reduced precision return other tokens. exactness.py measures
+how reduced precision changes the tokens of trained weights, and how the fallback prevents that.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from seqpar_deploy.modeling.architecture import vit_l_14
-from seqpar_deploy.modeling.checkpoint import save_checkpoint
-from seqpar_deploy.modeling.random_weights import random_model
-from seqpar_deploy.resources import load_label_set
-
 ROOT = Path(__file__).resolve().parents[1]
-WORK = ROOT / "runs" / "full-size"
+RESULT = ROOT / "benchmarks" / "results" / f"comparison-{platform.machine()}-cpu.json"
 
 
 def main() -> None:
-    label_set = load_label_set("peta")
-    checkpoint, bundle = WORK / "peta-random.safetensors", WORK / "peta-random-int8"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20, help="timed runs per variant; default: 20")
+    parser.add_argument("--batches", default="1,4", help="batch sizes to measure throughput at; default: 1,4")
+    parser.add_argument("--only", help="variants to measure, comma-separated; default: all")
+    parser.add_argument("--skip", help="variants to skip, comma-separated, for example eager-compiled")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "full-size", help="folder for checkpoint and bundle"
+    )
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
+    options = parser.parse_args()
+    checkpoint, bundle = options.work / "peta-random.safetensors", options.work / "peta-random-int8"
     if not checkpoint.exists():
         print("making random full-size weights", file=sys.stderr)
-        save_checkpoint(checkpoint, random_model(vit_l_14(len(label_set))), label_set, dtype=torch.float32)
+        save_random_checkpoint(checkpoint)
     scripts = Path(sys.executable).parent
-    subprocess.run(
-        [scripts / "seqpar-export", "checkpoint", checkpoint, "--out", bundle, "--recipe", "int8", "--overwrite"],
-        check=True,
-    )
-    result = ROOT / "benchmarks" / "results" / f"ladder-{platform.machine()}-cpu.json"
-    command = [scripts / "seqpar-bench", bundle, "--checkpoint", checkpoint, "--json", result]
-    subprocess.run([*command, "--runs", "20", "--batches", "1,4", *sys.argv[1:]], check=True)
+    export = [scripts / "seqpar-export", "checkpoint", checkpoint, "--out", bundle, "--recipe", "int8", "--overwrite"]
+    subprocess.run(export, check=True)
+    bench = [scripts / "seqpar-bench", bundle, "--checkpoint", checkpoint, "--output", options.out]
+    bench += ["--runs", str(options.runs), "--batches", options.batches]
+    for name in ("only", "skip"):
+        if value := getattr(options, name):
+            bench += [f"--{name}", value]
+    subprocess.run(bench, check=True)
+
+
+def save_random_checkpoint(path: Path) -> None:
+    import torch
+
+    from seqpar_deploy.modeling.architecture import vit_l_14
+    from seqpar_deploy.modeling.checkpoint import save_checkpoint
+    from seqpar_deploy.modeling.random_weights import random_model
+    from seqpar_deploy.resources import load_label_set
+
+    label_set = load_label_set("peta")
+    save_checkpoint(path, random_model(vit_l_14(len(label_set))), label_set, dtype=torch.float32)
 
 
 if __name__ == "__main__":

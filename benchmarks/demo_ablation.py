@@ -1,9 +1,8 @@
-"""What rendered people, real people and augmentation each add to the demo model: short trainings that leave one out.
+"""Measure what rendered people, real people and augmentation add to the demo model, in short trainings without each.
 
     .venv/bin/python benchmarks/demo_ablation.py --people PEOPLE.csv [--street runs/vtest/people.csv]
 
-Every training sees as many pictures; the demo model itself sees twelve times more. Writes
-benchmarks/results/demo-ablation.json. Interrupted, it goes on where it was.
+All trainings see the same number of pictures; the demo model itself sees twelve times more. An interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ shift = 0
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    options = arguments(__doc__, RESULTS / "demo-ablation.json")
     draw(RENDERED_TEST, test=5000, seed=TEST_SEED)
     draw(RENDERED, train=40000, val=1000, seed=0)
     result: dict[str, Any] = {"epochs": EPOCHS}
@@ -52,7 +51,7 @@ def main() -> None:
             test: {key: value for key, value in score(model, test, *where)["metrics"].items() if key != "attributes"}
             for test, where in tests(options).items()
         }
-        write(RESULTS / "demo-ablation.json", result)
+        write(options.out, result)
 
 
 def variants(options: argparse.Namespace) -> dict[str, tuple[str | Path, dict[str, float]]]:

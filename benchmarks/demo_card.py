@@ -1,14 +1,16 @@
-"""Write models/demo/README.md, the demo model's card, from what `demo_model.py` and `demo_ablation.py` measured.
+"""Write models/demo/README.md, the demo model's card, from the results of demo_model.py and demo_ablation.py.
 
 .venv/bin/python benchmarks/demo_card.py
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+from pathlib import Path
 from typing import Any
 
-from demo_model import MODEL, RESULTS
+from demo_model import MODEL, RESULTS, ROOT
 
 VARIANTS = {
     "everything": "everything",
@@ -19,9 +21,13 @@ VARIANTS = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    card_file = MODEL.parent / "README.md"
+    parser.add_argument("--out", type=Path, default=card_file, help=f"default: {card_file.relative_to(ROOT)}")
+    options = parser.parse_args()
     result = read("demo-model.json")
     ablation = read("demo-ablation.json") if (RESULTS / "demo-ablation.json").exists() else None
-    (MODEL.parent / "README.md").write_text(card(result, ablation), encoding="utf-8")
+    options.out.write_text(card(result, ablation), encoding="utf-8")
 
 
 def read(name: str) -> dict[str, Any]:

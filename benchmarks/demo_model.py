@@ -1,10 +1,9 @@
-"""Make the demo model: draw people, train, store it small, score it, before and after export. What
-models/demo/README.md quotes comes from here.
+"""Make the demo model: render people, train, store it small, and score it before and after export.
 
     .venv/bin/python benchmarks/demo_model.py --people PEOPLE.csv [--street runs/vtest/people.csv] [--score-only]
 
-Writes models/demo/demo.safetensors and benchmarks/results/demo-model.json. Interrupted, it goes on where it was. Two
-processes train with a core each, which is faster on two cores than one process with both.
+Writes models/demo/demo.safetensors and the JSON file that models/demo/README.md quotes. An interrupted run resumes. Two
+training processes with one core each are faster on two cores than one process with both.
 """
 
 from __future__ import annotations
@@ -19,12 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
-from seqpar_deploy.resources import load_label_set
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs"
 MODEL = ROOT / "models" / "demo" / "demo.safetensors"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -37,7 +31,7 @@ FIRST_EPOCHS, MORE_EPOCHS, TEST_SEED = 40, 56, 1000
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    options = arguments(__doc__, RESULTS / "demo-model.json")
     first, out = RUNS / "demo-first", RUNS / "demo"
     draw(RENDERED_TEST, test=5000, seed=TEST_SEED)
     if not options.score_only:
@@ -58,15 +52,18 @@ def main() -> None:
     for name, (data, split) in tests(options).items():
         result[name] = score(MODEL, name, data, split)
     result["after_export"] = {recipe: export_and_score(recipe) for recipe in ("fp32", "fp16")}
-    write(RESULTS / "demo-model.json", result)
+    write(options.out, result)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """What both scripts about the demo model take."""
+def arguments(description: str | None, out: Path) -> argparse.Namespace:
+    """The options of both scripts about the demo model."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=Path, required=True, help="real people: a table with groups")
-    parser.add_argument("--street", type=Path, help="people cut from the street video: examples/cut_tracks.py")
-    parser.add_argument("--score-only", action="store_true", help="the training is finished: only store and score")
+    parser.add_argument("--people", type=Path, required=True, help="CSV of real people, with groups")
+    parser.add_argument(
+        "--street", type=Path, help="CSV of people cut from the street video, by examples/cut_tracks.py"
+    )
+    parser.add_argument("--score-only", action="store_true", help="store and score a finished training")
+    parser.add_argument("--out", type=Path, default=out, help=f"JSON file; default: {out.relative_to(ROOT)}")
     return parser.parse_args()
 
 
@@ -102,7 +99,12 @@ def speed(run_folder: Path) -> dict[str, float]:
 
 
 def store(trained: Path, path: Path) -> None:
-    """Float16, and without the words that no phrase uses."""
+    """Save in float16, without the words that no phrase uses."""
+    import torch
+
+    from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
+    from seqpar_deploy.resources import load_label_set
+
     label_set = load_label_set("pa100k")
     checkpoint = load_checkpoint(trained)
     metadata = {"training": checkpoint.metadata.get("training")}
@@ -110,9 +112,9 @@ def store(trained: Path, path: Path) -> None:
 
 
 def score(model: Path, name: str, data: Path, split: str, *more: object) -> dict[str, Any]:
-    """`seqpar eval`, with the sequences and a picture beside it in runs/."""
+    """Run `seqpar eval`, with the sequences and a picture in runs/."""
     out = RUNS / f"{model.stem}-{name}.json"
-    files = ["--json", out, "--picture", out.with_suffix(".png"), "--predictions", out.with_suffix(".jsonl")]
+    files = ["--output", out, "--picture", out.with_suffix(".png"), "--predictions", out.with_suffix(".jsonl")]
     run(SEQPAR, "eval", model, "--data", data, "--split", split, *files, *more)
     values: dict[str, Any] = json.loads(out.read_text())
     return values

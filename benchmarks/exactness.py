@@ -1,64 +1,75 @@
-"""Regenerates results/exactness-*.json: does quicker arithmetic change tokens of the demo model, and what stops it?
+"""Measure how many crops of the demo model get other tokens in reduced precision, without and with the fallback.
 
-    .venv/bin/python benchmarks/exactness.py         # about 4 minutes
+    .venv/bin/python benchmarks/exactness.py
 
-`seqpar tune` finds the margin below which crops are rechecked, on 200 crops. Then 1,000 others are recognised, without
-the recheck and with it, and their tokens compared with eager PyTorch's in FP32.
+Takes about 4 minutes. `seqpar tune` measures the fallback margin on 200 crops. Then 1,000 other crops are classified,
+without the fallback and with it, and their tokens compared with those of eager PyTorch in FP32.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
 from pathlib import Path
 from typing import Any
 
+from demo_bundle import CHECKPOINT, export_demo
+
 from seqpar_deploy import Recognizer
-from seqpar_deploy.bench.tune import Candidate, tune
+from seqpar_deploy.bench.tune import MeasuredConfiguration, tune
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import stage
-from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.modeling.eager import CachedEagerBackend
-from seqpar_deploy.modeling.load import load_network
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.resources import data_dir, sample_crops
+from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.synth.render import render_person
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "runs" / "exactness" / "demo-int8"
-TUNED_ON, TESTED_ON = 200, 1000
+RESULT = ROOT / "benchmarks" / "results" / f"exactness-{platform.machine()}-cpu.json"
 TUNING_SEED, TEST_SEED = 4000, 2000  # rendered people, of no training and no calibration
 
 
 def main() -> None:
-    checkpoint = data_dir("models") / "demo" / "demo.safetensors"
-    export_bundle(checkpoint, load_recipe("int8"), BUNDLE, overwrite=True, progress=stage)
-    tuning = tune(Bundle.open(BUNDLE), people(TUNING_SEED, TUNED_ON), progress=stage)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tune-crops", type=int, default=200, help="crops that the margin is measured on; default: 200"
+    )
+    parser.add_argument("--crops", type=int, default=1000, help="crops to compare, 20 real, the others rendered")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "exactness", help="folder for the bundle")
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
+    options = parser.parse_args()
+    bundle = export_demo(options.work / "demo-int8", "int8", progress=stage)
+    tuning = tune(bundle, people(TUNING_SEED, options.tune_crops), progress=stage)
 
-    crops = [read_image(path) for path in sample_crops()]
-    crops += people(TEST_SEED, TESTED_ON - len(crops))
-    loaded = load_network(checkpoint)
-    eager = CachedEagerBackend(loaded.network, loaded.token_table, loaded.label_set.preprocessing)
+    crops = [read_image(path) for path in sample_crops()][: options.crops]
+    crops += people(TEST_SEED, options.crops - len(crops))
     with stage("eager FP32"):
-        wanted = tokens(Recognizer(Bundle.open(BUNDLE), eager), crops)
-    results = [compare(candidate, crops, wanted) for candidate in tuning.candidates if not candidate.speculative]
+        expected = tokens(eager_recognizer(bundle), crops)
+    measured = (one for one in tuning.configurations if not one.speculative)
+    results = [compare(bundle, one, crops, expected) for one in measured]
     values = {
-        "what": "crops of the demo model whose tokens differ from eager PyTorch's in FP32, by arithmetic",
+        "what": "crops of the demo model whose tokens differ from eager PyTorch's in FP32, by compute precision",
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine(),
-        "tuned_on": TUNED_ON,
-        "tested_on": TESTED_ON,
+        "tuned_on": options.tune_crops,
+        "tested_on": options.crops,
         "results": results,
     }
-    out = ROOT / "benchmarks" / "results" / f"exactness-{platform.machine()}-cpu.json"
-    write_whole(out, (json.dumps(values, indent=2) + "\n").encode())
+    write_whole(options.out, (json.dumps(values, indent=2) + "\n").encode())
     for result in results:
         print(result)
+
+
+def eager_recognizer(bundle: Bundle) -> Recognizer:
+    from seqpar_deploy.modeling.eager import CachedEagerBackend
+    from seqpar_deploy.modeling.load import load_network
+
+    loaded = load_network(CHECKPOINT)
+    return Recognizer(bundle, CachedEagerBackend(loaded.network, loaded.token_table, bundle.preprocessing))
 
 
 def people(seed: int, count: int) -> list[Crop]:
@@ -70,22 +81,24 @@ def tokens(recognizer: Recognizer, crops: list[Crop]) -> list[tuple[int, ...]]:
         return [prediction.tokens for prediction in recognizer.predict(crops)]
 
 
-def compare(candidate: Candidate, crops: list[Crop], wanted: list[tuple[int, ...]]) -> dict[str, Any]:
-    """How many crops differ, as they come and rechecked with the margin that was tuned."""
+def compare(
+    bundle: Bundle, measured: MeasuredConfiguration, crops: list[Crop], expected: list[tuple[int, ...]]
+) -> dict[str, Any]:
+    """How many crops get other tokens, without the fallback and with the tuned margin."""
 
     def differing(fallback_margin: float) -> int:
-        options: dict[str, Any] = {"backend": candidate.backend, "compute_precision": candidate.compute_precision}
-        said = tokens(Recognizer.from_bundle(BUNDLE, fallback_margin=fallback_margin, **options), crops)
-        return sum(a != b for a, b in zip(said, wanted, strict=True))
+        options: dict[str, Any] = {"backend": measured.backend, "compute_precision": measured.compute_precision}
+        got = tokens(Recognizer.from_bundle(bundle.path, fallback_margin=fallback_margin, **options), crops)
+        return sum(a != b for a, b in zip(got, expected, strict=True))
 
-    with stage(f"{candidate.backend}, {candidate.compute_precision}"):
+    with stage(f"{measured.backend}, {measured.compute_precision}"):
         return {
-            "backend": candidate.backend,
-            "compute_precision": candidate.compute_precision,
-            "fallback_margin": candidate.fallback_margin,
-            "fallback_share": candidate.fallback_share,
+            "backend": measured.backend,
+            "compute_precision": measured.compute_precision,
+            "fallback_margin": measured.fallback_margin,
+            "fallback_share": measured.fallback_share,
             "different": differing(0.0),
-            "different_after_fallback": differing(candidate.fallback_margin or 0.0),
+            "different_after_fallback": differing(measured.fallback_margin or 0.0),
         }
 
 

@@ -1,16 +1,16 @@
-"""Everything this project claims of an NVIDIA GPU, checked on the one at hand and written to one JSON file.
+"""Check and measure all GPU backends on this machine's NVIDIA GPU, and write one JSON file.
 
     python benchmarks/gpu_check.py                     # both models, 8 minutes at most, no network
     python benchmarks/gpu_check.py --device cpu --model demo --crops 20      # tries the script without a GPU
 
-Of each model, the full-size one with random weights and the demo model, it exports an FP16 bundle, builds TensorRT
-engines where TensorRT is installed, and compares every backend it can open with eager PyTorch in FP32: tokens on real
-and rendered crops, with beams, and in every slot of a batch; latency and throughput; and how much is reached of what
-the device can do at best, measured in the same run. What is not installed or does not work is skipped, in words. The
-file is written after every measurement, so that a run cut short keeps what it has.
+For the full-size model with random weights and for the demo model, the script exports an FP16 bundle, builds TensorRT
+engines if TensorRT is installed, and compares each backend that opens with eager PyTorch in FP32: tokens on real and
+rendered crops, with beams, and in every slot of a batch; latency and throughput; and the share of the device's
+roofline, measured in the same run. Backends that are not installed or fail are skipped, with the reason. The file is
+written after every measurement, so that an interrupted run keeps its results.
 
-Needs torch, open_clip_torch, onnx, onnxscript and safetensors, cuda-python for the backends on a GPU, and of
-onnxruntime-gpu, and of tensorrt or tensorrt-rtx with polygraphy, whatever there is; from a checkout, PYTHONPATH=. does.
+Needs torch, open_clip_torch, onnx, onnxscript, safetensors and cuda-python. Measures onnxruntime-gpu, and tensorrt or
+tensorrt-rtx with polygraphy, if they are installed. In a checkout, set PYTHONPATH=.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from seqpar_deploy.backends import Backend, open_backend
 from seqpar_deploy.backends.gpu.cuda import find_gpu
 from seqpar_deploy.backends.gpu.engine_files import RUNTIMES, installed_runtimes
 from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend
-from seqpar_deploy.bench.device_roofline import measure_device_limits
-from seqpar_deploy.bench.flops import encoder_operations, step_bytes
+from seqpar_deploy.bench.device_roofline import measure_device_roofline
+from seqpar_deploy.bench.flops import encoder_flops, step_bytes
 from seqpar_deploy.bench.timing import durations, median_seconds, wait_for
 from seqpar_deploy.build_engines import build_engines
 from seqpar_deploy.bundle import BatchProfile
@@ -76,31 +76,39 @@ CUDA_BACKENDS = ("onnxruntime-cuda", "onnxruntime-cuda with CUDA graphs", *RUNTI
 def main() -> None:
     options = arguments()
     torch.backends.cudnn.allow_tf32 = False  # FP32 means FP32; for matrix products it does by default
-    report = Report(options.out, time.monotonic() + 60 * options.minutes)
-    report.values |= {"date": datetime.date.today().isoformat(), "device": options.device, "crops": options.crops}
-    report.measure("machine", lambda: machine(options.device))
-    report.measure("limits", lambda: dataclasses.asdict(measure_device_limits(options.device, seconds=options.seconds)))
+    results = Results(options.out, time.monotonic() + 60 * options.minutes)
+    results.values |= {"date": datetime.date.today().isoformat(), "device": options.device, "crops": options.crops}
+    results.measure("machine", lambda: machine(options.device))
+    results.measure(
+        "roofline", lambda: dataclasses.asdict(measure_device_roofline(options.device, seconds=options.seconds))
+    )
     crops = [read_image(path) for path in sample_crops()][: options.crops]
     crops += [render_person(RENDERED_SEED, index)[0] for index in range(options.crops - len(crops))]
     for model in options.model:
-        check_model(model, crops, options, report)
-        print_summary(report.values[model], model)
-    if EAGER in report.values.get("full", {}):
-        report.measure("targets", lambda: targets(report.values["full"]))
+        check_model(model, crops, options, results)
+        print_summary(results.values[model], model)
+    if EAGER in results.values.get("full", {}):
+        results.measure("targets", lambda: targets(results.values["full"]))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--model", choices=["full", "demo"], nargs="+", default=["full", "demo"])
-    parser.add_argument("--crops", type=int, default=1000, help="for parity: 20 real ones, the others are rendered")
-    parser.add_argument("--minutes", type=float, default=7.5, help="after these nothing is begun, backends are ended")
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each timing")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu-check", help="for checkpoints and bundles")
-    parser.add_argument("--out", type=Path, help="the JSON file; benchmarks/results/gpu-check-NAME.json by default")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
+    parser.add_argument("--model", choices=["full", "demo"], nargs="+", default=["full", "demo"], help="default: both")
+    parser.add_argument(
+        "--crops", type=int, default=1000, help="crops for parity, 20 real, the others rendered; default: 1000"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=7.5, help="time limit; no measurement starts after it; default: 7.5"
+    )
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds per timing; default: 1.5")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "gpu-check", help="folder for checkpoints and bundles"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results/gpu-check-NAME.json")
     options = parser.parse_args()
     if options.crops < 1:
-        parser.error(f"--crops is {options.crops}, wanted 1 or more")
+        parser.error(f"--crops must be 1 or more, got {options.crops}")
     name = platform.machine()
     if options.device == "cuda":
         try:
@@ -113,8 +121,8 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-class Report:
-    """The JSON so far."""
+class Results:
+    """The measurements so far, kept in a JSON file."""
 
     def __init__(self, path: Path, deadline: float) -> None:
         self.values: dict[str, Any] = {}
@@ -125,14 +133,14 @@ class Report:
         return self._deadline - time.monotonic()
 
     def measure(self, name: str, work: Callable[[], dict[str, Any]], *, model: str | None = None) -> dict[str, Any]:
-        """What `work` gives, or `{"skipped": why}`; kept under its name."""
+        """Keep the values that `work` returns, or `{"skipped": reason}`, under a name."""
         print(f"{model or ''} {name} ...".lstrip(), end=" ", flush=True)
         start = time.monotonic()
         try:
             values = work() if self.seconds_left > 0 else {"skipped": "no time was left"}
         except SeqparError as error:
             values = {"skipped": str(error)}
-        except Exception as error:  # one library's failure is a result, and then it is the next one's turn
+        except Exception as error:  # a failure of one library is a result; the next library follows
             values = {"skipped": f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"}
         print(f"{time.monotonic() - start:.0f} s {values.get('skipped', '')}", flush=True)
         (self.values if model is None else self.values.setdefault(model, {}))[name] = values
@@ -146,53 +154,54 @@ def machine(device: str) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Job:
-    """What is known of a model before its bundle is opened on a backend; travels to the process that opens it."""
+    """A model's data for the process that opens its bundle on a backend."""
 
     bundle_path: Path
     crops: Sequence[Crop]
     device: str
     seconds: float  # for each timing
-    limits: dict[str, float]
+    roofline: dict[str, float]
     reference: Reference | None = None
     beams: Sequence[tuple[int, ...]] = ()  # tokens of the first crops, found with beams
     flops: int = 0  # of the encoder for a crop
 
 
-def check_model(name: str, crops: Sequence[Crop], options: argparse.Namespace, report: Report) -> None:
+def check_model(name: str, crops: Sequence[Crop], options: argparse.Namespace, results: Results) -> None:
     label_set = load_label_set("peta" if name == "full" else "pa100k")
     full, demo = options.work / "full-random.safetensors", ROOT / "models" / "demo" / "demo.safetensors"
     checkpoint, bundle_path = full if name == "full" else demo, options.work / f"{name}-fp16"
-    exported = report.measure("export", lambda: export(checkpoint, label_set, bundle_path), model=name)
+    exported = results.measure("export", lambda: export(checkpoint, label_set, bundle_path), model=name)
     if "skipped" in exported:
         return
-    job = Job(bundle_path, crops, options.device, options.seconds, report.values["limits"])
-    check_eager(name, job, checkpoint, report)
+    job = Job(bundle_path, crops, options.device, options.seconds, results.values["roofline"])
+    check_eager(name, job, checkpoint, results)
     if options.device == "cuda":
         torch.cuda.empty_cache()
     if job.reference is None:
         return
     for backend in CUDA_BACKENDS if options.device == "cuda" else CPU_BACKENDS:
-        report.measure(backend, lambda b=backend: check_apart(job, b, report.seconds_left), model=name)
+        results.measure(backend, lambda b=backend: check_apart(job, b, results.seconds_left), model=name)
 
 
-def check_eager(name: str, job: Job, checkpoint: Path, report: Report) -> None:
-    """PyTorch without export: what the bundle is compared with, and the rivals of the full-size model."""
+def check_eager(name: str, job: Job, checkpoint: Path, results: Results) -> None:
+    """PyTorch without export: the reference of the bundle, and baselines of the full-size model."""
     bundle = Bundle.open(job.bundle_path, verify=False)
     label_set = bundle.label_set
     loaded = load_network(checkpoint, bundle=bundle, device=job.device, keep_text_tower=True)
     model, table = loaded.network, loaded.token_table
     cached = CachedEagerBackend(model, table, label_set.preprocessing)
-    report.measure("reference", lambda: refer_to(job, bundle, cached), model=name)
+    results.measure("reference", lambda: refer_to(job, bundle, cached), model=name)
     if name == "full":
         published = PublishedBackend(model, label_set.phrases, label_set.preprocessing)
-        report.measure("eager as published", lambda: speed(job, bundle, published, "fp32"), model=name)
+        results.measure("eager as published", lambda: speed(job, bundle, published, "fp32"), model=name)
         folded = EagerBackend(model, table, label_set.preprocessing)
-        report.measure("eager, text folded", lambda: speed(job, bundle, folded, "fp32"), model=name)
-    report.measure(EAGER, lambda: speed(job, bundle, cached, "fp32"), model=name)
+        results.measure("eager, text folded", lambda: speed(job, bundle, folded, "fp32"), model=name)
+    results.measure(EAGER, lambda: speed(job, bundle, cached, "fp32"), model=name)
     if name == "full":
         half = CachedEagerBackend(converted(model, "fp16"), token_table_in(table, "fp16"), label_set.preprocessing)
-        rival = "eager cached, fp16"
-        report.measure(rival, lambda: parity(job, bundle, half) | speed(job, bundle, half, "fp16"), model=name)
+        results.measure(
+            "eager cached, fp16", lambda: parity(job, bundle, half) | speed(job, bundle, half, "fp16"), model=name
+        )
 
 
 def export(checkpoint: Path, label_set: Any, out: Path) -> dict[str, Any]:
@@ -209,26 +218,26 @@ def export(checkpoint: Path, label_set: Any, out: Path) -> dict[str, Any]:
 
 
 def refer_to(job: Job, bundle: Bundle, eager: Backend[Any]) -> dict[str, Any]:
-    """Fill in what the bundle is compared with: eager PyTorch in FP32."""
+    """Fill in the reference: eager PyTorch in FP32."""
     size, max_steps = bundle.dimensions.image_size, bundle.dimensions.capacity - 1
     prepared = prepare_batch(job.crops, image_size=size, preprocessing=bundle.preprocessing)
     job.reference = reference_generations(eager, prepared, max_steps=max_steps, batch_size=BATCH)
     beams = BEAM.generate(eager, eager.encode(prepared[:BEAM_CROPS]), max_steps=max_steps)
     job.beams = [generation.tokens for generation in beams]
-    job.flops = encoder_operations(bundle)
+    job.flops = encoder_flops(bundle)
     lengths = job.reference.lengths
     return {"crops": len(prepared), "tokens_median": float(np.median(lengths)), "encoder_gflop": job.flops / 1e9}
 
 
 def check_apart(job: Job, backend: str, seconds: float) -> dict[str, Any]:
-    """`check_backend` in a process of its own: one that dies, or spoils its CUDA context, is no other's end."""
+    """`check_backend` in its own process, so that a crash or a broken CUDA context does not affect the others."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as executor:
         return executor.submit(check_backend, job, backend, seconds).result()
 
 
 def check_backend(job: Job, name: str, seconds: float) -> dict[str, Any]:
-    signal.alarm(max(1, round(seconds)))  # ends the process, whatever native code it is in
+    signal.alarm(max(1, round(seconds)))  # ends the process, even in native code
     bundle = Bundle.open(job.bundle_path, verify=False)
     result: dict[str, Any] = {}
     if name in installed_runtimes():
@@ -270,7 +279,7 @@ def parity(job: Job, bundle: Bundle, backend: Backend[Any]) -> dict[str, Any]:
 
 
 def speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str) -> dict[str, Any]:
-    """End to end, from raw crops to attributes; and of the two graphs, as shares of what the device can do at best."""
+    """Latency and throughput from raw crops to attributes, and the two graphs as shares of the device's roofline."""
     recognizer = Recognizer(bundle, backend, batch_size=BATCH)
     real = itertools.cycle(job.crops[: min(20, len(job.crops))])
     many = [next(real) for _ in range(4 * BATCH if job.device == "cuda" else 2)]
@@ -278,7 +287,7 @@ def speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str) -> di
     seconds = median_seconds(lambda: recognizer.predict(many), job.device, seconds=job.seconds, least=1)
     result: dict[str, Any] = {
         "latency_ms": {f"p{share}": 1e3 * float(np.percentile(one, share)) for share in (50, 95, 99)},
-        "crops_a_second": len(many) / seconds,
+        "crops_per_second": len(many) / seconds,
     }
     for rows in (1, BATCH) if job.device == "cuda" else (1,):
         result[f"batch_{rows}"] = graph_speed(job, bundle, backend, precision, rows)
@@ -303,43 +312,43 @@ def graph_speed(job: Job, bundle: Bundle, backend: Backend[Any], precision: str,
     durations(decode, job.device, seconds=job.seconds)
     step = float(np.median(decodes[1:])) / steps  # the first one warms up
     result = {"encode_ms": 1e3 * encode, "step_ms": 1e3 * step, "steps": steps}
-    if "skipped" not in job.limits:
-        result["encoder_share_of_products"] = rows * job.flops / encode / job.limits[f"{precision}_flops"]
+    if "skipped" not in job.roofline:
+        result["encoder_share_of_gemm"] = rows * job.flops / encode / job.roofline[f"{precision}_flops"]
         # May be over 1 where a cache holds the weights of a small model.
-        result["step_share_of_copying"] = step_bytes(bundle, precision, rows) / step / job.limits["copied_bytes"]
+        result["step_share_of_copying"] = step_bytes(bundle, precision, rows) / step / job.roofline["copied_bytes"]
     return result
 
 
 def targets(full: dict[str, Any]) -> dict[str, Any]:
-    """What was set for an H100, for each backend of the full-size model: (got, wanted) and whether it is reached."""
+    """The targets for an H100, per backend of the full-size model, and whether they are reached."""
     eager = full[EAGER]["latency_ms"]["p50"]
     found: dict[str, Any] = {}
     for name, values in full.items():
         if "latency_ms" in values and "identical_share" in values:
             latency = values["latency_ms"]["p50"]
-            share = values.get(f"batch_{BATCH}", {}).get("encoder_share_of_products", 0.0)
+            share = values.get(f"batch_{BATCH}", {}).get("encoder_share_of_gemm", 0.0)
             found[name] = {
                 "latency_ms_p50": {"got": latency, "at_most": 3.0, "reached": latency <= 3.0},
-                "crops_a_second": at_least(values["crops_a_second"], 2000.0),
-                "encoder_share_of_products": at_least(share, 0.5),
+                "crops_per_second": at_least(values["crops_per_second"], 2000.0),
+                "encoder_share_of_gemm": at_least(share, 0.5),
                 "times_faster_than_eager_cached": at_least(eager / latency, 5.0),
                 "identical_share": at_least(values["identical_share"], 0.999),
             }
     return found
 
 
-def at_least(got: float, wanted: float) -> dict[str, Any]:
-    return {"got": got, "at_least": wanted, "reached": got >= wanted}
+def at_least(got: float, target: float) -> dict[str, Any]:
+    return {"got": got, "at_least": target, "reached": got >= target}
 
 
 def print_summary(values: dict[str, Any], model: str) -> None:
-    """What a person wants to know first."""
+    """The key figures."""
     found = {name: result for name, result in values.items() if "latency_ms" in result}
     print(f"\n{model:36}  p50 ms  crops/s  faster  identical")
     for name, result in found.items():
         p50 = result["latency_ms"]["p50"]
         faster = f"{found[EAGER]['latency_ms']['p50'] / p50:.2f}x" if EAGER in found else "-"
-        print(f"{name:36} {p50:7.2f} {result['crops_a_second']:8.0f} {faster:>7} {result.get('identical', ''):>10}")
+        print(f"{name:36} {p50:7.2f} {result['crops_per_second']:8.0f} {faster:>7} {result.get('identical', ''):>10}")
     print()
 
 

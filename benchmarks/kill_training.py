@@ -1,7 +1,6 @@
-"""Kill a training run with SIGKILL at ten random moments, resume it each time, and compare its weights with a run that
-was left alone. Writes `benchmarks/results/kill_training.json`.
+"""Kill a training run at random moments, resume it each time, and compare its weights with an uninterrupted run.
 
-    .venv/bin/python benchmarks/kill_training.py [--kills 10] [--seed 0]
+.venv/bin/python benchmarks/kill_training.py [--kills 10] [--seed 0]
 """
 
 from __future__ import annotations
@@ -15,20 +14,19 @@ import tempfile
 import time
 from pathlib import Path
 
-import safetensors.torch
-import torch
-
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.synth import write_pa100k
 
-RESULTS = Path(__file__).parent / "results" / "kill_training.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "kill_training.json"
 EPOCHS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10, help="kills, by SIGKILL; default: 10")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments; default: 0")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"JSON file; default: {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -57,7 +55,7 @@ def main() -> None:
             for file in ("last.safetensors", "best-f1.safetensors", "best-ma.safetensors")
         }
     result = {"kills": len(moments), "seconds_before_each": moments, "identical": same, "machine": describe_machine()}
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     sys.exit(0 if all(same.values()) and len(moments) == options.kills else 1)
 
@@ -79,6 +77,9 @@ def write_recipe(folder: Path) -> Path:
 
 
 def same_weights(one: Path, other: Path) -> bool:
+    import safetensors.torch
+    import torch
+
     a, b = safetensors.torch.load_file(one), safetensors.torch.load_file(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 

@@ -1,10 +1,10 @@
-"""Four looped streams through the whole pipeline for an hour: does it leak, and does it stay as quick?
+"""Run looped streams through the whole pipeline for an hour: does memory grow, and does latency stay the same?
 
-    .venv/bin/python benchmarks/soak.py [--minutes 60] [--streams 4] [--out benchmarks/results/soak.json]
+    .venv/bin/python benchmarks/soak.py [--minutes 60] [--streams 4]
 
-The demo model, with every sink that writes to this machine. The streams come as fast as they are taken: what is too
-much is dropped at its source. Memory, threads and open files are looked at every few seconds and kept in the result as
-they come, so that a run that is ended early tells what it saw. Slopes are of the last three quarters.
+The demo model, with every sink that writes to this machine. The streams run as fast as they are read; frames that are
+too many are dropped at their source. Memory, threads and open files are sampled every few seconds and written at once,
+so that a run that ends early keeps its samples. Slopes are of the last three quarters.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from demo_bundle import export_demo
 
 from seqpar_deploy import Recognizer
-from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.pipeline import Pipeline
 from seqpar_deploy.video.sinks import Sinks
@@ -42,27 +40,27 @@ from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from video.stream_server import StreamServer  # noqa: E402
 
+RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 STREET = ROOT / "samples" / "vtest" / "street.mp4"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--every", type=float, default=10, help="seconds between looks")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak.json")
+    parser.add_argument("--minutes", type=float, default=60, help="length of the run; default: 60")
+    parser.add_argument("--streams", type=int, default=4, help="number of streams; default: 4")
+    parser.add_argument("--every", type=float, default=10, help="seconds between samples; default: 10")
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         soak(Path(folder), options)
 
 
 def soak(folder: Path, options: argparse.Namespace) -> None:
-    checkpoint = data_dir("models") / "demo" / "demo.safetensors"
-    bundle = export_bundle(checkpoint, load_recipe("fp32"), folder / "bundle")
+    bundle = export_demo(folder / "bundle")
     metrics, health, watch = Metrics(), Health(), Watch()
     looks: list[dict[str, float]] = []
     with contextlib.ExitStack() as stack:

@@ -1,11 +1,11 @@
-"""`seqpar video` on a stream whose server is killed again and again. Writes `benchmarks/results/streams.json`.
+"""Run `seqpar video` on a stream whose server is killed again and again.
 
     .venv/bin/python benchmarks/streams.py [--kills 20] [--freezes 3] [--only http] [--seed 0]
 
-Over HTTP (MPEG-TS, with damaged packets all along) and over RTSP from Debian's GStreamer server, which is left out
-where it is not installed (tests/video/gst_rtsp_server.py says what it needs). A clip of another size follows the first,
-which the first connection lives to see. The server is killed and restarted, then frozen and thawed, while the command's
-/metrics are watched; at the end the command is told to stop, and what it wrote is read.
+Over HTTP (MPEG-TS with damaged packets) and over RTSP from Debian's GStreamer server, which is skipped if it is not
+installed (tests/video/gst_rtsp_server.py names its packages). The first connection also sees a clip of another size.
+The server is killed and restarted, then frozen and thawed, while the script reads the command's /metrics. At the end
+the command gets SIGTERM, and the script checks the files it wrote.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ from pathlib import Path
 from typing import Any
 
 import av
+from demo_bundle import export_demo
 
-from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.resources import data_dir
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from video import gst_rtsp_server  # noqa: E402
 from video.clips import recode  # noqa: E402
 from video.stream_server import StreamServer  # noqa: E402
 
+RESULT = ROOT / "benchmarks" / "results" / "streams.json"
 STREET = ROOT / "samples" / "vtest" / "street.mp4"  # 10 s
 SIZES = (768, 576), (384, 288)
 DAMAGE = 0.01  # share of transport packets
@@ -52,16 +51,15 @@ SAID = {"lost": " is lost: ", "not back yet": " is not back yet: ", "back": " is
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--freezes", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("http", "rtsp_gstreamer"))
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "streams.json")
+    parser.add_argument("--kills", type=int, default=20, help="kills of each server; default: 20")
+    parser.add_argument("--freezes", type=int, default=3, help="freezes of each server; default: 3")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments; default: 0")
+    parser.add_argument("--only", choices=("http", "rtsp_gstreamer"), help="measure one server; default: both")
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        checkpoint = data_dir("models") / "demo" / "demo.safetensors"
-        bundle = export_bundle(checkpoint, load_recipe("fp32"), folder / "bundle").path
+        bundle = export_demo(folder / "bundle").path
         values = json.loads(options.out.read_bytes()) if options.only and options.out.exists() else {}
         for kind, (server, url, facts) in servers(folder).items():
             if options.only in (None, kind):

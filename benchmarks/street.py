@@ -1,20 +1,18 @@
-"""The whole pipeline on the street video: whom it finds, what it says of them, what that costs and how soon it comes.
+"""Measure the whole pipeline on the street video: tracks, attributes, speed and latency.
 
     .venv/bin/python benchmarks/street.py vtest.avi [--runs 3] [--only tracks|speed]
 
-Built-in detector, ByteTracker and demo model; everything is taken from what sinks are given. Writes
-benchmarks/results/street.json; with --only nothing but the terminal.
+Built-in detector, ByteTracker and demo model; all values are taken at the sinks. With --only, nothing is written.
 
-Tracks: who is found and swapped is counted as in tracking.py. Each detected track is then held against the labels of
-the person whom most of its matched boxes show: what it said when it ended, beside what each crop said alone that it was
-made of, and what each labelled box said alone that it covers. These are means over a track's crops, then over tracks.
-The people of the split `train` were in the demo model's training set.
+Tracks: people found and identity switches are counted as in tracking.py. Each detected track is then compared with the
+labels of the person that most of its matched boxes show: its attributes at the end, beside those of each of its crops
+alone, and those of each labelled box that it covers. These are means over a track's crops, then over tracks. The people
+of the split `train` were in the demo model's training set.
 
-Speed: the file as fast as it goes, the run of median speed; and the video as a live stream of 25 frames a second, once
-with time stamps that say so and once with its own, of 10 a second, played 2.5 times as fast. The server runs on the
-same cores. What lies in buffers once the stream is connected comes all at once, and some of it is dropped; what is
-dropped later counts apart. Waits are by the clock, from the decoding of the first frame in which a person is tracked to
-the event.
+Speed: the file as fast as possible, the run of median speed; and the video as a live stream of 25 frames per second,
+once with timestamps of 25 per second and once with its own, of 10 per second, played 2.5 times as fast. The server runs
+on the same cores. Frames buffered while the stream connects arrive at once, and some are dropped; frames dropped later
+count separately. Latencies are by the clock, from the decoding of the first frame with a track to the event.
 """
 
 from __future__ import annotations
@@ -40,15 +38,13 @@ import av
 import numpy as np
 import tracking
 import video_ablation as ablation
+from demo_bundle import export_demo
 from tracking import Found
 
 from seqpar_deploy import Recognizer
-from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.recognizer import Prediction
-from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.attribute_fusion import Fusion
 from seqpar_deploy.video.crop_selection import Candidate
 from seqpar_deploy.video.detect.opening import open_detector
@@ -61,7 +57,7 @@ from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, Sink, TrackedBox
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from video.stream_server import StreamServer  # noqa: E402
 
@@ -73,27 +69,27 @@ CROWD = 7  # people
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path, help="vtest.avi")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", choices=("tracks", "speed"))
+    parser.add_argument("--runs", type=int, default=3, help="runs of the file; default: 3")
+    parser.add_argument("--only", choices=("tracks", "speed"), help="measure one part and write nothing; default: both")
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     labels = tracking.read_labels()
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": describe_machine()}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        checkpoint = data_dir("models") / "demo" / "demo.safetensors"
-        bundle = export_bundle(checkpoint, load_recipe("fp32"), folder / "bundle")
+        bundle = export_demo(folder / "bundle")
         with Recognizer.from_bundle(bundle.path) as recognizer:
             watch = Watch()
             summary = play(str(options.video), recognizer, watch)  # also warms up
-            result |= {"frames": len(watch.found), "people_in_a_frame": crowds(labels, watch.found)}
+            result |= {"frames": len(watch.found), "people_per_frame": crowds(labels, watch.found)}
             if options.only != "speed":
                 result["crops"] = summary.crops
                 result["tracks"] = agreement(options.video, labels, watch, recognizer)
             if options.only != "tracks":
-                result["as_fast_as_it_goes"] = race(options.video, recognizer, folder, options.runs)
+                result["file"] = race(options.video, recognizer, folder, options.runs)
                 result["live"] = live(options.video, recognizer, folder, labels)
     if options.only is None:
-        write_whole(RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
     print(json.dumps({key: value for key, value in result.items() if key != "machine"}, indent=2))
 
 
@@ -275,7 +271,7 @@ def race(video: Path, recognizer: Recognizer, folder: Path, runs: int) -> dict[s
                 watch, processor = Watch(), time.process_time()
                 summary = play(str(video), recognizer, watch, sinks)
                 done.append(costs(summary, watch, time.process_time() - processor))
-    rate = "frames_a_second"
+    rate = "frames_per_second"
     return {
         name: {f"{rate}_of_each_run": [run[rate] for run in done], **sorted(done, key=lambda run: run[rate])[runs // 2]}
         for name, done in found.items()
@@ -290,8 +286,8 @@ def costs(summary: Summary, watch: Watch, processor_seconds: float) -> dict[str,
         after - before for (index, before), (_, after) in itertools.pairwise(starts) if len(watch.found[index]) >= CROWD
     ]
     return {
-        "frames_a_second": round(frames / summary.seconds, 1),
-        f"frames_a_second_with_{CROWD}_or_more": round(1 / statistics.mean(crowded), 1) if crowded else None,
+        "frames_per_second": round(frames / summary.seconds, 1),
+        f"frames_per_second_with_{CROWD}_or_more": round(1 / statistics.mean(crowded), 1) if crowded else None,
         "cores_used": round(processor_seconds / summary.seconds, 2),
         "crops": summary.crops,
         "stages": stages(summary),
@@ -304,7 +300,7 @@ def stages(summary: Summary) -> dict[str, Any]:
         name: {
             "entered": times,
             "milliseconds_each": round(1e3 * seconds / times, 2),
-            "milliseconds_a_frame": round(1e3 * seconds / frames, 2),
+            "milliseconds_per_frame": round(1e3 * seconds / frames, 2),
         }
         for name, (times, seconds) in summary.stages.items()
     }

@@ -1,9 +1,9 @@
-"""How well people are found and followed in the street video, and what it costs.
+"""Measure detection and tracking on the street video: recall, precision, identity switches, time per frame.
 
     .venv/bin/python benchmarks/tracking.py vtest.avi [--detector motion|DETECTOR.onnx|BOXES.jsonl]
 
-The video is OpenCV's sample; everybody in every 5th frame of it is labelled in samples/vtest/tracks.csv. Tracks 7 and
-20, people of 40 pixels, count neither as found nor as missed. Writes benchmarks/results/tracking.json.
+The video is OpenCV's sample; samples/vtest/tracks.csv labels all people in every 5th frame. Tracks 7 and 20, people of
+40 pixels, count neither as found nor as missed. The result is written for the built-in detector only, or with --out.
 
 A labelled box is found if a box overlaps it by IoU 0.5 or more, one to one. A person (a labelled track) is found if at
 least half of their boxes are. Identity switches are changes of the number that a labelled person's found boxes have;
@@ -47,8 +47,9 @@ Labels = dict[int, list[tuple[int, int, Edges]]]  # frame: track, occlusion, edg
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", type=Path)
-    parser.add_argument("--detector", default=MOTION)
+    parser.add_argument("video", type=Path, help="vtest.avi")
+    parser.add_argument("--detector", default=MOTION, help=f"{MOTION}, an ONNX file or a JSON Lines file of boxes")
+    parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results/tracking.json")
     options = parser.parse_args()
     detected, tracked, cost = run(options.video, options.detector)
     labels = read_labels()
@@ -56,13 +57,13 @@ def main() -> None:
         "detector": options.detector,
         "detected": score(labels, detected),
         "tracked": score(labels, tracked) | identities(labels, tracked) | {"track numbers used": len(used(tracked))},
-        "milliseconds_a_frame": cost,
+        "milliseconds_per_frame": cost,
         "versions": {name: importlib.metadata.version(name) for name in ("opencv-python", "trackers", "av")},
         "machine": describe_machine(),
     }
     text = json.dumps(result, indent=2) + "\n"
-    if options.detector == MOTION:
-        write_whole(RESULT, text.encode())
+    if options.out or options.detector == MOTION:
+        write_whole(options.out or RESULT, text.encode())
     print(text)
 
 

@@ -1,11 +1,11 @@
-"""What choosing crops and fusing answers are worth, on the labelled people of OpenCV's sample video (samples/vtest).
+"""Measure crop selection and attribute fusion on the labelled people of OpenCV's sample video (samples/vtest).
 
     .venv/bin/python benchmarks/video_ablation.py vtest.avi
 
-The labelled boxes stand for a perfect detector and tracker, at every 5th frame, twice a second; the demo model answers
-at once. F1 is the mean over tracks at their end; unknown labels count neither in the label nor in the prediction. As
-there are few tracks, each policy runs from each of the first eight frames, so that other crops are chosen; what is told
-is the mean. The demo model was trained on crops of the split `train`. Writes benchmarks/results/video-ablation.json.
+The labelled boxes replace detector and tracker, at every 5th frame, twice per second; the demo model answers at once.
+F1 is the mean over tracks at their end; unknown labels count neither in the label nor in the prediction. Because there
+are few tracks, each policy runs from each of the first eight frames, so that it selects other crops; the result is the
+mean. The demo model was trained on crops of the split `train`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -26,6 +24,7 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+from demo_bundle import export_demo
 
 from seqpar_deploy import Recognizer
 from seqpar_deploy.datasets.base import UNKNOWN, Labels
@@ -39,7 +38,7 @@ from seqpar_deploy.video.quality import cut_out, quality
 from seqpar_deploy.video.types import Attribute, Box, Frame, Person, TrackedBox
 from seqpar_deploy.vocab import LabelSet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "video-ablation.json"
 SPLITS = ("held_out", "train")
 STARTS = range(8)
@@ -54,12 +53,12 @@ Take = Callable[[Frame, list[TrackedBox], dict[int, Person]], list[Candidate]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path, help="vtest.avi")
-    scene = read_scene(parser.parse_args().video)
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
+    options = parser.parse_args()
+    scene = read_scene(options.video)
     with tempfile.TemporaryDirectory() as folder:
-        export = Path(sys.executable).parent / "seqpar-export"
-        checkpoint = data_dir("models") / "demo" / "demo.safetensors"
-        subprocess.run([export, "checkpoint", checkpoint, "--out", f"{folder}/demo"], check=True)
-        with Recognizer.from_bundle(f"{folder}/demo") as recognizer:
+        bundle = export_demo(Path(folder) / "demo")
+        with Recognizer.from_bundle(bundle.path) as recognizer:
             label_set = recognizer.bundle.label_set
             answers, seconds = recognise(scene, recognizer)
     labels, splits = read_labels(label_set)
@@ -74,7 +73,7 @@ def main() -> None:
             for name, (take, fusion) in policies().items()
         },
     }
-    write_whole(RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    write_whole(options.out, (json.dumps(result, indent=2) + "\n").encode())
     show(result)
 
 

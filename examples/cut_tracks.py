@@ -1,16 +1,16 @@
-"""Cut the labelled people of `samples/vtest` out of OpenCV's sample video, as a table that training and scoring read.
+"""Cut the labelled people of samples/vtest out of OpenCV's sample video, as a CSV for training and evaluation.
 
     python examples/cut_tracks.py vtest.avi runs/vtest
     seqpar eval CHECKPOINT --data runs/vtest/people.csv --split held_out
 
-Boxes that are mostly hidden, and people too small to label, are left out. The view is each frame's own. Needs
-`pip install 'seqpar-deploy[video]'`; the video comes with Debian's opencv-doc and OpenCV's samples.
+Boxes that are mostly hidden, and people too small to label, are left out. The view is labelled per frame. Needs
+`pip install 'seqpar-deploy[video]'`. The video is part of Debian's opencv-doc and of OpenCV's samples.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,7 +23,16 @@ MOSTLY_HIDDEN = "2"
 VIEWS = ("front", "side", "back")
 
 
-def main(video: Path, out: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=Path, help="vtest.avi")
+    parser.add_argument("out", type=Path, help="folder for the pictures and people.csv")
+    options = parser.parse_args()
+    cut_tracks(options.video, options.out)
+
+
+def cut_tracks(video: Path, out: Path) -> None:
+    """Write `people.csv` and one PNG file per crop to the folder `out`."""
     labels, phrases = read_labels()
     boxes = defaultdict(list)
     with (data_dir("samples") / "vtest" / "tracks.csv").open() as file:
@@ -49,7 +58,7 @@ def main(video: Path, out: Path) -> None:
 
 
 def read_labels() -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Each labelled track's row, and the attributes' phrases."""
+    """The row of each labelled track, and the phrases of the attributes."""
     with (data_dir("samples") / "vtest" / "labels.csv").open() as file:
         reader = csv.DictReader(file)
         phrases = list(reader.fieldnames or [])[5:]
@@ -57,4 +66,4 @@ def read_labels() -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

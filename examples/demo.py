@@ -1,10 +1,12 @@
-"""`make demo`: checkpoint -> bundle -> attributes of real pedestrians, with the commands a user would type.
+"""Export the demo model and classify real pedestrians in pictures and in a video: `make demo`.
 
-The checkpoint is the small demo model; models/demo/README.md says how it was made and how far to trust it.
+The script runs the commands that a user would type, and prints them. models/demo/README.md describes the demo model and
+its limits.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -17,32 +19,36 @@ OUT = Path("runs/make-demo")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"output folder; default: {OUT}")
+    demo(parser.parse_args().out)
+
+
+def demo(out: Path) -> None:
     checkpoint = data_dir("models") / "demo" / "demo.safetensors"
-    run("seqpar-export", "checkpoint", checkpoint, "--out", OUT / "bundle", "--overwrite")
+    run("seqpar-export", "checkpoint", checkpoint, "--out", out / "bundle", "--overwrite")
     crops = data_dir("samples") / "crops"
-    run("seqpar", "predict", crops, "--bundle", OUT / "bundle", "--annotate", OUT / "annotated")
-    sheet = contact_sheet(sorted((OUT / "annotated").glob("*.png"))[:6], OUT / "people.png")
-    street, video = data_dir("samples") / "vtest" / "street.mp4", OUT / "street.mp4"
-    page, events = OUT / "people.html", OUT / "people.jsonl"
-    events.unlink(missing_ok=True)  # a run appends
+    run("seqpar", "predict", crops, "--bundle", out / "bundle", "--annotate", out / "annotated")
+    sheet = contact_sheet(sorted((out / "annotated").glob("*.png"))[:6], out / "people.png")
+    street, video = data_dir("samples") / "vtest" / "street.mp4", out / "street.mp4"
+    page, events = out / "people.html", out / "people.jsonl"
+    events.unlink(missing_ok=True)  # seqpar video appends
     outputs = ["--annotate", video, "--report", page, "--events", events]
-    run("seqpar", "video", street, "--bundle", OUT / "bundle", *outputs)
-    print(
-        f"\nThe street video with its people's attributes: {video}; everyone who was seen: {page}; as events: {events}"
-    )
-    print(f"Pictures with their attributes: {OUT}/annotated, six of them together: {sheet}")
-    print("The demo model is small; it learned from drawings and few real people, five of these among them.")
-    print("How far to trust it: models/demo/README.md.")
+    run("seqpar", "video", street, "--bundle", out / "bundle", *outputs)
+    print(f"\nVideo with attributes: {video}\nPage of all people in it: {page}\nEvents: {events}")
+    print(f"Pictures with attributes: {out / 'annotated'}\nSix of them: {sheet}")
+    print("The demo model is small: it was trained on rendered people and few real ones, five of these among them.")
+    print("Its limits: models/demo/README.md")
 
 
 def run(command: str, *arguments: object) -> None:
-    """Run one of the package's commands, showing it as a user would type it."""
+    """Print a command of the package, then run it."""
     print("$", command, *arguments, flush=True)
     subprocess.run([Path(sys.executable).parent / command, *map(str, arguments)], check=True)
 
 
 def contact_sheet(pictures: list[Path], out: Path) -> Path:
-    """Pictures side by side, three a row."""
+    """Combine pictures, three per row."""
     images = [Image.open(path) for path in pictures]
     width, height = max(image.width for image in images), max(image.height for image in images)
     sheet = Image.new("RGB", (3 * width, (len(images) + 2) // 3 * height), (250, 250, 248))

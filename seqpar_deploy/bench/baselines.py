@@ -1,5 +1,4 @@
-"""The graphs of `exporting.rival_graphs` in ONNX Runtime, behind the backend protocol. For benchmarks, and greedy
-decoding, only."""
+"""The graphs of `exporting.baseline_graphs` in ONNX Runtime, as backends. They support greedy decoding only."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ Run = Callable[..., list[Any]]
 
 
 def open_graph(path: Path, *, threads: int | None) -> Run:
-    """A function of the graph's inputs, by name, that returns its outputs. Raises BackendError."""
+    """Open a graph as a function of its inputs, by name, that returns its outputs. Raises BackendError."""
     session = OnnxRuntimeSession(path, threads=threads)
     return lambda **inputs: list(session.run(inputs).values())
 
 
 class _GrowingState:
-    """What greedy decoding never asks for."""
+    """Leaves out what greedy decoding does not use."""
 
     def truncate(self, lengths: Int64Array) -> None:
-        raise NotImplementedError("an export like this has nothing like it")
+        raise NotImplementedError("baselines decode greedily and never truncate")
 
 
 class PlainState(_GrowingState):
@@ -68,7 +67,7 @@ class PlainOnnxBackend:
 
 
 class ConcatState(_GrowingState):
-    """A cache (2L, B, h, T, k) that each step makes anew, one longer, and `cross_kv`."""
+    """A cache (2L, B, h, T, k), which each step copies into one that is a slot longer, and `cross_kv`."""
 
     def __init__(self, past_kv: Floats, cross_kv: Floats) -> None:
         self.past_kv, self.cross_kv = past_kv, cross_kv

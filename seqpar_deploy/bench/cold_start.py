@@ -1,9 +1,9 @@
-"""From nothing to the first answer, in a process of its own: what a restart, or a function in a cloud, waits for.
+"""The time from the start of a process to its first prediction, as after a restart or in a cloud function.
 
     python -m seqpar_deploy.bench.cold_start BUNDLE --backend onnxruntime
 
-is that process: it does what the README tells a user to do, and says how long each part took. The files have been read
-before, so the system has them in memory.
+That process does what the README's example does and prints the seconds of each part. The files are in the system's
+cache, because they were read before.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from seqpar_deploy import Bundle, Recognizer, read_image
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.resources import sample_crops
 
-_PATIENCE = 600  # seconds
+_TIMEOUT = 600  # seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColdStart:
-    """Seconds from the start of the process to its first answer, and of it those of loading and of the first call;
-    the most memory it held, in bytes, None where the system does not tell."""
+    """Seconds from the start of the process to its first prediction, and of these the seconds of loading and of the
+    first call; peak memory in bytes, None if the system does not report it."""
 
     cold_start_seconds: float
     load_seconds: float
@@ -37,30 +37,30 @@ class ColdStart:
 
 
 def measure_cold_start(arguments: Sequence[str]) -> ColdStart:
-    """Start the process with these arguments (see `main`) and wait for its answer. Raises BackendError."""
+    """Run the process with these arguments (see `main`). Raises BackendError."""
     command = [sys.executable, "-m", "seqpar_deploy.bench.cold_start", *arguments]
     start = time.monotonic()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise BackendError(f"no answer of a fresh process within {_PATIENCE} s") from None
+        raise BackendError(f"a new process did not finish within {_TIMEOUT} s") from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise BackendError(f"a fresh process failed: {last}") from None
-    told = json.loads(done.stdout.splitlines()[-1])
-    # The clock counts from the start of the machine, in all processes alike.
-    return ColdStart(cold_start_seconds=told.pop("answered_at") - start, **told)
+        raise BackendError(f"a new process failed: {last}") from None
+    printed = json.loads(done.stdout.splitlines()[-1])
+    # The monotonic clock is the same in all processes.
+    return ColdStart(cold_start_seconds=printed.pop("predicted_at") - start, **printed)
 
 
 def main() -> None:
-    """Open, predict one crop, print a line of JSON."""
+    """Open the bundle, predict one crop, print one line of JSON."""
     parser = argparse.ArgumentParser(description="Open a bundle, or its checkpoint, and predict one sample crop.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--checkpoint", type=Path, help="run this in PyTorch instead of the bundle")
     parser.add_argument("--encoder")
     parser.add_argument("--decoder-heads", type=int)
-    parser.add_argument("--device", default="cpu", help="of PyTorch")
+    parser.add_argument("--device", default="cpu", help="device of PyTorch")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     crop = read_image(sample_crops()[0])
@@ -68,9 +68,9 @@ def main() -> None:
     recognizer = _open(options)
     loaded = time.monotonic()
     recognizer.predict([crop])
-    answered = time.monotonic()
-    told = {"answered_at": answered, "load_seconds": loaded - start, "first_call_seconds": answered - loaded}
-    print(json.dumps(told | {"peak_memory_bytes": _peak_memory()}), flush=True)
+    predicted = time.monotonic()
+    values = {"predicted_at": predicted, "load_seconds": loaded - start, "first_call_seconds": predicted - loaded}
+    print(json.dumps(values | {"peak_memory_bytes": _peak_memory()}), flush=True)
 
 
 def _open(options: argparse.Namespace) -> Recognizer:

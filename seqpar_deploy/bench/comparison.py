@@ -1,15 +1,15 @@
-"""A ladder of alternatives: each rung does the same work end to end, from raw crops to attributes.
+"""A comparison of variants: each does the same job end to end, from raw crops to attributes.
 
-The rungs take turns, so that a machine whose speed drifts is the same machine for all of them; ratios are of medians
-within one run. Each turn brings other crops, because decoding takes longer for some than for others. Tokens are
-compared as well: a faster rung that says something else is no rung.
+Variants are interleaved, so that a drift of the machine's speed affects all of them alike. Ratios are of medians within
+one run. Each turn takes other crops, because decoding takes longer for some than for others. Tokens are compared too: a
+faster variant that returns other tokens does not count.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,19 +22,21 @@ from seqpar_deploy.bench.timing import median_seconds
 from seqpar_deploy.bundle import Dimensions
 from seqpar_deploy.decoding import Generation, Greedy, Strategy
 from seqpar_deploy.preprocess import Crop, Preprocessing, prepare_batch
+from seqpar_deploy.progress import OnProgress
 
-Report = Callable[[int, int], None]
-
-SETTLE = 0.3  # seconds before each turn: worker threads of the runtime that went before spin for a while
+SETTLE = 0.3  # seconds before each turn: worker threads of the previous runtime keep spinning for a while
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One alternative: a backend, how it decodes, and what is to be known about it.
+    """One way to run the model: a backend and a decoding strategy.
 
-    `precision` is that of its arithmetic; `reduced` says that it is lower than the bundle's, so that other tokens are
-    no fault. `as_bundle` says that encoding and stepping do the operations of the bundle's graphs. `cold_start` are the
-    arguments of a process that does the same, `one_batch` that no other size than the ladder's will do.
+    Attributes:
+        precision: Precision that it computes in.
+        reduced: Whether that precision is lower than the bundle's, so that other tokens are allowed.
+        as_bundle: Whether encoding and stepping perform the FLOPs of the bundle's graphs.
+        cold_start: Arguments of a process that does the same, or None.
+        one_batch: Whether only the batch size of the comparison is possible.
     """
 
     name: str
@@ -50,14 +52,14 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Input:
-    """Raw crops, and how they become batches of a model's input."""
+    """Raw crops, and how they are prepared as batches."""
 
     crops: Sequence[Crop]
     dimensions: Dimensions
     preprocessing: Preprocessing
 
     def chosen(self, start: int, batch: int) -> list[Crop]:
-        """`batch` crops from number `start` on; they go round."""
+        """`batch` crops from index `start` on, modulo their number."""
         return [self.crops[(start + i) % len(self.crops)] for i in range(batch)]
 
     def prepared(self, crops: Sequence[Crop]) -> npt.NDArray[np.uint8]:
@@ -66,7 +68,7 @@ class Input:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stages:
-    """Seconds of one run: preparing the crops, encoding them, in the decoder's steps, and the rest, in Python."""
+    """Seconds per stage of one run: preprocessing, encoder, decoder steps, and the rest, which is Python."""
 
     preprocess: float
     encode: float
@@ -76,9 +78,12 @@ class Stages:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """All runs of one rung: seconds end to end and medians of their stages, the decoder's steps and what one took, the
-    energy a crop took if the machine tells, and whether the tokens were always those of the first rung that is not
-    reduced."""
+    """All runs of one variant.
+
+    `seconds` are end to end; `stages`, `steps` and `step_seconds` are medians. `joules_per_crop` is None if the machine
+    has no energy counter. `identical`: every run returned the reference's tokens, which is the first variant that is
+    not reduced.
+    """
 
     variant: Variant
     is_reference: bool
@@ -120,9 +125,9 @@ def run_comparison(
     runs: int,
     batch: int = 1,
     warmup: int = 1,
-    report: Report | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Timing]:
-    """Time every rung `runs` times after `warmup`, each time on the next `batch` of the crops."""
+    """Time every variant `runs` times after `warmup` runs, each time on the next `batch` crops."""
     meters = {device: open_meter(device) for device in {variant.backend.device for variant in variants}}
     turns: list[list[_Turn]] = [[] for _ in variants]
     for run in range(warmup + runs):
@@ -130,8 +135,8 @@ def run_comparison(
         for place, variant in enumerate(variants):
             time.sleep(SETTLE)
             turns[place].append(_take_turn(variant, chosen, given, meters[variant.backend.device]))
-            if report:
-                report(run * len(variants) + place + 1, (warmup + runs) * len(variants))
+            if on_progress:
+                on_progress(run * len(variants) + place + 1, (warmup + runs) * len(variants))
     reference = next((place for place, variant in enumerate(variants) if not variant.reduced), 0)
     return [
         _timing(variant, taken, turns[reference], warmup, batch) for variant, taken in zip(variants, turns, strict=True)
@@ -139,8 +144,8 @@ def run_comparison(
 
 
 def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: float) -> float:
-    """Crops a second in batches of this size, from raw crops to attributes; the median of runs
-    for about `seconds` after one that does not count."""
+    """Crops per second in batches of this size, from raw crops to attributes: the median of runs for about `seconds`,
+    after one warm-up run."""
     crops, max_steps = given.chosen(0, batch), given.dimensions.capacity - 1
 
     def work() -> None:
@@ -150,7 +155,7 @@ def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: f
 
 
 def _take_turn(variant: Variant, crops: Sequence[Crop], given: Input, meter: ReadJoules | None) -> _Turn:
-    # A backend that decodes by itself is not asked to step: its decoding counts as a whole.
+    # A GreedyBackend decodes without calls of `step`, so its decoding counts as a whole.
     watch = None if isinstance(variant.backend, GreedyBackend) else _Stopwatch(variant.backend)
     before = meter() if meter else 0.0
     start = time.perf_counter()
@@ -172,7 +177,7 @@ def _take_turn(variant: Variant, crops: Sequence[Crop], given: Input, meter: Rea
 
 
 class _Stopwatch:
-    """A backend that counts the seconds of its steps."""
+    """A backend that adds up the seconds of its steps."""
 
     def __init__(self, backend: Backend[Any]) -> None:
         self._backend = backend
@@ -204,5 +209,5 @@ def _timing(variant: Variant, turns: Sequence[_Turn], reference: Sequence[_Turn]
         steps=float(np.median([turn.steps for turn in timed])),
         step_seconds=float(np.median([turn.stages.decode / turn.steps for turn in timed])),
         joules_per_crop=sum(joules) / (len(joules) * batch) if joules else None,
-        identical=all(turn.tokens == wanted.tokens for turn, wanted in zip(turns, reference, strict=True)),
+        identical=all(turn.tokens == expected.tokens for turn, expected in zip(turns, reference, strict=True)),
     )

@@ -1,4 +1,4 @@
-"""What a GPU, or PyTorch on a CPU, can do at best; `limits.py` asks every library a CPU has."""
+"""The roofline of a GPU, or of PyTorch on a CPU. For a CPU with all its libraries, see `roofline.py`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceLimits:
-    """Rates a second: of matrix products (2 operations for each product and sum), bytes of memory read and written by a
-    copy on the device, and bytes copied to it from page-locked memory."""
+class DeviceRoofline:
+    """Rates per second: FLOPs of matrix multiplications (2 per multiply-add), bytes read and written by a copy on the
+    device, and bytes copied to it from page-locked memory."""
 
     fp32_flops: float
     fp16_flops: float
@@ -22,23 +22,23 @@ class DeviceLimits:
     uploaded_bytes: float
 
 
-def measure_device_limits(device: str, *, seconds: float = 1.0) -> DeviceLimits:
-    """Each rate as the median over about `seconds`, of sizes a device of its kind is busy with."""
+def measure_device_roofline(device: str, *, seconds: float = 1.0) -> DeviceRoofline:
+    """Measure each rate as the median over about `seconds`, with sizes that keep such a device busy."""
     import torch
 
     gpu = device.startswith("cuda")
     side, size = (8192, 1 << 30) if gpu else (1024, 1 << 26)
 
-    def products(dtype: torch.dtype) -> float:
+    def gemm_rate(dtype: torch.dtype) -> float:
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         return 2 * side**3 / median_seconds(lambda: a @ b, device, seconds=seconds)
 
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     host = torch.ones(size, dtype=torch.uint8, pin_memory=gpu)
-    return DeviceLimits(
-        fp32_flops=products(torch.float32),
-        fp16_flops=products(torch.float16),
+    return DeviceRoofline(
+        fp32_flops=gemm_rate(torch.float32),
+        fp16_flops=gemm_rate(torch.float16),
         copied_bytes=2 * size / median_seconds(lambda: target.copy_(source), device, seconds=seconds),
         uploaded_bytes=size / median_seconds(lambda: target.copy_(host, non_blocking=True), device, seconds=seconds),
     )

@@ -1,4 +1,4 @@
-"""Energy taken by a processor, where the machine tells: RAPL counters of CPUs, NVML of NVIDIA GPUs."""
+"""Energy of a processor, from its counters if it has any: RAPL for CPUs, NVML for NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
 
-ReadJoules = Callable[[], float]  # joules taken since some moment
+ReadJoules = Callable[[], float]  # joules since an arbitrary moment
 
 
 def open_meter(device: str, *, powercap: Path = POWERCAP) -> ReadJoules | None:
-    """What reads the energy taken by `cpu` or `cuda`; None where the machine does not tell.
+    """Open the energy counter of `cpu` or `cuda`; None if the machine has none that can be read.
 
-    It is all that the processor takes, whoever makes it work: measure on a machine that does nothing else.
+    It counts the whole processor, for all processes: measure on an otherwise idle machine.
     """
     if device.startswith("cuda"):
         return _nvml_meter()
@@ -24,7 +24,7 @@ def open_meter(device: str, *, powercap: Path = POWERCAP) -> ReadJoules | None:
 
 
 def _is_package(folder: Path) -> bool:
-    """A whole processor, not a part of one, whose counter may be read (often only root may)."""
+    """Whether this is a whole processor, not a part of one, with a readable counter (often only root may read it)."""
     try:
         int((folder / "energy_uj").read_text())
         int((folder / "max_energy_range_uj").read_text())
@@ -34,7 +34,7 @@ def _is_package(folder: Path) -> bool:
 
 
 class _Zone:
-    """A counter of microjoules, which begins anew at its largest value."""
+    """A counter of microjoules that wraps around at its largest value."""
 
     def __init__(self, folder: Path) -> None:
         self._counter = folder / "energy_uj"

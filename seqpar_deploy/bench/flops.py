@@ -1,10 +1,9 @@
-"""How much work the model is, counted from a bundle's graphs: operations of the products, bytes that must move.
+"""FLOPs and bytes of a model, counted in a bundle's graphs.
 
-Counted are matrix products and convolutions, 2 operations for each product and sum, as torch's FlopCounterMode does.
-The ONNX files are read without the onnx package; field numbers are those of onnx.proto: GraphProto.node 1,
-.initializer 5, .input 11, .output 12, .value_info 13; NodeProto.input 1, .output 2, .op_type 4; TensorProto.dims 1,
-.name 8; ValueInfoProto.name 1, .type 2; TypeProto.tensor_type 1; its .shape 2; TensorShapeProto.dim 1;
-Dimension.dim_value 1, .dim_param 2.
+Matrix multiplications and convolutions count, 2 FLOPs per multiply-add, as in torch's FlopCounterMode. The ONNX files
+are read without the onnx package. Field numbers are those of onnx.proto: GraphProto.node 1, .initializer 5, .input 11,
+.output 12, .value_info 13; NodeProto.input 1, .output 2, .op_type 4; TensorProto.dims 1, .name 8; ValueInfoProto.name
+1, .type 2; TypeProto.tensor_type 1; its .shape 2; TensorShapeProto.dim 1; Dimension.dim_value 1, .dim_param 2.
 """
 
 from __future__ import annotations
@@ -24,59 +23,61 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Product:
-    """One product of a graph: its operations, and (rows, inner, columns) if it is a matrix by a weight."""
+class Gemm:
+    """A matrix multiplication or convolution of a graph; `sides` are (rows, inner, columns) if it is by a weight."""
 
-    operations: int
+    flops: int
     sides: tuple[int, int, int] | None
 
 
-def encoder_operations(bundle: Bundle, rows: int = 1) -> int:
-    """Operations of the encoder on `rows` crops. Raises BundleFormatError."""
-    return sum(product.operations for product in products(bundle.encoder, {"B": rows}))
+def encoder_flops(bundle: Bundle, rows: int = 1) -> int:
+    """FLOPs of the encoder on `rows` crops. Raises BundleFormatError."""
+    return sum(gemm.flops for gemm in graph_gemms(bundle.encoder, {"B": rows}))
 
 
 def encoder_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
-    """Bytes the encoder cannot do without moving: weights and crops are read, `cross_kv` is written."""
+    """Bytes the encoder must move: it reads weights and crops and writes `cross_kv`."""
     d = bundle.dimensions
     cross_kv = 2 * d.layers * d.heads * d.head_size * d.image_tokens * BYTES_OF[_activations(bundle, precision)]
     return _weight_bytes(bundle, bundle.encoder, precision) + rows * (3 * d.image_size**2 + cross_kv)
 
 
-def step_operations(bundle: Bundle, rows: int = 1) -> int:
-    """Operations of one decoder step of one token a row. Raises BundleFormatError."""
-    return sum(product.operations for product in products(bundle.decoder_step, {"B": rows, "T": 1}))
+def step_flops(bundle: Bundle, rows: int = 1) -> int:
+    """FLOPs of one decoder step of one token per row. Raises BundleFormatError."""
+    return sum(gemm.flops for gemm in graph_gemms(bundle.decoder_step, {"B": rows, "T": 1}))
 
 
 def step_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
-    """Bytes a decoder step cannot do without moving: its weights and the image tokens' keys and values are read, the
-    cache is read and written."""
+    """Bytes a decoder step must move: it reads weights and the image tokens' keys and values, and reads and writes the
+    cache."""
     d = bundle.dimensions
     slots = rows * (d.image_tokens + 2 * d.capacity)
     cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[_activations(bundle, precision)]
     return _weight_bytes(bundle, bundle.decoder_step, precision) + cache
 
 
-def largest_product(bundle: Bundle) -> tuple[int, int, int]:
-    """(rows, inner, columns) of the encoder's largest product by a weight, for one crop. Raises BundleFormatError."""
-    by_weights = [product for product in products(bundle.encoder, {"B": 1}) if product.sides]
+def largest_gemm(bundle: Bundle) -> tuple[int, int, int]:
+    """(rows, inner, columns) of the encoder's largest GEMM by a weight, for one crop. Raises BundleFormatError."""
+    by_weights = [gemm for gemm in graph_gemms(bundle.encoder, {"B": 1}) if gemm.sides]
     if not by_weights:
-        raise BundleFormatError(f"{bundle.encoder} multiplies by no weights; export the bundle again")
-    sides = max(by_weights, key=lambda product: product.operations).sides
+        raise BundleFormatError(
+            f"{bundle.encoder} must hold matrix multiplications by weights; export the bundle again"
+        )
+    sides = max(by_weights, key=lambda gemm: gemm.flops).sides
     assert sides is not None
     return sides
 
 
-def products(graph: Path, sizes: Mapping[str, int]) -> list[Product]:
-    """The products of an ONNX graph, with these sizes for its letters. Raises BundleFormatError."""
+def graph_gemms(graph: Path, sizes: Mapping[str, int]) -> list[Gemm]:
+    """The GEMMs and convolutions of an ONNX graph, with these sizes for its dimensions. Raises BundleFormatError."""
     try:
-        return list(_products(memoryview(graph.read_bytes()), sizes))
+        return list(_graph_gemms(memoryview(graph.read_bytes()), sizes))
     except (KeyError, ValueError, IndexError) as error:
-        raise BundleFormatError(f"the work in {graph} cannot be counted: {error}; export the bundle again") from None
+        raise BundleFormatError(f"the FLOPs of {graph} cannot be counted: {error}; export the bundle again") from None
 
 
 def _activations(bundle: Bundle, precision: str) -> str:
-    """The precision of what goes in and out of a graph: of the 8-bit ones only the weights are smaller."""
+    """The precision of a graph's inputs and outputs: int8 graphs have smaller weights only."""
     return bundle.precision if precision == "int8" else precision
 
 
@@ -88,10 +89,10 @@ def _weight_bytes(bundle: Bundle, graph: Path, precision: str) -> int:
     return sum(file.stat().st_size for file in files) * BYTES_OF[precision] // BYTES_OF[bundle.precision]
 
 
-def _products(model: memoryview, sizes: Mapping[str, int]) -> Iterator[Product]:
+def _graph_gemms(model: memoryview, sizes: Mapping[str, int]) -> Iterator[Gemm]:
     graph = next(_messages(model, 7), None)
     if graph is None:
-        raise ValueError("it holds no graph")
+        raise ValueError("the file holds no graph")
     weights = dict(_initializer(tensor) for tensor in _messages(graph, 5))
     values = {_texts(value, 1)[0]: value for field in (11, 12, 13) for value in _messages(graph, field)}
 
@@ -104,12 +105,12 @@ def _products(model: memoryview, sizes: Mapping[str, int]) -> Iterator[Product]:
             continue
         (first, second, *_), out = _texts(node, 1), shape(_texts(node, 2)[0])
         if kind == "Conv":
-            yield Product(operations=2 * math.prod(out) * math.prod(shape(second)[1:]), sides=None)
+            yield Gemm(flops=2 * math.prod(out) * math.prod(shape(second)[1:]), sides=None)
         else:
             inner = math.prod(shape(first)) * out[-1] // math.prod(out)
             rows = math.prod(out) // out[-1]
             sides = (rows, inner, out[-1]) if second in weights else None
-            yield Product(operations=2 * math.prod(out) * inner, sides=sides)
+            yield Gemm(flops=2 * math.prod(out) * inner, sides=sides)
 
 
 def _initializer(tensor: memoryview) -> tuple[str, Shape]:
@@ -131,11 +132,11 @@ def _size(dimension: memoryview, sizes: Mapping[str, int]) -> int:
             return value
         if field == 2 and not isinstance(value, int):
             return _evaluate(bytes(value).decode(), sizes)
-    raise ValueError("a tensor has a side of unknown size")
+    raise ValueError("a tensor has a dimension of unknown size")
 
 
 def _evaluate(text: str, sizes: Mapping[str, int]) -> int:
-    """Sums and products of numbers and letters, such as `T + 27`."""
+    """Sums and products of numbers and names, for example `T + 27`."""
     if "+" in text:
         return sum(_evaluate(part, sizes) for part in text.split("+"))
     if "*" in text:

@@ -1,7 +1,7 @@
-"""Matrix products as fast as any installed library makes them on this CPU.
+"""The peak rate of matrix multiplication (GEMM) on this CPU, over all installed libraries.
 
-One library alone may be slow on one make of CPU (MKL on an AMD, say), and a share of a slow library's rate would
-flatter the model. So all are asked, at the model's own shape and at a large square, and the best counts.
+A single library can be slow on some CPUs (for example MKL on AMD), and a share of its rate would flatter the model.
+So every library is measured, at the model's largest shape and at a large square, and the best rate counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from seqpar_deploy.backends.sessions import (
     inference_session,
     openvino_core,
 )
-from seqpar_deploy.bench.micro_op import one_product
+from seqpar_deploy.bench.micro_op import one_op_model
 from seqpar_deploy.bench.timing import durations
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.machine import has_bf16
@@ -35,15 +35,15 @@ Sides = tuple[int, int, int]  # rows, inner, columns
 def best_rate(
     precision: str, shapes: list[Sides], *, threads: int | None, seconds: float
 ) -> tuple[float | None, str | None]:
-    """(operations a second, which library and shape) of the fastest product; (None, None) where there is none.
+    """Return (FLOPs per second, library and shape) of the fastest GEMM, or (None, None) if no library supports it.
 
-    The fastest run counts: a limit is what the machine can do, not what it does while something else goes on.
+    The fastest run counts, because a peak is not slowed by other processes.
     """
     found: list[tuple[float, str]] = []
-    for name, product in LIBRARIES.items():
+    for name, make_gemm in LIBRARIES.items():
         for rows, inner, columns in shapes:
             with contextlib.suppress(ImportError, BackendError, RuntimeError, NotImplementedError):
-                work = product(precision, (rows, inner, columns), threads)
+                work = make_gemm(precision, (rows, inner, columns), threads)
                 if work is not None:
                     rate = 2 * rows * inner * columns / min(durations(work, seconds=seconds))
                     found.append((rate, f"{name}, {rows}x{inner} by {inner}x{columns}"))
@@ -51,7 +51,7 @@ def best_rate(
 
 
 def _numpy(precision: str, sides: Sides, threads: int | None) -> Work | None:
-    if precision != "fp32" or threads is not None:  # its threads are set before it is imported
+    if precision != "fp32" or threads is not None:  # its thread count is fixed at import
         return None
     a, b = _random(sides)
     return lambda: a @ b
@@ -80,7 +80,7 @@ def _onnxruntime(precision: str, sides: Sides, threads: int | None) -> Work | No
     if precision == "int8":
         a, b = (100 * a).astype(np.uint8), (100 * b).astype(np.int8)
     operator, result = ("MatMulInteger", "int32") if precision == "int8" else ("MatMul", "float32")
-    model = one_product(operator, (a.dtype.name, (rows, inner)), b, (result, (rows, columns)))
+    model = one_op_model(operator, (a.dtype.name, (rows, inner)), b, (result, (rows, columns)))
     session = inference_session(import_onnxruntime(), model, [PROVIDERS["cpu"]], intra_op_num_threads=threads)
     return lambda: session.run(None, {"x": a})
 
@@ -96,7 +96,7 @@ def _openvino(precision: str, sides: Sides, threads: int | None) -> Work | None:
     a, b = _random(sides)
     x = given = opset13.parameter(list(a.shape), np.float32)
     weight = opset13.constant(b)
-    if precision == "int8":  # the form in which OpenVINO recognises a quantised product
+    if precision == "int8":  # the pattern that OpenVINO recognises as a quantised GEMM
         low, high = opset13.constant(np.float32(-1.28)), opset13.constant(np.float32(1.27))
         x = opset13.fake_quantize(x, low, high, low, high, 256)
         whole = opset13.convert(opset13.constant((100 * b).astype(np.int8)), np.float32)
@@ -116,6 +116,6 @@ LIBRARIES: dict[str, Callable[[str, Sides, int | None], Work | None]] = {
 
 
 def _random(sides: Sides) -> tuple[Any, Any]:
-    """Factors of numbers between 0 and 1."""
+    """Two matrices of values in [0, 1)."""
     rng, (rows, inner, columns) = np.random.default_rng(0), sides
     return rng.random((rows, inner), dtype=np.float32), rng.random((inner, columns), dtype=np.float32)

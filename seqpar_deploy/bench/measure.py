@@ -1,5 +1,5 @@
-"""One run of everything: the ladder, what each rung costs besides time, and the machine's limits. The result is JSON,
-and says on what and of what it was measured."""
+"""One benchmark run: the comparison of variants, their other costs, and the machine's roofline. The result is JSON and
+names the machine and the bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from seqpar_deploy.bench import flops
 from seqpar_deploy.bench.cold_start import measure_cold_start
 from seqpar_deploy.bench.comparison import Input, Timing, Variant, measure_throughput, run_comparison
-from seqpar_deploy.bench.roofline import Limits, measure_limits
+from seqpar_deploy.bench.roofline import Roofline, measure_roofline
 from seqpar_deploy.bench.variants import BenchContext
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError
@@ -30,8 +30,15 @@ _NO_COLD_START = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`crops` at a time in each of `runs` timed turns of each rung; `batches` to measure the throughput of, by default
-    those of BATCHES the bundle is meant for; about `seconds` for each of the machine's limits."""
+    """Settings of a benchmark run.
+
+    Attributes:
+        crops: Crops per run.
+        runs: Timed runs per variant.
+        batches: Batch sizes for throughput. Default: those of BATCHES up to the bundle's largest batch.
+        threads: CPU threads. Default: each runtime's own choice.
+        seconds: Seconds per throughput and per rate of the roofline, about.
+    """
 
     crops: int = 1
     runs: int = 5
@@ -52,27 +59,27 @@ def measure(
     *,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Measure rungs of a workshop, which is closed on the way. Raises BundleFormatError: its work cannot be counted."""
+    """Measure the variants of a context and close it. Raises BundleFormatError if FLOPs cannot be counted."""
     bundle = context.bundle
     given = Input(crops=crops, dimensions=bundle.dimensions, preprocessing=bundle.preprocessing)
     model = _model(bundle)
-    with progress("measuring") as report:
-        timings = run_comparison(variants, given, runs=settings.runs, batch=settings.crops, report=report)
+    with progress("measuring") as on_progress:
+        timings = run_comparison(variants, given, runs=settings.runs, batch=settings.crops, on_progress=on_progress)
     throughputs = []
-    with progress("measuring throughput") as report:
+    with progress("measuring throughput") as on_progress:
         for done, timing in enumerate(timings):
             throughputs.append(_throughput(timing, given, settings, bundle))
-            report(done + 1, len(timings))
+            on_progress(done + 1, len(timings))
     step_bytes = model["step_bytes"]
-    limits = measure_limits(
-        flops.largest_product(bundle), step_bytes, threads=settings.threads, seconds=settings.seconds, progress=progress
+    roofline = measure_roofline(
+        flops.largest_gemm(bundle), step_bytes, threads=settings.threads, seconds=settings.seconds, progress=progress
     )
     context.close()
     cold_starts = []
-    with progress("starting afresh") as report:
+    with progress("measuring cold starts") as on_progress:
         for done, variant in enumerate(variants):
             cold_starts.append(_cold_start(variant))
-            report(done + 1, len(variants))
+            on_progress(done + 1, len(variants))
     entries = [
         _entry(timing, cold_start, throughput)
         for timing, cold_start, throughput in zip(timings, cold_starts, throughputs, strict=True)
@@ -91,18 +98,18 @@ def measure(
         "settings": {"crops": settings.crops, "runs": settings.runs, "threads": settings.threads},
         "variants": entries,
         "skipped": list(skipped),
-        "limits": dataclasses.asdict(limits),
+        "roofline": dataclasses.asdict(roofline),
         "model": model,
-        "shares": [share for timing in timings for share in _shares(timing, limits, bundle, settings.crops)],
+        "shares": [share for timing in timings for share in _shares(timing, roofline, bundle, settings.crops)],
     }
 
 
 def _model(bundle: Bundle) -> dict[str, int]:
-    """The work of one crop, and of one decoder step of one token; bytes in the graphs' own precision."""
+    """FLOPs and bytes of one crop and of one decoder step of one token, in the graphs' own precision."""
     return {
-        "encoder_operations": flops.encoder_operations(bundle),
+        "encoder_flops": flops.encoder_flops(bundle),
         "encoder_bytes": flops.encoder_bytes(bundle, bundle.precision),
-        "step_operations": flops.step_operations(bundle),
+        "step_flops": flops.step_flops(bundle),
         "step_bytes": flops.step_bytes(bundle, bundle.precision),
     }
 
@@ -110,10 +117,10 @@ def _model(bundle: Bundle) -> dict[str, int]:
 def _throughput(timing: Timing, given: Input, settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
     found = []
     for batch in settings.batches_for(bundle):
-        most = timing.variant.backend.max_rows
+        max_rows = timing.variant.backend.max_rows
         if batch == settings.crops:
             found.append({"batch": batch, "crops_per_second": batch / timing.p50})
-        elif not timing.variant.one_batch and (most is None or batch <= most):
+        elif not timing.variant.one_batch and (max_rows is None or batch <= max_rows):
             rate = measure_throughput(timing.variant, given, batch, seconds=settings.seconds)
             found.append({"batch": batch, "crops_per_second": rate})
     return found
@@ -143,43 +150,43 @@ def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str
         "steps": timing.steps,
         "step_seconds": timing.step_seconds,
         "identical": timing.identical,
-        "reference": timing.is_reference,  # whose tokens the others' are held against
+        "reference": timing.is_reference,  # the others' tokens are compared with its tokens
         **cold_start,
         "joules_per_crop": timing.joules_per_crop,
         "throughput": throughput,
     }
 
 
-def _shares(timing: Timing, limits: Limits, bundle: Bundle, rows: int) -> list[dict[str, Any]]:
-    """What a rung that does the work of the bundle's graphs reaches of the CPU's limits; of GPUs, gpu_check.py says."""
+def _shares(timing: Timing, roofline: Roofline, bundle: Bundle, rows: int) -> list[dict[str, Any]]:
+    """Shares of the CPU's roofline, of a variant that runs the bundle's graphs. For GPUs, see gpu_check.py."""
     variant = timing.variant
     if not variant.as_bundle or variant.backend.device != "cpu":
         return []
     seconds = {"encoder": timing.stages.encode, "decoder_step": timing.step_seconds}
-    operations = {
-        "encoder": flops.encoder_operations(bundle, rows),
-        "decoder_step": flops.step_operations(bundle, rows),
+    counts = {
+        "encoder": flops.encoder_flops(bundle, rows),
+        "decoder_step": flops.step_flops(bundle, rows),
     }
     moved = {
         "encoder": flops.encoder_bytes(bundle, variant.precision, rows),
         "decoder_step": flops.step_bytes(bundle, variant.precision, rows),
     }
-    # An encoder streams its weights; a step finds some of its own in the cache, where the last one left them.
-    bandwidth = {"encoder": limits.streamed_bytes_per_second, "decoder_step": limits.bytes_per_second}
+    # An encoder streams its weights. A step finds some of its weights in the cache, left there by the step before.
+    bandwidth = {"encoder": roofline.streamed_bytes_per_second, "decoder_step": roofline.bytes_per_second}
     found = []
     for graph, taken in seconds.items():
-        of_products = operations[graph] / taken / limits.of_products(variant.precision)
+        of_gemm = counts[graph] / taken / roofline.gemm_rate(variant.precision)
         of_bandwidth = moved[graph] / taken / bandwidth[graph]
         found.append(
             {
                 "variant": variant.name,
                 "graph": graph,
                 "seconds": taken,
-                "operations": operations[graph],
+                "flops": counts[graph],
                 "bytes": moved[graph],
-                "share_of_products": of_products,
+                "share_of_gemm": of_gemm,
                 "share_of_bandwidth": of_bandwidth,
-                "binds": "products" if of_products > of_bandwidth else "bandwidth",
+                "bound_by": "gemm" if of_gemm > of_bandwidth else "bandwidth",
             }
         )
     return found

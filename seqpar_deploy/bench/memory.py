@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, by whatever library reads it fastest."""
+"""How fast this machine reads memory, with the library that reads it fastest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Work = Callable[[], object]
 
 
 def best_read(size: int, *, threads: int | None, seconds: float) -> tuple[float, str]:
-    """(bytes a second, by what) of reading an array of `size` bytes, again and again, on all cores or in `threads`.
+    """Return (bytes per second, library) of reading an array of `size` bytes repeatedly, on all cores or in `threads`.
 
-    An array that fits the caches is read from there, as the weights of a small decoder are. The fastest run counts.
+    An array that fits into a cache is read from there, as the weights of a small decoder are. The fastest run counts.
     """
     array = np.ones(max(1, size // 4), dtype=np.float32)
     parts = np.array_split(array, threads or usable_cores())
@@ -29,7 +29,7 @@ def best_read(size: int, *, threads: int | None, seconds: float) -> tuple[float,
             "numpy sum, one thread": array.sum,
             f"numpy sum, threads: {len(parts)}": lambda: list(pool.map(np.sum, parts)),
         }
-        if threads is None:  # these take as many threads as they like
+        if threads is None:  # these choose their own number of threads
             readers[f"numpy dot, threads: {len(parts)}"] = lambda: list(pool.map(_dot, parts))
             readers["numpy matrix by vector"] = _matrix_by_vector(array)
         with contextlib.suppress(ImportError):
@@ -44,7 +44,7 @@ def _dot(part: Floats) -> float:
 
 
 def _matrix_by_vector(array: Floats) -> Work:
-    """What a decoder step does with its weights."""
+    """The access pattern of a decoder step."""
     inner = min(1024, array.size)
     matrix = array[: array.size // inner * inner].reshape(-1, inner)
     vector = np.ones(inner, dtype=np.float32)

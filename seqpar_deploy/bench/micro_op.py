@@ -1,4 +1,4 @@
-"""An ONNX model of one node and one weight, written without the onnx package: to time a runtime's own product.
+"""A one-node ONNX model, written without the onnx package, to time a runtime's own matrix multiplication.
 
 Field numbers are those of onnx.proto, where TensorProto.data_type is 1 for float32, 2 for uint8, 3 for int8, 6 for
 int32.
@@ -17,14 +17,14 @@ _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
 Shape = tuple[int, ...]
 
 
-def one_product(operator: str, given: tuple[str, Shape], weight: npt.NDArray[Any], result: tuple[str, Shape]) -> bytes:
-    """`y = operator(x, weight)`, with the types and shapes of x and y."""
+def one_op_model(operator: str, given: tuple[str, Shape], weight: npt.NDArray[Any], result: tuple[str, Shape]) -> bytes:
+    """A serialised model of `y = operator(x, weight)`, with the types and shapes of x and y."""
     dims = b"".join(_field(1, side) for side in weight.shape)
     kind, content = _field(2, _TYPES[weight.dtype.name]), np.ascontiguousarray(weight).tobytes()
     initializer = dims + kind + _field(8, b"weight") + _field(9, content)
     node = _field(1, b"x") + _field(1, b"weight") + _field(2, b"y") + _field(4, operator.encode())
     values = _field(11, _value("x", *given)) + _field(12, _value("y", *result))
-    graph = _field(1, node) + _field(2, b"product") + _field(5, initializer) + values
+    graph = _field(1, node) + _field(2, b"gemm") + _field(5, initializer) + values
     return _field(1, _IR_VERSION) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, _OPSET))
 
 

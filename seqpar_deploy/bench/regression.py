@@ -1,4 +1,4 @@
-"""Two results of the benchmark, rung by rung: did anything become slower?"""
+"""Two benchmark results, variant by variant: did anything become slower?"""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqpar_deploy.bench.table import columns
+from seqpar_deploy.bench.table import format_columns
 from seqpar_deploy.errors import SeqparError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """`ratios` of the second result's median to the first's, of the rungs both have; what differs besides, in words."""
+class Regression:
+    """Medians of the variants that both results have, and other differences, one line each in `notes`."""
 
     medians: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...]
-    lost: tuple[str, ...]  # rungs that only the first has, or whose tokens are right in the first only
+    lost: tuple[str, ...]  # variants that only the first has, or that return the reference's tokens in the first only
 
     @property
     def ratios(self) -> dict[str, float]:
+        """The second median over the first, per variant."""
         return {name: second / first for name, (first, second) in self.medians.items()}
 
     def slower_than(self, factor: float) -> dict[str, float]:
-        """The rungs whose ratio is above `factor`, or no number."""
+        """The variants whose ratio is above `factor`, or not a number."""
         return {name: ratio for name, ratio in self.ratios.items() if not ratio <= factor}
 
-    def table(self) -> str:
-        rows = [("rung, ms", "first", "second", "second / first")]
+    def format(self) -> str:
+        """The medians as a table, then the notes."""
+        rows = [("variant, ms", "first", "second", "second / first")]
         for name, (first, second) in self.medians.items():
             rows.append((name, f"{1e3 * first:.1f}", f"{1e3 * second:.1f}", f"{second / first:.3f}"))
-        return "\n".join([columns(rows), *(f"note: {note}" for note in self.notes)])
+        return "\n".join([format_columns(rows), *(f"note: {note}" for note in self.notes)])
 
 
-def compare(first: Path, second: Path, *, variant: str | None = None) -> Comparison:
-    """Compare two JSON files that `seqpar-bench --json` wrote, all rungs or one. Raises SeqparError."""
+def compare(first: Path, second: Path, *, variant: str | None = None) -> Regression:
+    """Compare two result files of `seqpar-bench`, in all variants or in one. Raises SeqparError."""
     results = [_read(first), _read(second)]
     medians = [_medians(result, path) for result, path in zip(results, (first, second), strict=True)]
     if variant is not None:
         for found, path in zip(medians, (first, second), strict=True):
             if variant not in found:
-                raise SeqparError(f"{path} has no rung {variant!r}; it has {', '.join(found)}")
+                raise SeqparError(f"{path} has no variant {variant!r}; it has {', '.join(found)}")
     both = [name for name in medians[0] if name in medians[1] and variant in (None, name)]
     if not both:
-        raise SeqparError(f"{first} and {second} have no rung in common; measure the same ones")
-    return Comparison(
+        raise SeqparError(f"{first} and {second} have no variant in common; measure the same variants")
+    return Regression(
         medians={name: (medians[0][name], medians[1][name]) for name in both},
         notes=tuple(_notes(*results)) if variant else (*_notes(*results), *_missing(*medians)),
         lost=tuple(name for name in medians[0] if variant in (None, name) and _is_lost(name, *results)),
@@ -69,9 +71,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise SeqparError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise SeqparError(f"{path} is no JSON: {error}; make one with seqpar-bench --json") from None
+        raise SeqparError(f"{path} is not JSON: {error}; pass a result of seqpar-bench") from None
     if not isinstance(result, dict):
-        raise SeqparError(f"{path} is no result of seqpar-bench; make one with seqpar-bench --json")
+        raise SeqparError(f"{path} is not a result of seqpar-bench; pass a JSON file that it wrote")
     return result
 
 
@@ -81,14 +83,14 @@ def _medians(result: Mapping[str, Any], path: Path) -> dict[str, float]:
             str(variant["name"]): statistics.median(map(float, variant["seconds"])) for variant in result["variants"]
         }
         if not all(math.isfinite(median) and median > 0 for median in medians.values()):
-            raise ValueError("times are numbers above 0")
+            raise ValueError("times must be above 0")
         return medians
     except (KeyError, TypeError, ValueError):
-        raise SeqparError(f"{path} is no result of seqpar-bench; make one with seqpar-bench --json") from None
+        raise SeqparError(f"{path} is not a result of seqpar-bench; pass a JSON file that it wrote") from None
 
 
 def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """What else differs, and so may be the reason."""
+    """Other differences, which may be the reason."""
     notes = []
     machines = [result.get("machine") or {} for result in (first, second)]
     for what in ("processor", "cores", "memory_gb"):

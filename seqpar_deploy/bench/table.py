@@ -1,4 +1,4 @@
-"""Results of the benchmark for a person to read."""
+"""Benchmark results as text."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ Row = Sequence[str]
 
 
 def format_result(result: Mapping[str, Any]) -> str:
-    """Everything a run has measured: times, costs, the machine's limits, and what was left out."""
+    """All measurements of a run: times, costs, the machine's roofline, and skipped variants."""
     settings, machine = result["settings"], result["machine"]
     crops, runs = settings["crops"], settings["runs"]
     head = (
-        f"{crops} crop{'s' if crops > 1 else ''} at a time, {result['bundle']['label_set']}, {runs} runs; medians, ms\n"
+        f"{crops} crop{'s' if crops > 1 else ''} per batch, {result['bundle']['label_set']}, {runs} runs; medians, ms\n"
         f"on {machine['processor']}, {machine['cores']} cores"
     )
-    parts = [head, _ladder(result["variants"]), _costs(result["variants"]), _limits(result), _shares(result)]
-    parts.append(_skipped(result["skipped"]))
+    parts = [
+        head,
+        _format_times(result["variants"]),
+        _format_costs(result["variants"]),
+        _format_roofline(result),
+        _format_shares(result),
+        _format_skipped(result["skipped"]),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
-def columns(rows: Sequence[Row]) -> str:
-    """Rows in columns: the first flush left, the others flush right."""
+def format_columns(rows: Sequence[Row]) -> str:
+    """Rows in columns: the first aligned left, the others aligned right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -33,9 +39,9 @@ def columns(rows: Sequence[Row]) -> str:
     )
 
 
-def _ladder(variants: Sequence[Mapping[str, Any]]) -> str:
+def _format_times(variants: Sequence[Mapping[str, Any]]) -> str:
     stages = ("preprocess", "encode", "decode", "host")
-    rows: list[Row] = [("", "p50", "p95", "p99", *stages, "steps", "a step", "faster", "tokens")]
+    rows: list[Row] = [("", "p50", "p95", "p99", *stages, "steps", "ms/step", "faster", "tokens")]
     for variant in variants:
         times = [variant["p50"], variant["p95"], variant["p99"], *(variant["stages"][stage] for stage in stages)]
         rows.append(
@@ -48,13 +54,13 @@ def _ladder(variants: Sequence[Mapping[str, Any]]) -> str:
                 "reference" if variant["reference"] else "identical" if variant["identical"] else "DIFFERENT",
             )
         )
-    return columns(rows)
+    return format_columns(rows)
 
 
-def _costs(variants: Sequence[Mapping[str, Any]]) -> str:
+def _format_costs(variants: Sequence[Mapping[str, Any]]) -> str:
     batches = sorted({entry["batch"] for variant in variants for entry in variant["throughput"]})
     heads = [f"crops/s at {batch}" for batch in batches]
-    rows: list[Row] = [("", "cold start", "loading", "first call", "peak MB", "J/crop", *heads)]
+    rows: list[Row] = [("", "cold start", "load", "first call", "peak MB", "J/crop", *heads)]
     for variant in variants:
         rates = {entry["batch"]: f"{entry['crops_per_second']:.2f}" for entry in variant["throughput"]}
         memory, joules = variant["peak_memory_bytes"], variant["joules_per_crop"]
@@ -67,50 +73,51 @@ def _costs(variants: Sequence[Mapping[str, Any]]) -> str:
                 *(rates.get(batch, "-") for batch in batches),
             )
         )
-    return columns(rows)
+    return format_columns(rows)
 
 
-def _limits(result: Mapping[str, Any]) -> str:
-    limits, model = result["limits"], result["model"]
-    products = [
-        f"{precision} {rate / 1e9:.0f} ({limits['products_by'][precision]})"
-        for precision, rate in limits["products_per_second"].items()
+def _format_roofline(result: Mapping[str, Any]) -> str:
+    roofline, model = result["roofline"], result["model"]
+    peaks = [
+        f"{precision} {rate / 1e9:.0f} ({roofline['gemm_by'][precision]})"
+        for precision, rate in roofline["gemm_flops_per_second"].items()
         if rate is not None
     ]
     return "\n".join(
         [
-            f"this machine at best: products, GFLOP/s: {'; '.join(products)}",
-            f"  reads, GB/s: {limits['bytes_per_second'] / 1e9:.1f} of a step's bytes ({limits['bytes_by']}), "
-            f"{limits['streamed_bytes_per_second'] / 1e9:.1f} beyond the cache ({limits['streamed_by']})",
-            f"this model: encoder {_work(model, 'encoder')} a crop, decoder step {_work(model, 'step')}",
+            f"roofline of this machine: GEMM, GFLOP/s: {'; '.join(peaks)}",
+            f"  memory reads, GB/s: {roofline['bytes_per_second'] / 1e9:.1f} for a step's bytes "
+            f"({roofline['bytes_by']}), {roofline['streamed_bytes_per_second'] / 1e9:.1f} beyond the cache "
+            f"({roofline['streamed_by']})",
+            f"model: encoder {_format_work(model, 'encoder')} per crop, decoder step {_format_work(model, 'step')}",
         ]
     )
 
 
-def _work(model: Mapping[str, int], graph: str) -> str:
-    return f"{model[f'{graph}_operations'] / 1e9:.3g} GFLOP and {model[f'{graph}_bytes'] / 1e6:.3g} MB"
+def _format_work(model: Mapping[str, int], graph: str) -> str:
+    return f"{model[f'{graph}_flops'] / 1e9:.3g} GFLOP and {model[f'{graph}_bytes'] / 1e6:.3g} MB"
 
 
-def _shares(result: Mapping[str, Any]) -> str:
+def _format_shares(result: Mapping[str, Any]) -> str:
     if not result["shares"]:
         return ""
     described = {variant["name"]: variant["description"] for variant in result["variants"]}
-    rows: list[Row] = [("share of this machine's best", "graph", "ms", "products", "bandwidth", "binds")]
+    rows: list[Row] = [("share of the roofline", "graph", "ms", "GEMM", "bandwidth", "bound by")]
     for share in result["shares"]:
         rows.append(
             (
                 described[share["variant"]],
                 share["graph"],
                 f"{1e3 * share['seconds']:.2f}",
-                f"{share['share_of_products']:.1%}",
+                f"{share['share_of_gemm']:.1%}",
                 f"{share['share_of_bandwidth']:.1%}",
-                share["binds"],
+                share["bound_by"],
             )
         )
-    return columns(rows)
+    return format_columns(rows)
 
 
-def _skipped(skipped: Sequence[Mapping[str, str]]) -> str:
+def _format_skipped(skipped: Sequence[Mapping[str, str]]) -> str:
     names_of: dict[str, list[str]] = {}
     for entry in skipped:
         names_of.setdefault(entry["why"], []).append(entry["name"])

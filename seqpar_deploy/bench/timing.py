@@ -1,4 +1,4 @@
-"""How long a piece of work takes."""
+"""How long a call takes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 def median_seconds(work: Callable[[], object], device: str = "cpu", *, seconds: float = 1.0, least: int = 3) -> float:
-    """The median duration of `work`, device and all, repeated for about `seconds` after one warm-up."""
+    """Median seconds of `work`, including the device's, repeated for about `seconds` after one warm-up."""
     return float(np.median(durations(work, device, seconds=seconds, least=least)))
 
 
 def durations(
     work: Callable[[], object], device: str = "cpu", *, seconds: float, least: int = 3, most: int = 1000
 ) -> list[float]:
-    """Seconds of each of the runs of `work`, after one that does not count."""
+    """Seconds of each run of `work`, after one warm-up."""
     taken: list[float] = []
     work()
     wait_for(device)
@@ -30,7 +30,7 @@ def durations(
 
 
 def wait_for(device: str) -> None:
-    """Until a GPU has done what was asked of it, through whatever library."""
+    """Wait until a GPU has finished the work of all libraries."""
     if device.startswith("cuda"):
         import torch
 

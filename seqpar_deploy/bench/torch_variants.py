@@ -1,4 +1,4 @@
-"""The rungs in PyTorch, over one model's weights. torch is imported when one is asked for."""
+"""The variants in PyTorch, which share one model's weights. torch is imported when one is made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from seqpar_deploy.modeling.sequencepar import SequencePAR
     from seqpar_deploy.vocab import LabelSet
 
-COMPILE_SECONDS = 600  # more is no alternative to an export
+COMPILE_SECONDS = 600  # the longest that can still replace an export
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def load_model(
 
 
 def published(eager: EagerModel) -> Backend[Any]:
-    """The published procedure as it stands."""
+    """The published procedure, unchanged."""
     from seqpar_deploy.modeling.published import PublishedBackend
 
     return PublishedBackend(eager.model, eager.label_set.phrases, eager.label_set.preprocessing)
@@ -91,17 +91,17 @@ def cached_eager(eager: EagerModel) -> Backend[Any]:
 
 
 def reduced_precision(device: str) -> str:
-    """What PyTorch computes faster in than FP32 on `cuda` or `cpu`. Raises BackendUnavailableError where nothing."""
+    """The precision that PyTorch computes faster in than FP32. Raises BackendUnavailableError if there is none."""
     if device == "cuda":
         return "fp16"
     if has_bf16():
         return "bf16"
-    raise BackendUnavailableError("this processor has no bf16 arithmetic")
+    raise BackendUnavailableError("this processor has no bf16 instructions")
 
 
 def reduced_eager(eager: EagerModel) -> Backend[Any]:
-    """As `cached_eager`, in `reduced_precision`; normalisations and logits stay in float32. The copy of the weights
-    takes half of their memory."""
+    """As `cached_eager`, in `reduced_precision`; normalisations and logits stay in float32. It copies the weights, in
+    half of their memory."""
     import torch
     from torch import nn
 
@@ -118,23 +118,29 @@ def reduced_eager(eager: EagerModel) -> Backend[Any]:
 
 
 def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[Any]:
-    """As `cached_eager`, compiled by torch.compile for batches of `rows`. Raises BackendError if it cannot be, or takes
-    longer than COMPILE_SECONDS."""
+    """As `cached_eager`, compiled by torch.compile for batches of `rows`.
+
+    Raises BackendError if compiling fails or takes longer than COMPILE_SECONDS.
+    """
     import numpy as np
 
     from seqpar_deploy.decoding import Greedy
     from seqpar_deploy.modeling.compiled import CompiledEagerBackend
 
     if rows > 1:
-        raise BackendError("rows that finish leave the batch, and each size would be compiled anew; use --crops 1")
+        raise BackendError(
+            "finished rows leave the batch, and torch.compile would recompile for each size; use --crops 1"
+        )
     backend = CompiledEagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA on machines without a GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # it warns about CUDA on machines without a GPU
     grey = np.full((64, 32, 3), 127, dtype=np.uint8)
     crops = prepare_batch([grey], image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
     try:
         with _time_limit(COMPILE_SECONDS):
             Greedy().generate(backend, backend.encode(crops), max_steps=2)
-    except (Exception, _TimeUp) as error:  # the compiler's are of whatever kind
+    except (Exception, _TimeUp) as error:  # the compiler raises all kinds
         _stop_compiling()
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(f"torch.compile failed: {line}") from None
@@ -142,24 +148,24 @@ def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[A
 
 
 def _stop_compiling() -> None:
-    """What has been started would go on beside the measurements."""
+    """Stop compiler processes, which would disturb the measurements."""
     compiler = sys.modules.get("torch._inductor.async_compile")
     if compiler is not None:
-        with contextlib.suppress(Exception):  # no part of torch's promises
+        with contextlib.suppress(Exception):  # not in torch's public API
             compiler.AsyncCompile.pool().shutdown(cancel_futures=True)
             compiler.shutdown_compile_workers()
 
 
 class _TimeUp(BaseException):
-    """Not an Exception: the compiler catches many of those, and goes on by another way."""
+    """Not an Exception: the compiler catches many of those and falls back."""
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Raise _TimeUp in the block after `seconds`, and again each second, should something have caught it."""
+    """Raise _TimeUp in the block after `seconds`, and again each second, in case something caught it."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise _TimeUp(f"it took longer than {seconds} s")
+        raise _TimeUp(f"compiling took longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)

@@ -1,9 +1,8 @@
-"""Finding the quickest way to run a bundle on this machine that says what exact arithmetic says.
+"""Find the fastest configuration of a bundle on this machine that returns the tokens of native precision.
 
-Quicker arithmetic (bf16, int8) moves log-probabilities a little. Tokens change where the best choice is ahead of the
-second by less than it moves, so crops with such a choice are recognised again in exact arithmetic. How large that
-margin has to be is measured here, on the crops, against the exact answers; so is how often it is undercut, which is
-what the quicker way costs.
+Reduced precision (bf16, int8) shifts log-probabilities a little. A token changes if the best choice leads the second by
+less than the shift, so low-margin crops are re-run in native precision. The fallback margin is measured here, on the
+crops, against the results in native precision; so is the share of crops below it, which is the cost of the fallback.
 """
 
 from __future__ import annotations
@@ -11,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
 
 from seqpar_deploy.backends import Backend, ComputePrecision, backends_for, open_backend
-from seqpar_deploy.backends.base import REDUCED_PRECISIONS, Float32Array, Int64Array
+from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.bench.comparison import SETTLE
-from seqpar_deploy.bench.table import columns
+from seqpar_deploy.bench.margins import Reference, batch_size, decode_along, fallback_margin, make_reference, prepare
+from seqpar_deploy.bench.table import format_columns
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
@@ -28,28 +28,29 @@ from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
-from seqpar_deploy.preprocess import Crop, prepare_batch
-from seqpar_deploy.progress import Progress, silent
+from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.progress import OnProgress, Progress, silent
 from seqpar_deploy.tuned import Tuned
-from seqpar_deploy.vocab import BOS, PAD
 
-WRONG_SHARE = 0.001  # of the crops may differ from the exact answer, after the recheck
-_NOISE_SHARE = 0.999  # of all choices are moved by less than the margin below which crops are rechecked
+DIFFERENT_SHARE = 0.001  # of the crops may differ from native precision after the fallback
 _BATCHES = (1, 2, 4, 8, 16, 32)
-_BATCH = 8  # crops at a time where only answers count
 _ROUNDS = 9
 
-Kind = tuple[str, ComputePrecision]  # a backend and how it computes
-Way = tuple[str, ComputePrecision, bool]  # and whether it decodes speculatively
-Report = Callable[[int, int], None]  # (done, in all)
+BackendKey = tuple[str, ComputePrecision]  # backend and compute precision
+ConfigurationKey = tuple[str, ComputePrecision, bool]  # and whether decoding is speculative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate:
+class MeasuredConfiguration:
     """One way to run a bundle, measured.
 
-    `seconds` for one crop end to end (median), `expected_seconds` with the rechecks that an average crop needs.
-    `wrong` crops say other tokens than exact arithmetic; `wrong_left` of them would not have been rechecked.
+    Attributes:
+        fallback_margin: Margin below which crops are re-run in native precision; None for native precision.
+        fallback_share: Share of the crops below that margin.
+        different: Crops whose tokens differ from those of native precision.
+        different_after_fallback: Those of them that the fallback would not re-run.
+        seconds: Median seconds per crop, end to end, without the fallback.
+        expected_seconds: The same, with the fallback of an average crop.
     """
 
     backend: str
@@ -57,67 +58,71 @@ class Candidate:
     speculative: bool
     fallback_margin: float | None
     fallback_share: float
-    wrong: int
-    wrong_left: int
+    different: int
+    different_after_fallback: int
     seconds: float
     expected_seconds: float
 
     def is_exact_enough(self, crops: int) -> bool:
-        return self.wrong_left <= WRONG_SHARE * crops
+        return self.different_after_fallback <= DIFFERENT_SHARE * crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What was measured, quickest first; what could not be tried; the choice, with crops a second by batch size."""
+    """The configurations, fastest first; what could not run; crops per second by batch size; and the choice."""
 
     crops: int
-    candidates: tuple[Candidate, ...]
+    configurations: tuple[MeasuredConfiguration, ...]
     skipped: tuple[str, ...]
     throughput: dict[int, float]
     choice: Tuned
 
 
-@dataclasses.dataclass(frozen=True)
-class _Exact:
-    """What exact arithmetic says of M crops."""
-
-    generations: list[Generation]
-    sequences: Int64Array  # (M, C): `<bos>`, the tokens, `<pad>`
-    choices: Int64Array  # (M, C - 1, 2): the best token after each of them and the second
-    margins: Float32Array  # (M, C - 1): by how much the best is ahead
-
-
 def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) -> Tuning:
-    """Measure every way this machine has to run a bundle, and choose the quickest that says what exact arithmetic says.
+    """Measure every configuration that runs on this machine and choose the fastest that keeps the tokens.
 
-    Raises BackendUnavailableError if no installed backend gives the checkpoint's own answers on the golden crops.
+    Args:
+        bundle: The bundle to tune.
+        crops: Raw crops, uint8 (h, w, 3), of any sizes. More crops give a better margin.
+        progress: Called per stage of work.
+
+    Returns:
+        All measurements and the choice, which is not saved yet.
+
+    Raises:
+        BackendUnavailableError: No installed backend reproduces the golden sequences in native precision.
     """
     skipped: list[str] = []
     with ExitStack() as stack:
         with progress("opening"):
             backends = _open_all(bundle, stack, skipped)
-        prepared = _prepare(bundle, crops)
-        answers: dict[Way, list[Generation]] = {}
-        fallback_margin: dict[Kind, float | None] = {}
-        exact: _Exact | None = None
+        prepared = prepare(bundle, crops)
+        generations: dict[ConfigurationKey, list[Generation]] = {}
+        margins: dict[BackendKey, float | None] = {}
+        reference: Reference | None = None
         for (name, compute_precision), backend in backends.items():
-            with progress(f"answers of {name}, {compute_precision}") as report:
-                generations, log_probs = _answer(bundle, backend, prepared, exact, report)
-                exact = exact or _exact(bundle, backend, prepared, generations)
-                fallback_margin[name, compute_precision] = (
-                    None if compute_precision == "native" else _noise(log_probs, exact)
-                )
-                answers[name, compute_precision, False] = generations
-            with progress(f"answers of {name}, {compute_precision}, speculative") as report:
-                answers[name, compute_precision, True] = _speculate(bundle, backend, prepared, report)
-        if exact is None:
-            raise BackendUnavailableError(f"nothing runs {bundle.path} exactly: {'; '.join(skipped) or 'no backend'}")
-        with progress("timing one crop") as report:
-            seconds = _time_all(bundle, backends, crops, report)
-        candidates = _candidates(answers, fallback_margin, seconds, exact)
-        best = next(candidate for candidate in candidates if candidate.is_exact_enough(len(crops)))
-    with progress("timing threads and batches") as report:
-        threads, throughput = _tune_further(bundle, best, crops, report)
+            with progress(f"tokens of {name}, {compute_precision}") as on_progress:
+                margin = None
+                if reference is None:  # the first backend is opened in native precision
+                    reference = make_reference(bundle, backend, prepared, on_progress)
+                    greedy = reference.generations
+                else:
+                    greedy, log_probs = decode_along(bundle, backend, prepared, reference, on_progress)
+                    if compute_precision != "native":
+                        margin = fallback_margin(log_probs, reference)
+                margins[name, compute_precision] = margin
+                generations[name, compute_precision, False] = greedy
+            with progress(f"tokens of {name}, {compute_precision}, speculative") as on_progress:
+                generations[name, compute_precision, True] = _speculate(bundle, backend, prepared, on_progress)
+        if reference is None:
+            why = "; ".join(skipped) or "no backend is installed"
+            raise BackendUnavailableError(f"no backend runs {bundle.path} in native precision: {why}")
+        with progress("timing one crop") as on_progress:
+            seconds = _time_all(bundle, backends, crops, on_progress)
+        configurations = _configurations(generations, margins, seconds, reference)
+        best = next(one for one in configurations if one.is_exact_enough(len(crops)))
+    with progress("timing threads and batches") as on_progress:
+        threads, throughput = _tune_further(bundle, best, crops, on_progress)
     choice = Tuned(
         backend=best.backend,  # type: ignore[arg-type]
         compute_precision=best.compute_precision,
@@ -128,16 +133,16 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
     )
     return Tuning(
         crops=len(crops),
-        candidates=tuple(candidates),
+        configurations=tuple(configurations),
         skipped=tuple(skipped),
         throughput=throughput,
         choice=choice,
     )
 
 
-def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[Kind, Backend[Any]]:
-    """Every backend of this machine in every arithmetic it has, where its exact answers pass the parity gate."""
-    opened: dict[Kind, Backend[Any]] = {}
+def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[BackendKey, Backend[Any]]:
+    """Every backend of this machine in every precision, if it passes the parity gate in native precision."""
+    opened: dict[BackendKey, Backend[Any]] = {}
     compute_precisions: tuple[ComputePrecision, ...] = ("native", *REDUCED_PRECISIONS)
     for name, compute_precision in itertools.product(backends_for(bundle), compute_precisions):
         try:
@@ -154,13 +159,9 @@ def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[Kind
 
 
 def _require_parity(bundle: Bundle, backend: Backend[Any]) -> None:
-    report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
-    if report.breaches:
-        raise BackendError(f"it fails seqpar parity, {report.breaches[0]}")
-
-
-def _prepare(bundle: Bundle, crops: Sequence[Crop]) -> Crop:
-    return prepare_batch(crops, image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
+    parity = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
+    if parity.breaches:
+        raise BackendError(f"fails seqpar parity: {parity.breaches[0]}")
 
 
 def _generate(bundle: Bundle, backend: Backend[Any], prepared: Crop, speculative: bool = False) -> list[Generation]:
@@ -168,120 +169,74 @@ def _generate(bundle: Bundle, backend: Backend[Any], prepared: Crop, speculative
     return strategy.generate(backend, backend.encode(prepared), max_steps=bundle.dimensions.capacity - 1)
 
 
-def _answer(
-    bundle: Bundle, backend: Backend[Any], prepared: Crop, exact: _Exact | None, report: Report
-) -> tuple[list[Generation], Float32Array]:
-    """What a backend generates, and the log-probabilities (M, C - 1, V) it gives along the exact sequences, if there
-    are any yet."""
+def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_progress: OnProgress) -> list[Generation]:
+    """Speculative generations: steps of many tokens may round differently from steps of one."""
     generations: list[Generation] = []
-    log_probs: list[Float32Array] = []
-    size = _batch(backend)
-    for start in range(0, len(prepared), size):
-        state = backend.encode(prepared[start : start + size])
-        if exact:
-            log_probs.append(backend.step(state, exact.sequences[start : start + size, :-1]).log_probs)
-            state.truncate(np.zeros_like(state.lengths))
-        generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
-        report(len(generations), len(prepared))
-    return generations, np.concatenate(log_probs) if log_probs else np.empty(0, np.float32)
-
-
-def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, report: Report) -> list[Generation]:
-    """Steps of many tokens may round otherwise than steps of one."""
-    generations: list[Generation] = []
-    size = _batch(backend)
+    size = batch_size(backend)
     for start in range(0, len(prepared), size):
         generations += _generate(bundle, backend, prepared[start : start + size], speculative=True)
-        report(len(generations), len(prepared))
+        on_progress(len(generations), len(prepared))
     return generations
 
 
-def _batch(backend: Backend[Any]) -> int:
-    return min(_BATCH, backend.max_rows or _BATCH)
-
-
-def _exact(bundle: Bundle, backend: Backend[Any], prepared: Crop, generations: list[Generation]) -> _Exact:
-    sequences = np.full((len(prepared), bundle.dimensions.capacity), PAD, dtype=np.int64)
-    sequences[:, 0] = BOS
-    for row, generation in enumerate(generations):
-        sequences[row, 1 : 1 + len(generation.tokens)] = generation.tokens
-    size = _batch(backend)
-    starts = range(0, len(prepared), size)
-    batches = ((prepared[start : start + size], sequences[start : start + size, :-1]) for start in starts)
-    log_probs = np.concatenate([backend.step(backend.encode(crops), tokens).log_probs for crops, tokens in batches])
-    choices = np.argsort(log_probs, axis=-1)[..., :-3:-1]
-    return _Exact(generations, sequences, choices, _margins(log_probs, choices))
-
-
-def _margins(log_probs: Float32Array, choices: Int64Array) -> Float32Array:
-    best, second = np.moveaxis(np.take_along_axis(log_probs, choices, axis=-1), -1, 0)
-    return np.asarray(best - second, dtype=np.float32)
-
-
-def _noise(log_probs: Float32Array, exact: _Exact) -> float:
-    """How far other arithmetic moves the margins of nearly all choices along the exact sequences."""
-    moved = np.abs(_margins(log_probs, exact.choices) - exact.margins)
-    lengths = np.array([len(generation.tokens) for generation in exact.generations])
-    made = np.arange(moved.shape[1]) < lengths[:, None]  # what follows `<eos>` is no choice
-    return float(np.quantile(moved[made], _NOISE_SHARE))
-
-
 def _time_all(
-    bundle: Bundle, backends: dict[Kind, Backend[Any]], crops: Sequence[Crop], report: Report
-) -> dict[Way, float]:
-    """Median seconds of one crop, end to end; the ways take turns, all on the same crop."""
-    taken: dict[Way, list[float]] = {(*kind, speculative): [] for kind in backends for speculative in (False, True)}
+    bundle: Bundle, backends: dict[BackendKey, Backend[Any]], crops: Sequence[Crop], on_progress: OnProgress
+) -> dict[ConfigurationKey, float]:
+    """Median seconds per crop, end to end; the configurations are interleaved, on the same crop in each round."""
+    taken: dict[ConfigurationKey, list[float]] = {
+        (*key, speculative): [] for key in backends for speculative in (False, True)
+    }
     for turn in range(_ROUNDS + 1):
         for (name, compute_precision, speculative), values in taken.items():
             time.sleep(SETTLE)
             crop = crops[turn % len(crops)]
             values.append(_seconds(bundle, backends[name, compute_precision], [crop], speculative))
-        report(turn + 1, _ROUNDS + 1)
-    return {way: float(np.median(values[1:])) for way, values in taken.items()}  # the first warms up
+        on_progress(turn + 1, _ROUNDS + 1)
+    return {key: float(np.median(values[1:])) for key, values in taken.items()}  # the first run is a warm-up
 
 
 def _seconds(bundle: Bundle, backend: Backend[Any], crops: Sequence[Crop], speculative: bool) -> float:
     start = time.perf_counter()
-    _generate(bundle, backend, _prepare(bundle, crops), speculative)
+    _generate(bundle, backend, prepare(bundle, crops), speculative)
     return time.perf_counter() - start
 
 
-def _candidates(
-    answers: dict[Way, list[Generation]],
-    rechecks: dict[Kind, float | None],
-    seconds: dict[Way, float],
-    exact: _Exact,
-) -> list[Candidate]:
-    """Quickest first."""
-    candidates = []
+def _configurations(
+    generations: dict[ConfigurationKey, list[Generation]],
+    margins: dict[BackendKey, float | None],
+    seconds: dict[ConfigurationKey, float],
+    reference: Reference,
+) -> list[MeasuredConfiguration]:
+    """Fastest first."""
+    configurations = []
     for (name, compute_precision, speculative), taken in seconds.items():
-        fallback_margin, generations = rechecks[name, compute_precision], answers[name, compute_precision, speculative]
-        pairs = zip(generations, exact.generations, strict=True)
-        wrong = np.array([said.tokens != wanted.tokens for said, wanted in pairs])
-        doubtful = np.array([fallback_margin is not None and not g.margin >= fallback_margin for g in generations])
-        share = float(doubtful.mean())
-        candidates.append(
-            Candidate(
+        margin, found = margins[name, compute_precision], generations[name, compute_precision, speculative]
+        pairs = zip(found, reference.generations, strict=True)
+        different = np.array([got.tokens != expected.tokens for got, expected in pairs])
+        low_margin = np.array([margin is not None and not one.margin >= margin for one in found])
+        share = float(low_margin.mean())
+        configurations.append(
+            MeasuredConfiguration(
                 backend=name,
                 compute_precision=compute_precision,
                 speculative=speculative,
-                fallback_margin=fallback_margin,
+                fallback_margin=margin,
                 fallback_share=share,
-                wrong=int(wrong.sum()),
-                wrong_left=int((wrong & ~doubtful).sum()),
+                different=int(different.sum()),
+                different_after_fallback=int((different & ~low_margin).sum()),
                 seconds=taken,
                 expected_seconds=taken + share * seconds[name, "native", speculative],
             )
         )
-    return sorted(candidates, key=lambda candidate: candidate.expected_seconds)
+    return sorted(configurations, key=lambda one: one.expected_seconds)
 
 
 def _tune_further(
-    bundle: Bundle, best: Candidate, crops: Sequence[Crop], report: Report
+    bundle: Bundle, best: MeasuredConfiguration, crops: Sequence[Crop], on_progress: OnProgress
 ) -> tuple[int | None, dict[int, float]]:
-    """The number of threads that is quickest for one crop, None for the runtime's own; crops a second by batch size.
+    """The fastest number of threads for one crop, None for the runtime's own choice; crops per second by batch size.
 
-    Rechecks are left out: they cost the same whatever the batch.
+    The fallback is left out: it costs the same for every batch size.
     """
     cores = describe_machine()["cores"]
     counts = [None, *sorted({count for count in (1, cores // 2) if 0 < count < cores})]
@@ -291,7 +246,7 @@ def _tune_further(
         with closing(open_backend(bundle, best.backend, **options)) as backend:  # type: ignore[arg-type]
             taken = [_seconds(bundle, backend, [crop], best.speculative) for crop in crops[: _ROUNDS + 1]]
             of_threads[threads] = float(np.median(taken[1:] or taken))
-            report(len(of_threads), len(counts) + 1)
+            on_progress(len(of_threads), len(counts) + 1)
     threads = min(counts, key=lambda count: of_threads[count])
     throughput = {}
     options = {"threads": threads, "compute_precision": best.compute_precision}
@@ -301,30 +256,30 @@ def _tune_further(
                 batch = list(itertools.islice(itertools.cycle(crops), size))
                 taken = [_seconds(bundle, backend, batch, best.speculative) for _ in range(4)]
                 throughput[size] = size / float(np.median(taken[1:]))
-    report(len(counts) + 1, len(counts) + 1)
+    on_progress(len(counts) + 1, len(counts) + 1)
     return threads, throughput
 
 
 def format_tuning(tuning: Tuning) -> str:
-    """The ways for a person, quickest first; the chosen one marked."""
-    rows = [("", "ms", "fallback_margin", "rechecked", "wrong", "left", "ms expected")]
-    for candidate in tuning.candidates:
-        way = f"{candidate.backend}, {candidate.compute_precision}{', speculative' if candidate.speculative else ''}"
-        chosen = (candidate.backend, candidate.compute_precision, candidate.speculative) == (
+    """The configurations as a table, fastest first, with a star before the choice."""
+    rows = [("", "ms", "margin", "fallback", "different", "after fallback", "ms expected")]
+    for one in tuning.configurations:
+        name = f"{one.backend}, {one.compute_precision}{', speculative' if one.speculative else ''}"
+        chosen = (one.backend, one.compute_precision, one.speculative) == (
             tuning.choice.backend,
             tuning.choice.compute_precision,
             tuning.choice.speculative,
         )
-        reduced = candidate.fallback_margin is not None
+        reduced = one.fallback_margin is not None
         rows.append(
             (
-                f"{'*' if chosen else ' '} {way}",
-                f"{candidate.seconds * 1e3:.1f}",
-                f"{candidate.fallback_margin:.3f}" if reduced else "-",
-                f"{candidate.fallback_share:.1%}" if reduced else "-",
-                str(candidate.wrong),
-                str(candidate.wrong_left),
-                f"{candidate.expected_seconds * 1e3:.1f}",
+                f"{'*' if chosen else ' '} {name}",
+                f"{one.seconds * 1e3:.1f}",
+                f"{one.fallback_margin:.3f}" if reduced else "-",
+                f"{one.fallback_share:.1%}" if reduced else "-",
+                str(one.different),
+                str(one.different_after_fallback),
+                f"{one.expected_seconds * 1e3:.1f}",
             )
         )
-    return columns(rows)
+    return format_columns(rows)

@@ -1,6 +1,6 @@
-"""Which alternatives there are, and how each is made: one small function a rung.
+"""The variants, and how each is made: one small function per variant.
 
-A new one is a function from `Workshop` to `Rung`, and a line in `known_rungs`.
+To add one, write a function from `BenchContext` to `Variant` and a line in `known_variants`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,21 @@ from seqpar_deploy.errors import BackendError, BackendUnavailableError, ExportEr
 
 
 class BenchContext:
-    """What rungs are made of; each part is made when it is first asked for, and shared.
+    """What variants are made of. Each part is made at its first use and shared.
 
-    `checkpoint` is the one the bundle was made of, in PyTorch on `device`; without it there are no rungs in PyTorch nor
-    exports but the bundle. `batch` is how many crops the ladder runs at a time, `folder` a place for other exports.
-    Raises BackendUnavailableError (a checkpoint without torch), CheckpointError.
+    Args:
+        bundle: The bundle to measure.
+        checkpoint: Checkpoint of the bundle. Without it, variants in PyTorch and other exports are skipped.
+        encoder: As given to the export.
+        decoder_heads: As given to the export.
+        device: Device of PyTorch, `cpu` or `cuda`.
+        threads: CPU threads. Default: each runtime's own choice.
+        batch: Crops per run.
+        folder: Folder for the baselines' graphs.
+
+    Raises:
+        BackendUnavailableError: torch is not installed, but a checkpoint was given.
+        CheckpointError: The checkpoint cannot be read, or the bundle was made of another.
     """
 
     def __init__(
@@ -54,7 +64,7 @@ class BenchContext:
     @property
     def eager(self) -> torch_variants.EagerModel:
         if self._eager is None:
-            raise BackendUnavailableError("it needs the checkpoint; pass --checkpoint")
+            raise BackendUnavailableError("needs the checkpoint; pass --checkpoint")
         return self._eager
 
     @property
@@ -62,7 +72,7 @@ class BenchContext:
         return (str(self.bundle.path), *_arguments(threads=self.threads))
 
     def backend(self, name: str, compute_precision: ComputePrecision) -> Backend[Any]:
-        """The bundle on a backend, opened once."""
+        """The bundle on a backend. Opened once."""
         key = name, compute_precision
         if key not in self._backends:
             options: Any = {"threads": self.threads, "compute_precision": compute_precision}
@@ -70,7 +80,7 @@ class BenchContext:
         return self._backends[key]
 
     def exported(self, name: str, export: Callable[[Path], None]) -> Run:
-        """A rival's graph, exported and opened."""
+        """Export a baseline's graph and open it."""
         path = self.folder / f"{name}.onnx"
         export(path)
         return open_graph(path, threads=self.threads)
@@ -89,7 +99,7 @@ class BenchContext:
 
 
 def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
-    """Every rung by name, from the published procedure to this package's own."""
+    """Every variant by name, from the published procedure to this package's backends."""
     known: dict[str, Callable[[BenchContext], Variant]] = {
         "published": _published,
         "eager": _eager,
@@ -111,11 +121,13 @@ def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
 def make_variants(
     context: BenchContext, *, only: Collection[str] = (), skip: Collection[str] = ()
 ) -> tuple[list[Variant], list[dict[str, str]]]:
-    """The rungs that this machine can have, and of the others `{"name", "why"}`. Raises SeqparError: a name is unknown,
-    or no rung is left."""
+    """Make the variants that this machine can run; the others are returned as `{"name", "why"}`.
+
+    Raises SeqparError if a name is unknown, BackendUnavailableError if no variant is left.
+    """
     known = known_variants()
     if unknown := [name for name in (*only, *skip) if name not in known]:
-        raise SeqparError(f"no rung {unknown[0]!r}; known are {', '.join(known)}")
+        raise SeqparError(f"variant must be one of {', '.join(known)}, got {unknown[0]!r}")
     variants, skipped = [], []
     for name, make in known.items():
         if name not in skip and (not only or name in only):
@@ -125,7 +137,7 @@ def make_variants(
                 skipped.append({"name": name, "why": " ".join(str(error).split())})
     if not variants:
         why = "; ".join(f"{entry['name']}: {entry['why']}" for entry in skipped)
-        raise BackendUnavailableError(f"nothing to measure: {why or 'every variant is left out'}")
+        raise BackendUnavailableError(f"nothing to measure: {why or 'every variant is skipped'}")
     return variants, skipped
 
 
@@ -204,25 +216,25 @@ def _bundle(
     strategy: Strategy = Greedy(),
     compute_precision: ComputePrecision = "native",
 ) -> Variant:
-    """The bundle on a backend; `arithmetic` is the backend's, where it is not to be the bundle's own."""
+    """The bundle on a backend, with a strategy and a compute precision."""
     greedy = isinstance(strategy, Greedy)
-    quicker = compute_precision != "native"
-    precision = compute_precision if quicker else context.bundle.precision
+    reduced = compute_precision != "native"
+    precision = compute_precision if reduced else context.bundle.precision
     words = [f"bundle {precision}", backend, *([] if greedy else ["speculative"])]
     return Variant(
-        name="-".join([backend, *([compute_precision] if quicker else []), *([] if greedy else ["speculative"])]),
+        name="-".join([backend, *([compute_precision] if reduced else []), *([] if greedy else ["speculative"])]),
         description=", ".join(words),
         backend=context.backend(backend, compute_precision),
         strategy=strategy,
         precision=precision,
-        reduced=quicker,
+        reduced=reduced,
         as_bundle=greedy,
-        cold_start=(*context.cold_start, "--backend", backend) if greedy and not quicker else None,
+        cold_start=(*context.cold_start, "--backend", backend) if greedy and not reduced else None,
     )
 
 
 def _arguments(**values: object) -> tuple[str, ...]:
-    """As command-line options; None is left out."""
+    """Values as command-line options, without those that are None."""
     return tuple(
         word
         for name, value in values.items()

@@ -61,7 +61,7 @@ def bench(
         _compare(*compare, fail_above, variant)
         return
     if fail_above is not None or variant is not None:
-        raise SeqparError("--fail-above and --rung go with --compare and two results")
+        raise SeqparError("--fail-above and --variant need --compare with two results")
     if bundle is None:
         raise SeqparError("which bundle? pass its folder, or --compare and two results")
     if device not in ("cpu", "cuda"):
@@ -99,7 +99,7 @@ def _compare(first: Path, second: Path, fail_above: float | None, variant: str |
     if fail_above is not None and not 0 < fail_above < float("inf"):
         raise SeqparError(f"--fail-above is {fail_above}, wanted a number above 0, such as 1.1")
     found = compare_results(first, second, variant=variant)
-    print(found.table())
+    print(found.format())
     if fail_above is None:
         return
     if found.lost:

@@ -1,4 +1,4 @@
-"""What exporters that know nothing of this model give, as ONNX: the rivals of a bundle in a benchmark.
+"""Baselines of a bundle in a benchmark: the graphs that a generic ONNX export gives.
 
 | graph | inputs | outputs |
 |---|---|---|
@@ -7,9 +7,9 @@
 | cross_kv | image_tokens | cross_kv (2L, B, h, N, k) |
 | concat_step | tokens (B, 1), past_kv (2L, B, h, T, k), cross_kv | log_probs (B, 1, V), present_kv (T + 1 slots) |
 
-The plain decoder reads the whole sequence at each step, and makes the image tokens' keys and values each time. The
-step with a cache makes a longer cache of the one it is given, as exports of Hugging Face models do. Both encode with
-the image tower as it is exported when nothing is done for it.
+The plain decoder reads the whole sequence at each step and computes the image tokens' keys and values each time. The
+step with a cache copies it into a longer one, as exports of Hugging Face models do. Both use the image tower without
+any preparation for export.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _ConcatStep(_PlainDecoder):
 
 
 def export_plain_encoder(model: SequencePAR, preprocessing: Preprocessing, path: Path) -> None:
-    """Raises ExportError, as all of these do."""
+    """Raises ExportError, as do all functions here."""
     size = model.architecture.image_size
     crops = TensorSpec(name="crops", dtype="uint8", shape=("B", size, size, 3))
     spec = GraphSpec(inputs=(crops,), outputs=(_image_tokens(model),))

@@ -1,1 +1,1 @@
-"""Reports as HTML: one file each, for a browser on a desk or a phone, without a network."""
+"""HTML pages of results: one self-contained file each, for wide and narrow screens."""

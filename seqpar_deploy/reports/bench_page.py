@@ -1,4 +1,4 @@
-"""How fast is a bundle? A bench result as a page, the answer first."""
+"""A benchmark result as a page, with the speed-up first."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seqpar_deploy.reports.charts import (
-    Variant,
+    VariantRow,
     breakdown,
-    comparison,
     distributions,
     mark_legend,
-    read_rungs,
+    median_bars,
+    read_variants,
     stage_legend,
 )
 from seqpar_deploy.reports.machine import bundle_facts, machine_facts
@@ -22,49 +22,49 @@ from seqpar_deploy.reports.plots import GRAPHS, graph_legend, roofline, throughp
 
 
 def bench_page(result: Mapping[str, Any]) -> str:
-    """A bench result (`seqpar-bench --out`) as HTML. Any part of it may be missing."""
-    variants = read_rungs(result)
+    """A benchmark result (the JSON of `seqpar-bench`) as HTML. Any part of it may be missing."""
+    variants = read_variants(result)
     best = _best(variants)
     headline = _headline(variants, best)
     body = join(
-        tag("p", "Speed report", class_="kind"),
+        tag("p", "Benchmark", class_="kind"),
         tag("h1", headline),
         tag("p", _verdict(variants, best), " ", _where(result)),
         tiles(_tiles(variants, best)),
         _times(variants),
         _table(variants),
         _time_and_throughput(variants),
-        _limits(variants, result),
+        _roofline(variants, result),
         _skipped(result),
         _about(result),
     )
     return page(headline, body)
 
 
-def _best(variants: Sequence[Variant]) -> Variant | None:
-    """The fastest of those that say the same tokens as the first; no other counts."""
+def _best(variants: Sequence[VariantRow]) -> VariantRow | None:
+    """The fastest variant with the reference's tokens. Others do not count."""
     same = [variant for variant in variants if variant.p50 and variant.data.get("identical")]
     return min(same, key=lambda variant: variant.p50 or 0.0, default=None)
 
 
-def _headline(variants: Sequence[Variant], best: Variant | None) -> str:
+def _headline(variants: Sequence[VariantRow], best: VariantRow | None) -> str:
     if best is None:
-        return "No rung gave the first rung's tokens" if variants else "Nothing was measured"
+        return "No variant returned the reference's tokens" if variants else "Nothing was measured"
     if best.speedup is None or best is variants[0]:
         return f"{milliseconds(best.p50)} with {best.description}"
     return f"{best.speedup:.1f} times as fast as {_name_of(variants[0])}"
 
 
-def _name_of(first: Variant) -> str:
+def _name_of(first: VariantRow) -> str:
     return "the published procedure" if first.name == "published" else first.description
 
 
-def _verdict(variants: Sequence[Variant], best: Variant | None) -> Html | None:
+def _verdict(variants: Sequence[VariantRow], best: VariantRow | None) -> Html | None:
     if best is None or len(variants) < 2:
         return None
     others = [str(variant.number) for variant in variants if variant.data.get("identical") is False]
-    every = " on every rung" if all(variant.data.get("identical") for variant in variants) else ""
-    differ = badge(f"other tokens on rung {', '.join(others)}", False) if others else None
+    every = " on every variant" if all(variant.data.get("identical") for variant in variants) else ""
+    differ = badge(f"other tokens on variant {', '.join(others)}", False) if others else None
     return join(badge(f"tokens identical{every}", True), " ", differ)
 
 
@@ -84,39 +84,39 @@ def _where(result: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _tiles(variants: Sequence[Variant], best: Variant | None) -> list[tuple[str, object, object]]:
+def _tiles(variants: Sequence[VariantRow], best: VariantRow | None) -> list[tuple[str, object, object]]:
     if best is None:
         return []
     data, first = best.data, variants[0]
-    found: list[tuple[str, object, object]] = [("fastest rung, median", milliseconds(best.p50), best.description)]
+    found: list[tuple[str, object, object]] = [("fastest variant, median", milliseconds(best.p50), best.description)]
     if best is not first:
-        found.append(("first rung, median", milliseconds(first.p50), first.description))
-    for key, what, say in _OF_THE_BEST:
+        found.append(("first variant, median", milliseconds(first.p50), first.description))
+    for key, name, format_value in _OF_THE_BEST:
         if known(data.get(key)):
-            found.append((what, say(data[key]), "fastest rung"))
+            found.append((name, format_value(data[key]), "fastest variant"))
     return found
 
 
 _OF_THE_BEST: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("p99", "99th percentile", milliseconds),
-    ("cold_start_seconds", "start to first answer", duration),
+    ("cold_start_seconds", "cold start", duration),
     ("peak_memory_bytes", "peak memory", megabytes),
-    ("joules_per_crop", "energy for a crop", lambda joules: f"{number(joules)} J"),
+    ("joules_per_crop", "energy per crop", lambda joules: f"{number(joules)} J"),
 )
 
 
-def _times(variants: Sequence[Variant]) -> Html | None:
-    bars, strips = comparison(variants), distributions(variants)
+def _times(variants: Sequence[VariantRow]) -> Html | None:
+    bars, strips = median_bars(variants), distributions(variants)
     if not (bars or strips):
         return None
     parts = [
-        figure(bars, "Median time, and how many times faster than rung 1") if bars else None,
+        figure(bars, "Median time, and speed-up over variant 1") if bars else None,
         figure(strips, "Every run", mark_legend()) if strips else None,
     ]
-    return section("The ladder", tag("div", *parts, class_="pair"))
+    return section("Time per run", tag("div", *parts, class_="pair"))
 
 
-def _table(variants: Sequence[Variant]) -> Html | None:
+def _table(variants: Sequence[VariantRow]) -> Html | None:
     if not variants:
         return None
 
@@ -131,30 +131,33 @@ def _table(variants: Sequence[Variant]) -> Html | None:
         "p50, ms": figures("p50", 1e3),
         "p95, ms": figures("p95", 1e3),
         "p99, ms": figures("p99", 1e3),
-        "times faster": column([variant.speedup for variant in variants]),
+        "speed-up": column([variant.speedup for variant in variants]),
         "steps": figures("steps"),
-        "a step, ms": figures("step_seconds", 1e3),
+        "ms per step": figures("step_seconds", 1e3),
         "memory, MB": figures("peak_memory_bytes", 1e-6),
         "load, s": figures("load_seconds"),
         "first call, s": figures("first_call_seconds"),
         "cold start, s": figures("cold_start_seconds"),
-        "J a crop": figures("joules_per_crop"),
+        "J per crop": figures("joules_per_crop"),
     }
     rows = zip(*columns.values(), strict=True)
-    note = "Steps are the decoder's for a crop. A cold start is a new process, from its start to its first answer."
+    note = (
+        "Steps are decoder steps per crop. A cold start is the time from the start of a new process to its first "
+        "prediction."
+    )
     return section(
-        "Every figure",
-        table(tuple(columns), rows, label="Every rung", words=(1, 2, 3)),
+        "All measurements",
+        table(tuple(columns), rows, label="All variants", words=(1, 2, 3)),
         tag("p", note, class_="note"),
     )
 
 
-def _tokens(variant: Variant) -> Html | None:
+def _tokens(variant: VariantRow) -> Html | None:
     identical = variant.data.get("identical")
     return None if identical is None else badge("identical" if identical else "differ", bool(identical))
 
 
-def _time_and_throughput(variants: Sequence[Variant]) -> Html | None:
+def _time_and_throughput(variants: Sequence[VariantRow]) -> Html | None:
     stages, rates = breakdown(variants), throughput(variants)
     if not (stages or rates):
         return None
@@ -162,10 +165,10 @@ def _time_and_throughput(variants: Sequence[Variant]) -> Html | None:
         figure(stages, "Share of the median time", stage_legend()) if stages else None,
         figure(rates, "Throughput", throughput_legend(variants)) if rates else None,
     ]
-    return section("Where the time goes, and throughput", tag("div", *parts, class_="pair"))
+    return section("Time per stage, and throughput", tag("div", *parts, class_="pair"))
 
 
-def _limits(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | None:
+def _roofline(variants: Sequence[VariantRow], result: Mapping[str, Any]) -> Html | None:
     shares = [share for share in result.get("shares") or () if share.get("graph") in GRAPHS]
     if not shares:
         return None
@@ -180,45 +183,44 @@ def _limits(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | No
     rows = zip(*columns.values(), strict=True)
     beside = tag(
         "div",
-        tag("p", _limits_in_words(shares)),
-        table(tuple(columns), rows, label="Shares of the device's limits", words=()),
+        tag("p", _bounds_in_words(shares)),
+        table(tuple(columns), rows, label="Shares of the roofline", words=()),
     )
     return section(
-        "How near the device's limits",
+        "Share of the machine's peak rates",
         tag("div", figure(chart, "Roofline", graph_legend()) if chart else None, beside, class_="pair"),
     )
 
 
 def _reached(share: Mapping[str, Any]) -> str | None:
-    """How much of the limit that binds is reached."""
-    limit = share.get("binds")
-    return f"{percent(share.get(f'share_of_{limit}'))} of {limit}" if limit in _LIMITS else None
+    """The share of the rate that bounds the graph."""
+    bound = share.get("bound_by")
+    return f"{percent(share.get(f'share_of_{bound}'))} of {_BOUNDS[bound][0]}" if bound in _BOUNDS else None
 
 
-def _limits_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
-    """For each graph what binds it on most rungs, and how near the nearest rung comes."""
+def _bounds_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
+    """Per graph the rate that bounds most variants, and the largest share of it that a variant reaches."""
     sentences = []
     for graph, name in GRAPHS.items():
         of_graph = [share for share in shares if share["graph"] == graph]
-        for limit, words in _LIMITS.items():
-            bound = [share for share in of_graph if share.get("binds") == limit]
-            reached = [share[f"share_of_{limit}"] for share in bound if known(share.get(f"share_of_{limit}"))]
-            if 2 * len(bound) > len(of_graph) and reached:
-                sentences.append(f"The {name} is bound by {words}: at best it reaches {percent(max(reached))}.")
+        for bound, (_, words) in _BOUNDS.items():
+            bounded = [share for share in of_graph if share.get("bound_by") == bound]
+            reached = [share[f"share_of_{bound}"] for share in bounded if known(share.get(f"share_of_{bound}"))]
+            if 2 * len(bounded) > len(of_graph) and reached:
+                sentences.append(
+                    f"The {name} is bound by the {words}; the best variant reaches {percent(max(reached))} of it."
+                )
     return " ".join(sentences)
 
 
-_LIMITS = {
-    "products": "matrix products",
-    "bandwidth": "memory bandwidth",
-}
+_BOUNDS = {"gemm": ("GEMM", "GEMM rate"), "bandwidth": ("memory", "memory bandwidth")}
 
 
 def _skipped(result: Mapping[str, Any]) -> Html | None:
     skipped = result.get("skipped") or ()
     rows = [(variant.get("name") or NONE, variant.get("why") or NONE) for variant in skipped]
     return (
-        section("Not measured", table(("variant", "why"), rows, label="Skipped rungs", words=(0, 1))) if rows else None
+        section("Skipped", table(("variant", "reason"), rows, label="Skipped variants", words=(0, 1))) if rows else None
     )
 
 

@@ -1,6 +1,6 @@
-"""Charts with a row for each rung: a ladder of times, their distributions, where the time goes.
+"""Charts with one row per variant: median times, their distributions, and the share of each stage.
 
-A rung is a row of `RungView`s made once from a bench result, so that its number and name are the same everywhere.
+Each variant becomes one `VariantRow`, so that its number and name are the same in all charts and tables.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _POINTS = 60  # runs drawn at most; more are thinned by rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One rung of a bench result: `number` counts from 1, `speedup` is over the first rung where both are known."""
+class VariantRow:
+    """A variant of a benchmark result. `number` counts from 1; `speedup` is over the first variant, if known."""
 
     number: int
     name: str
@@ -38,34 +38,34 @@ class Variant:
 
     @property
     def p50(self) -> float | None:
-        """Seconds; None where it is not known."""
+        """Seconds; None if unknown."""
         value = self.data.get("p50")
         return float(value) if known(value) and value > 0 else None
 
 
-def read_rungs(result: Mapping[str, Any]) -> list[Variant]:
-    """The rungs of a bench result, in its order."""
-    variants: list[Variant] = []
+def read_variants(result: Mapping[str, Any]) -> list[VariantRow]:
+    """The variants of a benchmark result, in its order."""
+    variants: list[VariantRow] = []
     for data in result.get("variants") or ():
-        name = str(data.get("name") or f"rung {len(variants) + 1}")
+        name = str(data.get("name") or f"variant {len(variants) + 1}")
         description = str(data.get("description") or name)
-        variant = Variant(number=len(variants) + 1, name=name, description=description, speedup=None, data=data)
+        variant = VariantRow(number=len(variants) + 1, name=name, description=description, speedup=None, data=data)
         first = variants[0].p50 if variants else variant.p50
         variants.append(dataclasses.replace(variant, speedup=first / variant.p50 if first and variant.p50 else None))
     return variants
 
 
-def comparison(variants: Sequence[Variant]) -> Html | None:
-    """Bars of the median, the first rung's in grey; None if no rung has one.
+def median_bars(variants: Sequence[VariantRow]) -> Html | None:
+    """Bars of the median, the first variant's in grey; None if no variant has one.
 
-    On a logarithmic scale, where a length means nothing, they are points on stalks.
+    On a logarithmic scale, on which a length means nothing, they are points on stalks.
     """
     timed = {variant.number: variant.p50 for variant in variants if variant.p50}
     if not timed:
         return None
     scale = _scale(list(timed.values()), end=WIDTH - 128)
 
-    def bar(variant: Variant, y: float) -> Html:
+    def bar(variant: VariantRow, y: float) -> Html:
         fill = "var(--rest)" if variant is variants[0] else "var(--accent)"
         seconds = timed[variant.number]
         return join(
@@ -93,33 +93,33 @@ def _stalk(x: float, y: float, fill: str) -> Html:
     )
 
 
-def distributions(variants: Sequence[Variant]) -> Html | None:
-    """Every run as a point, p50, p95 and p99 as marks; None if no rung has runs."""
+def distributions(variants: Sequence[VariantRow]) -> Html | None:
+    """Every run as a point, p50, p95 and p99 as marks; None if no variant has runs."""
     runs = {variant.number: seconds for variant in variants if len(seconds := _runs(variant))}
     if not runs:
         return None
     everything = np.concatenate(list(runs.values())).tolist()
     scale = _scale(everything, start=_MARGIN + 8, widest=12)
 
-    def strip(variant: Variant, y: float) -> Html:
+    def strip(variant: VariantRow, y: float) -> Html:
         seconds = runs[variant.number]
         thinned = seconds if len(seconds) <= _POINTS else np.quantile(seconds, np.linspace(0, 1, _POINTS))
         look = {"r": 3, "fill": "var(--c1)", "fill_opacity": 0.35}
         points = (tag("circle", cx=scale(second), cy=y + _BAR / 2, **look) for second in thinned.tolist())
         return join(*points, *(_mark(variant, name, scale, y) for name in _MARKS))
 
-    label = "The time of every run, rung by rung, with p50, p95 and p99"
+    label = "The time of every run per variant, with p50, p95 and p99"
     return _rows([variant for variant in variants if variant.number in runs], scale, label, strip)
 
 
-def breakdown(variants: Sequence[Variant]) -> Html | None:
-    """Shares of the median time by stage; None if no rung has stages. Its legend is `stage_legend`."""
+def breakdown(variants: Sequence[VariantRow]) -> Html | None:
+    """Shares of the median time by stage; None if no variant has stages. Its legend is `stage_legend`."""
     staged = [variant for variant in variants if sum(_stages(variant).values()) > 0]
     if not staged:
         return None
     scale = Scale(low=0, high=1, start=_MARGIN, end=WIDTH - 76)
 
-    def stack(variant: Variant, y: float) -> Html:
+    def stack(variant: VariantRow, y: float) -> Html:
         stages, done = _stages(variant), 0.0
         total = sum(stages.values())
         parts = [text(WIDTH, y + 11.5, milliseconds(total), anchor="end", kind="halo")]
@@ -130,11 +130,13 @@ def breakdown(variants: Sequence[Variant]) -> Html | None:
             done += seconds / total
         return join(*parts)
 
-    return _rows(staged, scale, "Where each rung's time goes", stack, axis="share of the time", say=percent)
+    return _rows(
+        staged, scale, "Share of the time per stage, per variant", stack, axis="share of the time", format_tick=percent
+    )
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> Html:
-    """Colours and what they stand for."""
+    """Colours and their meaning."""
     return tag(
         "ul",
         *(tag("li", tag("span", class_="swatch", style=f"background: {fill}"), name) for fill, name in entries),
@@ -150,7 +152,7 @@ _STAGE_COLOURS = {"preprocess": "var(--c4)", "encode": "var(--c1)", "decode": "v
 _MARKS = {"p50": ("var(--ink)", 2.4), "p95": ("var(--c2)", 2.0), "p99": ("var(--c4)", 2.0)}
 
 
-def _mark(variant: Variant, name: str, scale: Scale, y: float) -> Html | None:
+def _mark(variant: VariantRow, name: str, scale: Scale, y: float) -> Html | None:
     value = variant.data.get(name)
     if not known(value) or not scale.low <= value <= scale.high:
         return None
@@ -169,29 +171,29 @@ def _scale(seconds: Sequence[float], *, start: float = _MARGIN, end: float = WID
     return Scale.over(seconds, start, end, log=wide(seconds, widest))
 
 
-def _runs(variant: Variant) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _runs(variant: VariantRow) -> np.ndarray[Any, np.dtype[np.float64]]:
     seconds = [float(second) for second in variant.data.get("seconds") or () if known(second) and second > 0]
     return np.sort(np.array(seconds, dtype=np.float64))
 
 
-def _stages(variant: Variant) -> dict[str, float]:
+def _stages(variant: VariantRow) -> dict[str, float]:
     stages = variant.data.get("stages") or {}
     return {stage: float(stages[stage]) if known(stages.get(stage)) and stages[stage] > 0 else 0.0 for stage in STAGES}
 
 
 def _rows(
-    variants: Sequence[Variant],
+    variants: Sequence[VariantRow],
     scale: Scale,
     label: str,
-    shape: Callable[[Variant, float], Html],
+    shape: Callable[[VariantRow, float], Html],
     *,
     axis: str | None = None,
-    say: Callable[[float], str] | None = None,
+    format_tick: Callable[[float], str] | None = None,
 ) -> Html:
-    """For each rung its name and under it `shape(rung, y)`, over one axis."""
+    """Per variant its name, and under it `shape(variant, y)`, over one axis."""
     bottom = _ROW * len(variants)
     title = axis or ("milliseconds, logarithmic scale" if scale.log else "milliseconds")
-    parts = [x_axis(scale, 0, bottom, title, say or (lambda seconds: tick(1e3 * seconds)))]
+    parts = [x_axis(scale, 0, bottom, title, format_tick or (lambda seconds: tick(1e3 * seconds)))]
     for place, variant in enumerate(variants):
         y = _ROW * place
         parts += [text(_MARGIN, y + 13, fitted(variant.label, WIDTH), kind="halo"), shape(variant, y + 19)]

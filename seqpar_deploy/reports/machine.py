@@ -1,4 +1,4 @@
-"""What was measured, and on what, in words."""
+"""The bundle and the machine of a measurement, in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqpar_deploy.reports.numbers import known
 
 
 def bundle_facts(bundle: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """What identifies a bundle: the keys of it that are there, in words."""
+    """The keys that identify a bundle, as far as they are known, in words."""
     found: list[tuple[str, object]] = []
     for key, value in bundle.items():
         if key == "machine" or value is None:
@@ -23,7 +23,7 @@ def bundle_facts(bundle: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def machine_facts(machine: Mapping[str, Any] | None) -> list[tuple[str, object]]:
-    """A machine as `describe_machine` gives it, in words."""
+    """The output of `describe_machine`, in words."""
     machine = machine or {}
     memory, packages = machine.get("memory_gb"), machine.get("packages") or {}
     gpu = machine.get("gpu")

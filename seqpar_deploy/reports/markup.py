@@ -1,4 +1,4 @@
-"""HTML and SVG from values: everything is escaped where it enters, so that no name can become markup."""
+"""HTML and SVG from values. Every value is escaped on entry, so that no name can become markup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Html(str):
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """An element. Attributes are named as in Python (`class_`, `text_anchor`); those that are None are left out."""
+    """An element. Attributes have Python names (`class_`, `text_anchor`); those that are None are left out."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(_text(value))}"'
         for key, value in attributes.items()

@@ -1,4 +1,4 @@
-"""Numbers as people read them; a dash for what was not measured."""
+"""Numbers for readers, with a dash for values that were not measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def known(value: Any) -> TypeGuard[float]:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Three significant digits, thousands separated; what is not finite is said."""
+    """Three significant digits with thousands separators; also `nan` and `inf`."""
     if value is None or not isinstance(value, (int, float)):
         return NONE
     if not math.isfinite(value):
@@ -28,7 +28,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def column(values: Sequence[Any], scale: float = 1.0) -> list[str | None]:
-    """Numbers with equally many decimals, the smallest with two significant digits; None for what is none."""
+    """Numbers with the same number of decimals, the smallest with two significant digits; None stays None."""
     sizes = [abs(scale * value) for value in values if known(value) and value]
     decimals = min(4, max(0, 1 - math.floor(math.log10(min(sizes))))) if sizes else 0
     return [f"{scale * value:,.{decimals}f}" if known(value) else None for value in values]

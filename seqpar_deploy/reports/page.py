@@ -1,4 +1,4 @@
-"""A report's page and its parts: one HTML document that needs no network, light or dark as its reader's system is."""
+"""A page and its parts: one HTML document that needs no network, in light or dark mode like the reader's system."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NOTHING = "img-src data:"
 def page(title: str, body: str, *, style: str = "", script: str = "", sources: str = _NOTHING) -> str:
     """The document: `title` is text, `body` markup.
 
-    `style` is CSS beside that of all reports; `script` runs when the page is read, and nothing else does; `sources` are
-    directives of a Content-Security-Policy for what the page may fetch, by default nothing but what it holds.
+    `style` is CSS beside that of all pages. `script` is the only script that the page runs. `sources` are directives of
+    the Content-Security-Policy for what the page may fetch; by default only what it holds.
     """
     head = join(
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Nothing is fetched, not even by a hostile name that got past the escaping.
+        # The page fetches nothing, even if a hostile name got past the escaping.
         tag("meta", http_equiv="Content-Security-Policy", content=policy(script=script, sources=sources)),
         tag("title", title),
         tag("style", Html(STYLE + style)),
@@ -40,17 +40,17 @@ def policy(*, script: str = "", sources: str = _NOTHING) -> str:
 
 
 def section(heading: str, *parts: object) -> Html:
-    """A heading and what belongs to it."""
+    """A heading and the parts below it."""
     return tag("section", tag("h2", heading), *parts)
 
 
 def table(
     heads: Sequence[object], rows: Iterable[Sequence[object]], *, label: str, words: Sequence[int] = (0,)
 ) -> Html:
-    """A table in a box of its own that scrolls when the screen is narrow.
+    """A table in its own box, which scrolls on a narrow screen.
 
-    Columns numbered in `words` hold text and are set left; the others hold numbers and are set right. Empty columns
-    (all None) are left out.
+    Columns numbered in `words` hold text and are aligned left; the others hold numbers and are aligned right. Empty
+    columns (all None) are left out.
     """
     body = [list(row) for row in rows]
     shown = [column for column in range(len(heads)) if any(row[column] is not None for row in body)]
@@ -71,13 +71,13 @@ def figure(picture: Html, title: str, *notes: object) -> Html:
 
 
 def badge(text: str, good: bool | None) -> Html:
-    """A word and a mark, so that colour is not all that tells pass from fail; None is neither."""
+    """A word and a mark, so that pass and fail differ in more than colour; None is neither."""
     mark, kind = {True: ("\u2713", "good"), False: ("\u2717", "bad"), None: ("\u2022", "plain")}[good]
     return tag("span", f"{mark} {text}", class_=f"badge {kind}")
 
 
 def tiles(facts: Iterable[tuple[str, object, object]]) -> Html:
-    """The few figures a reader came for: what, value, remark."""
+    """The key figures: name, value, remark."""
     return tag(
         "dl",
         *(
@@ -89,6 +89,6 @@ def tiles(facts: Iterable[tuple[str, object, object]]) -> Html:
 
 
 def facts(pairs: Iterable[tuple[object, object]]) -> Html:
-    """Names and values, one pair a line; without those that are None."""
+    """Names and values, one pair per line, without those that are None."""
     lines = (tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs if value is not None)
     return tag("dl", *lines, class_="facts")

@@ -1,4 +1,4 @@
-"""Does a bundle reproduce its checkpoint? The parity report as a page, verdict first."""
+"""A parity report as a page, with the verdict first: does the bundle reproduce its checkpoint?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.numbers import NONE, known, number, percent
 from seqpar_deploy.reports.page import badge, facts, page, section, table, tiles
 
-_PICTURE = 320  # pixels along the longer side at most: twice what is shown, for fine screens
+_PICTURE = 320  # largest side in pixels: twice the size on the page, for screens with a high resolution
 _SHOWN = 100  # divergences with their pictures
 _PASSED = {"failed": False, "skipped": None, "passed": True}  # the badge of each status
 _MEASURED = {"log_prob_median": "median", "log_prob_p99": "99th percentile", "log_prob_max": "largest"}
@@ -27,15 +27,17 @@ def parity_page(
 ) -> str:
     """A parity report (`ParityReport.to_dict()`) as HTML.
 
-    `crops` are the raw pictures, uint8 (h, w, 3), by crop index: those of the divergences are shown. `bundle` says
-    what was checked, where: `name`, `digest`, `precision` and `machine` (as `describe_machine` gives it); all optional.
+    Args:
+        report: The parity report. Any part of it may be missing.
+        crops: Raw pictures, uint8 (h, w, 3), by crop index. The page shows those of the divergences.
+        bundle: `name`, `digest`, `precision` and `machine` (the output of `describe_machine`), all optional.
     """
     passed = bool(report.get("passed"))
     name = str(bundle.get("name") or "this bundle")
     reference = {"golden data": "its golden data"}.get(str(report.get("reference")), "its checkpoint")
     verdict = f"{name} {'reproduces' if passed else 'does not reproduce'} {reference}"
     body = join(
-        tag("p", "Parity report", class_="kind"),
+        tag("p", "Parity", class_="kind"),
         tag("h1", verdict),
         tag("p", badge("passed" if passed else "failed", passed), " ", _summary(report, bundle)),
         _breaches(report),
@@ -76,8 +78,8 @@ def _tiles(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
     return [
         ("identical sequences", count("identical"), share("identical")),
         ("identical attribute sets", count("identical_sets"), share("identical_sets")),
-        ("ties", NONE if ties is None else ties, "choices within numerical noise"),
-        ("largest difference", number(report.get("log_prob_max")), "of log-probabilities"),
+        ("ties", NONE if ties is None else ties, "choices within the tie margin"),
+        ("largest difference", number(report.get("log_prob_max")), "in log-probability"),
     ]
 
 
@@ -103,20 +105,20 @@ def _status(check: Mapping[str, Any]) -> str:
 
 
 def _tolerances(report: Mapping[str, Any]) -> Html:
-    """What was measured beside what is allowed; then the other settings of the check."""
+    """Measured and allowed differences, then the other settings of the check."""
     allowed = dict(report.get("tolerances") or {})
     rows = []
     for key, words in _MEASURED.items():
         got, most = report.get(key), allowed.pop(key, None)
         compared = isinstance(got, (int, float)) and known(most)
-        held = badge(*(("within", True) if got <= most else ("beyond", False))) if compared else ""
+        held = badge(*(("within", True) if got <= most else ("exceeded", False))) if compared else ""
         rows.append((words, held, _setting(got), _setting(most)))
     heads = ("difference", "", "measured", "allowed")
     others = ", ".join(f"{key.replace('_', ' ')} {_setting(value)}" for key, value in allowed.items())
     return section(
         "Tolerances of log-probabilities",
         table(heads, rows, label="Tolerances", words=(0, 1)),
-        tag("p", f"Checked with: {others}.", class_="note") if others else None,
+        tag("p", f"Settings: {others}.", class_="note") if others else None,
     )
 
 
@@ -125,17 +127,17 @@ def _setting(value: object) -> str:
 
 
 def _divergences(report: Mapping[str, Any], crops: Mapping[int, npt.NDArray[np.uint8]]) -> Html | None:
-    """Those that are no ties first, the clearest first."""
+    """Divergences that are not ties first, the largest margins first."""
     found = sorted(report.get("divergences") or (), key=lambda d: (bool(d.get("tie")), -_margin(d)))
     if not found:
         return None
     more = len(found) - _SHOWN
     crops_ = "1 crop" if len(found) == 1 else f"{len(found)} crops"
     return section(
-        f"Where the sequences part: {crops_}",
-        tag("p", "The margin is by how much the reference preferred its token to the next best, in log-probability."),
+        f"Diverging sequences: {crops_}",
+        tag("p", "The margin is the lead of the reference's token over its second choice, in log-probability."),
         *(_case(divergence, crops.get(divergence.get("crop"))) for divergence in found[:_SHOWN]),
-        tag("p", f"{more} more are in the report's JSON.", class_="note") if more > 0 else None,
+        tag("p", f"{more} more are in the JSON file.", class_="note") if more > 0 else None,
     )
 
 
@@ -151,11 +153,14 @@ def _case(divergence: Mapping[str, Any], crop: npt.NDArray[np.uint8] | None) -> 
     same = set(wanted) == set(got)
     words = facts(
         [
-            ("parts at", f"step {step}: token {divergence.get('got', NONE)}, wanted {divergence.get('wanted', NONE)}"),
+            (
+                "diverges at",
+                f"step {step}: expected token {divergence.get('wanted', NONE)}, got {divergence.get('got', NONE)}",
+            ),
             ("margin", _setting(divergence.get("margin"))),
             ("reference", _chips(wanted, got)),
             ("bundle", _chips(got, wanted)),
-            ("", "the same attributes, in another order" if same and wanted else None),
+            ("", "same attributes in another order" if same and wanted else None),
         ]
     )
     verdict = badge("tie", None) if divergence.get("tie") else badge("not a tie", False)
@@ -164,7 +169,7 @@ def _case(divergence: Mapping[str, Any], crop: npt.NDArray[np.uint8] | None) -> 
 
 
 def _chips(these: Sequence[object], those: Sequence[object]) -> Html:
-    """Attributes; those that the other side has not stand out."""
+    """Attributes; those that the other side lacks are highlighted."""
     if not these:
         return tag("span", "no attributes", class_="note")
     chips = (tag("span", one, class_="chip" if one in those else "chip differs") for one in these)

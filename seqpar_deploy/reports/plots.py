@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from seqpar_deploy.reports.charts import Variant, legend
+from seqpar_deploy.reports.charts import VariantRow, legend
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.numbers import known, number, percent, prefixed, tick
 from seqpar_deploy.reports.svg import WIDTH, Scale, colour, drawing, line, mark, spread, text, wide, x_axis, y_axis
@@ -18,17 +18,17 @@ GRAPHS = {"encoder": "encoder", "decoder_step": "decoder step"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
-    """A rung's graph in the roofline: operations for each byte, operations a second, and what a pointer is told."""
+    """A variant's graph in the roofline: FLOPs per byte, FLOPs per second, and the text of its tooltip."""
 
-    variant: Variant
+    variant: VariantRow
     graph: str
     intensity: float
     rate: float
-    words: str
+    tip: str
 
 
-def throughput(variants: Sequence[Variant]) -> Html | None:
-    """Crops a second against batch size, a line a rung, its number at the end; None if nothing was measured."""
+def throughput(variants: Sequence[VariantRow]) -> Html | None:
+    """Crops per second by batch size, one numbered line per variant; None if nothing was measured."""
     series = {variant.number: points for variant in variants if (points := _throughput(variant))}
     if not series:
         return None
@@ -37,9 +37,9 @@ def throughput(variants: Sequence[Variant]) -> Html | None:
     x = Scale(low=batches[0], high=max(batches[-1], 2 * batches[0]), start=_LEFT + 8, end=_RIGHT - 8, log=True)
     y = Scale.over(rates, _BOTTOM, _TOP, log=wide(rates, 12))
     parts: list[object] = [
-        y_axis(y, _LEFT, _RIGHT, "crops a second" + (", logarithmic scale" if y.log else ""), tick),
+        y_axis(y, _LEFT, _RIGHT, "crops per second" + (", logarithmic scale" if y.log else ""), tick),
         *(text(x(batch), _BOTTOM + 14, batch, anchor="middle", kind="faint") for batch in batches),
-        text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, "crops at a time", anchor="middle", kind="faint"),
+        text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, "batch size", anchor="middle", kind="faint"),
     ]
     ends = spread([y(points[-1][1]) for points in series.values()], 12, _TOP, _BOTTOM)
     for (index, points), label in zip(series.items(), ends, strict=True):
@@ -47,21 +47,21 @@ def throughput(variants: Sequence[Variant]) -> Html | None:
         parts.append(tag("polyline", points=path, fill="none", stroke=colour(index - 1), stroke_width=1.8))
         name = variants[index - 1].description
         parts += [
-            mark(x(batch), y(rate), index - 1, tip=f"{name}: {number(rate)} crops/s, {batch} at a time")
+            mark(x(batch), y(rate), index - 1, tip=f"{name}: {number(rate)} crops/s in batches of {batch}")
             for batch, rate in points
         ]
         parts.append(_number(x(points[-1][0]), y(points[-1][1]), _RIGHT + 8, label, index))
-    return drawing(_HEIGHT, "Crops a second against crops at a time, for each rung", *parts)
+    return drawing(_HEIGHT, "Crops per second by batch size, per variant", *parts)
 
 
-def roofline(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | None:
-    """Operations a second against operations per byte: the device's limits as lines, each rung's two graphs as points.
+def roofline(variants: Sequence[VariantRow], result: Mapping[str, Any]) -> Html | None:
+    """FLOPs per second by FLOPs per byte: the machine's roofline as lines, each variant's two graphs as points.
 
-    None where limits or shares are missing.
+    None if the roofline or the shares are missing.
     """
-    limits = result.get("limits") or {}
-    bandwidth = limits.get("bytes_per_second")
-    peaks = {name: rate for name, rate in (limits.get("products_per_second") or {}).items() if _positive(rate)}
+    measured = result.get("roofline") or {}
+    bandwidth = measured.get("bytes_per_second")
+    peaks = {name: rate for name, rate in (measured.get("gemm_flops_per_second") or {}).items() if _positive(rate)}
     points = _points(variants, result)
     if not (_positive(bandwidth) and peaks and points):
         return None
@@ -69,8 +69,8 @@ def roofline(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | N
     x = Scale.over([point.intensity for point in points] + ridges + [0.5 * min(ridges)], _LEFT, _RIGHT, log=True)
     y = Scale.over([*(point.rate for point in points), *peaks.values()], _BOTTOM, _TOP, log=True)
     parts: list[object] = [
-        x_axis(x, _TOP, _BOTTOM, "operations for each byte read or written", prefixed),
-        y_axis(y, _LEFT, _RIGHT, "operations a second", prefixed),
+        x_axis(x, _TOP, _BOTTOM, "FLOPs per byte read or written", prefixed),
+        y_axis(y, _LEFT, _RIGHT, "FLOPs per second", prefixed),
         *_roofs(x, y, float(bandwidth), peaks),
     ]
     clusters: dict[tuple[str, int], list[Point]] = {}
@@ -78,36 +78,36 @@ def roofline(variants: Sequence[Variant], result: Mapping[str, Any]) -> Html | N
         clusters.setdefault((point.graph, round(x(point.intensity) / 20)), []).append(point)
     for cluster in clusters.values():
         parts += _cluster(cluster, x, y)
-    return drawing(_HEIGHT, "Roofline: each rung's encoder and decoder step below the device's limits", *parts)
+    return drawing(_HEIGHT, "Roofline: encoder and decoder step of each variant below the machine's peak rates", *parts)
 
 
-def throughput_legend(variants: Sequence[Variant]) -> Html:
-    """The numbers and names of the rungs in `throughput`."""
+def throughput_legend(variants: Sequence[VariantRow]) -> Html:
+    """The numbers and names of the variants in `throughput`."""
     return legend([(colour(variant.number - 1), variant.label) for variant in variants if _throughput(variant)])
 
 
 def graph_legend() -> Html:
-    return legend([(colour(series), f"{name}, by rung number") for series, name in enumerate(GRAPHS.values())])
+    return legend([(colour(series), f"{name}, by variant number") for series, name in enumerate(GRAPHS.values())])
 
 
-def _points(variants: Sequence[Variant], result: Mapping[str, Any]) -> list[Point]:
-    """Those of the shares that have a place."""
+def _points(variants: Sequence[VariantRow], result: Mapping[str, Any]) -> list[Point]:
+    """The shares that can be drawn."""
     by_name = {variant.name: variant for variant in variants}
     found = []
     for share in result.get("shares") or ():
         variant, graph = by_name.get(str(share.get("variant"))), str(share.get("graph"))
-        operations, size, seconds = (share.get(name) for name in ("operations", "bytes", "seconds"))
-        if variant and graph in GRAPHS and _positive(operations) and _positive(size) and _positive(seconds):
-            rate = operations / seconds
-            words = f"{variant.description}, {GRAPHS[graph]}: {prefixed(rate)}op/s, "
-            words += f"{percent(share.get('share_of_products'))} of products, "
-            words += f"{percent(share.get('share_of_bandwidth'))} of bandwidth"
-            found.append(Point(variant=variant, graph=graph, intensity=operations / size, rate=rate, words=words))
+        flops, size, seconds = (share.get(name) for name in ("flops", "bytes", "seconds"))
+        if variant and graph in GRAPHS and _positive(flops) and _positive(size) and _positive(seconds):
+            rate = flops / seconds
+            tip = f"{variant.description}, {GRAPHS[graph]}: {prefixed(rate)}FLOP/s, "
+            tip += f"{percent(share.get('share_of_gemm'))} of the GEMM rate, "
+            tip += f"{percent(share.get('share_of_bandwidth'))} of bandwidth"
+            found.append(Point(variant=variant, graph=graph, intensity=flops / size, rate=rate, tip=tip))
     return found
 
 
 def _roofs(x: Scale, y: Scale, bandwidth: float, peaks: Mapping[str, float]) -> list[Html]:
-    """One slope for the memory, one level for each precision; names stand on the lines."""
+    """One slope for the memory, one level per precision, each with its name on the line."""
     top = max(peaks.values())
     start = max(x.low, y.low / bandwidth)
     ridge = top / bandwidth
@@ -116,7 +116,7 @@ def _roofs(x: Scale, y: Scale, bandwidth: float, peaks: Mapping[str, float]) -> 
     heights = spread([y(peak) + 4 for peak in peaks.values()], 13, _TOP, _BOTTOM)
     for (precision, peak), height in zip(peaks.items(), heights, strict=True):
         parts.append(line(x(peak / bandwidth), y(peak), _RIGHT, y(peak), **look))
-        name = f"{precision} {prefixed(peak)}op/s"
+        name = f"{precision} {prefixed(peak)}FLOP/s"
         parts.append(text(x(peak / bandwidth) - 8, height, name, anchor="end", kind="faint halo"))
     below = max(start, 0.5 * min(peaks.values()) / bandwidth)
     name = f"memory {prefixed(bandwidth)}B/s"
@@ -125,7 +125,7 @@ def _roofs(x: Scale, y: Scale, bandwidth: float, peaks: Mapping[str, float]) -> 
 
 
 def _cluster(points: Sequence[Point], x: Scale, y: Scale) -> list[Html]:
-    """Points above one another, whose numbers stand in a column beside them."""
+    """Points above one another, with their numbers in a column beside them."""
     heights = spread([y(point.rate) for point in points], 13, _TOP + 6, _BOTTOM - 2)
     beside = max(x(point.intensity) for point in points) + 14
     numbers = [
@@ -133,11 +133,11 @@ def _cluster(points: Sequence[Point], x: Scale, y: Scale) -> list[Html]:
         for point, height in zip(points, heights, strict=True)
     ]
     series = list(GRAPHS).index(points[0].graph)
-    return numbers + [mark(x(point.intensity), y(point.rate), series, tip=point.words) for point in points]
+    return numbers + [mark(x(point.intensity), y(point.rate), series, tip=point.tip) for point in points]
 
 
 def _number(x: float, y: float, label_x: float, label_y: float, number_: int) -> Html:
-    """A rung's number beside its point, and a thread from one to the other."""
+    """A variant's number beside its point, and a thin line between them."""
     left = label_x < x
     return join(
         line(x, y, label_x + (2 if left else -2), label_y, class_="thread"),
@@ -145,7 +145,7 @@ def _number(x: float, y: float, label_x: float, label_y: float, number_: int) ->
     )
 
 
-def _throughput(variant: Variant) -> list[tuple[int, float]]:
+def _throughput(variant: VariantRow) -> list[tuple[int, float]]:
     points = variant.data.get("throughput") or ()
     return sorted(
         (int(point["batch"]), float(point["crops_per_second"]))

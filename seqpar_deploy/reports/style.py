@@ -1,4 +1,4 @@
-"""How reports look. Colours are told apart by the colour-blind too, on light and on dark paper."""
+"""Styles of the pages. The colours suit colour-blind readers, in light and in dark mode."""
 
 from __future__ import annotations
 

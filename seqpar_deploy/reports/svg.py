@@ -1,4 +1,4 @@
-"""What charts are made of. A chart is `WIDTH` units wide, about a phone's screen, and grows with its column."""
+"""Parts of charts. A chart is `WIDTH` units wide, about a phone's screen, and scales with its column."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from seqpar_deploy.reports.markup import Html, join, tag
 
 WIDTH = 420.0
-SERIES = 8  # colours there are; see style.py
-_DIGIT = 6.6  # how wide one is, about
+SERIES = 8  # number of colours in style.py
+_DIGIT = 6.6  # width of a digit, about
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
-    """From a quantity to a place along an axis."""
+    """Maps a value to a position along an axis."""
 
     low: float
     high: float
@@ -50,7 +50,7 @@ class Scale:
 
 
 def wide(values: Sequence[float], ratio: float = 30) -> bool:
-    """Whether these positive numbers need a logarithmic axis to be told apart."""
+    """Whether these positive numbers need a logarithmic axis to be distinguished."""
     return max(values) > ratio * min(values)
 
 
@@ -70,7 +70,7 @@ def _round_up(value: float) -> float:
 
 
 def drawing(height: float, label: str, *parts: object) -> Html:
-    """The picture; `label` says in words what it shows."""
+    """The chart; `label` describes it in words."""
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH:g} {height:g}", role="img", aria_label=label)
 
 
@@ -79,7 +79,7 @@ def text(x: float, y: float, content: object, *, anchor: str = "start", kind: st
 
 
 def fitted(content: str, width: float) -> str:
-    """As much of a text as fits, by the width of an average letter."""
+    """As much of a text as fits, by the average width of a letter."""
     most = int(width / 7.2)
     return content if len(content) <= most else content[: most - 1].rstrip(" ,") + "\N{HORIZONTAL ELLIPSIS}"
 
@@ -94,7 +94,7 @@ def box(x: float, y: float, width: float, height: float, *, tip: str | None = No
 
 
 def mark(x: float, y: float, series: int, *, tip: str) -> Html:
-    """A point whose shape, as well as its colour, tells its series."""
+    """A point whose shape and colour identify its series."""
     look = {"fill": colour(series), "stroke": "var(--paper)", "stroke_width": 1}
     tooltip = tag("title", tip)
     shape = series % 3
@@ -109,20 +109,22 @@ def colour(series: int) -> str:
     return f"var(--c{series % SERIES + 1})"
 
 
-def x_axis(scale: Scale, top: float, bottom: float, title: str, say: Callable[[float], str]) -> Html:
+def x_axis(scale: Scale, top: float, bottom: float, title: str, format_tick: Callable[[float], str]) -> Html:
     """Grid lines from `top` to `bottom`, their values, and under them the title."""
     ticks = scale.ticks()
-    widest = max(len(say(value)) for value in ticks) * _DIGIT + 8
+    widest = max(len(format_tick(value)) for value in ticks) * _DIGIT + 8
     thinned = ticks[:: math.ceil(len(ticks) * widest / (abs(scale.end - scale.start) + widest))]
     lines = (line(scale(value), top, scale(value), bottom, class_="grid") for value in thinned)
-    values = (text(scale(value), bottom + 14, say(value), anchor="middle", kind="faint") for value in thinned)
+    values = (text(scale(value), bottom + 14, format_tick(value), anchor="middle", kind="faint") for value in thinned)
     return join(*lines, *values, text((scale.start + scale.end) / 2, bottom + 30, title, anchor="middle", kind="faint"))
 
 
-def y_axis(scale: Scale, left: float, right: float, title: str, say: Callable[[float], str]) -> Html:
+def y_axis(scale: Scale, left: float, right: float, title: str, format_tick: Callable[[float], str]) -> Html:
     """Grid lines from `left` to `right`, their values, and above them the title."""
     lines = (line(left, scale(value), right, scale(value), class_="grid") for value in scale.ticks())
-    values = (text(left - 6, scale(value) + 4, say(value), anchor="end", kind="faint") for value in scale.ticks())
+    values = (
+        text(left - 6, scale(value) + 4, format_tick(value), anchor="end", kind="faint") for value in scale.ticks()
+    )
     return join(*lines, *values, text(2, min(scale.start, scale.end) - 12, title, kind="faint"))
 
 

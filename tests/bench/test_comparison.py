@@ -1,4 +1,4 @@
-"""The ladder on scripted backends, and one whole run on a tiny bundle."""
+"""The comparison on scripted backends, and one whole run on a tiny bundle."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ CONTRACT = {
 def result(
     bundle_dir: Path, checkpoint_file: Path, crops: list[Crop], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """Every rung but torch.compile's, which takes a minute of a C++ compiler."""
-    folder = tmp_path_factory.mktemp("rivals")
+    """Every variant except torch.compile's, which takes a minute of a C++ compiler."""
+    folder = tmp_path_factory.mktemp("baselines")
     context = BenchContext(Bundle.open(bundle_dir), checkpoint=checkpoint_file, threads=1, folder=folder)
     variants, skipped = make_variants(context, skip=["eager-compiled"])
     settings = Settings(runs=1, batches=(1, 4), threads=1, seconds=0.01)
     return measure(context, variants, skipped, crops, settings)
 
 
-def test_all_rungs_say_the_same(result: dict[str, Any]) -> None:
+def test_all_variants_return_the_same_tokens(result: dict[str, Any]) -> None:
     variants = {variant["name"]: variant for variant in result["variants"]}
     for name in ("published", "eager", "eager-cached", "onnx-plain", "onnx-concat", "openvino", "onnxruntime"):
         assert variants[name]["identical"], name
@@ -66,7 +66,7 @@ def test_all_rungs_say_the_same(result: dict[str, Any]) -> None:
     assert {*variants, *(entry["name"] for entry in result["skipped"])} == known_variants().keys() - {"eager-compiled"}
 
 
-def test_each_rung_tells_what_it_costs(result: dict[str, Any]) -> None:
+def test_each_variant_has_its_costs(result: dict[str, Any]) -> None:
     for variant in result["variants"]:
         assert variant.keys() >= CONTRACT
         assert len(variant["seconds"]) == 1
@@ -81,15 +81,15 @@ def test_each_rung_tells_what_it_costs(result: dict[str, Any]) -> None:
             assert variant["cold_start_seconds"] is None
 
 
-def test_shares_are_of_limits_of_the_same_run(result: dict[str, Any]) -> None:
+def test_shares_are_of_the_roofline_of_the_same_run(result: dict[str, Any]) -> None:
     shares = {(share["variant"], share["graph"]): share for share in result["shares"]}
     assert {variant for variant, _ in shares} >= {"eager-cached", "onnx-concat", "openvino", "onnxruntime"}
     assert not {variant for variant, _ in shares} & {"published", "eager", "onnx-plain", "openvino-speculative"}
     share = shares["onnxruntime", "encoder"]
-    rate = result["limits"]["products_per_second"]["fp32"]
-    assert share["operations"] == result["model"]["encoder_operations"]
-    assert share["share_of_products"] == pytest.approx(share["operations"] / share["seconds"] / rate)
-    assert share["binds"] in ("products", "bandwidth")
+    rate = result["roofline"]["gemm_flops_per_second"]["fp32"]
+    assert share["flops"] == result["model"]["encoder_flops"]
+    assert share["share_of_gemm"] == pytest.approx(share["flops"] / share["seconds"] / rate)
+    assert share["bound_by"] in ("gemm", "bandwidth")
 
 
 def test_the_table_shows_all_of_it(result: dict[str, Any]) -> None:
@@ -101,29 +101,29 @@ def test_the_table_shows_all_of_it(result: dict[str, Any]) -> None:
         assert f": {entry['why']}" in table
 
 
-def test_a_rung_that_cannot_be_had_says_why(bundle_dir: Path, tmp_path: Path) -> None:
+def test_a_variant_that_cannot_run_says_why(bundle_dir: Path, tmp_path: Path) -> None:
     context = BenchContext(Bundle.open(bundle_dir), folder=tmp_path, batch=4)
     variants, skipped = make_variants(context, only=["published", "onnxruntime"])
     assert [variant.name for variant in variants] == ["onnxruntime"]
-    assert skipped == [{"name": "published", "why": "it needs the checkpoint; pass --checkpoint"}]
-    with pytest.raises(SeqparError, match="no rung 'onnx'; known are published, eager, "):
+    assert skipped == [{"name": "published", "why": "needs the checkpoint; pass --checkpoint"}]
+    with pytest.raises(SeqparError, match=r"variant must be one of published, eager, .*got 'onnx'"):
         make_variants(context, skip=["onnx"])
-    with pytest.raises(BackendUnavailableError, match="nothing to measure: eager: it needs the checkpoint"):
+    with pytest.raises(BackendUnavailableError, match=r"nothing to measure: eager: .*--checkpoint"):
         make_variants(context, only=["eager"])
     context.close()
 
 
-def test_rows_that_finish_rule_out_a_compiled_batch(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+def test_torch_compile_needs_batches_of_one(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     context = BenchContext(Bundle.open(bundle_dir), checkpoint=checkpoint_file, folder=tmp_path, batch=4)
     _, skipped = make_variants(context, only=["eager-compiled", "eager"])
     assert "use --crops 1" in skipped[0]["why"]
 
 
-def test_tokens_are_compared_with_the_first_rung_that_is_exact(
+def test_tokens_are_compared_with_the_first_variant_that_is_not_reduced(
     bundle_dir: Path, crops: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong:
-        """A backend that always says `<eos>`."""
+        """A backend that always returns `<eos>`."""
 
         def __init__(self, backend: Any) -> None:
             self.backend, self.name, self.device, self.max_rows = backend, "wrong", "cpu", None
@@ -143,7 +143,7 @@ def test_tokens_are_compared_with_the_first_rung_that_is_exact(
     ]
     given = Input(crops=crops, dimensions=bundle.dimensions, preprocessing=bundle.preprocessing)
     meter = itertools.count(step=3)
-    monkeypatch.setattr(comparison, "open_meter", lambda _device: lambda: next(meter))  # 3 J each time it is asked
+    monkeypatch.setattr(comparison, "open_meter", lambda _device: lambda: next(meter))  # 3 J more at each reading
     timings = run_comparison(variants, given, runs=1, batch=2)
     assert [timing.joules_per_crop for timing in timings] == [1.5, 1.5, 1.5]
     assert [timing.identical for timing in timings] == [False, True, True]
@@ -154,11 +154,11 @@ def test_tokens_are_compared_with_the_first_rung_that_is_exact(
 
 
 def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match=r"a fresh process failed: .*does not exist"):
+    with pytest.raises(BackendError, match=r"process failed: .*does not exist"):
         measure_cold_start([str(tmp_path / "none")])
 
 
-def test_compiled_says_the_same(
+def test_compiled_returns_the_same_tokens(
     bundle_dir: Path, checkpoint_file: Path, crops: list[Crop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without the C++ compiler, which takes a minute: what is traced is the same.
@@ -172,9 +172,11 @@ def test_compiled_says_the_same(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "why"), [(0, "no C++ compiler"), (60, "it took longer than 1 s")], ids=["fails", "takes too long"]
+    ("seconds", "why"),
+    [(0, "no C++ compiler"), (60, "compiling took longer than 1 s")],
+    ids=["fails", "takes too long"],
 )
-def test_what_does_not_compile_is_skipped(
+def test_a_model_that_does_not_compile_is_skipped(
     bundle_dir: Path,
     checkpoint_file: Path,
     tmp_path: Path,

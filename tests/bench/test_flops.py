@@ -1,4 +1,4 @@
-"""What is counted in the graphs is what torch counts while it runs the same modules."""
+"""FLOPs counted in the graphs are those that torch counts while it runs the same modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_operations_are_those_torch_counts(bundle_dir: Path, checkpoint_file: Path, rows: int) -> None:
+def test_flops_are_those_torch_counts(bundle_dir: Path, checkpoint_file: Path, rows: int) -> None:
     bundle = Bundle.open(bundle_dir)
     model = build_model(load_checkpoint(checkpoint_file), bundle.label_set)
     specs = graph_specs(model, "float32")
@@ -24,15 +24,15 @@ def test_operations_are_those_torch_counts(bundle_dir: Path, checkpoint_file: Pa
         encoder = EncoderGraph(model, uint8_to_images(bundle.preprocessing))
         step = DecoderStepGraph(model, model.token_table(bundle.label_set.phrases))
         for counted, graph, spec in (
-            (flops.encoder_operations(bundle, rows), encoder, specs["encoder"]),
-            (flops.step_operations(bundle, rows), step, specs["decoder_step"]),
+            (flops.encoder_flops(bundle, rows), encoder, specs["encoder"]),
+            (flops.step_flops(bundle, rows), step, specs["decoder_step"]),
         ):
             with FlopCounterMode(display=False) as counter:
                 graph(*spec.example({"B": rows, "T": 1}))
             assert counted == counter.get_total_flops() > 0
 
 
-def test_bytes_are_weights_and_what_each_crop_adds(bundle_dir: Path, fp16_bundle_dir: Path) -> None:
+def test_bytes_are_weights_and_a_cache_per_crop(bundle_dir: Path, fp16_bundle_dir: Path) -> None:
     bundle, half = Bundle.open(bundle_dir), Bundle.open(fp16_bundle_dir)
     d = bundle.dimensions
     weights = (bundle_dir / "decoder_step.onnx.data").stat().st_size
@@ -45,14 +45,14 @@ def test_bytes_are_weights_and_what_each_crop_adds(bundle_dir: Path, fp16_bundle
 
 
 def test_the_largest_product_is_the_widest_layer_of_the_tower(bundle_dir: Path) -> None:
-    rows, inner, columns = flops.largest_product(Bundle.open(bundle_dir))
+    rows, inner, columns = flops.largest_gemm(Bundle.open(bundle_dir))
     assert (rows, {inner, columns}) == (17, {64, 256})  # 16 patches and the class token; width and its feed-forward's
 
 
 def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "encoder.onnx").write_bytes(b"\x3a\x05\x0a\xff\xff")
     with pytest.raises(BundleFormatError, match=r"encoder\.onnx cannot be counted: .*export the bundle again"):
-        flops.products(tmp_path / "encoder.onnx", {"B": 1})
+        flops.graph_gemms(tmp_path / "encoder.onnx", {"B": 1})
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(BundleFormatError, match="holds no graph"):
-        flops.products(tmp_path / "empty.onnx", {"B": 1})
+        flops.graph_gemms(tmp_path / "empty.onnx", {"B": 1})

@@ -1,4 +1,4 @@
-"""Two results of the benchmark against each other."""
+"""Two benchmark results compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_ratios_are_of_medians_and_only_of_what_both_have(tmp_path: Path) -> Non
     assert found.ratios == pytest.approx({"openvino": 1.2})
     assert found.slower_than(1.1) == pytest.approx({"openvino": 1.2})
     assert found.slower_than(1.25) == {}
-    assert "1.200" in found.table()
+    assert "1.200" in found.format()
     assert found.notes == ("only the first has published", "only the second has onnxruntime")
 
 
@@ -48,10 +48,10 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "no.json").write_text("[]")
     (tmp_path / "half.json").write_text("{")
     for second, variant, message in (
-        (other, None, "no rung in common"),
-        (other, "openvino", "b.json has no rung 'openvino'; it has published"),
-        (tmp_path / "no.json", None, "no result of seqpar-bench"),
-        (tmp_path / "half.json", None, "is no JSON"),
+        (other, None, "no variant in common"),
+        (other, "openvino", "b.json has no variant 'openvino'; it has published"),
+        (tmp_path / "no.json", None, "not a result of seqpar-bench"),
+        (tmp_path / "half.json", None, "is not JSON"),
         (tmp_path / "none.json", None, "none.json cannot be read"),
     ):
         with pytest.raises(SeqparError, match=message):
@@ -76,7 +76,7 @@ def test_what_is_lost_or_says_something_else_is_no_gain(tmp_path: Path) -> None:
 def test_times_that_are_none_are_refused(tmp_path: Path, seconds: Any) -> None:
     first = write(tmp_path / "a.json", {"openvino": 1.0}, machine=None, packages=None)
     (tmp_path / "b.json").write_text(json.dumps({"variants": [{"name": "openvino", "seconds": seconds}]}))
-    with pytest.raises(SeqparError, match="is no result of seqpar-bench"):
+    with pytest.raises(SeqparError, match="not a result of seqpar-bench"):
         compare(first, tmp_path / "b.json")
     assert compare(first, first).notes == ()
 

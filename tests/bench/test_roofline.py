@@ -1,4 +1,4 @@
-"""The machine's limits: the best of what libraries reach, each of which computes what it says."""
+"""The machine's roofline: the best rates of the installed libraries, each of which computes a correct result."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pytest
 
 from seqpar_deploy.bench import gemm
 from seqpar_deploy.bench.memory import best_read
-from seqpar_deploy.bench.micro_op import one_product
-from seqpar_deploy.bench.roofline import measure_limits
+from seqpar_deploy.bench.micro_op import one_op_model
+from seqpar_deploy.bench.roofline import measure_roofline
 
 SIDES = (16, 64, 32)
 
 
-def test_every_rate_is_measured_and_says_by_what() -> None:
-    found = measure_limits(SIDES, 1 << 20, seconds=0.01, square=128, beyond_cache=1 << 24)
-    assert 1e8 < found.of_products("fp32") < 1e15
-    assert found.of_products("fp16") == found.of_products("fp32")  # no arithmetic of its own on a CPU
-    for precision, rate in found.products_per_second.items():
-        assert (rate is None) == (found.products_by[precision] is None)
-    assert found.products_per_second["int8"] is not None
+def test_every_rate_is_measured_and_names_its_library() -> None:
+    found = measure_roofline(SIDES, 1 << 20, seconds=0.01, square=128, beyond_cache=1 << 24)
+    assert 1e8 < found.gemm_rate("fp32") < 1e15
+    assert found.gemm_rate("fp16") == found.gemm_rate("fp32")  # CPUs fall back to FP32
+    for precision, rate in found.gemm_flops_per_second.items():
+        assert (rate is None) == (found.gemm_by[precision] is None)
+    assert found.gemm_flops_per_second["int8"] is not None
     assert 1e8 < found.streamed_bytes_per_second < 1e13
     assert found.bytes_by
 
 
-def test_the_fastest_library_counts_and_those_that_cannot_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_library_counts_and_missing_ones_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise ImportError
 
@@ -47,8 +47,8 @@ def test_the_fastest_library_counts_and_those_that_cannot_are_passed_over(monkey
 
 
 def test_all_libraries_multiply_in_fp32() -> None:
-    for name, product in gemm.LIBRARIES.items():
-        work = product("fp32", SIDES, None)
+    for name, make_gemm in gemm.LIBRARIES.items():
+        work = make_gemm("fp32", SIDES, None)
         assert work is not None, name
         result = work()
         array = np.asarray(result[0] if name in ("onnxruntime", "openvino") else result)  # type: ignore[index]
@@ -59,7 +59,7 @@ def test_all_libraries_multiply_in_fp32() -> None:
 def test_the_model_of_one_node_computes_its_product(rng: np.random.Generator) -> None:
     a = rng.integers(0, 100, (3, 5), dtype=np.uint8)
     b = rng.integers(-100, 100, (5, 4), dtype=np.int8)
-    model = one_product("MatMulInteger", ("uint8", (3, 5)), b, ("int32", (3, 4)))
+    model = one_op_model("MatMulInteger", ("uint8", (3, 5)), b, ("int32", (3, 4)))
     got = onnxruntime.InferenceSession(model).run(None, {"x": a})[0]
     np.testing.assert_array_equal(got, a.astype(np.int32) @ b.astype(np.int32))
 

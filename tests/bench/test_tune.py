@@ -1,4 +1,4 @@
-"""Tuning on scripted backends, whose noise is known, and once on real ones."""
+"""Tuning on scripted backends, whose shift is known, and once on real ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.tuned import load_tuned
 from seqpar_deploy.vocab import EOS
 
-SHADES = (1, 3, 8, 20, 60, 90, 150, 220)  # by how many hundredths the exact choice is ahead, of each crop
+SHADES = (1, 3, 8, 20, 60, 90, 150, 220)  # per crop: the margin of the choice in native precision, in hundredths
 
 
 def scripted(noise: float = 0.0) -> FakeBackend:
-    """Says attribute 5 by the crop's shade ahead of 6, less the noise; then ends."""
+    """Returns attribute 5 with a margin of the crop's shade over 6, less the noise; then ends."""
 
     def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
         scores = np.full(29, -9.0, dtype=np.float32)
@@ -45,7 +45,7 @@ def shades() -> list[Crop]:
 
 
 def on(monkeypatch: pytest.MonkeyPatch, backends: dict[tuple[str, str], Any]) -> None:
-    """Let these backends be all there are; an exception among them is what opening it raises."""
+    """Make these the only backends; an exception among them is raised when it is opened."""
 
     def open_backend(_bundle: Bundle, name: str, *, compute_precision: str = "native", **_: Any) -> Any:
         backend = backends.get((name, compute_precision), BackendError("not here"))
@@ -55,7 +55,7 @@ def on(monkeypatch: pytest.MonkeyPatch, backends: dict[tuple[str, str], Any]) ->
 
     def require_parity(_bundle: Bundle, backend: FakeBackend) -> None:
         if backend.row_steps:
-            raise BackendError("it fails seqpar parity")
+            raise BackendError("fails seqpar parity")
 
     monkeypatch.setattr(tuning_module, "backends_for", lambda _bundle: sorted({name for name, _ in backends}))
     monkeypatch.setattr(tuning_module, "open_backend", open_backend)
@@ -69,13 +69,17 @@ def costing(seconds: float, backend: FakeBackend) -> FakeBackend:
     return backend
 
 
-def test_the_margin_is_what_the_arithmetic_moves(
+def test_the_fallback_margin_is_the_shift(
     bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch, {("a", "native"): costing(8, scripted()), ("a", "int8"): costing(1, scripted(noise=0.05))})
     found = tune(Bundle.open(bundle_dir), shades)
-    quick = found.candidates[0]
-    assert (quick.compute_precision, quick.wrong, quick.wrong_left) == ("int8", 2, 0)  # 1 and 3 hundredths
+    quick = found.configurations[0]
+    assert (quick.compute_precision, quick.different, quick.different_after_fallback) == (
+        "int8",
+        2,
+        0,
+    )  # 1 and 3 hundredths
     assert quick.fallback_margin == pytest.approx(0.05, abs=1e-3)
     assert quick.fallback_share == pytest.approx(3 / 8)  # those, and 8, which the noise brings to 3
     assert quick.expected_seconds == pytest.approx(1 + 3 / 8 * 8)
@@ -87,16 +91,16 @@ def test_the_margin_is_what_the_arithmetic_moves(
     assert found.skipped == ("a, bf16: not here",)
 
 
-def test_what_costs_more_with_its_rechecks_is_not_chosen(
+def test_a_configuration_that_is_slower_with_its_fallback_is_not_chosen(
     bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch, {("a", "native"): costing(3, scripted()), ("a", "int8"): costing(2.5, scripted(noise=0.3))})
     found = tune(Bundle.open(bundle_dir), shades)
     assert (found.choice.compute_precision, found.choice.fallback_margin) == ("native", None)
-    assert [candidate.compute_precision for candidate in found.candidates] == ["native", "native", "int8", "int8"]
+    assert [candidate.compute_precision for candidate in found.configurations] == ["native", "native", "int8", "int8"]
 
 
-def test_backends_that_disagree_with_the_checkpoint_are_left_out(
+def test_backends_that_fail_parity_are_skipped(
     bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = scripted()
@@ -104,10 +108,10 @@ def test_backends_that_disagree_with_the_checkpoint_are_left_out(
     on(monkeypatch, {("a", "native"): broken, ("a", "int8"): scripted(), ("b", "native"): costing(1, scripted())})
     found = tune(Bundle.open(bundle_dir), shades)
     assert found.choice.backend == "b"
-    assert found.skipped[0].startswith("a, native: it fails seqpar parity")
+    assert found.skipped[0].startswith("a, native: fails seqpar parity")
     assert "a, int8: no native precision to fall back on" in found.skipped
     on(monkeypatch, {("a", "native"): broken})
-    with pytest.raises(BackendUnavailableError, match=r"nothing runs .* exactly: a, native: it fails"):
+    with pytest.raises(BackendUnavailableError, match=r"no backend runs .*: a, native: fails"):
         tune(Bundle.open(bundle_dir), shades)
 
 
@@ -126,7 +130,7 @@ def test_the_command_keeps_its_choice_beside_the_bundle(
     printed = capsys.readouterr().out
     values = json.loads((tmp_path / "tuning.json").read_text())
     assert (values["crops"], values["bundle"]) == (100, bundle.digest)
-    assert {c["compute_precision"] for c in values["candidates"]} >= {"native", "int8"}
+    assert {c["compute_precision"] for c in values["configurations"]} >= {"native", "int8"}
     assert f"kept in {bundle.path / TUNED}" in printed
     choice = load_tuned(bundle)
     assert choice is not None

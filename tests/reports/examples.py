@@ -1,4 +1,4 @@
-"""A bench result and a parity report as the commands write them, made up: no machine gave these figures."""
+"""A benchmark result and a parity report as the commands write them. The figures are made up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MACHINE = {
 }
 DIGEST = "296368cba4760c5a6a8372bf37befa7bca018da6359f93e59d113794dacdda2d"
 
-_RUNGS = (  # name, description, precision, p50 in ms, steps, share of the decoder, memory in MB
+_VARIANTS = (  # name, description, precision, p50 in ms, steps, share of the decoder, memory in MB
     ("published", "PyTorch, as published", "fp32", 6648, 35, 0.3, 3900),
     ("eager", "PyTorch, text tower folded, cached", "fp32", 1716, 35, 0.3, 2900),
     ("eager-speculative", "PyTorch, speculative greedy decoding", "fp32", 1502, 6.5, 0.2, 2900),
@@ -26,22 +26,22 @@ _RUNGS = (  # name, description, precision, p50 in ms, steps, share of the decod
     ("onnxruntime-speculative", "bundle, ONNX Runtime, speculative greedy decoding", "fp32", 1105, 6.5, 0.12, 2310),
     ("openvino", "bundle, OpenVINO", "fp32", 1382, 35, 0.34, 2100),
     ("openvino-speculative", "bundle, OpenVINO, speculative greedy decoding", "fp32", 1028, 6.5, 0.1, 2110),
-    ("openvino-bf16", "bundle, OpenVINO, bf16 arithmetic", "bf16", 702, 35, 0.31, 1300),
-    ("openvino-bf16-speculative", "bundle, OpenVINO, bf16 arithmetic, speculative", "bf16", 498, 6.5, 0.11, 1310),
+    ("openvino-bf16", "bundle, OpenVINO, bf16", "bf16", 702, 35, 0.31, 1300),
+    ("openvino-bf16-speculative", "bundle, OpenVINO, bf16, speculative", "bf16", 498, 6.5, 0.11, 1310),
     ("onnxruntime-int8", "int8 bundle, ONNX Runtime", "int8", 640, 35, 0.36, 820),
     ("onnxruntime-int8-speculative", "int8 bundle, ONNX Runtime, speculative", "int8", 431, 6.6, 0.13, 830),
 )
 _PEAK = {"fp32": 160e9, "bf16": 300e9, "int8": 520e9}
 _BYTES = 30e9
-_MODEL = {"encoder_operations": 100e9, "encoder_bytes": 1.3e9, "step_operations": 0.17e9, "step_bytes": 0.34e9}
+_MODEL = {"encoder_flops": 100e9, "encoder_bytes": 1.3e9, "step_flops": 0.17e9, "step_bytes": 0.34e9}
 _SIZE = {"fp32": 1.0, "bf16": 0.5, "int8": 0.25}
 
 
 def bench_result() -> dict[str, Any]:
-    """Twelve rungs."""
+    """Twelve variants."""
     rng = np.random.default_rng(1)
     variants, shares = [], []
-    for name, description, precision, median, steps, decoder, memory in _RUNGS:
+    for name, description, precision, median, steps, decoder, memory in _VARIANTS:
         seconds = median / 1e3 * (1 + 0.06 * rng.gamma(1.5, 1.0, size=40))
         p50, p95, p99 = (float(value) for value in np.quantile(seconds, (0.5, 0.95, 0.99)))
         stages = {"preprocess": 0.002, "encode": p50 * (0.97 - decoder), "decode": p50 * decoder, "host": p50 * 0.02}
@@ -71,18 +71,18 @@ def bench_result() -> dict[str, Any]:
         )
         times = {"encoder": stages["encode"], "decoder_step": stages["decode"] / steps}
         for (graph, time), key in zip(times.items(), ("encoder", "step"), strict=True):
-            operations, size = _MODEL[f"{key}_operations"], _MODEL[f"{key}_bytes"] * _SIZE[precision]
-            of_products, of_bandwidth = operations / time / _PEAK[precision], size / time / _BYTES
+            flops, size = _MODEL[f"{key}_flops"], _MODEL[f"{key}_bytes"] * _SIZE[precision]
+            of_gemm, of_bandwidth = flops / time / _PEAK[precision], size / time / _BYTES
             shares.append(
                 {
                     "variant": name,
                     "graph": graph,
                     "seconds": time,
-                    "operations": operations,
+                    "flops": flops,
                     "bytes": size,
-                    "share_of_products": of_products,
+                    "share_of_gemm": of_gemm,
                     "share_of_bandwidth": of_bandwidth,
-                    "binds": "products" if of_products > of_bandwidth else "bandwidth",
+                    "bound_by": "gemm" if of_gemm > of_bandwidth else "bandwidth",
                 }
             )
     return {
@@ -102,7 +102,7 @@ def bench_result() -> dict[str, Any]:
             {"name": "tensorrt", "why": "TensorRT is not installed; pip install 'seqpar-deploy[tensorrt]'"},
             {"name": "onnxruntime-cuda", "why": "no NVIDIA GPU was found"},
         ],
-        "limits": {"products_per_second": _PEAK, "bytes_per_second": _BYTES},
+        "roofline": {"gemm_flops_per_second": _PEAK, "bytes_per_second": _BYTES},
         "model": _MODEL,
         "shares": shares,
     }

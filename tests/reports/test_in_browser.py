@@ -1,4 +1,4 @@
-"""Reports as a person sees them, in Chromium, on a desk and on a phone."""
+"""Pages in Chromium, on a wide and on a narrow screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqpar_deploy.reports.bench_page import bench_page
 from seqpar_deploy.reports.parity_page import parity_page
 
 DESK, PHONE = (1280, 900), (390, 844)
-# Texts of charts that run out of the page, or over one another. Texts of one row are told apart by their boxes.
+# Finds texts of charts that leave the page or overlap.
 _CLASHES = """
 const found = [];
 for (const svg of document.querySelectorAll("svg")) {
