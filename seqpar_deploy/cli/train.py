@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import logging
 import math
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqpar_deploy.cli.console import INTERRUPTED
+from seqpar_deploy.cli.console import INTERRUPTED, check_writable, stage
 from seqpar_deploy.errors import BackendUnavailableError, DatasetError
+from seqpar_deploy.files import finite
+from seqpar_deploy.progress import silent
 from seqpar_deploy.resources import label_set_names, load_label_set, training_recipe_names
 from seqpar_deploy.training.recipe import load_training_recipe
 from seqpar_deploy.vocab import LabelSet
 
 if TYPE_CHECKING:
     from seqpar_deploy.training.loader import Source
+
+_log = logging.getLogger(__name__)
 
 _DRAWING = 10.0  # seconds between drawings of the curves, which may cost more than a short epoch
 
@@ -28,34 +33,48 @@ def train(
     data: Annotated[
         list[str],
         typer.Option(
-            help="A data set's folder, or a CSV or JSON Lines file; PATH@SPLIT for another split than trainval "
-            "(a table: than everyone), PATH=SHARE where several are mixed. May be given again."
+            help="Dataset: its folder as published, or a CSV or JSON Lines file. Repeatable. PATH@SPLIT selects a "
+            "split; default: trainval for a folder, all rows for a file. PATH=SHARE sets its share of a mix."
         ),
     ],
-    label_set: Annotated[
-        str, typer.Option(help=f"What is labelled: {', '.join(label_set_names())}, or a TOML file of your own.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; a run that lies there is gone on with.")],
+    label_set: Annotated[str, typer.Option(help=f"Label set: {', '.join(label_set_names())}, or a TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder. An interrupted run in it is resumed.")],
     validation: Annotated[
-        str | None, typer.Option(help="What is scored after each epoch, as --data; of a folder test unless given.")
+        str | None,
+        typer.Option(
+            help="Dataset to score after each epoch, as --data, with test as a folder's default split. Default: none."
+        ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help=f"{', '.join(training_recipe_names())}, or a TOML file of your own.")
+        str, typer.Option(help=f"Training recipe: {', '.join(training_recipe_names())}, or a TOML file.")
     ] = "published",
     # Not --start: torchrun would take it for its own --start-method.
-    start: Annotated[Path | None, typer.Option("--from", help="A SequencePAR checkpoint to start from.")] = None,
-    eos: Annotated[bool, typer.Option(help="End the targets with <eos>; the release does not.")] = True,
-    sentences: Annotated[bool, typer.Option("--sentences", help="Give the text tower full sentences.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Other than the recipe's.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.", min=0)] = 1,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="SequencePAR checkpoint to start from. Default: the recipe's weights.")
+    ] = None,
+    eos: Annotated[bool, typer.Option(help="End the targets with <eos>; the published code does not.")] = True,
+    sentences: Annotated[
+        bool, typer.Option("--sentences", help="Encode the label set's sentences instead of its phrases.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs. Default: the recipe's.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of weights, order, augmentation and dropout.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 1,
     validate_every: Annotated[int, typer.Option(help="Epochs between validations.", min=1)] = 1,
-    save_every: Annotated[float, typer.Option(help="Seconds between saved states, beside each epoch's.")] = 300.0,
+    save_every: Annotated[
+        float, typer.Option(help="Seconds between saved states; each epoch's end is saved too.")
+    ] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch.")] = False,
 ) -> None:
-    """Train SequencePAR. Writes best-f1, best-ma and last .safetensors, recipe.json, log.csv and learning curves.
+    """Train SequencePAR on labeled images.
 
-    Several GPUs: torchrun --nproc-per-node N -m seqpar_deploy.cli.main train ...
+    Writes best-f1, best-ma and last .safetensors, recipe.json, log.csv and learning curves. Interrupted, the same
+    command resumes. For several GPUs: torchrun --nproc-per-node N -m seqpar_deploy train ...
+
+    Examples:
+      seqpar train --data PETA --label-set peta --validation PETA --out runs/peta
+      seqpar train --data mine.csv --label-set mine.toml --from peta.pth --out runs/mine
     """
+    check_writable(out, folder=True)
     labels = load_label_set(label_set, sentences=sentences)
     chosen = load_training_recipe(recipe)
     try:
@@ -88,33 +107,34 @@ def train(
         validate_every=validate_every,
         save_every=save_every,
     )
-    with joined_processes() as process:
+    with joined_processes() as process, contextlib.ExitStack() as stack:
         first = process.rank == 0
         if first:
             people = sum(len(source.dataset) for source in sources)
             weights = sum(parameter.numel() for parameter in model.parameters())
-            print(f"{people:,} people, {weights / 1e6:.1f} M weights, on {process.device}", file=sys.stderr)
+            _log.info("%s people, %.1f M weights, on %s", f"{people:,}", weights / 1e6, process.device)
         row, told, drawn = None, -math.inf, -math.inf
         try:
-            rows = run_training(run, model, process, progress=_progress(first))  # refuses another run's folder
+            progress = stack.enter_context((stage if first else silent)("training"))
+            rows = run_training(run, model, process, progress=progress)  # refuses another run's folder
             if first:
                 write_recipe(out, run.identity())
             for row in rows:
                 if first:
-                    print(_line(row), flush=True)
+                    print(json.dumps(finite(row)) if as_json else _line(row), flush=True)
                     told = time.monotonic()
                     if told - drawn > _DRAWING:
                         draw_curves(out)
                         drawn = told
         except KeyboardInterrupt:
             if first:
-                print("interrupted; the same command goes on from here", file=sys.stderr)
+                _log.warning("interrupted; the same command resumes from here")
             raise typer.Exit(INTERRUPTED) from None
         finally:
             if first and drawn < told:
                 draw_curves(out)
     if first and row is None:
-        print(f"{out} is a finished run; choose another --out to train again", file=sys.stderr)
+        _log.warning("%s is a finished run; choose another --out to train again", out)
 
 
 def _source(text: str, labels: LabelSet, split: str) -> Source:
@@ -137,28 +157,6 @@ def _source(text: str, labels: LabelSet, split: str) -> Source:
 def _line(row: dict[str, Any]) -> str:
     scores = f"  mA {row['ma']:.4f}  F1 {row['f1']:.4f}" if "f1" in row else ""
     return (
-        f"epoch {row['epoch']:3}  loss {row['loss']:.4f}{scores}  {row['images_per_second']:.0f} pictures/s, "
+        f"epoch {row['epoch']:3}  loss {row['loss']:.4f}{scores}  {row['images_per_second']:.0f} images/s, "
         f"{row['waiting']:.0%} of the time waiting for them"
     )
-
-
-def _progress(shown: bool) -> Callable[[int, int], None]:
-    """Step, speed and the time left, on standard error; a line every second on a terminal, every minute elsewhere."""
-    live = sys.stderr.isatty()
-    began = time.monotonic()
-    first_step: int | None = None
-    last = began
-
-    def update(step: int, total: int) -> None:
-        nonlocal first_step, last
-        now = time.monotonic()
-        if first_step is None:
-            first_step = step - 1
-        if not shown or now - last < (1 if live else 60):
-            return
-        last = now
-        left = (total - step) * (now - began) / (step - first_step)
-        text = f"step {step}/{total}, {left / 60:.0f} min left"
-        print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
-
-    return update
