@@ -40,7 +40,7 @@ def main() -> None:
         check=True,
     )
     result = ROOT / "benchmarks" / "results" / f"ladder-{platform.machine()}-cpu.json"
-    command = [scripts / "seqpar-bench", bundle, "--checkpoint", checkpoint, "--json", result]
+    command = [scripts / "seqpar-bench", bundle, "--checkpoint", checkpoint, "--output", result]
     subprocess.run([*command, "--runs", "20", "--batches", "1,4", *sys.argv[1:]], check=True)
 
 

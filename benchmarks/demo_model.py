@@ -87,7 +87,7 @@ def tests(options: argparse.Namespace) -> dict[str, tuple[Path, str]]:
 
 def train(recipe: str | Path, out: Path, shares: dict[str, float], *more: object) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "seqpar_deploy.cli.main", "train", "--label-set", "pa100k", "--recipe", str(recipe)]
+    command += ["-m", "seqpar_deploy", "train", "--label-set", "pa100k", "--recipe", str(recipe)]
     for source, share in shares.items():
         command += ["--data", f"{source}={share}"]
     run(*command, "--out", out, "--validation", f"{RENDERED}@val", *more, environment={"OMP_NUM_THREADS": "1"})
@@ -112,7 +112,7 @@ def store(trained: Path, path: Path) -> None:
 def score(model: Path, name: str, data: Path, split: str, *more: object) -> dict[str, Any]:
     """`seqpar eval`, with the sequences and a picture beside it in runs/."""
     out = RUNS / f"{model.stem}-{name}.json"
-    files = ["--json", out, "--picture", out.with_suffix(".png"), "--predictions", out.with_suffix(".jsonl")]
+    files = ["--output", out, "--picture", out.with_suffix(".png"), "--predictions", out.with_suffix(".jsonl")]
     run(SEQPAR, "eval", model, "--data", data, "--split", split, *files, *more)
     values: dict[str, Any] = json.loads(out.read_text())
     return values

@@ -62,7 +62,7 @@ def evaluate(
         Path | None, typer.Option(help="--predictions file of another run; count the sequences that differ.")
     ] = None,
 ) -> None:
-    """Evaluate a checkpoint or a bundle on a labeled dataset.
+    """Evaluate a checkpoint or a bundle on a labelled dataset.
 
     Prints mA, accuracy, precision, recall and F1 as the paper defines them, and the scores of each attribute. On the
     test split of a dataset the paper reports, the paper's scores are printed beside them. An image that cannot be read

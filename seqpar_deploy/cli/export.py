@@ -45,7 +45,7 @@ def checkpoint(
 
     Examples:
       seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
-      seqpar export checkpoint f1_best.pth --label-set peta --recipe int8 -o bundles/peta-int8
+      seqpar export checkpoint last.safetensors --recipe int8 --out bundles/int8
     """
     check_writable(out.absolute().parent, folder=True)
     if engine:
@@ -118,7 +118,7 @@ def _format_export(bundle: Bundle) -> str:
 def engine(
     bundle: options.BundleArgument,
     runtime: Annotated[
-        Runtime | None, typer.Option(help="TensorRT flavor to build for. Default: the installed one.")
+        Runtime | None, typer.Option(help="TensorRT flavour to build for. Default: the installed one.")
     ] = None,
     batch: Annotated[
         list[str] | None,

@@ -35,7 +35,7 @@ bench_app = new_app(
 )
 
 app = new_app(
-    """Recognize pedestrian attributes with SequencePAR, from checkpoint to edge.
+    """Predict pedestrian attributes with SequencePAR, from checkpoint to edge.
 
     Examples:
       seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
@@ -49,8 +49,8 @@ app = new_app(
         "parity": Command("parity:parity", "Check that a bundle reproduces its checkpoint on this machine."),
         "tune": Command("tune:tune", "Find the fastest way to run a bundle on this machine."),
         "bench": bench_app,
-        "eval": Command("eval:evaluate", "Evaluate a checkpoint or a bundle on a labeled dataset."),
-        "train": Command("train:train", "Train SequencePAR on labeled images."),
+        "eval": Command("eval:evaluate", "Evaluate a checkpoint or a bundle on a labelled dataset."),
+        "train": Command("train:train", "Train SequencePAR on labelled images."),
         "synth": Command("synth:synth", "Render a synthetic dataset in PA-100K's format."),
         # doctor and info belong here, one line each.
     },

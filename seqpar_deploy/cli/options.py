@@ -15,9 +15,7 @@ Device = Literal["cpu", "cuda"]
 
 BundleArgument = Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)]
 BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="Bundle folder.")]
-Backend = Annotated[
-    BackendName, typer.Option(help="Backend. auto takes the tuned one, else the first that opens the bundle.")
-]
+Backend = Annotated[BackendName, typer.Option(help="Backend. auto takes the first that opens the bundle.")]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads per inference. Default: the backend's choice.", min=1, max=1024)
 ]

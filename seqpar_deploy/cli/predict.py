@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seqpar_deploy.backends import ComputePrecision
+from seqpar_deploy.backends import BackendName, ComputePrecision
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import USAGE_ERROR, check_writable, print_error
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
@@ -30,7 +30,9 @@ def predict(
         typer.Argument(help="Image files, folders or quoted globs, one person per image.", show_default=False),
     ],
     bundle: options.BundleOption,
-    backend: options.Backend = "auto",
+    backend: Annotated[
+        BackendName, typer.Option(help="Backend. auto takes the tuned one, else the first that opens the bundle.")
+    ] = "auto",
     beam: options.Beam = 1,
     speculative: Annotated[
         bool, typer.Option("--speculative", help="Decode speculatively: the same tokens as greedy, often faster.")

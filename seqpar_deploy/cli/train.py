@@ -65,14 +65,14 @@ def train(
     ] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch.")] = False,
 ) -> None:
-    """Train SequencePAR on labeled images.
+    """Train SequencePAR on labelled images.
 
     Writes best-f1, best-ma and last .safetensors, recipe.json, log.csv and learning curves. Interrupted, the same
     command resumes. For several GPUs: torchrun --nproc-per-node N -m seqpar_deploy train ...
 
     Examples:
       seqpar train --data PETA --label-set peta --validation PETA --out runs/peta
-      seqpar train --data mine.csv --label-set mine.toml --from peta.pth --out runs/mine
+      seqpar train --data my.csv --label-set my.toml --from peta.pth --out runs/my
     """
     check_writable(out, folder=True)
     labels = load_label_set(label_set, sentences=sentences)

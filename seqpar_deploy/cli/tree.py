@@ -61,8 +61,9 @@ class _LazyGroup(TyperGroup):
     entries: Mapping[str, Command | typer.Typer] = {}
     default_name: str | None = None
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.entries)
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands: Any = dict(self.entries)  # their names, for help, completion and "did you mean"
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         entry = self.entries.get(cmd_name)
@@ -99,6 +100,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _common_options(
+    *,
     ctx: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debug messages too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors; no progress.")] = False,

@@ -68,7 +68,8 @@ def video(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page of all tracked people.")] = None,
     mqtt: Annotated[
-        str | None, typer.Option(help="Publish events to mqtt:// or mqtts://[user:password@]host[:port][/prefix].")
+        str | None,
+        typer.Option(help="Publish events to this MQTT broker, for example mqtts://user:password@host:8883/prefix."),
     ] = None,
     serve: Annotated[
         int | None, typer.Option(help="Serve a live preview, /metrics and /healthz on this port.", min=0, max=65535)
