@@ -84,7 +84,7 @@ def tests(options: argparse.Namespace) -> dict[str, tuple[Path, str]]:
 
 def train(recipe: str | Path, out: Path, shares: dict[str, float], *more: object) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "seqpar_deploy.cli.main", "train", "--label-set", "pa100k", "--recipe", str(recipe)]
+    command += ["-m", "seqpar_deploy", "train", "--label-set", "pa100k", "--recipe", str(recipe)]
     for source, share in shares.items():
         command += ["--data", f"{source}={share}"]
     run(*command, "--out", out, "--validation", f"{RENDERED}@val", *more, environment={"OMP_NUM_THREADS": "1"})

@@ -39,6 +39,25 @@ def write_whole(path: Path, content: bytes) -> None:
         raise SeqparError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def check_writable(*paths: Path | None, folder: bool = False) -> None:
+    """Raise SeqparError, before any work, if an output cannot be written. None, an option not given, is skipped.
+
+    With `folder` the paths are folders to write into. Folders that do not exist yet are not made.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        nearest = path if folder else path.parent
+        try:
+            if not folder and path.is_dir():
+                raise SeqparError(f"{path} is a folder, not a file; name a file in it")
+            while not nearest.exists():
+                nearest = nearest.parent
+            tempfile.TemporaryFile(dir=nearest).close()
+        except OSError as error:
+            raise SeqparError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:

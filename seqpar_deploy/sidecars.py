@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import SeqparError
-from seqpar_deploy.files import write_whole
+from seqpar_deploy.files import check_writable, write_whole
 
 
 def read_sidecar(bundle: Bundle, name: str) -> bytes | None:
@@ -52,6 +52,17 @@ def write_sidecar(bundle: Bundle, name: str, content: bytes) -> Path:
             problems.append(str(error))
             continue
         return path
+    raise SeqparError("; ".join(problems))
+
+
+def check_sidecar_writable(bundle: Bundle, name: str) -> None:
+    """Raise SeqparError, before any work, if `write_sidecar` would."""
+    problems = []
+    for path in _places(bundle, name):
+        try:
+            return check_writable(path)
+        except SeqparError as error:
+            problems.append(str(error))
     raise SeqparError("; ".join(problems))
 
 

@@ -52,7 +52,7 @@ def test_predicts_and_loads_nothing_of_pytorch(bare_python: Path, bundle_dir: Pa
     where = "from seqpar_deploy.resources import data_dir; print(data_dir('samples'))"
     samples = Path(run(bare_python, "-c", where, cwd=tmp_path).stdout.strip())
     assert samples.is_relative_to(bare_python.parents[1])
-    command = ["-m", "seqpar_deploy.cli.main", "predict", samples / "crops", "-b", bundle_dir, "--json"]
+    command = ["-m", "seqpar_deploy", "predict", samples / "crops", "-b", bundle_dir, "--json"]
     done = run(bare_python, "-X", "importtime", *command, cwd=tmp_path)
 
     people = [json.loads(line) for line in done.stdout.splitlines()]

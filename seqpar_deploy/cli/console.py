@@ -1,37 +1,38 @@
-"""What the commands share: one-line errors, progress on standard error, clean interruption."""
+"""What the commands share: one-line errors, clean interruption, progress, JSON on standard output, writable outputs."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 
+from seqpar_deploy.cli import logs
 from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.files import finite, write_whole
+
+_log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-
-def new_app(help_text: str) -> typer.Typer:
-    """A typer application in the package's style."""
-    return typer.Typer(
-        help=help_text,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
+_RECORD_EVERY = 60.0  # seconds between progress records where there is no terminal
+_REDRAW_EVERY = 0.1
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run an application: a SeqparError becomes one line and exit code 2, Ctrl-C and SIGTERM clean up and leave."""
+    """Run an application and exit.
+
+    A SeqparError becomes one line and exit code 2; Ctrl-C and SIGTERM clean up and become exit code 130.
+    """
     interruptions: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
@@ -40,56 +41,112 @@ def run_app(app: typer.Typer) -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logs.configure(log_json="--log-json" in sys.argv)  # errors in the other options are JSON too
     try:
-        app()
+        code = app(standalone_mode=False)
     except BaseException as error:
         # typer turns an interruption into an exit of its own, and libraries into errors of theirs.
-        if interruptions and getattr(error, "code", None) != 0:
-            print("interrupted; nothing was left half-written", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        if isinstance(error, SeqparError):
-            print_error(error)
-            sys.exit(USAGE_ERROR)
-        if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
-            with contextlib.suppress(OSError):  # which may go down the same pipe
-                sys.stderr.close()
-            sys.exit(0)
-        raise
+        if not interruptions or getattr(error, "code", None) == 0:
+            sys.exit(_exit_code(error))
+        code = INTERRUPTED
+    if interruptions and code:
+        _log.warning("interrupted; nothing was left half-written")
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Report an error that is the user's to mend. Others are raised again, with their traceback."""
+    if isinstance(error, SeqparError):
+        print_error(error)
+        return USAGE_ERROR
+    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
+        with contextlib.suppress(OSError):  # which may go down the same pipe
+            sys.stderr.close()
+        return 0
+    if hasattr(error, "format_message") and hasattr(error, "show"):  # click's UsageError, which typer has its own of
+        if logs.writes_json():
+            _log.error("%s", error.format_message())
+        else:
+            error.show()
+        return int(getattr(error, "exit_code", USAGE_ERROR))
+    raise error
 
 
 def print_error(error: object) -> None:
-    """`error: ...` in one line on standard error."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    """Log `error: ...` in one line; with --verbose, the traceback too."""
+    _log.error("%s", error, exc_info=error if isinstance(error, BaseException) else None)
+
+
+def emit_result(values: Any, text: str, *, as_json: bool, output: Path | None = None) -> None:
+    """Print a result, as JSON or as text, and write it as JSON to `output`. Raises SeqparError."""
+    values_text = json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
+    print(values_text if as_json else f"{text}\n", end="")
+    if output:
+        write_whole(output, values_text.encode())
 
 
 @contextlib.contextmanager
 def stage(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a stage of work on standard error with the seconds it took; the value takes (done, in all) meanwhile."""
-    start = time.perf_counter()
-    live = sys.stderr.isatty()
+    """Show a stage of work and the seconds it took. Yields a function that takes (done, total).
 
-    def show(text: str, *, end: str) -> None:
-        seconds = time.perf_counter() - start
-        lead = "\r\033[K" if live else ""
-        print(f"{lead}{title} ... {text} {seconds:6.1f} s", end=end, file=sys.stderr, flush=True)
+    On a terminal this is a progress bar, elsewhere and with --log-json log records; --quiet shows nothing.
+    """
+    shown = _log.isEnabledFor(logging.INFO)
+    live = shown and sys.stderr.isatty() and not logs.writes_json()
+    start = time.perf_counter()
+    if not live:
+        _log.info("%s ...", title)
+    try:
+        with _bar(title) if live else _records(title) as update:
+            yield update
+    except BaseException:
+        _log.info("%s ... stopped after %.1f s", title, time.perf_counter() - start)
+        raise
+    _log.info("%s ... done in %.1f s", title, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description} ...", markup=False)
+    # No thread that redraws: it would run beside what bench and tune measure.
+    with Progress(
+        text,
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else rich would send results to standard error
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        progress.refresh()
+        drawn = 0.0
+
+        def update(done: int, total: int) -> None:
+            nonlocal drawn
+            progress.columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            progress.update(task, completed=done, total=total)
+            if time.monotonic() - drawn > _REDRAW_EVERY:
+                drawn = time.monotonic()
+                progress.refresh()
+
+        yield update
+
+
+@contextlib.contextmanager
+def _records(title: str) -> Iterator[Callable[[int, int], None]]:
+    last = start = time.monotonic()
+    first: int | None = None  # a resumed run does not begin at 0
 
     def update(done: int, total: int) -> None:
-        if live:
-            left = (time.perf_counter() - start) * (total - done) / max(1, done)
-            show(f"{done}/{total}, {left:.0f} s left,", end="")
+        nonlocal first, last
+        now = time.monotonic()
+        first = done - 1 if first is None else first
+        if now - last >= _RECORD_EVERY:
+            last = now
+            left = (now - start) * (total - done) / max(1, done - first)
+            _log.info("%s ... %d/%d, %.0f s left", title, done, total, left)
 
-    if live:
-        show("", end="")
-    else:
-        print(f"{title} ...", file=sys.stderr, flush=True)
-    try:
-        yield update
-    except BaseException:
-        show("stopped", end="\n")
-        raise
-    show("done", end="\n")
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    yield update

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from seqpar_deploy.backends import BackendName, open_backend
+from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.cli.console import stage
+from seqpar_deploy.cli import options
+from seqpar_deploy.cli.console import emit_result, stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, LabelSetError
@@ -23,58 +23,56 @@ from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
 from seqpar_deploy.evaluation.picture import check_available, draw_metrics
 from seqpar_deploy.evaluation.score_table import format_attributes, format_overall, paper_scores
 from seqpar_deploy.evaluation.sequences import describe_difference, differing, read_sequences, sequences_to_jsonl
-from seqpar_deploy.files import write_whole
+from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.load import export_extra, load_network
-from seqpar_deploy.resources import label_set_names
 
-_TORCH_BACKENDS = ("auto", "torch", "torch-cuda")
 _CHECKPOINT_ROWS = 64  # of a decoder batch in PyTorch
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A checkpoint (.pth, .safetensors) or a bundle folder.")],
-    data: Annotated[
-        Path, typer.Option("--data", "-d", help="The data set's folder as published, or a CSV or JSON Lines file.")
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint (.pth or .safetensors) or bundle folder.", show_default=False)
     ],
-    split: Annotated[
-        str | None, typer.Option(help="Which part of it; of a folder test by default, of a file everyone.")
-    ] = None,
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Dataset: its folder as published, or a CSV or JSON Lines file.")
+    ],
+    split: options.Split = None,
     backend: Annotated[
-        str,
-        typer.Option(
-            help=f"For a bundle {', '.join(get_args(BackendName))}; for a checkpoint auto, torch or torch-cuda."
-        ),
+        options.ModelBackendName,
+        typer.Option(help="Backend. torch and torch-cuda run checkpoints, the others run bundles."),
     ] = "auto",
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
-    batch_size: Annotated[int | None, typer.Option(help="Crops an inference.", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads an inference.", min=1)] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many people, from the first on.", min=1)] = None,
-    label_set: Annotated[
-        str | None,
-        typer.Option(help=f"What a checkpoint was trained on: {', '.join(label_set_names())}, or a TOML file."),
+    beam: options.Beam = 1,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Evaluate only this many people, the first ones. Default: all.", min=1)
     ] = None,
-    sentences: Annotated[
-        bool, typer.Option("--sentences", help="The checkpoint was trained on the label set's full sentences.")
-    ] = False,
-    encoder: Annotated[str | None, typer.Option(help="As for seqpar-export.")] = None,
-    decoder_heads: Annotated[int | None, typer.Option(help="As for seqpar-export.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write scores, model, data and machine here.")
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the scores of each attribute into this PNG.")] = None,
+    label_set: options.LabelSet = None,
+    sentences: options.Sentences = False,
+    encoder: options.Encoder = None,
+    decoder_heads: options.DecoderHeads = None,
+    as_json: options.AsJson = False,
+    output: options.Output = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the scores of each attribute to this PNG.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write each person's sequence here, as JSON Lines, for --against.")
+        Path | None, typer.Option(help="Also write each person's sequence to this JSON Lines file, for --against.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="The --predictions of another run: say how many sequences differ.")
+        Path | None, typer.Option(help="--predictions file of another run; count the sequences that differ.")
     ] = None,
 ) -> None:
-    """Print mA, accuracy, precision, recall and F1 as published, and the scores of each attribute.
+    """Evaluate a checkpoint or a bundle on a labelled dataset.
 
-    Beside them stand the paper's, where the data is the test split of a set the paper reports. A picture that cannot be
-    read ends the run: a score over the others would be another test's.
+    Prints mA, accuracy, precision, recall and F1 as the paper defines them, and the scores of each attribute. On the
+    test split of a dataset the paper reports, the paper's scores are printed beside them. An image that cannot be read
+    ends the run, because scores over the other images would not be comparable.
+
+    Examples:
+      seqpar eval bundles/peta --data PETA
+      seqpar eval f1_best.pth --label-set peta --data PETA --output scores.json
     """
+    check_writable(output, picture, predictions)
     strategy = Greedy() if beam == 1 else Beam(width=beam)
     if picture:
         check_available()  # rather now than after an hour
@@ -98,31 +96,34 @@ def evaluate(
 
     metrics = compute_metrics(attributes_of(generations, len(loaded.label_set)), dataset.labels)
     different = None if earlier is None else differing(dataset, generations, earlier)
-    _print_scores(loaded, dataset, metrics, paper, beam, seconds)
+    values = _result(loaded, dataset, metrics, beam, seconds)
+    values["paper_per_cent"] = dict(paper) if paper else None
+    values["against"] = None if different is None else {"file": str(against), "different": len(different)}
+    text = _format_scores(loaded, dataset, metrics, paper, beam, seconds)
     if different is not None:
-        print(f"\n{describe_difference(different, len(dataset), str(against))}")
+        text += f"\n\n{describe_difference(different, len(dataset), str(against))}"
+    emit_result(values, text, as_json=as_json, output=output)
     if predictions:
         write_whole(predictions, sequences_to_jsonl(dataset, generations).encode())
-    if json_file:
-        values = _result(loaded, dataset, metrics, beam, seconds)
-        values["paper_per_cent"] = dict(paper) if paper else None
-        values["against"] = None if different is None else {"file": str(against), "different": len(different)}
-        write_whole(json_file, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
     if picture:
         title = f"{loaded.name} on {dataset.name}, {dataset.split}"
         write_whole(picture, draw_metrics(metrics, loaded.label_set, title))
 
 
-def _print_scores(
+def _format_scores(
     model: Model, dataset: Dataset, metrics: Metrics, paper: Mapping[str, float] | None, beam: int, seconds: float
-) -> None:
+) -> str:
     where = f"{model.backend.name} ({model.backend.device})"
-    print(f"{model.name} ({model.kind}, {model.precision}) on {where}, {'greedy' if beam == 1 else f'beam {beam}'}")
-    print(f"{dataset.name} {dataset.split}: {len(dataset)} people, {len(dataset) / seconds:.1f} a second\n")
-    print(f"{format_attributes(metrics, model.label_set)}\n\n{format_overall(metrics, paper)}")
+    return (
+        f"{model.name} ({model.kind}, {model.precision}) on {where}, {'greedy' if beam == 1 else f'beam {beam}'}\n"
+        f"{dataset.name} {dataset.split}: {len(dataset)} people, {len(dataset) / seconds:.1f} per second\n\n"
+        f"{format_attributes(metrics, model.label_set)}\n\n{format_overall(metrics, paper)}"
+    )
 
 
-def _open_bundle(path: Path, backend: str, threads: int | None, label_set: str | None) -> Model:
+def _open_bundle(path: Path, backend: options.ModelBackendName, threads: int | None, label_set: str | None) -> Model:
+    if backend == "torch" or backend == "torch-cuda":
+        raise BackendUnavailableError(f"--backend of a bundle must not be {backend}, which runs checkpoints; omit it")
     if label_set is not None:
         raise LabelSetError(f"bundle {path.name} says itself what it was trained on; leave out --label-set")
     bundle = Bundle.open(path)
@@ -134,7 +135,7 @@ def _open_bundle(path: Path, backend: str, threads: int | None, label_set: str |
         label_set=bundle.label_set,
         image_size=bundle.dimensions.image_size,
         max_rows=bundle.max_batch,
-        backend=open_backend(bundle, backend, threads=threads),  # type: ignore[arg-type]
+        backend=open_backend(bundle, backend, threads=threads),
     )
 
 
@@ -149,10 +150,9 @@ def _open_checkpoint(
 ) -> Model:
     if not path.exists():
         raise CheckpointError(f"no model at {path}; wanted a .pth or .safetensors file or a bundle folder")
-    if backend not in _TORCH_BACKENDS:
+    if backend not in ("auto", "torch", "torch-cuda"):
         raise BackendUnavailableError(
-            f"a checkpoint runs on {' or '.join(_TORCH_BACKENDS[1:])}, not on {backend!r}; "
-            "make a bundle of it with seqpar-export"
+            f"--backend of a checkpoint must be auto, torch or torch-cuda, got {backend}; only bundles run on it"
         )
     with export_extra():
         import torch

@@ -1,52 +1,55 @@
-"""`seqpar-export`: checkpoint -> bundle -> engines."""
+"""`seqpar export`: checkpoint -> bundle -> engines."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from seqpar_deploy.backends.gpu.engine_files import Runtime
-from seqpar_deploy.bundle import BatchProfile
-from seqpar_deploy.cli.console import new_app, run_app, stage
+from seqpar_deploy.bundle import BatchProfile, Bundle
+from seqpar_deploy.cli import options
+from seqpar_deploy.cli.console import emit_result, stage
 from seqpar_deploy.errors import EngineError
 from seqpar_deploy.exporting.recipe import load_recipe
+from seqpar_deploy.files import check_writable
 from seqpar_deploy.modeling.load import export_extra
-from seqpar_deploy.resources import label_set_names, recipe_names
-
-app = new_app("Make bundles, verified ONNX graphs that run without PyTorch, and TensorRT engines from them.")
+from seqpar_deploy.resources import recipe_names
 
 
-@app.command()
 def checkpoint(
-    file: Annotated[Path, typer.Argument(help="A .pth as the published training saves it, or .safetensors.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle folder to make.")],
-    label_set: Annotated[
-        str | None,
-        typer.Option(help=f"What it was trained on: {', '.join(label_set_names())}, or a TOML file of your own."),
-    ] = None,
-    sentences: Annotated[
-        bool,
-        typer.Option("--sentences", help="It was trained on the label set's full sentences, not its short phrases."),
-    ] = False,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint: .pth as the published training saves it, or .safetensors.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],
+    label_set: options.LabelSet = None,
+    sentences: options.Sentences = False,
     recipe: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(recipe_names())} (fp32, int8 for CPUs, fp16 for NVIDIA GPUs), or a TOML file of your own."
+            help=f"Export recipe: {', '.join(recipe_names())} (fp16 for NVIDIA GPUs, int8 for CPUs), or a TOML file."
         ),
     ] = "fp32",
-    encoder: Annotated[str | None, typer.Option(help="open_clip model, where it is not an OpenAI CLIP ViT.")] = None,
-    decoder_heads: Annotated[
-        int | None, typer.Option(help="Number of decoder heads, where they are not of 64 channels.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that lies at --out.")] = False,
-    engine: Annotated[bool, typer.Option("--engine", help="Build TensorRT engines too, for this machine.")] = False,
+    encoder: options.Encoder = None,
+    decoder_heads: options.DecoderHeads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle at --out.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="Also build TensorRT engines for this machine.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Turn a checkpoint into a bundle, and check that the bundle says what the checkpoint says.
+    """Export a checkpoint to a bundle and verify it.
 
-    The bundle comes into being only if it reproduces the checkpoint on real crops within the recipe's tolerances.
+    The export fails, and writes no bundle, unless the bundle reproduces the checkpoint's outputs on real crops within
+    the recipe's tolerances.
+
+    Examples:
+      seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
+      seqpar export checkpoint last.safetensors --recipe int8 --out bundles/int8
     """
+    check_writable(out.absolute().parent, folder=True)
     if engine:
         from seqpar_deploy.build_engines import build_engines, runtime_to_build_with
 
@@ -66,74 +69,91 @@ def checkpoint(
         overwrite=overwrite,
         progress=stage,
     )
+    engines = build_engines(bundle, progress=stage) if engine else None
+    text = _format_export(bundle) + (f"\n{engines}" if engines else "")
+    emit_result(_export_values(bundle, engines), text, as_json=as_json)
+
+
+def _export_values(bundle: Bundle, engines: Path | None) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle.path),
+        "digest": bundle.digest,
+        "label_set": bundle.label_set.name,
+        "precision": bundle.precision,
+        "parity": bundle.manifest["parity"],
+        "int8": bundle.manifest.get("int8"),
+        "engines": str(engines) if engines else None,
+    }
+
+
+def _format_export(bundle: Bundle) -> str:
     parity = bundle.manifest["parity"]
     ties = parity["ties"]
-    print(
+    text = (
         f"{bundle.path}: {bundle.label_set.name}, {bundle.precision}; on {parity['backend']} {parity['identical']} of "
         f"{parity['crops']} sequences equal the checkpoint's{f', {ties} differ at a tie' if ties else ''}; "
-        f"log-probabilities differ by {parity['log_prob_median']:.1e} (median), {parity['log_prob_max']:.1e} (at most)"
+        f"log-probabilities differ by {parity['log_prob_median']:.1e} (median), {parity['log_prob_max']:.1e} (max)"
     )
     if int8 := bundle.manifest.get("int8"):
-        print(
-            f"its 8-bit graphs: {int8['identical']} of {int8['crops']} sequences equal the checkpoint's as they come, "
-            f"log-probabilities differ by {int8['log_prob_median']:.1e} and {int8['log_prob_max']:.1e}; "
-            f"seqpar tune {bundle.path} finds what to recheck"
+        text += (
+            f"\nint8 graphs: {int8['identical']} of {int8['crops']} sequences equal the checkpoint's without fallback; "
+            f"log-probabilities differ by {int8['log_prob_median']:.1e} (median), {int8['log_prob_max']:.1e} (max); "
+            f"run seqpar tune {bundle.path} to find the fallback margin"
         )
-    if engine:
-        print(build_engines(bundle, progress=stage))
+    return text
 
 
-@app.command()
 def engine(
-    bundle: Annotated[Path, typer.Argument(help="The bundle; the engines are put into its folder.")],
+    bundle: options.BundleArgument,
     runtime: Annotated[
-        Runtime | None, typer.Option(help="Which flavour of TensorRT; by default the one that is installed.")
+        Runtime | None, typer.Option(help="TensorRT flavour to build for. Default: the installed one.")
     ] = None,
     batch: Annotated[
         list[str] | None,
-        typer.Option(help="Crops a batch as FEWEST,USUAL,MOST; may be given again. By default the bundle's profiles."),
+        typer.Option(
+            help="Batch profile as MIN,OPT,MAX crops, for example 1,8,32. Repeatable. Default: the bundle's profiles."
+        ),
     ] = None,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Run on every GPU from Ampere on, slower than on its own.")
+        bool,
+        typer.Option("--hardware-compatible", help="Build for every GPU from Ampere on; slower than for one GPU."),
     ] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Run on later versions of the same major one.")
+        bool, typer.Option("--version-compatible", help="Build for later versions of the same major version too.")
     ] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Leave out the weights; opening puts them back from the graphs.")
+        bool, typer.Option("--strip-weights", help="Omit the weights; opening refits them from the graphs.")
     ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Build TensorRT engines of a bundle, on the machine that is to run them.
+    """Build TensorRT engines from a bundle, on the target machine.
 
-    Needs no PyTorch. TensorRT tunes for the GPU it finds; TensorRT-RTX builds without one, for all GPUs it knows.
+    The engines are written to the bundle's folder. PyTorch is not needed. TensorRT builds for the GPU it finds;
+    TensorRT-RTX needs no GPU to build and its engines run on all GPUs it supports.
+
+    Examples:
+      seqpar export engine bundles/peta-fp16
+      seqpar export engine bundles/peta-fp16 --batch 1,1,4 --batch 1,16,32
     """
     from seqpar_deploy.build_engines import EngineOptions, build_engines
-    from seqpar_deploy.bundle import Bundle
 
-    options = EngineOptions(
+    how = EngineOptions(
         hardware_compatible=hardware_compatible,
         version_compatible=version_compatible,
         strip_weights=strip_weights,
     )
     opened = Bundle.open(bundle)
+    check_writable(opened.path, folder=True)
     batches = [_batch_profile(text) for text in batch] if batch else None
-    print(build_engines(opened, runtime=runtime, batches=batches, options=options, progress=stage))
+    engines = build_engines(opened, runtime=runtime, batches=batches, options=how, progress=stage)
+    emit_result({"bundle": str(opened.path), "engines": str(engines)}, str(engines), as_json=as_json)
 
 
 def _batch_profile(text: str) -> BatchProfile:
     try:
         least, usual, most = (int(part) for part in text.split(","))
     except ValueError:
-        raise EngineError(f"--batch is {text!r}, wanted three numbers such as 1,8,32") from None
+        raise EngineError(f"--batch must be three numbers such as 1,8,32, got {text!r}") from None
     if not 1 <= least <= usual <= most:
-        raise EngineError(f"--batch is {text!r}, wanted 1 <= fewest <= usual <= most")
+        raise EngineError(f"--batch must be MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, got {text!r}")
     return BatchProfile(min=least, opt=usual, max=most)
-
-
-def run() -> None:
-    """Entry point of `seqpar-export`."""
-    run_app(app)
-
-
-if __name__ == "__main__":
-    run()

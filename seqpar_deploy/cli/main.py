@@ -1,21 +1,61 @@
-"""`seqpar`: the umbrella command."""
+"""`seqpar`, `seqpar-export` and `seqpar-bench`: one tree of commands."""
 
 from __future__ import annotations
 
-from seqpar_deploy.cli import doctor, info, parity, predict, synth, train, tune, video
-from seqpar_deploy.cli import eval as evaluation
-from seqpar_deploy.cli.console import new_app, run_app
+from seqpar_deploy.cli.console import run_app
+from seqpar_deploy.cli.tree import Command, new_app
 
-app = new_app("Pedestrian attributes with SequencePAR: from data to a bundle that runs on pictures of people.")
-app.command("predict")(predict.predict)
-app.command("video")(video.video)
-app.command("eval")(evaluation.evaluate)
-app.command("parity")(parity.parity)
-app.command("tune")(tune.tune)
-app.command("train")(train.train)
-app.command("synth")(synth.synth)
-app.command("info")(info.info)
-app.command("doctor")(doctor.doctor)
+export_app = new_app(
+    """Export a checkpoint to a bundle, or a bundle to TensorRT engines.
+
+    Examples:
+      seqpar-export checkpoint f1_best.pth --label-set peta --out bundles/peta
+      seqpar-export engine bundles/peta-fp16
+    """,
+    {
+        "checkpoint": Command("export:checkpoint", "Export a checkpoint to a bundle and verify it."),
+        "engine": Command("export:engine", "Build TensorRT engines from a bundle, on the target machine."),
+    },
+)
+
+bench_app = new_app(
+    """Measure a bundle against its alternatives, or compare two results.
+
+    `seqpar-bench BUNDLE` is `seqpar-bench run BUNDLE`.
+
+    Examples:
+      seqpar-bench bundles/peta --output today.json
+      seqpar-bench compare yesterday.json today.json --fail-above 1.1
+    """,
+    {
+        "run": Command("bench:run", "Measure a bundle against its alternatives on this machine."),
+        "compare": Command("bench:compare", "Compare two results of `seqpar bench run`."),
+    },
+    default="run",
+)
+
+app = new_app(
+    """Predict pedestrian attributes with SequencePAR, from checkpoint to edge.
+
+    Examples:
+      seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
+      seqpar predict photos/ --bundle bundles/peta
+      seqpar video street.mp4 --bundle bundles/peta --report people.html
+    """,
+    {
+        "predict": Command("predict:predict", "Predict the attributes of people in image files."),
+        "video": Command("video:video", "Track people in videos and streams; emit their attributes."),
+        "export": export_app,
+        "parity": Command("parity:parity", "Check that a bundle reproduces its checkpoint on this machine."),
+        "tune": Command("tune:tune", "Find the fastest way to run a bundle on this machine."),
+        "bench": bench_app,
+        "eval": Command("eval:evaluate", "Evaluate a checkpoint or a bundle on a labelled dataset."),
+        "train": Command("train:train", "Train SequencePAR on labelled images."),
+        "synth": Command("synth:synth", "Render a synthetic dataset in PA-100K's format."),
+        "info": Command("info:info", "Show what a bundle holds, and what of it fits this machine."),
+        "doctor": Command("doctor:doctor", "Show what this machine can run, and what to install."),
+    },
+)
 
 
 def run() -> None:
@@ -23,5 +63,11 @@ def run() -> None:
     run_app(app)
 
 
-if __name__ == "__main__":
-    run()
+def run_export() -> None:
+    """Entry point of `seqpar-export`, which is `seqpar export`."""
+    run_app(export_app)
+
+
+def run_bench() -> None:
+    """Entry point of `seqpar-bench`, which is `seqpar bench`."""
+    run_app(bench_app)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from seqpar_deploy.backends import Backend, BackendName, open_backend
+from seqpar_deploy.backends import Backend, open_backend
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.cli.console import stage
+from seqpar_deploy.cli import options
+from seqpar_deploy.cli.console import emit_result, stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
 from seqpar_deploy.decoding import Greedy
 from seqpar_deploy.errors import ParityError
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import compute_metrics
-from seqpar_deploy.files import finite, write_whole
+from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.modeling.load import LoadedNetwork, load_network
 from seqpar_deploy.parity.crops import parity_crops
 from seqpar_deploy.parity.gate import check_parity
@@ -33,35 +33,43 @@ _SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
 
 
 def parity(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
-    backend: Annotated[str, typer.Option(help=", ".join(get_args(BackendName)))] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads an inference.", min=1)] = None,
+    bundle: options.BundleArgument,
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Compare with this checkpoint in PyTorch, on many crops. Needs the export extra."),
+        typer.Option(
+            help="Compare with this checkpoint in PyTorch, on more crops. Needs the export extra. Default: compare "
+            "with the bundle's golden data."
+        ),
     ] = None,
     crops: Annotated[
-        int, typer.Option(help="With --checkpoint: real and rendered crops; adversarial ones come on top.", min=1)
+        int, typer.Option(help="With --checkpoint: real and rendered crops. Adversarial crops are added.", min=1)
     ] = 64,
-    encoder: Annotated[str | None, typer.Option(help="As for seqpar-export.")] = None,
-    decoder_heads: Annotated[int | None, typer.Option(help="As for seqpar-export.")] = None,
+    encoder: options.Encoder = None,
+    decoder_heads: options.DecoderHeads = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", "-d", help="With --checkpoint: score both on this data set, as for seqpar eval."),
+        typer.Option("--data", "-d", help="With --checkpoint: also evaluate both on this dataset, as seqpar eval."),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Which part of it; of a folder test by default, of a file everyone.")
-    ] = None,
+    split: options.Split = None,
     explained: Annotated[
-        bool, typer.Option("--explain", help="With --checkpoint: find the first node at which the graphs differ.")
+        bool, typer.Option("--explain", help="With --checkpoint: find the first graph node whose output differs.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report here as a page, with pictures.")] = None,
+    as_json: options.AsJson = False,
+    output: options.Output = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report to this HTML page, with images.")] = None,
 ) -> None:
-    """Check that a bundle reproduces its checkpoint here, and say where the fault is if it does not.
+    """Check that a bundle reproduces its checkpoint on this machine.
 
-    Without --checkpoint the bundle's own golden data are the reference, and nothing of PyTorch is needed.
+    If a check fails, the command prints a one-line diagnosis and the exit code is 2. Without --checkpoint the bundle's
+    golden data are the reference, and PyTorch is not needed.
+
+    Examples:
+      seqpar parity bundles/peta
+      seqpar parity bundles/peta --checkpoint f1_best.pth --html parity.html
     """
+    check_writable(output, html)
     if data is not None and checkpoint is None:
         raise ParityError("--data scores a checkpoint beside the bundle; name it with --checkpoint, or use seqpar eval")
     if explained and checkpoint is None:
@@ -80,7 +88,7 @@ def parity(
         if dataset is not None:
             check_images(dataset)
     reference = _reference(opened, model, crops)
-    with closing(open_backend(opened, backend, threads=threads)) as running:  # type: ignore[arg-type]
+    with closing(open_backend(opened, backend, threads=threads)) as running:
         with stage(f"comparing on {running.name}") as progress:
             report = check_parity(
                 running,
@@ -97,7 +105,7 @@ def parity(
             scores = {"wanted": _score(opened, eager, dataset), "got": _score(opened, running, dataset)}
             report = dataclasses.replace(report, scores={**scores, "people": len(dataset)})
     values = report.to_dict()
-    print(format_report(values, opened.path.resolve().name))
+    text = format_report(values, opened.path.resolve().name)
     if explained and model is not None:
         from seqpar_deploy.exporting.explain.explain import explain
 
@@ -105,9 +113,8 @@ def parity(
         crops_and_tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]
         explanation = explain(opened, model.network, model.token_table, *crops_and_tokens, backend=on, progress=stage)
         values["explanation"] = explanation.to_dict()
-        print(f"\n{explanation.format()}")
-    if json_file:
-        write_whole(json_file, (json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n").encode())
+        text += f"\n\n{explanation.format()}"
+    emit_result(values, text, as_json=as_json, output=output)
     if html:
         write_whole(html, _page(values, reference, opened).encode())
     report.require("do not use it here")

@@ -3,52 +3,74 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from seqpar_deploy.backends import BackendName
+from seqpar_deploy.backends import BackendName, ComputePrecision
+from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import USAGE_ERROR, print_error
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
+from seqpar_deploy.files import check_writable
 from seqpar_deploy.images import find_pictures, read_image
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Prediction, Recognizer
+
+_log = logging.getLogger(__name__)
 
 _READ_AHEAD = 256  # pictures in memory at a time
 
 
 def predict(
     pictures: Annotated[
-        list[str], typer.Argument(help="Picture files, folders or quoted globs, one person a picture.")
+        list[str],
+        typer.Argument(help="Image files, folders or quoted globs, one person per image.", show_default=False),
     ],
-    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
-    backend: Annotated[str, typer.Option(help=f"{', '.join(get_args(BackendName))}.")] = "auto",
-    beam: Annotated[int, typer.Option(help="Beam width; 1 is greedy.")] = 1,
+    bundle: options.BundleOption,
+    backend: Annotated[
+        BackendName, typer.Option(help="Backend. auto takes the tuned one, else the first that opens the bundle.")
+    ] = "auto",
+    beam: options.Beam = 1,
     speculative: Annotated[
-        bool, typer.Option("--speculative", help="Greedy, several guessed tokens a step: often faster, same result.")
+        bool, typer.Option("--speculative", help="Decode speculatively: the same tokens as greedy, often faster.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Crops an inference; the bundle's profile by default.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads an inference.")] = None,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
     compute_precision: Annotated[
-        str | None, typer.Option(help="exact, or quicker on CPUs: bf16, int8; as seqpar tune found best by default.")
+        ComputePrecision | None,
+        typer.Option(
+            help="Precision on CPUs: native is the bundle's own; bf16 and int8 are faster. Default: the tuned one, "
+            "else native.",
+        ),
     ] = None,
     fallback_margin: Annotated[
-        float | None, typer.Option(help="With bf16 and int8: choices closer than this are made again exactly.")
+        float | None,
+        typer.Option(
+            help="With bf16 or int8: re-run a crop in native precision if the log-probability margin of any token is "
+            "below this value. Default: the tuned one.",
+            min=0,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object a picture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per image.")] = False,
     annotate: Annotated[
-        Path | None, typer.Option(help="Write the pictures with their attributes into this folder.")
+        Path | None, typer.Option(help="Also write each image with its attributes drawn into this folder.")
     ] = None,
-    verify: Annotated[bool, typer.Option(help="Check the bundle's hashes first.")] = True,
+    verify: Annotated[bool, typer.Option(help="Check the bundle's file hashes first.")] = True,
 ) -> None:
-    """Print the attributes of each person, with the probability each was emitted with.
+    """Predict the attributes of people in image files.
 
-    A picture that cannot be read gets a line on standard error; the others are still predicted, and the exit code is 2.
+    Prints each image's attributes with their probabilities. An image that cannot be read is reported on standard error
+    and skipped; the exit code is then 2.
+
+    Examples:
+      seqpar predict photos/ --bundle bundles/peta
+      seqpar predict "crops/*.jpg" --bundle bundles/peta --json > attributes.jsonl
     """
+    check_writable(annotate, folder=True)
     paths = find_pictures(pictures)
     strategy = _strategy(beam, speculative)
     names = _short_names(paths)
@@ -57,11 +79,11 @@ def predict(
     failed = 0
     with Recognizer.from_bundle(
         bundle,
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
         strategy=strategy,
         batch_size=batch_size,
         threads=threads,
-        compute_precision=compute_precision,  # type: ignore[arg-type]
+        compute_precision=compute_precision,
         fallback_margin=fallback_margin,
         verify=verify,
     ) as recognizer:
@@ -81,11 +103,7 @@ def predict(
                 )
                 if annotate is not None:
                     _annotate(annotate, names[path], crops[path], prediction)
-        if not as_json:
-            print(
-                f"{len(paths) - failed} people, on {recognizer.backend.name} ({recognizer.backend.device})",
-                file=sys.stderr,
-            )
+        _log.info("%d people, on %s (%s)", len(paths) - failed, recognizer.backend.name, recognizer.backend.device)
     if failed:
         raise typer.Exit(USAGE_ERROR)
 

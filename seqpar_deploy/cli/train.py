@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import sys
-import time
-from collections.abc import Callable
+import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqpar_deploy.cli.console import INTERRUPTED
+from seqpar_deploy.cli.console import INTERRUPTED, stage
 from seqpar_deploy.errors import BackendUnavailableError, DatasetError
+from seqpar_deploy.files import check_writable, finite
+from seqpar_deploy.progress import silent
 from seqpar_deploy.resources import label_set_names, load_label_set, training_recipe_names
 from seqpar_deploy.training.recipe import TrainingRecipe, load_training_recipe
 from seqpar_deploy.vocab import LabelSet
@@ -22,39 +24,55 @@ if TYPE_CHECKING:
     from seqpar_deploy.training.loader import Source
     from seqpar_deploy.training.run import Run
 
+_log = logging.getLogger(__name__)
+
 
 def train(
     data: Annotated[
         list[str],
         typer.Option(
-            help="A data set's folder, or a CSV or JSON Lines file; PATH@SPLIT for another split than trainval "
-            "(a table: than everyone), PATH=SHARE where several are mixed. May be given again."
+            help="Dataset: its folder as published, or a CSV or JSON Lines file. Repeatable. PATH@SPLIT selects a "
+            "split; default: trainval for a folder, all rows for a file. PATH=SHARE sets its share of a mix."
         ),
     ],
-    label_set: Annotated[
-        str, typer.Option(help=f"What is labelled: {', '.join(label_set_names())}, or a TOML file of your own.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; a run that lies there is gone on with.")],
+    label_set: Annotated[str, typer.Option(help=f"Label set: {', '.join(label_set_names())}, or a TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder. An interrupted run in it is resumed.")],
     validation: Annotated[
-        str | None, typer.Option(help="What is scored after each epoch, as --data; of a folder test unless given.")
+        str | None,
+        typer.Option(
+            help="Dataset to score after each epoch, as --data, with test as a folder's default split. Default: none."
+        ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help=f"{', '.join(training_recipe_names())}, or a TOML file of your own.")
+        str, typer.Option(help=f"Training recipe: {', '.join(training_recipe_names())}, or a TOML file.")
     ] = "published",
     # Not --start: torchrun would take it for its own --start-method.
-    start: Annotated[Path | None, typer.Option("--from", help="A SequencePAR checkpoint to start from.")] = None,
-    eos: Annotated[bool, typer.Option(help="End the targets with <eos>; the release does not.")] = True,
-    sentences: Annotated[bool, typer.Option("--sentences", help="Give the text tower full sentences.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="Other than the recipe's.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.", min=0)] = 1,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="SequencePAR checkpoint to start from. Default: the recipe's weights.")
+    ] = None,
+    eos: Annotated[bool, typer.Option(help="End the targets with <eos>; the published code does not.")] = True,
+    sentences: Annotated[
+        bool, typer.Option("--sentences", help="Encode the label set's sentences instead of its phrases.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs. Default: the recipe's.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of weights, order, augmentation and dropout.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 1,
     validate_every: Annotated[int, typer.Option(help="Epochs between validations.", min=1)] = 1,
-    save_every: Annotated[float, typer.Option(help="Seconds between saved states, beside each epoch's.")] = 300.0,
+    save_every: Annotated[
+        float, typer.Option(help="Seconds between saved states; each epoch's end is saved too.")
+    ] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch.")] = False,
 ) -> None:
-    """Train SequencePAR. Writes best-f1, best-ma and last .safetensors, recipe.json, log.csv and learning curves.
+    """Train SequencePAR on labelled images.
 
-    Several GPUs: torchrun --nproc-per-node N -m seqpar_deploy.cli.main train ...
+    Writes best-f1, best-ma and last .safetensors, recipe.json, log.csv and learning curves. Interrupted, the same
+    command resumes. For several GPUs: torchrun --nproc-per-node N -m seqpar_deploy train ...
+
+    Examples:
+      seqpar train --data PETA --label-set peta --validation PETA --out runs/peta
+      seqpar train --data my.csv --label-set my.toml --from peta.pth --out runs/my
     """
+    check_writable(out, folder=True)
     labels = load_label_set(label_set, sentences=sentences)
     chosen = _chosen_recipe(recipe, eos=eos, epochs=epochs)
     try:
@@ -77,7 +95,8 @@ def train(
         validate_every=validate_every,
         save_every=save_every,
     )
-    _run(run, model_from_checkpoint(checkpoint, labels) if checkpoint else new_model(chosen.model, labels, seed=seed))
+    model = model_from_checkpoint(checkpoint, labels) if checkpoint else new_model(chosen.model, labels, seed=seed)
+    _run(run, model, as_json=as_json)
 
 
 def _chosen_recipe(name: str, *, eos: bool, epochs: int | None) -> TrainingRecipe:
@@ -93,7 +112,7 @@ def _not_installed(error: ModuleNotFoundError) -> BackendUnavailableError:
     )
 
 
-def _run(run: Run, model: SequencePAR) -> None:
+def _run(run: Run, model: SequencePAR, *, as_json: bool) -> None:
     """Train, and print a line per epoch."""
     try:
         from seqpar_deploy.training.loop import train as run_training
@@ -101,19 +120,20 @@ def _run(run: Run, model: SequencePAR) -> None:
     except ModuleNotFoundError as error:
         raise _not_installed(error) from None
 
-    with joined_processes() as process:
+    with joined_processes() as process, contextlib.ExitStack() as stack:
         first = process.rank == 0
         row = None
         try:
-            for row in run_training(run, model, process, progress=_progress(first)):
+            progress = stack.enter_context((stage if first else silent)("training"))
+            for row in run_training(run, model, process, progress=progress):
                 if first:
-                    print(_line(row), flush=True)
+                    print(json.dumps(finite(row)) if as_json else _line(row), flush=True)
         except KeyboardInterrupt:
             if first:
-                print("interrupted; the same command resumes the run", file=sys.stderr)
+                _log.warning("interrupted; the same command resumes the run")
             raise typer.Exit(INTERRUPTED) from None
     if first and row is None:
-        print(f"{run.out} is a finished run; choose another --out to train again", file=sys.stderr)
+        _log.warning("%s is a finished run; choose another --out to train again", run.out)
 
 
 def _source(text: str, labels: LabelSet, split: str) -> Source:
@@ -136,28 +156,6 @@ def _source(text: str, labels: LabelSet, split: str) -> Source:
 def _line(row: dict[str, Any]) -> str:
     scores = f"  mA {row['ma']:.4f}  F1 {row['f1']:.4f}" if "f1" in row else ""
     return (
-        f"epoch {row['epoch']:3}  loss {row['loss']:.4f}{scores}  {row['images_per_second']:.0f} pictures/s, "
+        f"epoch {row['epoch']:3}  loss {row['loss']:.4f}{scores}  {row['images_per_second']:.0f} images/s, "
         f"{row['waiting']:.0%} of the time waiting for them"
     )
-
-
-def _progress(shown: bool) -> Callable[[int, int], None]:
-    """Step, speed and the time left, on standard error; a line every second on a terminal, every minute elsewhere."""
-    live = sys.stderr.isatty()
-    began = time.monotonic()
-    first_step: int | None = None
-    last = began
-
-    def update(step: int, total: int) -> None:
-        nonlocal first_step, last
-        now = time.monotonic()
-        if first_step is None:
-            first_step = step - 1
-        if not shown or now - last < (1 if live else 60):
-            return
-        last = now
-        left = (total - step) * (now - began) / (step - first_step)
-        text = f"step {step}/{total}, {left / 60:.0f} min left"
-        print(f"\r\033[K{text}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
-
-    return update

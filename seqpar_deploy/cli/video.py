@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -12,8 +12,11 @@ from typing import Annotated
 
 import typer
 
+from seqpar_deploy.backends import BackendName
+from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import INTERRUPTED
 from seqpar_deploy.errors import ReaderGoneError, VideoError
+from seqpar_deploy.files import check_writable
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.crop_selection import ChooserOptions
 from seqpar_deploy.video.detect.opening import open_detector
@@ -31,49 +34,70 @@ from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Sink
 
+_log = logging.getLogger(__name__)
+
 
 def video(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Video files, folders, quoted globs; or live ones: 0 or /dev/video0, rtsp://, http:// and the like."
+            help="Video files, folders or quoted globs; live sources such as 0, /dev/video0, rtsp:// or http:// URLs.",
+            show_default=False,
         ),
     ],
-    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The bundle to run.")],
+    bundle: options.BundleOption,
     backend: Annotated[
-        str, typer.Option(help="As for seqpar predict, for an ONNX detector too; as tuned by default.")
+        BackendName,
+        typer.Option(help="Backend, of an ONNX detector too. auto takes the tuned one, else the first that opens."),
     ] = "auto",
     detector: Annotated[
-        str, typer.Option(help="motion (built in, fixed cameras), an .onnx person detector, or boxes as .jsonl.")
+        str,
+        typer.Option(
+            help="Person detector: motion (built in, for fixed cameras), an .onnx file, or a .jsonl file of boxes."
+        ),
     ] = "motion",
     events: Annotated[
-        str | None, typer.Option(help="JSON Lines of what changes (docs/events.md): a file, or - for standard output.")
+        str | None,
+        typer.Option(
+            help="Write events (docs/events.md) as JSON Lines to this file, - for standard output. Default: - if no "
+            "other output is given."
+        ),
     ] = None,
     annotate: Annotated[
         Path | None,
-        typer.Option(help="Write the video with boxes and attributes: .mp4, or .mkv for runs of days."),
+        typer.Option(help="Write the video with boxes and attributes: .mp4, or .mkv for runs of several days."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with everyone who was seen.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page of all tracked people.")] = None,
     mqtt: Annotated[
-        str | None, typer.Option(help="Publish events: mqtt:// or mqtts://[user:password@]host[:port][/prefix].")
+        str | None,
+        typer.Option(help="Publish events to this MQTT broker, for example mqtts://user:password@host:8883/prefix."),
     ] = None,
     serve: Annotated[
-        int | None, typer.Option(help="Show a live preview, /metrics and /healthz on this port.", min=0, max=65535)
+        int | None, typer.Option(help="Serve a live preview, /metrics and /healthz on this port.", min=0, max=65535)
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Where --serve listens; 0.0.0.0 lets other machines in.", show_default="127.0.0.1"),
+        typer.Option(
+            help="Address --serve listens on; 0.0.0.0 accepts other machines. Default: 127.0.0.1.", show_default=False
+        ),
     ] = None,
-    max_crops_per_second: Annotated[float, typer.Option(help="Crops to recognise, over all sources.", min=0.1)] = 10,
+    max_crops_per_second: Annotated[
+        float, typer.Option(help="Limit of crops to classify per second, over all sources.", min=0.1)
+    ] = 10,
     max_latency: Annotated[
-        float, typer.Option(help="Seconds until a new person's first attributes, if it can be.", min=0)
+        float, typer.Option(help="Target, in seconds, from a person's first frame to the first attributes.", min=0)
     ] = 0.5,
-    profile: Annotated[bool, typer.Option("--profile", help="Print what each stage cost.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Log the time each stage took.")] = False,
 ) -> None:
-    """Follow the people in videos and streams, and tell their attributes as they become known and change.
+    """Track people in videos and streams; emit their attributes.
 
-    Events go to standard output if nothing else is asked for. Ctrl-C ends it: what was read is told, files finished.
-    The exit code is 130 then, and 2 where a source could not be read or an output lacks anything.
+    Attributes are emitted when they are first known and when they change. Ctrl-C ends the run: frames already read
+    are processed, files are finished, and the exit code is 130. The exit code is 2 if a source could not be read or an
+    output is incomplete.
+
+    Examples:
+      seqpar video street.mp4 --bundle bundles/peta --report people.html
+      seqpar video rtsp://camera/stream --bundle bundles/peta --serve 8080
     """
     if address is not None and serve is None:
         raise VideoError(f"--address {address} says where --serve listens; add --serve with a port, or leave it out")
@@ -85,12 +109,13 @@ def video(
     specs = expand_sources(sources)
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as unused:
-        recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))  # type: ignore[arg-type]
-        finder = open_detector(detector, backend=backend)  # type: ignore[arg-type]
+        recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))
+        finder = open_detector(detector, backend=backend)
         stack.callback(finder.close)
         files = _annotated_files(annotate, specs)
         outputs = [*files.values(), *([report] if report else []), *([Path(events)] if events else [])]
         _check_apart(specs, Path(detector), outputs)
+        check_writable(*files.values(), report)
         told: list[Sink] = []
 
         def tell(sink: Sink) -> None:
@@ -182,7 +207,7 @@ def _check_apart(specs: list[SourceSpec], detector: Path, outputs: list[Path]) -
 
 
 def _print(summary: Summary, files: list[Path], profile: bool) -> None:
-    """What a run came to, on standard error: standard output may be events."""
+    """Log what a run came to: standard output may hold events."""
     frames, dropped = sum(summary.frames.values()), sum(summary.dropped.values())
     lost = f", {dropped} dropped" if dropped else ""
     unanswered = f" and {summary.unanswered} never seen well enough" if summary.unanswered else ""
@@ -196,5 +221,5 @@ def _print(summary: Summary, files: list[Path], profile: bool) -> None:
         lines.append(f"{'stage':16} {'entered':>8} {'ms each':>8} {'seconds':>8}")
         for name, (times, seconds) in summary.stages.items():
             lines.append(f"{name:16} {times:8} {1e3 * seconds / times:8.2f} {seconds:8.2f}")
-    with contextlib.suppress(OSError):  # `2>&1 | head` has gone, and the work is done all the same
-        print("\n".join(lines), file=sys.stderr)
+    for line in lines:
+        _log.info("%s", line)

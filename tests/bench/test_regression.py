@@ -84,5 +84,5 @@ def test_times_that_are_none_are_refused(tmp_path: Path, seconds: Any) -> None:
 @pytest.mark.parametrize(("factor", "code"), [("1.1", 1), ("1.3", 0), ("0", 2), ("nan", 2)])
 def test_the_exit_code_says_whether_it_is_slower(tmp_path: Path, factor: str, code: int) -> None:
     files = [str(write(tmp_path / f"{seconds}.json", {"openvino": seconds})) for seconds in (1.0, 1.2)]
-    command = [Path(sys.executable).parent / "seqpar-bench", "--compare", *files, "--fail-above", factor]
+    command = [Path(sys.executable).parent / "seqpar-bench", "compare", *files, "--fail-above", factor]
     assert subprocess.run(command, capture_output=True, check=False).returncode == code

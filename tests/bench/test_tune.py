@@ -126,12 +126,14 @@ def test_the_command_keeps_its_choice_beside_the_bundle(
     bundle = Bundle.open(shutil.copytree(int8_bundle_dir, tmp_path / "bundle"))
     with Recognizer.from_bundle(bundle.path) as recognizer:
         exact = [prediction.tokens for prediction in recognizer.predict(crops)]
-    app(["tune", str(bundle.path), "--crops", "100", "--json", str(tmp_path / "tuning.json")], standalone_mode=False)
-    printed = capsys.readouterr().out
-    values = json.loads((tmp_path / "tuning.json").read_text())
+    words = ["tune", str(bundle.path), "--crops", "100", "--json", "--output", str(tmp_path / "tuning.json")]
+    app(words, standalone_mode=False)
+    printed = capsys.readouterr()
+    values = json.loads(printed.out)
+    assert values == json.loads((tmp_path / "tuning.json").read_text())
     assert (values["crops"], values["bundle"]) == (100, bundle.digest)
     assert {c["compute_precision"] for c in values["configurations"]} >= {"native", "int8"}
-    assert f"kept in {bundle.path / TUNED}" in printed
+    assert f"wrote {bundle.path / TUNED}" in printed.err
     choice = load_tuned(bundle)
     assert choice is not None
     assert values["choice"]["backend"] == choice.backend

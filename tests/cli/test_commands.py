@@ -9,27 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli.run import run
 from conftest import DATA
 from PIL import Image
 
+from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.exporting import export
 from seqpar_deploy.resources import sample_crops
 
 CROPS = [str(path) for path in sample_crops()]
-
-
-def run(command: str, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [Path(sys.executable).parent / command, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stderr
-    return done
-
-
-def error_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
 
 
 def test_predict_prints_a_table_and_annotates(bundle_dir: Path, tmp_path: Path) -> None:
@@ -65,7 +53,7 @@ def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -
     bad = tmp_path / "bad.png"
     bad.write_bytes(Path(CROPS[0]).read_bytes()[:500])
     done = run("seqpar", "predict", bad, CROPS[0], "-b", bundle_dir, "--json", code=2)
-    assert "bad.png is" in error_line(done)
+    assert "bad.png is" in done.error
     assert len(done.stdout.splitlines()) == 1
 
 
@@ -74,14 +62,27 @@ def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -
     [
         (["nobody.png"], "nobody.png does not exist"),
         (["nobody*.png"], "no picture matches 'nobody*.png'"),
-        ([CROPS[0], "--backend", "tpu"], "no backend 'tpu'"),
         ([CROPS[0], "--backend", "onnxruntime-cuda"], "seqpar-deploy[cuda]"),
-        ([CROPS[0], "--beam", "0"], "beam width is 0"),
         ([CROPS[0], "--beam", "3", "--speculative"], "--speculative is greedy, --beam is 3; leave one of them out"),
     ],
 )
 def test_predict_refuses_in_one_line(bundle_dir: Path, arguments: list[str], message: str) -> None:
-    assert message in error_line(run("seqpar", "predict", *arguments, "-b", bundle_dir, code=2))
+    assert message in run("seqpar", "predict", *arguments, "-b", bundle_dir, code=2).error
+
+
+@pytest.mark.parametrize(
+    ("options", "listed"),
+    [
+        (["--backend", "tpu"], "onnxruntime-cuda"),
+        (["--compute-precision", "fp8"], "bf16"),
+        (["--beam", "0"], "64"),
+        (["--fallback-margin", "-1"], "0"),
+    ],
+)
+def test_choices_and_limits_are_listed(bundle_dir: Path, options: list[str], listed: str) -> None:
+    done = run("seqpar", "predict", CROPS[0], "-b", bundle_dir, *options, code=2)
+    assert options[0] in done.stderr
+    assert listed in done.stderr.splitlines()[-1]
 
 
 def test_export_refuses_in_one_line_and_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
@@ -94,7 +95,7 @@ def test_export_refuses_in_one_line_and_leaves_nothing(tmp_path: Path, checkpoin
         ([checkpoint_file, "--recipe", "fp8"], "no recipe 'fp8'"),
     ]:
         done = run("seqpar-export", "checkpoint", *arguments, "--out", tmp_path / "bundle", code=2)
-        assert message in error_line(done)
+        assert message in done.error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,14 +105,33 @@ def test_a_breach_of_parity_fails_the_export(tmp_path: Path, checkpoint_file: Pa
     recipe = tmp_path / "strict.toml"
     recipe.write_text((data_dir("export") / "fp16.toml").read_text().replace("2e-2", "1e-12"))
     done = run("seqpar-export", "checkpoint", checkpoint_file, "--recipe", recipe, "--out", tmp_path / "b", code=2)
-    assert "does not reproduce the checkpoint" in error_line(done)
+    assert "does not reproduce the checkpoint" in done.error
     assert [path.name for path in tmp_path.iterdir()] == ["strict.toml"]
+
+
+def test_export_prints_json(
+    bundle_dir: Path, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "export_bundle", lambda *_, **__: Bundle.open(bundle_dir))
+    words = ("export", "checkpoint", checkpoint_file, "--out", tmp_path / "b")
+    values = json.loads(run("seqpar", *words, "--json").stdout)
+    assert (values["bundle"], values["label_set"], values["precision"]) == (str(bundle_dir), "tiny", "fp32")
+    assert values["parity"]["identical"] <= values["parity"]["crops"]
+    assert values["engines"] is None
+    assert run("seqpar-export", *words[1:]).stdout.startswith(f"{bundle_dir}: tiny, fp32; ")
+
+
+def test_synth_prints_json(tmp_path: Path) -> None:
+    counts = ("--train", 1, "--val", 0, "--test", 0, "--workers", 1)
+    values = json.loads(run("seqpar", "synth", tmp_path / "s", *counts, "--json").stdout)
+    assert values == {"folder": str(tmp_path / "s"), "sheet": None, "seed": 0, "train": 1, "val": 0, "test": 0}
 
 
 def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
     options = ["--only", "published,onnxruntime", "--runs", "1", "--batches", "1", "--seconds", "0.01"]
-    done = run("seqpar-bench", bundle_dir, "--checkpoint", checkpoint_file, *options, "--json", result)
+    words = (bundle_dir, "--checkpoint", checkpoint_file, *options, "--output", result)
+    done = run("seqpar-bench", *words)
     assert "PyTorch, as published" in done.stdout
     assert "this machine at best" in done.stdout
     values = json.loads(result.read_text())
@@ -120,44 +140,50 @@ def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file
     assert values["machine"]["cores"] >= 1
 
 
-def test_bench_measures_a_bundle_without_pytorch(bundle_dir: Path) -> None:
+def test_bench_measures_a_bundle_without_pytorch(bundle_dir: Path, tmp_path: Path) -> None:
     hidden = "import sys; sys.modules |= dict.fromkeys(('torch', 'onnx', 'open_clip', 'openvino'))"  # as if not there
-    options = ["--runs", "1", "--batches", "1", "--seconds", "0.01", "--skip", "onnxruntime-speculative"]
-    call = f"{hidden}; sys.argv[1:] = {[str(bundle_dir), *options]}; import seqpar_deploy.cli.bench as b; b.run()"
+    options = ["--runs", "1", "--batches", "1", "--seconds", "0.01", "--skip", "onnxruntime-speculative", "--json"]
+    options += ["--output", str(tmp_path / "r.json")]
+    call = f"{hidden}; sys.argv[1:] = {[str(bundle_dir), *options]}; import seqpar_deploy.cli.main as m; m.run_bench()"
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "bundle fp32, onnxruntime  " in done.stdout
-    assert "skipped published, eager, eager-cached" in done.stdout
-    assert "pip install 'seqpar-deploy[openvino]'" in done.stdout
-    assert "fp32" in next(line for line in done.stdout.splitlines() if line.startswith("this machine at best"))
+    values = json.loads(done.stdout)
+    assert values == json.loads((tmp_path / "r.json").read_text())
+    assert [variant["name"] for variant in values["variants"]] == ["onnxruntime"]
+    skipped = {entry["name"]: entry["why"] for entry in values["skipped"]}
+    assert {"published", "eager", "eager-cached"} <= set(skipped)
+    assert "pip install 'seqpar-deploy[openvino]'" in skipped["openvino"]
 
 
 def test_bench_compares_two_results(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     first.write_text(json.dumps({"variants": [{"name": "x", "seconds": [1.0]}, {"name": "y", "seconds": [1.0]}]}))
     second.write_text(json.dumps({"variants": [{"name": "x", "seconds": [1.2]}, {"name": "y", "seconds": [0.9]}]}))
-    both = ["seqpar-bench", "--compare", first, second]
+    both = ["seqpar-bench", "compare", first, second]
     assert "1.200" in run(*both).stdout
     done = run(*both, "--fail-above", "1.1", code=1)
     assert done.stdout.endswith("b.json is slower than a.json by more than 1.1: x 1.20x\n")
     done = run(*both, "--fail-above", "1.1", "--variant", "y")
     assert done.stdout.endswith("b.json is nowhere slower than a.json by more than 1.1\n")
+    values = json.loads(run(*both, "--fail-above", "1.1", "--json", "--output", tmp_path / "c.json", code=1).stdout)
+    assert values == json.loads((tmp_path / "c.json").read_text())
+    assert {variant["name"]: variant["ratio"] for variant in values["variants"]} == {"x": 1.2, "y": 0.9}
+    assert values["slower"] == ["x"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--only", "onnx"], "got 'onnx'"),
-        (["--batches", "1,x"], "--batches is '1,x', wanted numbers of crops such as 1,4,16"),
-        (["--device", "tpu"], "--device is 'tpu', wanted cpu or cuda"),
+        (["--batches", "1,x"], "--batches must be batch sizes such as 1,4,16, got '1,x'"),
         (["--only", "eager"], "nothing to measure: eager: needs the checkpoint"),
     ],
 )
 def test_bench_refuses_in_one_line(bundle_dir: Path, options: list[str], message: str) -> None:
-    assert message in error_line(run("seqpar-bench", bundle_dir, *options, code=2))
+    assert message in run("seqpar-bench", bundle_dir, *options, code=2).error
 
 
 def test_bench_wants_the_checkpoint_of_the_bundle(bundle_dir: Path) -> None:
     other = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
     done = run("seqpar-bench", bundle_dir, "--checkpoint", other, code=2)
-    assert "the bundle was made of" in error_line(done)
+    assert "the bundle was made of" in done.error

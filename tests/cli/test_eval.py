@@ -56,15 +56,13 @@ def test_checkpoint_and_bundle_score_alike_on_every_backend(
     checkpoint_file: Path, bundle_dir: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], beam: int
 ) -> None:
     reference = tmp_path / "checkpoint.jsonl"
-    evaluate(
-        checkpoint_file, people, backend="torch", beam=beam, predictions=reference, json_file=tmp_path / "torch.json"
-    )
+    evaluate(checkpoint_file, people, backend="torch", beam=beam, predictions=reference, output=tmp_path / "torch.json")
     wanted = scores(tmp_path / "torch.json")
     assert 0 < wanted["metrics"]["f1"] < 1
     assert wanted["model"]["kind"] == "checkpoint"
     for backend in ("onnxruntime", "openvino"):
         out = tmp_path / f"{backend}.json"
-        evaluate(bundle_dir, people, backend=backend, beam=beam, batch_size=7, against=reference, json_file=out)
+        evaluate(bundle_dir, people, backend=backend, beam=beam, batch_size=7, against=reference, output=out)
         assert f"all 20 sequences equal those in {reference}" in capsys.readouterr().out
         got = scores(out)
         assert got["metrics"] == wanted["metrics"]
@@ -76,7 +74,7 @@ def test_it_prints_and_writes_scores_of_each_attribute(
     bundle_dir: Path, people: Path, label_set: LabelSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, picture = tmp_path / "new" / "scores.json", tmp_path / "scores.png"
-    evaluate(bundle_dir, people, split="test", json_file=result, picture=picture)
+    evaluate(bundle_dir, people, split="test", output=result, picture=picture)
     out, err = capsys.readouterr()
     values = scores(result)
     assert values["data"] == {
@@ -102,6 +100,13 @@ def test_it_prints_and_writes_scores_of_each_attribute(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "scores.png"]
 
 
+def test_it_prints_json(bundle_dir: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(bundle_dir, people, limit=3, as_json=True, output=tmp_path / "scores.json")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == scores(tmp_path / "scores.json")
+    assert printed["data"]["people"] == 3
+
+
 def test_limit_takes_the_first_people(
     bundle_dir: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +130,7 @@ def test_a_damaged_picture_ends_it_in_one_line_and_writes_nothing(bundle_dir: Pa
     bad.write_bytes(CROPS[1].read_bytes()[:500])
     table = people.with_name("bad.csv")
     table.write_text(people.read_text().replace(str(CROPS[1]), bad.name))
-    done = run(bundle_dir, "--data", table, "--json", people.with_name("bad.json"), code=2)
+    done = run(bundle_dir, "--data", table, "--output", people.with_name("bad.json"), code=2)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert f"{bad} is damaged" in errors[0]
@@ -145,17 +150,17 @@ def test_a_missing_picture_is_named_before_anything_runs(bundle_dir: Path, peopl
     ("options", "message"),
     [
         ({"label_set": "pa100k"}, "leave out --label-set"),
-        ({"backend": "torch"}, "no backend 'torch'"),
+        ({"backend": "torch"}, "must not be torch"),
         ({"beam": 0}, "beam width is 0"),
         ({"split": "val"}, "has no split 'val'"),
         ({"against": Path("nowhere.jsonl")}, "nowhere.jsonl cannot be read: No such file"),
         ({"against": CROPS[0].parent.parent / "README.md"}, "that --predictions wrote"),
-        ({"json_file": CROPS[0] / "scores.json"}, "scores.json cannot be written"),
+        ({"output": CROPS[0] / "scores.json"}, "scores.json cannot be written"),
     ],
 )
 def test_it_refuses_in_one_line(bundle_dir: Path, people: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SeqparError) as refused:
-        evaluate(bundle_dir, people, limit=1 if "json_file" in options else None, **options)
+        evaluate(bundle_dir, people, limit=1 if "output" in options else None, **options)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -163,7 +168,7 @@ def test_it_refuses_in_one_line(bundle_dir: Path, people: Path, options: dict[st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "openvino"}, "runs on torch or torch-cuda, not on 'openvino'"),
+        ({"backend": "openvino"}, "must be auto, torch or torch-cuda, got openvino"),
         ({"label_set": "peta"}, "generates 26 attributes, label set peta has 35"),
     ],
 )

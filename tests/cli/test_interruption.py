@@ -33,5 +33,6 @@ def test_an_interrupted_export_leaves_nothing(
         after = export.stderr.read().splitlines()
     assert before == f"{stage} ...\n"
     assert export.returncode == 130
-    assert [line for line in after if " ... " not in line] == ["interrupted; nothing was left half-written"]
+    (line,) = (line for line in after if " ... " not in line)
+    assert "interrupted" in line
     assert list(tmp_path.iterdir()) == []

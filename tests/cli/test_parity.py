@@ -38,7 +38,7 @@ def list_again(bundle: Bundle, name: str) -> None:
 def test_golden_data_are_the_reference(
     bundle_dir: Path, tmp_path: Path, cpu_backend: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parity(bundle_dir, backend=cpu_backend, json_file=tmp_path / "parity.json")
+    parity(bundle_dir, backend=cpu_backend, output=tmp_path / "parity.json")
     printed = capsys.readouterr().out
     assert printed.startswith(f"tiny on {cpu_backend} against golden data: 21 crops (4 real, 3 rendered, 14 adv")
     values = json.loads((tmp_path / "parity.json").read_text())
@@ -62,7 +62,7 @@ def test_a_checkpoint_is_the_reference_and_both_are_scored(
             for number, path in enumerate(sample_crops())
         )
     )
-    parity(bundle_dir, checkpoint=checkpoint_file, crops=2, data=people, json_file=tmp_path / "parity.json")
+    parity(bundle_dir, checkpoint=checkpoint_file, crops=2, data=people, output=tmp_path / "parity.json")
     values = json.loads((tmp_path / "parity.json").read_text())
     assert (values["passed"], values["reference"], values["kinds"]["real"]) == (True, "checkpoint", 2)
     assert values["scores"]["people"] == 20
@@ -119,10 +119,18 @@ def test_it_refuses_in_one_line(bundle_dir: Path, tmp_path: Path) -> None:
 def test_it_explains(
     bundle_dir: Path, checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parity(bundle_dir, checkpoint=checkpoint_file, crops=2, explained=True, json_file=tmp_path / "parity.json")
-    conclusion = json.loads((tmp_path / "parity.json").read_text())["explanation"]["conclusion"]
+    parity(bundle_dir, checkpoint=checkpoint_file, crops=2, explained=True, output=tmp_path / "parity.json")
+    values = json.loads((tmp_path / "parity.json").read_text())
+    conclusion = values["explanation"]["conclusion"]
     assert conclusion.startswith("the graphs agree within noise on ")
     assert capsys.readouterr().out.rstrip().endswith(conclusion)
+
+
+def test_it_prints_json(bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parity(bundle_dir, as_json=True, output=tmp_path / "parity.json")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "parity.json").read_text())
+    assert printed["passed"] is True
 
 
 def test_a_manifest_is_not_its_own_witness(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_two_processes_train_as_one_would(squares: Path, recipe_file: Callable[.
     launched = command(squares, recipe, tmp_path / "two")[1:]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "seqpar_deploy.cli.main", *launched],
+         "-m", "seqpar_deploy", *launched],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,90 @@
+"""Logging of the commands: one handler, on standard error, as text or as JSON lines."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+import warnings
+from typing import Any
+
+_PACKAGE = logging.getLogger("seqpar_deploy")
+_PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
+
+
+class _StandardError(logging.Handler):
+    """Writes to what `sys.stderr` is at the time: progress bars and tests exchange it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except OSError:  # the terminal or the reader of a pipe is gone; the work goes on
+            pass
+        except Exception:
+            self.handleError(record)
+
+
+class _Text(logging.Formatter):
+    """Info as it is; warnings and errors with their level and in one line; tracebacks only with --verbose."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        super().__init__()
+        self._verbose = verbose
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            message = " ".join(message.split())
+        if record.levelno < logging.INFO or (self._verbose and not record.name.startswith(_PACKAGE.name)):
+            message = f"{record.name}: {message}"
+        message = f"{_PREFIXES.get(record.levelno, '')}{message}"
+        if self._verbose and record.exc_info:
+            message = f"{message}\n{self.formatException(record.exc_info)}"
+        return message
+
+
+class _Json(logging.Formatter):
+    """One object per line: time (ISO 8601, UTC), level, logger, message; exception if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
+        values = {
+            "time": time.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return json.dumps(values, ensure_ascii=False)
+
+
+_handler = _StandardError()
+
+
+def configure(*, verbose: bool = False, quiet: bool = False, log_json: bool = False) -> None:
+    """Log to standard error, Python's warnings too. Calling it again changes the options.
+
+    Args:
+        verbose: Log debug messages, tracebacks, and what other libraries log.
+        quiet: Log only warnings and errors.
+        log_json: Write one JSON object per line.
+    """
+    _handler.setFormatter(_Json() if log_json else _Text(verbose=verbose))
+    _PACKAGE.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    root = logging.getLogger()  # other libraries' warnings belong in the same format
+    root.setLevel(logging.INFO if verbose else logging.WARNING)
+    if _handler not in root.handlers:
+        root.addHandler(_handler)
+    # Not logging.captureWarnings, whose messages are several lines with a file name and a line of source.
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
+
+
+def writes_json() -> bool:
+    """Whether standard error is to hold nothing but JSON."""
+    return isinstance(_handler.formatter, _Json)
+
+
+def _log_warning(message: Warning | str, *_: Any) -> None:
+    logging.getLogger("py.warnings").warning("%s", message)

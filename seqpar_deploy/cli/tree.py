@@ -1,0 +1,131 @@
+"""A tree of commands: each is imported when it runs, all take the same logging options, help keeps its lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+from seqpar_deploy import __version__
+from seqpar_deploy.cli import logs
+
+_LOGGING = "seqpar_deploy.logging"  # key of the options given so far, from the outermost command on
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command by its place, `module:function` of this package, with the first line of its docstring."""
+
+    place: str
+    summary: str
+
+    def load(self, name: str) -> Any:
+        """Import the function and make a click command of it."""
+        module, _, function = self.place.partition(":")
+        command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name, help=_keep_examples(inspect.getdoc(command) or ""))(_with_common_options(command))
+        return get_command(app)
+
+
+def new_app(
+    help_text: str, commands: Mapping[str, Command | typer.Typer], *, default: str | None = None
+) -> typer.Typer:
+    """A group of commands and of other groups. Its first argument may leave out the name of the `default` command."""
+
+    class Group(_LazyGroup):
+        entries = commands
+        default_name = default
+
+    app = typer.Typer(
+        cls=Group,
+        help=_keep_examples(inspect.cleandoc(help_text)),
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_with_common_options(lambda: None))
+    return app
+
+
+class _LazyGroup(TyperGroup):
+    """Lists its commands without importing them."""
+
+    entries: Mapping[str, Command | typer.Typer] = {}
+    default_name: str | None = None
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands: Any = dict(self.entries)  # their names, for help, completion and "did you mean"
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = self.entries.get(cmd_name)
+        if isinstance(entry, typer.Typer):
+            return get_group(entry)
+        return entry.load(cmd_name) if entry else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(entry)) for name, entry in self.entries.items()])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        first = next((place for place, argument in enumerate(args) if argument not in own), None)
+        if self.default_name and first is not None and args[first] not in self.entries:
+            args = [*args[:first], self.default_name, *args[first:]]
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
+
+def _summary(entry: Command | typer.Typer) -> str:
+    return entry.summary if isinstance(entry, Command) else str(entry.info.help).partition("\n")[0]
+
+
+def _keep_examples(text: str) -> str:
+    """Tell click not to fill the lines of the block that begins with `Examples:`."""
+    return text.replace("\nExamples:\n", "\n\b\nExamples:\n")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"seqpar-deploy {__version__}")
+        raise typer.Exit
+
+
+def _common_options(
+    *,
+    ctx: typer.Context,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debug messages too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors; no progress.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, one object per line.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of every command and group. One that was given to an outer one holds for the inner ones."""
+    given: dict[str, bool] = ctx.meta.setdefault(_LOGGING, {})
+    for name, value in (("verbose", verbose), ("quiet", quiet), ("log_json", log_json)):
+        given[name] = given.get(name, False) or value
+    if given["verbose"] and given["quiet"]:
+        raise typer.BadParameter("--verbose and --quiet exclude each other; leave out one of them")
+    logs.configure(**given)
+
+
+def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
+    own = inspect.signature(function, eval_str=True).parameters
+    common = inspect.signature(_common_options, eval_str=True).parameters
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        _common_options(**{name: values.pop(name) for name in common})
+        function(**values)
+
+    command.__signature__ = inspect.Signature([*own.values(), *common.values()])  # type: ignore[attr-defined]
+    return command

@@ -1,0 +1,93 @@
+"""Progress, and outputs that are checked before any work."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from cli.run import run, unchanged_process
+
+from seqpar_deploy.cli import console, logs
+from seqpar_deploy.cli.console import stage
+from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.files import check_writable
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(console, "_REDRAW_EVERY", -1)
+    with unchanged_process():
+        logs.configure()
+        with stage("counting [it]") as update:
+            update(3, 7)
+    assert "counting [it] ..." in terminal.getvalue()
+    assert "3/7" in terminal.getvalue()
+    assert terminal.getvalue().splitlines()[-1].endswith("counting [it] ... done in 0.0 s")
+
+
+def test_progress_is_records_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console, "_RECORD_EVERY", 0)
+    with unchanged_process():
+        logs.configure()
+        with stage("counting") as update:
+            update(3, 7)
+        with pytest.raises(KeyError), stage("failing"):
+            raise KeyError
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" ... ")[2][:7] for line in lines] == ["", "3/7, 0 ", "done in", "", "stopped"]
+
+
+def test_what_can_be_written(tmp_path: Path) -> None:
+    check_writable(None, tmp_path / "a.json", tmp_path / "new" / "folders" / "a.json")
+    check_writable(tmp_path, tmp_path / "new" / "folder", folder=True)
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for path, folder in [(tmp_path, False), (file / "a.json", False), (file, True), (Path("/proc/a.json"), False)]:
+        with pytest.raises(SeqparError, match=str(path)):
+            check_writable(path, folder=folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["predict", "x.png", "-b", "x", "--annotate"], ["train", "--data", "x", "--label-set", "peta", "--out"]),
+        *(["eval", "x", "-d", "x", option] for option in ("--output", "--picture", "--predictions")),
+        *(["parity", "x", option] for option in ("--output", "--html")),
+        *(["bench", "run", "x", option] for option in ("--output", "--html")),
+        *(["bench", "compare", "x", "y", "--output"], ["tune", "x", "--output"], ["synth", "--sheet"], ["synth"]),
+        ["export", "checkpoint", "x.pth", "--out"],
+    ],
+    ids=lambda words: " ".join((*words[:2], words[-1])),
+)
+def test_an_output_that_cannot_be_written_ends_it_before_any_work(words: list[str], tmp_path: Path) -> None:
+    """Nothing that the words name exists, and the error is of the output all the same."""
+    (tmp_path / "file").write_text("")
+    bad = tmp_path / "file" / "out"
+    done = run("seqpar", *words, bad, code=2)
+    assert f"{tmp_path / 'file'}" in done.error
+    assert "cannot be written" in done.error
+    assert done.stdout == ""
+
+
+def test_tuning_that_cannot_be_kept_is_not_measured(
+    bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqpar_deploy.cli import tune
+
+    monkeypatch.setattr(tune, "TUNED", str(Path("manifest.json", "tuned.json")))
+    monkeypatch.setattr(tune, "tune_bundle", None)
+    assert "tuned.json cannot be written" in run("seqpar", "tune", bundle_dir, code=2).error
