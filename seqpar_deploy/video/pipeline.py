@@ -23,7 +23,7 @@ from seqpar_deploy.video.follow import Follower
 from seqpar_deploy.video.queues import BoundedQueue, End, merge
 from seqpar_deploy.video.sinks.fan_out import one_line, say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
-from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.source import Source, SourceStats
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, TrackedBox, Tracker
 
@@ -276,6 +276,7 @@ class _Meters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._stages: dict[str, tuple[int, float]] = {}
+        self._read: dict[str, SourceStats] = {}  # what the counters include already
         self._since: dict[str, float] = {}  # when the stages that are busy were entered
         self._of_stage = metrics.histogram("seqpar_stage_seconds", "Time of one entry into a stage", "stage")
         self._frames = metrics.counter("seqpar_source_frames_total", "Frames decoded", "stream")
@@ -294,15 +295,16 @@ class _Meters:
             seconds = time.perf_counter() - start
             times, total = self._stages.get(name, (0, 0.0))
             self._stages[name] = times + 1, total + seconds  # each stage is entered by one thread at a time
-            self._of_stage.observe(seconds, name)
+            self._of_stage.labels(name).observe(seconds)
 
     def of_source(self, source: Source) -> None:
         name, stats = source.spec.name, source.stats
-        self._frames.reach(stats.frames, name)
-        self._dropped.reach(stats.dropped, name)
-        self._errors.reach(stats.decode_errors, name)
-        self._reconnects.reach(stats.reconnects, name)
-        self._back_off.set(stats.back_off, name)
+        before, self._read[name] = self._read.get(name, SourceStats()), stats
+        self._frames.labels(name).inc(stats.frames - before.frames)
+        self._dropped.labels(name).inc(stats.dropped - before.dropped)
+        self._errors.labels(name).inc(stats.decode_errors - before.decode_errors)
+        self._reconnects.labels(name).inc(stats.reconnects - before.reconnects)
+        self._back_off.labels(name).set(stats.back_off)
 
     def stages(self) -> dict[str, tuple[int, float]]:
         return dict(self._stages)

@@ -22,6 +22,7 @@ from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
+from seqpar_deploy.video.sinks.metrics import Metrics
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox, Tracker
@@ -87,13 +88,14 @@ def pipeline(
     *,
     live: bool | None = None,
     tracker: Callable[[], Tracker] = Straight,
+    metrics: Metrics | None = None,
 ) -> Pipeline:
     specs = [
         SourceSpec(name=spec.name, place=spec.place, live=spec.live if live is None else live)
         for spec in expand_sources(names)
     ]
     recognizer = Recognizer.from_bundle(bundle_dir)
-    return Pipeline([Source(spec) for spec in specs], detector, recognizer, sink, tracker=tracker)
+    return Pipeline([Source(spec) for spec in specs], detector, recognizer, sink, tracker=tracker, metrics=metrics)
 
 
 def test_a_file_is_told_from_its_first_frame_to_its_last(bundle_dir: Path) -> None:
@@ -273,9 +275,13 @@ def test_what_cannot_be_run_is_one_line_and_leaves_nothing(
 
 def test_a_stream_goes_on_after_its_server_was_killed_and_loses_no_event(bundle_dir: Path, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.ts", frames=60)
-    notebook = Notebook()
+    notebook, metrics = Notebook(), Metrics()
+
+    def value(name: str) -> float:
+        return metrics.registry.get_sample_value(name, {"stream": stream}) or 0
+
     with StreamServer() as server:
-        running = pipeline(bundle_dir, [server.url(clips=[clip], speed=2)], notebook, OneWalker())
+        running = pipeline(bundle_dir, [server.url(clips=[clip], speed=2)], notebook, OneWalker(), metrics=metrics)
         summaries: list[Summary] = []
         thread = threading.Thread(target=lambda: summaries.append(running.run()))
         thread.start()
@@ -283,10 +289,10 @@ def test_a_stream_goes_on_after_its_server_was_killed_and_loses_no_event(bundle_
         told = list(notebook.events)
         (stream,) = running._sources
         server.kill()
-        wait_for(lambda: running._meters._back_off.value(stream) > 0)
+        wait_for(lambda: value("seqpar_source_back_off_seconds") > 0)
         server.start()
         seen = len(notebook.frames)
-        wait_for(lambda: running._meters._reconnects.value(stream) == 1)
+        wait_for(lambda: value("seqpar_source_reconnects_total") == 1)
         wait_for(lambda: len(notebook.frames) > seen + 10)
         running.stop()
         thread.join(30)

@@ -88,7 +88,7 @@ class Sinks:
         self._seconds = metrics.histogram("seqpar_sink_seconds", "Time a call of a sink takes.", "sink")
         self._events = metrics.counter("seqpar_events_total", "Events told.", "stream", "kind")
         for state in self._states:
-            self._failures.add(0, state.name)  # there from the start, so that an alarm can be set on it
+            self._failures.labels(state.name)  # there from the start, so that an alarm can be set on it
             self._health.watch(state.name, state.problem)
 
     @property
@@ -107,7 +107,7 @@ class Sinks:
             self._call(state, state.frames, "frames", lambda sink: sink.frame(frame, boxes, people))
 
     def event(self, event: Event) -> None:
-        self._events.add(1, event.person.stream, event.kind)
+        self._events.labels(event.person.stream, event.kind).inc()
         for state in self._states:
             self._call(state, state.events, "events", lambda sink: sink.event(event))
 
@@ -119,7 +119,7 @@ class Sinks:
                     state.sink.close()
                 except Exception as error:
                     state.lacks = True
-                    self._failures.add(1, state.name)
+                    self._failures.labels(state.name).inc()
                     self._report(f"{state.name}: {one_line(error)}; it may lack its end")
                 if state.events.missed:
                     self._report(f"{state.name}: {state.events.missed} events were missed")
@@ -136,7 +136,7 @@ class Sinks:
             except Exception as error:
                 self._failed(state, spell, error)
             else:
-                self._seconds.observe(time.perf_counter() - start, state.name)
+                self._seconds.labels(state.name).observe(time.perf_counter() - start)
                 if spell.why is not None:
                     self._report(f"{state.name}: works again, {spell.missed} {what} were missed")
                     spell.why, spell.rest, spell.missed = None, _FIRST_REST, 0
@@ -144,10 +144,10 @@ class Sinks:
         if what == "events" and not isinstance(state.fatal, ReaderGoneError):
             state.lacks = True
         spell.missed += 1
-        self._missed.add(1, state.name, what)
+        self._missed.labels(state.name, what).inc()
 
     def _failed(self, state: _State, spell: _Spell, error: Exception) -> None:
-        self._failures.add(1, state.name)
+        self._failures.labels(state.name).inc()
         if isinstance(error, SinkError):
             state.closed, state.fatal, state.lacks = True, error, not isinstance(error, ReaderGoneError)
             if not self.all_lost:
@@ -157,7 +157,7 @@ class Sinks:
             try:
                 state.sink.close()
             except Exception:
-                self._failures.add(1, state.name)
+                self._failures.labels(state.name).inc()
             if self.all_lost:
                 self._none_left()
         elif spell.why is None:

@@ -10,10 +10,11 @@ import threading
 class Broker:
     """Listens on a port of 127.0.0.1 (0: a free one). A context manager."""
 
-    def __init__(self, port: int = 0, *, refuse: bool = False) -> None:
+    def __init__(self, port: int = 0, *, refuse: bool = False, acknowledge: bool = True) -> None:
         self.messages: list[tuple[str, bytes]] = []
         self.arrived = threading.Condition()
-        self._refuse = refuse
+        self.client_ids: list[str] = []
+        self._refuse, self._acknowledge = refuse, acknowledge
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         self._clients: list[socket.socket] = []
@@ -50,11 +51,13 @@ class Broker:
                 body = file.read(_length(file))
                 kind, flags = head[0] >> 4, head[0] & 15
                 if kind == 1:
+                    self.client_ids.append(body[12 : 12 + int.from_bytes(body[10:12], "big")].decode("ascii"))
                     client.sendall(bytes((0x20, 2, 0, 5 if self._refuse else 0)))
                 elif kind == 3:
                     assert flags >> 1 & 3 == 1  # QoS 1
                     size = int.from_bytes(body[:2], "big")
-                    client.sendall(b"\x40\x02" + body[2 + size : 4 + size])
+                    if self._acknowledge:
+                        client.sendall(b"\x40\x02" + body[2 + size : 4 + size])
                     with self.arrived:
                         self.messages.append((body[2 : 2 + size].decode("utf-8"), body[4 + size :]))
                         self.arrived.notify_all()

@@ -41,7 +41,7 @@ def test_every_event_arrives_in_order() -> None:
         assert broker.wait(100)
     assert [topic for topic, _ in broker.messages] == [f"site/a_b/yard_2_/{track}" for track in range(1, 101)]
     assert [json.loads(body)["track"] for _, body in broker.messages] == list(range(1, 101))
-    assert metrics.counter("seqpar_mqtt_published_total", "").value() == 100
+    assert metrics.registry.get_sample_value("seqpar_mqtt_published_total", {"sink": sink.name}) == 100
     assert said == []
     assert sink.dropped == 0
 
@@ -69,13 +69,47 @@ def test_a_dead_broker_costs_the_oldest_events_and_no_time() -> None:
     ]
 
 
-def test_what_another_sink_lost_is_not_counted_here() -> None:
+def test_two_sinks_of_one_broker_do_not_share_their_metrics() -> None:
     metrics = Metrics()
-    metrics.counter("seqpar_mqtt_dropped_total", "").add(3)
     with Broker() as broker:
-        sink = MqttSink(f"mqtt://127.0.0.1:{broker.port}", metrics=metrics)
+        up, lost = (
+            MqttSink(f"mqtt://127.0.0.1:{port}/{prefix}", linger=0, metrics=metrics, report=lambda _line: None)
+            for prefix, port in (("a", broker.port), ("b", free_port()))
+        )
+        lost.event(event())
+        with pytest.raises(SinkError, match="1 event"):
+            lost.close()
+        until(lambda: metrics.registry.get_sample_value("seqpar_mqtt_connected", {"sink": up.name}))
+        up.close()
+    assert metrics.registry.get_sample_value("seqpar_mqtt_connected", {"sink": lost.name}) == 0
+    assert metrics.registry.get_sample_value("seqpar_mqtt_dropped_total", {"sink": lost.name}) == 1
+    assert metrics.registry.get_sample_value("seqpar_mqtt_dropped_total", {"sink": up.name}) == 0
+    assert (up.dropped, lost.dropped) == (0, 1)
+
+
+def test_after_a_reconnection_unacknowledged_events_come_before_new_ones() -> None:
+    said: list[str] = []
+    with Broker(acknowledge=False) as deaf:
+        sink = MqttSink(f"mqtt://127.0.0.1:{deaf.port}", report=said.append)
+        connected = sink._client.on_connect
+        assert connected is not None
+
+        def slowly(*details: object) -> None:
+            """paho sends unacknowledged messages again only after this."""
+            connected(*details)  # type: ignore[arg-type]
+            time.sleep(0.2)
+
+        sink._client.on_connect = slowly
+        for track in (1, 2, 3):
+            sink.event(event(who=person(track)))
+        assert deaf.wait(3)
+    until(lambda: said)
+    for track in (4, 5):
+        sink.event(event(who=person(track)))
+    with Broker(deaf.port) as broker:
+        assert broker.wait(5)
         sink.close()
-    assert sink.dropped == 0
+    assert [topic for topic, _ in broker.messages] == [f"seqpar/street/{track}" for track in range(1, 6)]
 
 
 def test_it_outlives_a_broker_that_is_restarted() -> None:
@@ -124,8 +158,11 @@ def test_two_of_one_broker_have_names_of_their_own() -> None:
     ]
     assert [sink.name for sink in sinks] == [f"mqtt broker 127.0.0.1:{port}{shown}" for shown in ("", "/site/a")]
     until(lambda: len(health.problems()) == 2)
-    for sink in sinks:
-        sink.close()
+    with Broker(port) as broker:
+        until(lambda: len(broker.client_ids) == 2)
+        assert len(set(broker.client_ids) - {""}) == 2
+        for sink in sinks:
+            sink.close()
     assert health.problems() == []
 
 

@@ -51,10 +51,10 @@ def site() -> Iterator[Site]:
 
 
 def test_metrics_and_health(site: Site) -> None:
-    site.metrics.counter("seqpar_frames_total", "Frames.", "stream").add(3, "street")
+    site.metrics.counter("seqpar_frames_total", "Frames.", "stream").labels("street").inc(3)
     status, body, kind = site.get("/metrics")
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert b'seqpar_frames_total{stream="street"} 3\n' in body
+    assert b'seqpar_frames_total{stream="street"} 3.0\n' in body
     beat = site.health.heartbeat("source street", within=5)
     assert site.get("/healthz")[:2] == (200, b"ok\n")
     site.now = 60
