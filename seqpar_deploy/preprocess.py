@@ -17,7 +17,9 @@ from PIL import Image
 
 from seqpar_deploy.errors import ImageError
 
-Crop = npt.NDArray[np.uint8]
+Crop = npt.NDArray[np.uint8]  # one person's pixels, RGB (h, w, 3) of any size
+RgbImage = npt.NDArray[np.uint8]  # a frame's or any picture's pixels, RGB (h, w, 3)
+CropBatch = npt.NDArray[np.uint8]  # crops prepared for the model, RGB (B, H, W, 3)
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_PIXELS = 64_000_000  # a person crop is thousands of pixels; beyond this it is a mistake or an attack
@@ -82,7 +84,7 @@ def prepare(crop: Crop, *, image_size: int, preprocessing: Preprocessing) -> Cro
     return np.array(resized)
 
 
-def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Preprocessing) -> Crop:
+def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Preprocessing) -> CropBatch:
     """Pad and resize crops of any sizes to one batch (B, image_size, image_size, 3)."""
     batch = np.empty((len(crops), image_size, image_size, 3), dtype=np.uint8)
     for row, crop in enumerate(crops):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+OnProgress = Callable[[int, int], None]  # (done, total)
+
 # progress(stage) opens a stage of work, and yields a function that takes (done, in all) while it lasts.
 Progress = Callable[[str], contextlib.AbstractContextManager[Callable[[int, int], None]]]
 
