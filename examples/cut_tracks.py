@@ -1,16 +1,16 @@
-"""Cut the labelled people of `samples/vtest` out of OpenCV's sample video, as a table that training and scoring read.
+"""Cut the labelled people of `samples/vtest` out of OpenCV's sample video, as a CSV for training and evaluation.
 
     python examples/cut_tracks.py vtest.avi runs/vtest
     seqpar eval CHECKPOINT --data runs/vtest/people.csv --split held_out
 
-Boxes that are mostly hidden, and people too small to label, are left out. The view is each frame's own. Needs
+Mostly hidden boxes and people too small to label are skipped. The view is labelled per frame. Needs
 `pip install 'seqpar-deploy[video]'`; the video comes with Debian's opencv-doc and OpenCV's samples.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def main(video: Path, out: Path) -> None:
 
 
 def read_labels() -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Each labelled track's row, and the attributes' phrases."""
+    """Return the row of each labelled track, and the attributes' phrases."""
     with (data_dir("samples") / "vtest" / "labels.csv").open() as file:
         reader = csv.DictReader(file)
         phrases = list(reader.fieldnames or [])[5:]
@@ -57,4 +57,8 @@ def read_labels() -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=Path, help="OpenCV's sample video vtest.avi")
+    parser.add_argument("out", type=Path, help="folder for the crops and people.csv; made if missing")
+    options = parser.parse_args()
+    main(options.video, options.out)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli.console import INTERRUPTED, stage
 from seqpar_deploy.errors import ReaderGoneError, VideoError
 from seqpar_deploy.interruption import stop_on_signal
@@ -89,7 +90,7 @@ def video(
         _Request(
             sources=sources,
             bundle=bundle,
-            backend=backend,
+            backend=backend,  # type: ignore[arg-type]
             detector=detector,
             events=events,
             annotate=annotate,
@@ -110,7 +111,7 @@ class _Request:
 
     sources: list[str]
     bundle: Path
-    backend: str
+    backend: BackendName
     detector: str
     events: str | None
     annotate: Path | None
@@ -130,11 +131,11 @@ def _run(request: _Request) -> None:
     _check_apart(request, specs, list(files.values()))
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
-        recognizer = Recognizer.from_bundle(request.bundle, backend=request.backend, threads=request.threads)  # type: ignore[arg-type]
+        recognizer = Recognizer.from_bundle(request.bundle, backend=request.backend, threads=request.threads)
         stack.callback(recognizer.close)
         threads = request.threads or usable_cores()
         limit_threads(threads)
-        detector = open_detector(request.detector, backend=request.backend, options=OnnxOptions(threads=threads))  # type: ignore[arg-type]
+        detector = open_detector(request.detector, backend=request.backend, options=OnnxOptions(threads=threads))
         stack.callback(detector.close)
         sources = [Source(spec) for spec in specs]
         opened = _open_sinks(request, files, metrics, health, stack)

@@ -8,6 +8,13 @@ from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.quality import MARGIN
 
 
+def _check_least(options: SelectionOptions | FusionOptions | LifetimeOptions, least: dict[str, float]) -> None:
+    """Raise VideoError if a field is below its least value, 0 unless given, or NaN."""
+    for name, value in dataclasses.asdict(options).items():
+        if not value >= least.get(name, 0):
+            raise VideoError(f"{name} must be {least.get(name, 0):g} or more, got {value}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
     """Which crops are recognised, and how many.
@@ -123,10 +130,3 @@ class VideoOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise VideoError(f"batch_size must be 1 or more, got {self.batch_size}")
-
-
-def _check_least(options: SelectionOptions | FusionOptions | LifetimeOptions, least: dict[str, float]) -> None:
-    """Raise VideoError if a field is below its least value, 0 unless given, or NaN."""
-    for name, value in dataclasses.asdict(options).items():
-        if not value >= least.get(name, 0):
-            raise VideoError(f"{name} must be {least.get(name, 0):g} or more, got {value}")
