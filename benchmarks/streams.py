@@ -234,7 +234,7 @@ def events(path: Path, told: list[bytes]) -> dict[str, Any]:
     kinds: dict[str, set[int]] = {}
     for line in content.splitlines():
         event = json.loads(line)
-        kinds.setdefault(event["event"], set()).add(event["track"])
+        kinds.setdefault(event["event"], set()).add(event["track_id"])
     return {
         "events": content.count(b"\n"),
         "outages_before_which_all_is_kept": sum(content.startswith(before) for before in told),

@@ -45,7 +45,7 @@ from seqpar_deploy import Recognizer
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.recognizer import Prediction
-from seqpar_deploy.video.attribute_fusion import Fusion
+from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.pipeline import Pipeline, Summary
@@ -109,15 +109,15 @@ class Watch:
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], _people: Mapping[int, Person]) -> None:
         self.told[frame.index] = time.monotonic()
-        self.found[frame.index] = [(one.box, one.track) for one in boxes]
+        self.found[frame.index] = [(one.box, one.track_id) for one in boxes]
         if self._most is not None and frame.index + 1 >= self._most:
             self.stop()
 
     def event(self, event: Event) -> None:
         if event.kind == "appeared":
-            self.appeared[event.person.track] = event.person, time.monotonic()
+            self.appeared[event.person.track_id] = event.person, time.monotonic()
         elif event.kind == "ended":
-            self.ended[event.person.track] = event.person
+            self.ended[event.person.track_id] = event.person
 
     def close(self) -> None:
         """Nothing is held."""
@@ -150,7 +150,7 @@ class WatchedDetector:
         self._detector.close()
 
 
-class WatchedFusion(Fusion):
+class WatchedFusion(AttributeFusion):
     """Keeps what was said of each crop."""
 
     def __init__(self, watch: Watch, *rest: Any) -> None:
@@ -158,7 +158,7 @@ class WatchedFusion(Fusion):
         self._watch = watch
 
     def add(self, candidate: Candidate, prediction: Prediction) -> list[Event]:
-        self._watch.said[candidate.track].append(prediction)
+        self._watch.said[candidate.track_id].append(prediction)
         return super().add(candidate, prediction)
 
 
@@ -167,7 +167,7 @@ def play(place: str, recognizer: Recognizer, watch: Watch, sinks: Sequence[Sink]
     source = WatchedSource(expand_sources([place])[0], watch)
     with contextlib.closing(WatchedDetector(watch)) as detector:
         watched = functools.partial(WatchedFusion, watch)
-        with mock.patch("seqpar_deploy.video.follow.Fusion", watched):
+        with mock.patch("seqpar_deploy.video.follow.AttributeFusion", watched):
             pipeline = Pipeline([source], detector, recognizer, Sinks([*sinks, watch]))
         watch.stop = pipeline.request_stop
         return pipeline.run()
@@ -211,7 +211,7 @@ def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Re
                 "person": person,
                 "split": splits[person],
                 "share_of_its_boxes": share,
-                "seconds": round(told.last_seconds - told.first_seconds, 1),
+                "seconds": round(told.last.timestamp - told.first.timestamp, 1),
                 "crops": told.crops,
                 "f1_fused": ablation.f1(fused, truth),
                 "f1_unknown_as_no": ablation.f1(yes, truth),
@@ -317,16 +317,16 @@ def live(video: Path, recognizer: Recognizer, folder: Path, labels: tracking.Lab
             sinks = [JsonlSink(folder / "live.jsonl"), ReportSink(folder / "live.html")]
             summary = play(server.url(clips=[clip], speed=RATE / stamps), recognizer, watch, sinks)
             spent = time.process_time() - processor
-            first = [(person, at) for person, at in watch.appeared.values() if person.first_frame < count]
+            first = [(person, at) for person, at in watch.appeared.values() if person.first.frame < count]
             video_found = {frame: boxes for frame, boxes in watch.found.items() if frame < count}
             result[name] = {
                 "frames": len(video_found),
                 "dropped": sum(summary.dropped.values()),
                 "dropped_after_the_first_second": dropped_later(watch),
                 "cores_used": round(spent / summary.seconds, 2),
-                "seconds_to_first_attributes": spread([at - watch.decoded[person.first_frame] for person, at in first]),
+                "seconds_to_first_attributes": spread([at - watch.decoded[person.first.frame] for person, at in first]),
                 "stream_seconds_to_first_attributes": spread(
-                    [person.last_seconds - person.first_seconds for person, _ in first]
+                    [person.last.timestamp - person.first.timestamp for person, _ in first]
                 ),
                 "seconds_from_decoding_to_sinks": spread([at - watch.decoded[i] for i, at in watch.told.items()]),
                 "seconds_from_first_label_to_first_attributes": from_label(labels, watch, count),
@@ -348,7 +348,7 @@ def from_label(labels: tracking.Labels, watch: Watch, count: int) -> dict[str, f
     """Seconds by the clock from the first labelled box of everyone who walks in until anything is said of them."""
     came: dict[int, float] = {}
     for number, (person, _, _) in assign(labels, watch.found).items():
-        if number in watch.appeared and watch.appeared[number][0].first_frame < count:
+        if number in watch.appeared and watch.appeared[number][0].first.frame < count:
             came[person] = min(came.get(person, np.inf), watch.appeared[number][1])
     begins = {who: frame for frame in sorted(labels, reverse=True) for who, _, _ in labels[frame]}
     walked_in = {who: frame for who, frame in begins.items() if frame > 0 and who not in tracking.IGNORED}

@@ -83,7 +83,7 @@ def run(video: Path, wanted: str) -> tuple[Found, Found, dict[str, Any]]:
         times["track"].append(1000 * (time.perf_counter() - between))
         times["detect"].append(1000 * (between - start))
         detected[frame.index] = [(box, 0) for box in boxes]
-        tracked[frame.index] = [(one.box, one.track) for one in people]
+        tracked[frame.index] = [(one.box, one.track_id) for one in people]
     detector.close()
     cost = {
         stage: {"median": round(float(np.median(of)), 2), "95th percentile": round(float(np.percentile(of, 95)), 2)}
@@ -97,7 +97,7 @@ def frames(video: Path) -> Iterator[Frame]:
     with av.open(str(video)) as container:
         for index, picture in enumerate(container.decode(video=0)):
             seconds = float(picture.time if picture.time is not None else index / 10)
-            yield Frame(stream="vtest", index=index, seconds=seconds, image=picture.to_ndarray(format="rgb24"))
+            yield Frame(stream="vtest", index=index, timestamp=seconds, image=picture.to_ndarray(format="rgb24"))
 
 
 def read_labels() -> Labels:

@@ -32,10 +32,11 @@ from seqpar_deploy.evaluation.metrics import compute_metrics
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
-from seqpar_deploy.video.attribute_fusion import Fusion, FusionOptions
-from seqpar_deploy.video.crop_selection import Candidate, Chooser, ChooserOptions
+from seqpar_deploy.video.attribute_fusion import AttributeFusion
+from seqpar_deploy.video.crop_selection import Candidate, CropSelector
+from seqpar_deploy.video.options import FusionOptions, SelectionOptions
 from seqpar_deploy.video.quality import cut_out, quality
-from seqpar_deploy.video.types import Attribute, Box, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Attribute, Box, Frame, Person, Sighting, TrackedBox
 from seqpar_deploy.vocab import LabelSet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,9 +88,9 @@ def read_scene(video: Path) -> Scene:
         for index, decoded in enumerate(container.decode(video=0)):
             if index % 5:
                 continue
-            frame = Frame(stream="vtest", index=index, seconds=index / 10, image=decoded.to_ndarray(format="rgb24"))
+            frame = Frame(stream="vtest", index=index, timestamp=index / 10, image=decoded.to_ndarray(format="rgb24"))
             boxes = [
-                TrackedBox(track=int(row["track"]), box=Box(**{edge: float(row[edge]) for edge in EDGES}))
+                TrackedBox(track_id=int(row["track"]), box=Box(**{edge: float(row[edge]) for edge in EDGES}))
                 for row in rows[index]
             ]
             scene.append((frame, boxes, {int(row["track"]): row["view"] for row in rows[index] if row["view"]}))
@@ -117,7 +118,7 @@ def recognise(scene: Scene, recognizer: Recognizer) -> tuple[Answers, float]:
     start = time.perf_counter()
     predictions = recognizer.predict([cut_out(frame.image, tracked.box) for tracked, frame in where])
     spent = (time.perf_counter() - start) / len(where)
-    keys = [(tracked.track, frame.index) for tracked, frame in where]
+    keys = [(tracked.track_id, frame.index) for tracked, frame in where]
     return dict(zip(keys, predictions, strict=True)), spent
 
 
@@ -130,9 +131,9 @@ def policies() -> dict[str, tuple[Callable[[], Take], FusionOptions]]:
         "every 8th box of a track": (lambda: every(8), usual),
         "every 20th box of a track": (lambda: every(20), usual),
         "first box only": (lambda: every(10**6), usual),
-        "chooser": (lambda: chooser(ChooserOptions()), usual),
-        "chooser, at most 1 crop a second": (lambda: chooser(ChooserOptions(max_crops_per_second=1)), usual),
-        "chooser, first answers at once": (lambda: chooser(ChooserOptions(max_latency=0)), usual),
+        "chooser": (lambda: selected(SelectionOptions()), usual),
+        "chooser, at most 1 crop a second": (lambda: selected(SelectionOptions(max_crops_per_second=1)), usual),
+        "chooser, first answers at once": (lambda: selected(SelectionOptions(max_latency=0)), usual),
     }
     for what, options in {
         "absent counts like emitted": FusionOptions(absent_weight=1.0),
@@ -140,7 +141,7 @@ def policies() -> dict[str, tuple[Callable[[], Take], FusionOptions]]:
         "no hysteresis": FusionOptions(sure=0.51, keep=0.51),
         "views never fade": FusionOptions(moment=1e9),
     }.items():
-        made[f"chooser, {what}"] = (lambda: chooser(ChooserOptions()), options)
+        made[f"chooser, {what}"] = (lambda: selected(SelectionOptions()), options)
     return made
 
 
@@ -151,20 +152,20 @@ def every(n: int) -> Take:
     def take(frame: Frame, boxes: list[TrackedBox], people: dict[int, Person]) -> list[Candidate]:
         chosen = []
         for tracked in boxes:
-            if seen[tracked.track] % n == 0:
+            if seen[tracked.track_id] % n == 0:
                 chosen.append(candidate(frame, tracked, boxes))
-            seen[tracked.track] += 1
+            seen[tracked.track_id] += 1
         return chosen
 
     return take
 
 
-def chooser(options: ChooserOptions) -> Take:
-    made = Chooser(options)
+def selected(options: SelectionOptions) -> Take:
+    made = CropSelector(options)
 
     def take(frame: Frame, boxes: list[TrackedBox], people: dict[int, Person]) -> list[Candidate]:
         made.offer(frame, boxes, people)
-        return made.take(limit=64, now=frame.seconds)
+        return made.take(limit=64, now=frame.timestamp)
 
     return take
 
@@ -174,10 +175,8 @@ def candidate(frame: Frame, tracked: TrackedBox, boxes: list[TrackedBox]) -> Can
     others = [other.box for other in boxes if other is not tracked]
     return Candidate(
         stream=frame.stream,
-        track=tracked.track,
-        frame=frame.index,
-        seconds=frame.seconds,
-        box=tracked.box,
+        track_id=tracked.track_id,
+        sighting=Sighting(frame=frame.index, timestamp=frame.timestamp, box=tracked.box),
         crop=crop,
         quality=quality(crop, tracked.box, others, frame.image.shape[:2]),
     )
@@ -195,38 +194,38 @@ class Judge:
         """F1 of single crops, the mean over each track's boxes and then over tracks; and of each track's best crop."""
         scores, best = [], []
         for track in self._tracks(split):
-            crops = [candidate(f, t, boxes) for f, boxes, _ in scene for t in boxes if t.track == track]
+            crops = [candidate(f, t, boxes) for f, boxes, _ in scene for t in boxes if t.track_id == track]
             f1 = [self._f1(self._said(crop), track) for crop in crops]
             scores.append(statistics.mean(f1))
             best.append(f1[max(range(len(crops)), key=lambda place: crops[place].quality)])
         return {"f1_mean_crop": round(statistics.mean(scores), 4), "f1_best_quality": round(statistics.mean(best), 4)}
 
     def run(self, scene: Scene, take: Take, options: FusionOptions) -> dict[str, Any]:
-        fusion = Fusion(self._label_set, options)
+        fusion = AttributeFusion(self._label_set, options)
         ended: dict[int, Person] = {}
         calls: dict[int, list[Candidate]] = defaultdict(list)
         first: dict[int, float] = {}
         views: dict[str, int] = defaultdict(int)
         changes, spent = 0, 0.0
         for frame, boxes, labelled in scene:
-            events = fusion.seen(frame, boxes)
+            events = fusion.observe(frame, boxes)
             start = time.process_time()
             chosen = take(frame, boxes, fusion.people(frame.stream))
             spent += time.process_time() - start
             for one in chosen:
-                calls[one.track].append(one)
-                events += fusion.add(one, self._answers[one.track, one.frame])
+                calls[one.track_id].append(one)
+                events += fusion.add(one, self._answers[one.track_id, one.sighting.frame])
             for event in events:
                 if event.kind == "appeared":
-                    first[event.person.track] = frame.seconds - event.person.first_seconds
+                    first[event.person.track_id] = frame.timestamp - event.person.first.timestamp
                 if event.kind == "ended":
-                    ended[event.person.track] = event.person
+                    ended[event.person.track_id] = event.person
                 changes += event.kind == "changed"
             people = fusion.people(frame.stream)
             for track, view in labelled.items():
                 if self._splits.get(track) == "held_out":
                     views[held_view(people.get(track), VIEWS[view])] += 1
-        ended |= {event.person.track: event.person for event in fusion.finish("vtest")}
+        ended |= {event.person.track_id: event.person for event in fusion.finish("vtest")}
         return {
             "calls": sum(map(len, calls.values())),
             "people_covered": len(ended),
@@ -269,7 +268,7 @@ class Judge:
         return [track for track, of in self._splits.items() if of == split]
 
     def _said(self, one: Candidate) -> Said:
-        return self._encode(self._answers[one.track, one.frame].attributes)
+        return self._encode(self._answers[one.track_id, one.sighting.frame].attributes)
 
     def _encode(self, names: tuple[str, ...]) -> Said:
         return encode(self._label_set, names)

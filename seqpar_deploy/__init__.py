@@ -2,10 +2,59 @@
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Beam, Greedy, Speculative
-from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BundleError,
+    BundleFormatError,
+    BundleIntegrityError,
+    CheckpointError,
+    DatasetError,
+    DetectorError,
+    EngineError,
+    ExportError,
+    ImageError,
+    LabelSetError,
+    ParityError,
+    ReaderGoneError,
+    RecipeError,
+    SeqparError,
+    SinkError,
+    StrategyError,
+    TrainingError,
+    VideoError,
+)
 from seqpar_deploy.images import read_image
 from seqpar_deploy.recognizer import Prediction, Recognizer
 
 __version__ = "0.2.0"
 
-__all__ = ["Beam", "Bundle", "Greedy", "Prediction", "Recognizer", "SeqparError", "Speculative", "read_image"]
+__all__ = [
+    "BackendError",
+    "BackendUnavailableError",
+    "Beam",
+    "Bundle",
+    "BundleError",
+    "BundleFormatError",
+    "BundleIntegrityError",
+    "CheckpointError",
+    "DatasetError",
+    "DetectorError",
+    "EngineError",
+    "ExportError",
+    "Greedy",
+    "ImageError",
+    "LabelSetError",
+    "ParityError",
+    "Prediction",
+    "ReaderGoneError",
+    "RecipeError",
+    "Recognizer",
+    "SeqparError",
+    "SinkError",
+    "Speculative",
+    "StrategyError",
+    "TrainingError",
+    "VideoError",
+    "read_image",
+]

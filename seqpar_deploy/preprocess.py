@@ -19,7 +19,9 @@ from PIL import Image
 from seqpar_deploy.config import PositiveNumber
 from seqpar_deploy.errors import ImageError
 
-Crop = npt.NDArray[np.uint8]
+Crop = npt.NDArray[np.uint8]  # one person's pixels, RGB (h, w, 3) of any size
+RgbImage = npt.NDArray[np.uint8]  # a frame's or any picture's pixels, RGB (h, w, 3)
+CropBatch = npt.NDArray[np.uint8]  # crops prepared for the model, RGB (B, H, W, 3)
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -63,7 +65,7 @@ def prepare(crop: Crop, *, image_size: int, preprocessing: Preprocessing) -> Cro
     return np.array(resized)
 
 
-def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Preprocessing) -> Crop:
+def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Preprocessing) -> CropBatch:
     """Pad and resize crops of any sizes to one batch (B, image_size, image_size, 3)."""
     batch = np.empty((len(crops), image_size, image_size, 3), dtype=np.uint8)
     for row, crop in enumerate(crops):

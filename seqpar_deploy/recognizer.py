@@ -16,7 +16,7 @@ from seqpar_deploy.backends.base import REDUCED_PRECISIONS, GreedyBackend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
-from seqpar_deploy.preprocess import Crop, check_crop, prepare_batch
+from seqpar_deploy.preprocess import Crop, CropBatch, check_crop, prepare_batch
 from seqpar_deploy.tuned import load_tuned
 from seqpar_deploy.vocab import LabelSet
 
@@ -189,7 +189,7 @@ class Recognizer:
             for generation in generations:
                 yield prediction_from_generation(generation, self.bundle.label_set)
 
-    def _encode(self, crops: Sequence[Crop]) -> tuple[Crop, Any]:
+    def _encode(self, crops: Sequence[Crop]) -> tuple[CropBatch, Any]:
         """Prepared crops (B, H, W, 3) and the state they start."""
         image_size = self.bundle.dimensions.image_size
         prepared = prepare_batch(crops, image_size=image_size, preprocessing=self.bundle.preprocessing)
@@ -198,7 +198,9 @@ class Recognizer:
     def _generate(self, backend: Backend[Any], state: Any) -> list[Generation]:
         return self.strategy.generate(backend, state, max_steps=self.bundle.dimensions.capacity - 1)
 
-    def _with_fallback(self, fallback: Fallback, prepared: Crop, generations: list[Generation]) -> list[Generation]:
+    def _with_fallback(
+        self, fallback: Fallback, prepared: CropBatch, generations: list[Generation]
+    ) -> list[Generation]:
         """Replace low-margin generations by those of native precision."""
         # NaN is not known to be above anything.
         low = [row for row, generation in enumerate(generations) if not generation.margin >= fallback.margin]
@@ -226,7 +228,7 @@ class Recognizer:
         self.close()
 
 
-def _one_ahead(batches: Iterator[tuple[Crop, Any]]) -> Iterator[tuple[Crop, Any]]:
+def _one_ahead(batches: Iterator[tuple[CropBatch, Any]]) -> Iterator[tuple[CropBatch, Any]]:
     """The same batches, each when the one after it has been started: a device encodes that one meanwhile."""
     following = next(batches, None)
     while following is not None:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli import options
-from seqpar_deploy.cli.console import INTERRUPTED
+from seqpar_deploy.cli.console import INTERRUPTED, stage
 from seqpar_deploy.errors import ReaderGoneError, VideoError
 from seqpar_deploy.files import check_writable
+from seqpar_deploy.interruption import stop_on_signal
+from seqpar_deploy.machine import usable_cores
+from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.crop_selection import ChooserOptions
+from seqpar_deploy.video.detect.onnx import OnnxOptions
+from seqpar_deploy.video.detect.opencv import limit_threads
 from seqpar_deploy.video.detect.opening import open_detector
+from seqpar_deploy.video.options import SelectionOptions, VideoOptions
 from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
-from seqpar_deploy.video.sinks.fan_out import say
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sinks.mqtt import MqttSink
@@ -87,6 +89,12 @@ def video(
     max_latency: Annotated[
         float, typer.Option(help="Target, in seconds, from a person's first frame to the first attributes.", min=0)
     ] = 0.5,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads per inference, and of OpenCV. Default: the cores this process may use.", min=1, max=1024
+        ),
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Log the time each stage took.")] = False,
 ) -> None:
     """Track people in videos and streams; emit their attributes.
@@ -99,127 +107,167 @@ def video(
       seqpar video street.mp4 --bundle bundles/peta --report people.html
       seqpar video rtsp://camera/stream --bundle bundles/peta --serve 8080
     """
-    if address is not None and serve is None:
-        raise VideoError(f"--address {address} says where --serve listens; add --serve with a port, or leave it out")
-    for option, value in (("--events", events), ("--mqtt", mqtt), ("--address", address)):
-        if value == "":
-            raise VideoError(f"{option} is empty; give it a value, or leave it out")
-    if report is not None and str(report) in ("-", "."):
-        raise VideoError(f"the report cannot go to {report}; name a file, such as people.html")
-    specs = expand_sources(sources)
+    _run(
+        _Request(
+            sources=sources,
+            bundle=bundle,
+            backend=backend,
+            detector=detector,
+            events=events,
+            annotate=annotate,
+            report=report,
+            mqtt=mqtt,
+            serve=serve,
+            address=address,
+            selection=SelectionOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
+            threads=threads,
+            profile=profile,
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request:
+    """The options of the command."""
+
+    sources: list[str]
+    bundle: Path
+    backend: BackendName
+    detector: str
+    events: str | None
+    annotate: Path | None
+    report: Path | None
+    mqtt: str | None
+    serve: int | None
+    address: str | None
+    selection: SelectionOptions
+    threads: int | None
+    profile: bool
+
+
+def _run(request: _Request) -> None:
+    _check_options(request)
+    specs = expand_sources(request.sources)
+    files = files_for(request.annotate, [spec.name for spec in specs]) if request.annotate else {}
+    _check_apart(request, specs, list(files.values()))
+    check_writable(*files.values(), request.report)
     metrics, health = Metrics(), Health()
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as unused:
-        recognizer = stack.enter_context(Recognizer.from_bundle(bundle, backend=backend))
-        finder = open_detector(detector, backend=backend)
-        stack.callback(finder.close)
-        files = _annotated_files(annotate, specs)
-        outputs = [*files.values(), *([report] if report else []), *([Path(events)] if events else [])]
-        _check_apart(specs, Path(detector), outputs)
-        check_writable(*files.values(), report)
-        told: list[Sink] = []
-
-        def tell(sink: Sink) -> None:
-            told.append(sink)
-            unused.callback(sink.close)  # where a later one cannot be opened
-
-        opened = [Source(spec, report=say) for spec in specs]
-        if mqtt:
-            tell(MqttSink(mqtt, metrics=metrics, health=health))
-        if serve is not None:
-            preview = PreviewSink()
-            tell(preview)
-            routes = preview.routes() | metrics_routes(metrics, health)
-            web = WebServer(routes, address=address or "127.0.0.1", port=serve)
-            stack.callback(web.close)
-            say(f"preview, /metrics and /healthz at {web.url}")
-        # Those that write files come last: what cannot start leaves none behind.
-        if events or not (annotate or report or mqtt or serve is not None):
-            tell(JsonlSink(events or "-"))
-        for stream, file in files.items():
-            tell(AnnotatedSink(stream, file))
-        if report:
-            tell(ReportSink(report, videos=files))
-        sinks = Sinks(told, metrics=metrics, health=health, none_left=lambda: pipeline.request_stop())
+    with contextlib.ExitStack() as stack:
+        recognizer = Recognizer.from_bundle(request.bundle, backend=request.backend, threads=request.threads)
+        stack.callback(recognizer.close)
+        threads = request.threads or usable_cores()
+        limit_threads(threads)
+        detector = open_detector(request.detector, backend=request.backend, options=OnnxOptions(threads=threads))
+        stack.callback(detector.close)
+        sources = [Source(spec) for spec in specs]
+        opened = _open_sinks(request, files, metrics, health, stack)
+        sinks = Sinks(opened, metrics=metrics, health=health, none_left=lambda: pipeline.request_stop())
         pipeline = Pipeline(
-            opened,
-            finder,
+            sources,
+            detector,
             recognizer,
             sinks,
-            chooser=ChooserOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
+            options=VideoOptions(selection=request.selection),
             metrics=metrics,
             health=health,
+            on_progress=_open_progress(specs, stack),
         )
-        unused.pop_all()  # the pipeline closes them
-        with _first_signal(pipeline.request_stop) as interrupted:
+        with stop_on_signal(pipeline.request_stop) as interrupted:
             summary = pipeline.run()
-    nobody_listens = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
-    if not nobody_listens:
-        wrote = [sink.path for sink in told if isinstance(sink, (AnnotatedSink, ReportSink)) and sink.wrote]
-        _print(summary, wrote, profile)
+    nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
+    if not nobody_reads:
+        wrote = [sink.path for sink in opened if isinstance(sink, (AnnotatedSink, ReportSink)) and sink.wrote]
+        _log_summary(summary, wrote, profile=request.profile)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
-    if nobody_listens:
-        return
-    if sinks.all_lost:
-        raise VideoError("no output was left to write to, see above")
-    if summary.failed:
-        raise VideoError(f"{len(summary.failed)} of {len(specs)} sources could not be read, see above")
-    if summary.hung:
-        raise VideoError("an output hung, and may lack events; so may those after it")
-    if sinks.incomplete:
-        raise VideoError(f"{len(sinks.incomplete)} of {len(told)} outputs are incomplete, see above")
+    if not nobody_reads:
+        _raise_failures(summary, sinks, sources=len(specs), outputs=len(opened))
 
 
-@contextlib.contextmanager
-def _first_signal(request_stop: Callable[[], None]) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM asks to stop, a second interrupts at once. The signals that came."""
-    came: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
-            raise KeyboardInterrupt
-        request_stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _check_options(request: _Request) -> None:
+    if request.address is not None and request.serve is None:
+        raise VideoError(f"--address {request.address} needs --serve with a port; add it, or leave --address out")
+    for option, value in (("--events", request.events), ("--mqtt", request.mqtt), ("--address", request.address)):
+        if value == "":
+            raise VideoError(f"{option} must not be empty; give it a value, or leave it out")
+    if request.report is not None and str(request.report) in ("-", "."):
+        raise VideoError(f"--report must be a file, for example people.html, got {request.report}")
 
 
-def _annotated_files(annotate: Path | None, specs: list[SourceSpec]) -> dict[str, Path]:
-    """Where each stream's annotated video goes."""
-    return files_for(annotate, [spec.name for spec in specs]) if annotate else {}
-
-
-def _check_apart(specs: list[SourceSpec], detector: Path, outputs: list[Path]) -> None:
-    """No output is a source, the detector's file, nor another output."""
+def _check_apart(request: _Request, specs: list[SourceSpec], annotated: list[Path]) -> None:
+    """Refuse an output that is a source, the detector's file, or another output."""
+    detector = Path(request.detector)
     read = [Path(spec.place) for spec in specs if not spec.is_url] + [detector] * detector.is_file()
-    taken = {path.resolve(): "read" for path in read}
+    taken = {path.resolve(): "an input" for path in read}
+    outputs = [*annotated, request.report, Path(request.events) if request.events else None]
     for path in outputs:
-        if str(path) == "-":
+        if path is None or str(path) == "-":
             continue
         if path.resolve() in taken:
-            raise VideoError(f"{path} would be written, which is {taken[path.resolve()]}; name another file")
-        taken[path.resolve()] = "written already"
+            raise VideoError(f"output {path} is also {taken[path.resolve()]}; name another file")
+        taken[path.resolve()] = "another output"
 
 
-def _print(summary: Summary, files: list[Path], profile: bool) -> None:
-    """Log what a run came to: standard output may hold events."""
+def _open_sinks(
+    request: _Request, files: dict[str, Path], metrics: Metrics, health: Health, stack: contextlib.ExitStack
+) -> list[Sink]:
+    """Open the outputs. Those that write files come last, so that if another cannot be opened no file is left."""
+    sinks: list[Sink] = []
+    with contextlib.ExitStack() as unused:
+
+        def add(sink: Sink) -> None:
+            sinks.append(sink)
+            unused.callback(sink.close)
+
+        if request.mqtt:
+            add(MqttSink(request.mqtt, metrics=metrics, health=health))
+        if request.serve is not None:
+            preview = PreviewSink()
+            add(preview)
+            routes = preview.routes() | metrics_routes(metrics, health)
+            web = WebServer(routes, address=request.address or "127.0.0.1", port=request.serve)
+            stack.callback(web.close)
+            _log.info("preview, /metrics and /healthz at %s", web.url)
+        if request.events or not (files or request.report or sinks):
+            add(JsonlSink(request.events or "-"))
+        for stream, file in files.items():
+            add(AnnotatedSink(stream, file))
+        if request.report:
+            add(ReportSink(request.report, videos=files))
+        unused.pop_all()  # the pipeline closes them
+    return sinks
+
+
+def _open_progress(specs: list[SourceSpec], stack: contextlib.ExitStack) -> OnProgress | None:
+    """Show progress through files; live sources have no end."""
+    if specs[0].live:
+        return None
+    return stack.enter_context(stage(specs[0].shown if len(specs) == 1 else f"{len(specs)} files"))
+
+
+def _log_summary(summary: Summary, files: list[Path], *, profile: bool) -> None:
+    """Log the result of the run: standard output may be events."""
     frames, dropped = sum(summary.frames.values()), sum(summary.dropped.values())
     lost = f", {dropped} dropped" if dropped else ""
-    unanswered = f" and {summary.unanswered} never seen well enough" if summary.unanswered else ""
+    unrecognized = f" and {summary.unrecognized} never seen well enough" if summary.unrecognized else ""
     rate = frames / summary.seconds if summary.seconds else 0.0
-    people = f"{summary.people} {'person' if summary.people == 1 else 'people'}{unanswered}"
-    lines = [
-        f"{people}, {summary.crops} crops recognised; {frames} frames{lost}, {rate:.0f} a second",
-        *(f"wrote {file}" for file in files),
-    ]
+    people = f"{summary.people} {'person' if summary.people == 1 else 'people'}{unrecognized}"
+    _log.info("%s, %d crops recognised; %d frames%s, %.0f per second", people, summary.crops, frames, lost, rate)
+    for file in files:
+        _log.info("wrote %s", file)
     if profile:
-        lines.append(f"{'stage':16} {'entered':>8} {'ms each':>8} {'seconds':>8}")
+        _log.info("%-16s %8s %8s %8s", "stage", "entered", "ms each", "seconds")
         for name, (times, seconds) in summary.stages.items():
-            lines.append(f"{name:16} {times:8} {1e3 * seconds / times:8.2f} {seconds:8.2f}")
-    for line in lines:
-        _log.info("%s", line)
+            _log.info("%-16s %8d %8.2f %8.2f", name, times, 1e3 * seconds / times, seconds)
+
+
+def _raise_failures(summary: Summary, sinks: Sinks, *, sources: int, outputs: int) -> None:
+    """Raise VideoError if the run is incomplete."""
+    if sinks.all_lost:
+        raise VideoError("no output is left to write to, see above")
+    if summary.failed:
+        raise VideoError(f"{len(summary.failed)} of {sources} sources could not be read, see above")
+    if summary.hung:
+        raise VideoError("an output hung; it and those after it may lack events")
+    if sinks.incomplete:
+        raise VideoError(f"{len(sinks.incomplete)} of {outputs} outputs are incomplete, see above")

@@ -1,12 +1,12 @@
-"""People in videos and streams: `watch` runs everything, `Follower` takes frames from a loop of your own.
+"""People in videos and streams: `watch` runs the whole pipeline, `Follower` takes frames from your own loop.
 
-What is named here is public, as is `seqpar_deploy.video.sinks`.
+The names in `__all__` are public, as are those of `seqpar_deploy.video.sinks`.
 """
 
-from seqpar_deploy.video.attribute_fusion import FusionOptions
-from seqpar_deploy.video.crop_selection import ChooserOptions
+from seqpar_deploy.video.detect.onnx import OnnxOptions
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.follow import Follower
+from seqpar_deploy.video.options import FusionOptions, LifetimeOptions, SelectionOptions, VideoOptions
 from seqpar_deploy.video.pipeline import Summary
 from seqpar_deploy.video.run import Watch, watch
 from seqpar_deploy.video.track import ByteTracker, TrackOptions
@@ -17,6 +17,7 @@ from seqpar_deploy.video.types import (
     Event,
     Frame,
     Person,
+    Sighting,
     Sink,
     TrackedBox,
     Tracker,
@@ -26,18 +27,22 @@ __all__ = [
     "Attribute",
     "Box",
     "ByteTracker",
-    "ChooserOptions",
     "Detector",
     "Event",
     "Follower",
     "Frame",
     "FusionOptions",
+    "LifetimeOptions",
+    "OnnxOptions",
     "Person",
+    "SelectionOptions",
+    "Sighting",
     "Sink",
     "Summary",
     "TrackOptions",
     "TrackedBox",
     "Tracker",
+    "VideoOptions",
     "Watch",
     "open_detector",
     "watch",

@@ -1,4 +1,4 @@
-"""What is believed of a person, from all the crops of them that were recognised."""
+"""Aggregates the predictions of a track's crops into attributes, and emits events when they change."""
 
 from __future__ import annotations
 
@@ -8,77 +8,43 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.errors import VideoError
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.video.crop_selection import Candidate
-from seqpar_deploy.video.types import Attribute, Box, Event, EventKind, Frame, Person, State, TrackedBox
+from seqpar_deploy.video.options import FusionOptions, LifetimeOptions
+from seqpar_deploy.video.types import Attribute, Event, EventKind, Frame, Person, Sighting, State, TrackedBox
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
 _Floats = npt.NDArray[np.float64]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FusionOptions:
-    """How crops add up to a belief.
-
-    An attribute's probability is the mean of what its crops say, weighted by their quality and the model's confidence:
-    the score if it was emitted, `absent` if it was not. That it was not emitted counts less, by `absent_weight`: often
-    it is only not to be seen in this crop. `prior_weight` is the weight of not knowing (0.5): few and poor crops leave
-    things unknown. `memory` is the most that old crops weigh together, so that newer ones can still change a
-    belief. Of momentary attributes only the latest crop counts, for `moment` seconds.
-
-    It becomes yes at the probability `sure` and no at `1 - sure`, and stays so until the probability has crossed
-    `1 - keep` (or `keep`). A person not seen for `patience` seconds has left; one who was never answered is
-    given up after `give_up`.
-    """
-
-    absent: float = 0.05
-    absent_weight: float = 0.4
-    prior_weight: float = 0.1
-    memory: float = 10.0
-    moment: float = 2.0
-    sure: float = 0.6
-    keep: float = 0.5
-    patience: float = 2.0
-    give_up: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not value >= 0:
-                raise VideoError(f"{name} is {value}, wanted 0 or more")
-        if not self.prior_weight:
-            raise VideoError("prior_weight is 0, wanted more: what nobody said anything of is unknown")
-        if not max(0.5, self.keep) <= self.sure <= 1:
-            raise VideoError(f"sure is {self.sure} and keep {self.keep}; wanted sure from 0.5 to 1, and keep no larger")
-
-
 @dataclasses.dataclass(slots=True)
 class _Track:
-    """Sums over crops, one entry an attribute: of weight, and of weight times probability."""
+    """State of a track; `weight` and `evidence` are sums over its crops, one entry per attribute."""
 
-    first_frame: int
-    first_seconds: float
-    last_frame: int
-    last_seconds: float
-    box: Box
+    first: Sighting
+    last: Sighting
     weight: _Floats
-    evidence: _Floats
+    evidence: _Floats  # weight times probability
     states: list[State]
-    told: list[State]  # in the last event
+    emitted: list[State]  # as of the latest event
     attributes: Mapping[str, Attribute] = dataclasses.field(default_factory=dict)
     crops: int = 0
-    answered: float = 0.0  # seconds of the latest crop
+    answered: float = 0.0  # timestamp of the latest crop
     best: Candidate | None = None
     trust: float = 0.0  # of the best
     left: bool = False
 
 
-class Fusion:
-    """Tracked boxes and predictions in, people and events out. For one thread at a time."""
+class AttributeFusion:
+    """Takes tracked boxes and predictions, and returns people and events. For one thread at a time."""
 
-    def __init__(self, label_set: LabelSet, options: FusionOptions | None = None) -> None:
-        self.label_set = label_set
-        self.options = options or FusionOptions()
+    def __init__(
+        self,
+        label_set: LabelSet,
+        options: FusionOptions = FusionOptions(),
+        lifetime: LifetimeOptions = LifetimeOptions(),
+    ) -> None:
+        self._label_set, self._options, self._lifetime = label_set, options, lifetime
         groups = [attribute.group for attribute in label_set.attributes]
         self._momentary = np.array([label_set.groups[group].momentary for group in groups])
         self._exclusive = [
@@ -87,140 +53,144 @@ class Fusion:
             if group.exclusive
         ]
         self._streams: dict[str, dict[int, _Track]] = {}
-        self.unanswered = 0  # people who were given up
+        self.unrecognized = 0  # people given up: no crop of them was recognised
 
-    def seen(self, frame: Frame, boxes: Sequence[TrackedBox]) -> list[Event]:
-        """Who is in a frame, in order within its stream; call it for empty frames too. Gives who has left."""
+    def observe(self, frame: Frame, boxes: Sequence[TrackedBox]) -> list[Event]:
+        """Record a frame's people and return the end of those who have left.
+
+        Frames come in order within their stream, empty ones too: they advance the clock.
+        """
         tracks = self._streams.setdefault(frame.stream, {})
         for tracked in boxes:
-            track = tracks.get(tracked.track)
+            track = tracks.get(tracked.track_id)
+            sighting = Sighting(frame=frame.index, timestamp=frame.timestamp, box=tracked.box)
             if track is None:
-                tracks[tracked.track] = self._new(frame, tracked.box)
+                tracks[tracked.track_id] = self._new(sighting)
             else:
-                track.last_frame, track.last_seconds, track.box = frame.index, frame.seconds, tracked.box
+                track.last = sighting
                 track.left = False
                 self._fade(track)
         events = []
-        for number, track in list(tracks.items()):
-            if frame.seconds - track.last_seconds > self.options.patience:
-                events += self.end(frame.stream, number)
-            if track.crops == 0 and frame.seconds - track.last_seconds > self.options.give_up:
-                del tracks[number]
-                self.unanswered += 1
+        for track_id, track in list(tracks.items()):
+            gone = frame.timestamp - track.last.timestamp
+            if gone > self._lifetime.leave_after:
+                events += self.end(frame.stream, track_id)
+            if track.crops == 0 and gone > self._lifetime.give_up_after:
+                del tracks[track_id]
+                self.unrecognized += 1
         return events
 
     def add(self, candidate: Candidate, prediction: Prediction) -> list[Event]:
-        """What the model said of a crop. Gives the first attributes or a change of them, or nothing; and the end if the
-        person has left meanwhile, unanswered."""
-        track = self._streams.get(candidate.stream, {}).get(candidate.track)
-        if track is None:  # left, and the end was told
+        """Add a crop's prediction and return the events it causes.
+
+        These are the track's first attributes or a change of them, and its end if the person left while waiting.
+        """
+        track = self._streams.get(candidate.stream, {}).get(candidate.track_id)
+        if track is None:  # left, and the end was emitted
             return []
         self._learn(track, candidate, prediction)
         track.crops += 1
-        track.answered = candidate.seconds
-        self._believe(track)
+        track.answered = candidate.sighting.timestamp
+        self._update(track)
         events = []
-        if track.crops == 1 or track.states != track.told:
+        if track.crops == 1 or track.states != track.emitted:
             kind: EventKind = "appeared" if track.crops == 1 else "changed"
-            events.append(self._event(kind, candidate.stream, candidate.track))
+            events.append(self._event(kind, candidate.stream, candidate.track_id))
         if track.left:
-            events += self.end(candidate.stream, candidate.track)
+            events += self.end(candidate.stream, candidate.track_id)
         return events
 
-    def end(self, stream: str, track: int) -> list[Event]:
-        """Somebody left. Who was not answered yet stays until their answer comes."""
+    def end(self, stream: str, track_id: int) -> list[Event]:
+        """End a track. One that was not recognised yet is kept until its first prediction comes."""
         tracks = self._streams.get(stream, {})
-        if track not in tracks:
+        if track_id not in tracks:
             return []
-        if tracks[track].crops == 0:
-            tracks[track].left = True
+        if tracks[track_id].crops == 0:
+            tracks[track_id].left = True
             return []
-        event = self._event("ended", stream, track)
-        del tracks[track]
+        event = self._event("ended", stream, track_id)
+        del tracks[track_id]
         return [event]
 
     def finish(self, stream: str) -> list[Event]:
-        """The stream ended, and every answer is in: everyone leaves."""
-        events = [event for track in list(self._streams.get(stream, {})) for event in self.end(stream, track)]
-        self.unanswered += len(self._streams.pop(stream, {}))
+        """End all tracks of a stream. Call it when every prediction has been added."""
+        events = [event for track_id in list(self._streams.get(stream, {})) for event in self.end(stream, track_id)]
+        self.unrecognized += len(self._streams.pop(stream, {}))
         return events
 
     def people(self, stream: str) -> dict[int, Person]:
-        """Who has attributes, by track."""
+        """Return the people who have attributes, by track ID."""
         tracks = self._streams.get(stream, {})
-        return {number: self._person(stream, number) for number, track in tracks.items() if track.crops}
+        return {track_id: self._person(stream, track_id) for track_id, track in tracks.items() if track.crops}
 
-    def _new(self, frame: Frame, box: Box) -> _Track:
-        count = len(self.label_set)
+    def _new(self, sighting: Sighting) -> _Track:
+        count = len(self._label_set)
         return _Track(
-            first_frame=frame.index,
-            first_seconds=frame.seconds,
-            last_frame=frame.index,
-            last_seconds=frame.seconds,
-            box=box,
+            first=sighting,
+            last=sighting,
             weight=np.zeros(count),
             evidence=np.zeros(count),
             states=["unknown"] * count,
-            told=["unknown"] * count,
+            emitted=["unknown"] * count,
         )
 
     def _learn(self, track: _Track, candidate: Candidate, prediction: Prediction) -> None:
-        """Add a crop to the sums. Of momentary attributes only the latest crop counts."""
-        options = self.options
+        """Add a crop to the sums. For momentary attributes only the latest crop counts."""
+        options = self._options
         trust = candidate.quality * confidence(prediction) ** 2
         if track.best is None or trust > track.trust:
             track.best, track.trust = candidate, trust
-        said = np.full(len(self.label_set), options.absent)
-        weight = np.full(len(self.label_set), options.absent_weight * trust)
+        probability = np.full(len(self._label_set), options.absent)
+        weight = np.full(len(self._label_set), options.absent_weight * trust)
         for name, score in zip(prediction.attributes, prediction.scores, strict=True):
-            place = self.label_set.token(name) - FIRST_ATTRIBUTE
-            said[place], weight[place] = score, trust
+            place = self._label_set.token(name) - FIRST_ATTRIBUTE
+            probability[place], weight[place] = score, trust
         kept = np.minimum(1.0, options.memory / np.maximum(track.weight, 1e-9))
         kept[self._momentary] = 0.0
         track.weight = kept * track.weight + weight
-        track.evidence = kept * track.evidence + weight * said
+        track.evidence = kept * track.evidence + weight * probability
 
     def _fade(self, track: _Track) -> None:
-        """Momentary attributes are unknown some time after the crop that showed them. That alone is no event."""
-        if track.last_seconds - track.answered > self.options.moment and track.weight[self._momentary].any():
+        """Make momentary attributes unknown some time after the crop that showed them. That alone is no event."""
+        if track.last.timestamp - track.answered > self._options.moment and track.weight[self._momentary].any():
             track.weight[self._momentary] = track.evidence[self._momentary] = 0.0
             track.states = [
                 "unknown" if momentary else state
                 for momentary, state in zip(self._momentary, track.states, strict=True)
             ]
-            self._believe(track)
+            self._update(track)
 
-    def _believe(self, track: _Track) -> None:
-        """From the sums to attributes."""
+    def _update(self, track: _Track) -> None:
+        """Compute states and probabilities from the sums."""
         track.states = self._decide(track)
         track.attributes = {
             attribute.name: Attribute(state=state, probability=round(probability, 4))
             for attribute, state, probability in zip(
-                self.label_set.attributes, track.states, self._probabilities(track).tolist(), strict=True
+                self._label_set.attributes, track.states, self._probabilities(track).tolist(), strict=True
             )
         }
 
-    def _event(self, kind: EventKind, stream: str, number: int) -> Event:
-        track = self._streams[stream][number]
-        names = (attribute.name for attribute in self.label_set.attributes)
-        changed = tuple(name for name, old, new in zip(names, track.told, track.states, strict=True) if old != new)
-        track.told = track.states
-        return Event(kind=kind, person=self._person(stream, number), changed=changed)
+    def _event(self, kind: EventKind, stream: str, track_id: int) -> Event:
+        track = self._streams[stream][track_id]
+        names = (attribute.name for attribute in self._label_set.attributes)
+        changed = tuple(name for name, old, new in zip(names, track.emitted, track.states, strict=True) if old != new)
+        track.emitted = track.states
+        return Event(kind=kind, person=self._person(stream, track_id), changed=changed)
 
     def _probabilities(self, track: _Track) -> _Floats:
-        prior = self.options.prior_weight
+        prior = self._options.prior_weight
         mean: _Floats = (track.evidence + prior * 0.5) / (track.weight + prior)
         return mean
 
     def _decide(self, track: _Track) -> list[State]:
-        """Yes, no or unknown, kept until the probability has clearly moved; of an exclusive group one yes at most."""
+        """Apply the thresholds with hysteresis; in an exclusive group at most one attribute is yes."""
         probabilities = self._probabilities(track)
         states = [self._state(p, old) for p, old in zip(probabilities.tolist(), track.states, strict=True)]
         for places in self._exclusive:
             claims = [place for place in places if states[place] == "yes"]
             if claims:
-                # Who is yes already gives way only to what is clearly more probable.
-                stay = self.options.sure - self.options.keep
+                # An attribute that is yes already gives way only to a clearly more probable one.
+                stay = self._options.sure - self._options.keep
                 favour = {place: probabilities[place] + stay * (track.states[place] == "yes") for place in claims}
                 chosen = max(claims, key=favour.__getitem__)
                 for place in places:
@@ -228,33 +198,28 @@ class Fusion:
         return states
 
     def _state(self, probability: float, old: State) -> State:
-        sure, keep = self.options.sure, self.options.keep
+        sure, keep = self._options.sure, self._options.keep
         if probability >= sure or (old == "yes" and probability >= keep):
             return "yes"
         if probability <= 1 - sure or (old == "no" and probability <= 1 - keep):
             return "no"
         return "unknown"
 
-    def _person(self, stream: str, number: int) -> Person:
-        track = self._streams[stream][number]
+    def _person(self, stream: str, track_id: int) -> Person:
+        track = self._streams[stream][track_id]
         assert track.best is not None
         return Person(
             stream=stream,
-            track=number,
-            first_seconds=track.first_seconds,
-            last_seconds=track.last_seconds,
-            first_frame=track.first_frame,
-            last_frame=track.last_frame,
-            box=track.box,
+            track_id=track_id,
+            first=track.first,
+            last=track.last,
+            best=track.best.sighting,
+            best_crop=track.best.crop,
             attributes=track.attributes,
             crops=track.crops,
-            best=track.best.crop,
-            best_frame=track.best.frame,
-            best_seconds=track.best.seconds,
-            best_box=track.best.box,
         )
 
 
 def confidence(prediction: Prediction) -> float:
-    """Mean score of what was emitted: a model that hesitates is wrong more often. Nothing emitted is worth little."""
+    """Mean score of the emitted attributes: low scores mean more errors. An empty prediction counts little."""
     return sum(prediction.scores) / len(prediction.scores) if prediction.scores else 0.3

@@ -1,4 +1,4 @@
-"""The time of a stream: its own stamps, made to go on where they stop, jump or start over."""
+"""The clock of a stream: its own time stamps, continued if they stop, jump or start over."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ import time
 from collections.abc import Callable
 
 _LATE = 1.0  # s. A stamp up to this much too early is a picture out of order, not a clock that was set back
-_STILL = 1.0  # s. A live stream's stamps that are the same for longer tell nothing
-_AHEAD = 3.0  # s. How much faster than the wall clock a live stream may run: what lay in buffers arrives at once
-_FILE_GAP = 3600.0  # s. A recording may leave out what nobody moved in, for as long as this
-_TICK = 0.001  # s. The least there is between two pictures
+_STILL = 1.0  # s. A live stream's stamps that are the same for longer are ignored
+_AHEAD = 3.0  # s. How far a live stream may run ahead of the wall clock: buffered frames arrive at once
+_FILE_GAP = 3600.0  # s. A recording may leave out scenes without motion, up to this long
+_TICK = 0.001  # s. The least time between two frames
 
 
 class StreamClock:
-    """Seconds since a stream's first picture, growing with each.
+    """Timestamps in seconds since a stream's first frame, strictly increasing.
 
-    Where the stamps do not tell (none, one that stands still, a jump, a new connection), a live stream has gone on as
-    long as the wall clock has, and a recording by one picture.
+    If the stamps are unusable (missing, frozen, a jump, a new connection), a live stream advances with the wall clock
+    and a recording by one frame.
     """
 
     def __init__(self, *, live: bool, now: Callable[[], float] = time.monotonic) -> None:
         self._live = live
         self._now = now
-        self._seconds: float | None = None  # of the last picture
+        self._timestamp: float | None = None  # of the last frame
         self._arrived = 0.0
-        self._stamp: float | None = None  # of the last picture
-        self._moved = 0.0  # when it was last another
-        self._offset: float | None = None  # from stamps to seconds
+        self._stamp: float | None = None  # of the last frame
+        self._moved = 0.0  # when it last changed
+        self._offset: float | None = None  # from stamps to timestamps
 
     def interrupted(self) -> None:
-        """The next stamp has nothing to do with those before."""
+        """Start a new connection: its stamps are unrelated to earlier ones."""
         self._offset = None
 
     def at(self, stamp: float | None, period: float) -> float:
-        """When the picture with this stamp is, in seconds. `period` is usual from one picture to the next."""
+        """Return the timestamp of the frame with this stamp. `period` is the usual time between frames, in seconds."""
         now = self._now()
         if stamp != self._stamp:
             self._stamp, self._moved = stamp, now
         if self._live and now - self._moved > _STILL:
             stamp = None
-        if self._seconds is None:
-            seconds = 0.0
+        if self._timestamp is None:
+            timestamp = 0.0
         else:
             elapsed = now - self._arrived
-            usual = self._seconds + max(elapsed if self._live else period, _TICK)
+            usual = self._timestamp + max(elapsed if self._live else period, _TICK)
             limit = elapsed + _AHEAD if self._live else _FILE_GAP
-            seconds = usual
+            timestamp = usual
             if stamp is not None and self._offset is not None:
                 stamped = stamp + self._offset
-                if -_LATE < stamped - self._seconds < limit:
-                    seconds = max(stamped, self._seconds + _TICK)
+                if -_LATE < stamped - self._timestamp < limit:
+                    timestamp = max(stamped, self._timestamp + _TICK)
                 else:
                     self._offset = None
         if stamp is not None and self._offset is None:
-            self._offset = seconds - stamp
-        self._seconds = seconds
+            self._offset = timestamp - stamp
+        self._timestamp = timestamp
         self._arrived = now
-        return round(seconds, 6)
+        return round(timestamp, 6)

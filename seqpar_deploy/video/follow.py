@@ -1,4 +1,4 @@
-"""People in frames, without threads: found, followed, recognised when it is worth it, and what is believed of each."""
+"""Follows and recognises people in frames, without threads of its own: detect, track, select, recognise, aggregate."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from seqpar_deploy.errors import DetectorError, VideoError
 from seqpar_deploy.preprocess import check_crop
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.attribute_fusion import Fusion, FusionOptions
-from seqpar_deploy.video.crop_selection import Chooser, ChooserOptions
+from seqpar_deploy.video.attribute_fusion import AttributeFusion
+from seqpar_deploy.video.crop_selection import CropSelector
 from seqpar_deploy.video.detect.motion import MotionDetector
+from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Box, Detector, Event, Frame, Person, TrackedBox, Tracker
 
@@ -26,73 +27,81 @@ def _unmetered(_stage: str) -> contextlib.AbstractContextManager[None]:
 
 
 class Follower:
-    """Turns frames of one or more streams into events, which `tell` is given in order, as soon as they are known.
+    """Turns frames of one or more streams into events.
 
-    One thread calls `update` with each frame. Or one calls `track` and another `recognize`, each with what is slow in
-    it going on beside the other. A context manager: at its end everyone's track is. `detector` is the built-in one
-    unless given, `tracker` makes a tracker for each stream, `batch_size` bounds the crops of one inference. The caller
-    closes a detector that it gave, and the Recognizer.
+    One thread calls `update` with each frame. Or one thread calls `track` and another `recognize`, so that neither
+    waits for the slow part of the other. A context manager: at its end all tracks end. The caller closes the Recognizer
+    and a detector it passed.
 
-    A stream that is given frames again after `finish` begins anew, and numbers its people from 1 again. What `tell`
-    raises is raised when everyone was told; it may not call the Follower.
+    After `finish(stream)` frames of that stream start a new one, with track IDs from 1 again.
 
-    >>> with Follower(recognizer, tell=lambda event: print(event.kind, event.person.labels)) as follower:
-    ...     for frame in frames:
-    ...         boxes, people = follower.update(frame)
+    Args:
+        recognizer: Recognises the crops.
+        on_event: Called with each event, in order, as soon as it is known. Its exception is raised after all events of
+            that call were emitted. It must not call the Follower.
+        options: Selection, fusion and lifetime.
+        detector: Finds people. Default: the built-in one, for fixed cameras.
+        tracker: Called to make a tracker for each stream. Default: `ByteTracker`.
+        stage: Called with a stage's name, returns a context manager entered around that stage. Default: none.
+
+    Example:
+        with Follower(recognizer, lambda event: print(event.kind, event.person.labels)) as follower:
+            for frame in frames:
+                boxes, people = follower.update(frame)
     """
 
     def __init__(
         self,
         recognizer: Recognizer,
-        tell: Callable[[Event], object],
+        on_event: Callable[[Event], object],
         *,
+        options: VideoOptions = VideoOptions(),
         detector: Detector | None = None,
         tracker: Callable[[], Tracker] = ByteTracker,
-        chooser: ChooserOptions | None = None,
-        fusion: FusionOptions | None = None,
-        batch_size: int = 16,
         stage: Stage = _unmetered,
     ) -> None:
-        self._recognizer, self._tell, self._stage = recognizer, tell, stage
+        self._recognizer, self._on_event, self._stage = recognizer, on_event, stage
         self._detector = detector or MotionDetector()
         self._new_tracker = tracker
         self._trackers: dict[str, Tracker] = {}
-        self._chooser, self._fusion = Chooser(chooser), Fusion(recognizer.bundle.label_set, fusion)
-        for name in ("patience", "give_up"):  # each is asked without the other, and they must not disagree
-            ours, theirs = (getattr(each.options, name) for each in (self._chooser, self._fusion))
-            if ours != theirs:
-                raise VideoError(f"{name} is {ours:g} in ChooserOptions, {theirs:g} in FusionOptions; wanted one value")
-        self._believing = threading.RLock()  # around both, and until their events are told: these stay in order
-        self._one_batch = threading.RLock()  # around a batch from its choice to its events; taken before the other
-        self._teller: int | None = None  # the thread that is in `tell`
-        self._batch_size = batch_size
-        self._seconds_a_crop = 0.0  # that recognising took lately
+        self._selector = CropSelector(options.selection, options.lifetime)
+        self._fusion = AttributeFusion(recognizer.bundle.label_set, options.fusion, options.lifetime)
+        self._state_lock = threading.RLock()  # around both, until their events are emitted: these stay in order
+        self._batch_lock = threading.RLock()  # around a batch from selection to events; taken before the other
+        self._emitting_thread: int | None = None  # the thread that is in `on_event`
+        self._batch_size = options.batch_size
+        self._seconds_per_crop = 0.0  # of recognising, in the latest batch
         self._recognizes = True  # until it fails
-        self._seconds: dict[str, float] = {}  # of the last frame of each stream
-        self._before = 0.0  # seconds of the streams that had all ended when those of now began
-        self._newest = 0.0  # these, and those of the frame that is furthest on
+        self._timestamps: dict[str, float] = {}  # of the latest frame of each stream
+        self._before = 0.0  # seconds of the streams that had all ended when the current ones started
+        self._newest = 0.0  # these, and the greatest timestamp of a current stream
         self._closed = False
-        self.answered = self.crops = 0  # people and crops so far
+        self.recognized = self.crops = 0  # people and crops so far
 
     @property
-    def unanswered(self) -> int:
-        """How many people were given up: seen, but never so that a crop of them could be recognised."""
-        return self._fusion.unanswered
+    def unrecognized(self) -> int:
+        """Number of people given up: seen, but never so that a crop of them could be recognised."""
+        return self._fusion.unrecognized
 
     def update(self, frame: Frame) -> tuple[list[TrackedBox], dict[int, Person]]:
-        """Who is in a frame, given in order within its stream: their boxes, and by track what is believed of those who
-        have attributes. Recognises a batch where that is worth it.
+        """Process a frame, in order within its stream, and recognise a batch of crops if that is worth it.
 
-        Raises ImageError (a picture that is none), VideoError (a time before the last; closed), DetectorError (boxes
-        that are none), and what detector, tracker and Recognizer do.
+        Returns:
+            The boxes of people in the frame, and the stream's people who have attributes, by track ID.
+
+        Raises:
+            ImageError: The image is not uint8 RGB (h, w, 3).
+            VideoError: The timestamp is below the previous one, or the Follower is closed.
+            DetectorError: The detector returned an invalid box.
+            Exception: Whatever the detector, the tracker or the Recognizer raises.
         """
         boxes, _ = self.track(frame)
         self.recognize()
-        with self._believing:
+        with self._state_lock:
             return boxes, self._fusion.people(frame.stream)
 
     def track(self, frame: Frame) -> tuple[list[TrackedBox], dict[int, Person]]:
-        """As `update`, but recognises nothing."""
+        """Process a frame as `update` does, but recognise nothing."""
         self._refuse("track")
         self._check(frame)
         with self._stage("detect"):
@@ -101,31 +110,33 @@ class Follower:
             if frame.stream not in self._trackers:
                 self._trackers[frame.stream] = self._new_tracker()
             boxes = self._trackers[frame.stream].update(frame, found)
-            if len({tracked.track for tracked in boxes}) < len(boxes):
-                numbers = sorted(tracked.track for tracked in boxes)
-                raise VideoError(
-                    f"the tracker numbered people {numbers} in one frame; wanted a number of its own for each"
-                )
-        self._seconds[frame.stream] = frame.seconds
-        self._newest = max(self._newest, self._before + frame.seconds)
-        with self._stage("choose"), self._believing:
-            left = self._fusion.seen(frame, boxes)
+            if len({tracked.track_id for tracked in boxes}) < len(boxes):
+                track_ids = sorted(tracked.track_id for tracked in boxes)
+                raise VideoError(f"track IDs of a frame must differ, got {track_ids}; fix the tracker")
+        self._timestamps[frame.stream] = frame.timestamp
+        self._newest = max(self._newest, self._before + frame.timestamp)
+        with self._stage("select"), self._state_lock:
+            ended = self._fusion.observe(frame, boxes)
             people = self._fusion.people(frame.stream)
-            self._chooser.offer(frame, boxes, people)
-            self._tell_all(left)
+            self._selector.offer(frame, boxes, people)
+            self._emit(ended)
         return boxes, people
 
     def recognize(self, now: float | None = None, *, within: float | None = None) -> bool:
-        """Recognise the crops that are worth most, one batch; whether there were any.
+        """Recognise one batch of the most informative crops.
 
-        `now` is the time in seconds by which crops per second are counted, of any clock that does not go back; by that
-        of the frames, unless given. A batch that is expected to take longer than `within` seconds is made smaller, so
-        that nobody new waits for it.
+        Args:
+            now: Seconds of any clock that does not go back, by which crops per second are counted. Default: the
+                frames' timestamps.
+            within: Seconds the batch may take. A batch expected to take longer is made smaller. Default: no limit.
+
+        Returns:
+            Whether there was a crop to recognise.
         """
         self._refuse("recognize", closed=False)  # this thread may notice later than the one that closed it
-        with self._one_batch:
-            with self._believing:
-                batch = self._chooser.take(self._most(within), self._newest if now is None else now)
+        with self._batch_lock:
+            with self._state_lock:
+                batch = self._selector.take(self._batch_limit(within), self._newest if now is None else now)
             if not batch:
                 return False
             start = time.monotonic()
@@ -136,30 +147,30 @@ class Follower:
                 self._recognizes = False
                 raise
             self._recognizes = True
-            self._seconds_a_crop = (time.monotonic() - start) / len(batch)
+            self._seconds_per_crop = (time.monotonic() - start) / len(batch)
             self.crops += len(batch)
-            with self._stage("fuse"), self._believing:
+            with self._stage("fuse"), self._state_lock:
                 answers = zip(batch, predictions, strict=True)
-                self._tell_all([event for answer in answers for event in self._fusion.add(*answer)])
+                self._emit([event for answer in answers for event in self._fusion.add(*answer)])
             return True
 
     def finish(self, stream: str) -> None:
-        """A stream has ended: who was never answered is, and everyone's track ends, also where this raises."""
+        """End a stream: recognise the people who were not yet, and end all its tracks, even if this raises."""
         self._refuse("finish", closed=False)
         self._trackers.pop(stream, None)
-        self._seconds.pop(stream, None)
-        if not self._seconds:
+        self._timestamps.pop(stream, None)
+        if not self._timestamps:
             self._before = self._newest
-        # What is being recognised is told before its people end.
-        with self._one_batch, contextlib.ExitStack() as ending:
+        # A batch that is being recognised is emitted before its tracks end.
+        with self._batch_lock, contextlib.ExitStack() as ending:
             ending.callback(self._end, stream)
-            with self._believing:
-                self._chooser.finish(stream)
+            with self._state_lock:
+                self._selector.finish(stream)
             while self._recognizes and self.recognize():
                 pass
 
     def close(self) -> None:
-        """Finish every stream; no more frames are taken. Safe to call twice."""
+        """Finish every stream. No frames are accepted afterwards. Safe to call twice."""
         self._refuse("close", closed=False)
         self._closed = True
         with contextlib.ExitStack() as ending:
@@ -173,57 +184,60 @@ class Follower:
         self.close()
 
     def _end(self, stream: str) -> None:
-        with self._believing:
-            self._chooser.forget(stream)
-            self._tell_all(self._fusion.finish(stream))
+        with self._state_lock:
+            self._selector.forget(stream)
+            self._emit(self._fusion.finish(stream))
 
-    def _refuse(self, what: str, *, closed: bool = True) -> None:
-        """Raise where the call would wait for its own thread, or come too late."""
-        if self._teller == threading.get_ident():
-            raise VideoError(f"{what} was called by what the Follower tells; keep the event, and call it afterwards")
+    def _refuse(self, method: str, *, closed: bool = True) -> None:
+        """Raise if the call would wait for its own thread, or comes too late."""
+        if self._emitting_thread == threading.get_ident():
+            raise VideoError(f"on_event must not call {method}; keep the event, and call {method} afterwards")
         if closed and self._closed:
-            raise VideoError("this Follower is closed; make another")
+            raise VideoError("this Follower is closed; open another")
 
     def _check(self, frame: Frame) -> None:
-        """Raise where the frame cannot be the next of its stream."""
-        check_crop(frame.image, f"frame {frame.index} of {frame.stream}")
-        if not math.isfinite(frame.seconds):
-            raise VideoError(f"frame {frame.index} of {frame.stream} is at {frame.seconds} s; wanted a number")
-        if frame.seconds < (last := self._seconds.get(frame.stream, frame.seconds)):
+        """Raise if the frame cannot be the next one of its stream."""
+        name = f"frame {frame.index} of {frame.stream}"
+        check_crop(frame.image, name)
+        if not math.isfinite(frame.timestamp):
+            raise VideoError(f"timestamp of {name} must be a finite number of seconds, got {frame.timestamp}")
+        if frame.timestamp < (last := self._timestamps.get(frame.stream, frame.timestamp)):
             raise VideoError(
-                f"frame {frame.index} of {frame.stream} is at {frame.seconds:g} s, after one at {last:g} s; wanted "
-                f"them in order, or finish({frame.stream!r}) before it starts anew"
+                f"timestamp of {name} must be {last:g} or more, got {frame.timestamp:g}; keep frames in order, or call "
+                f"finish({frame.stream!r}) before the stream starts over"
             )
 
-    def _most(self, within: float | None) -> int:
-        """Crops of a batch."""
-        if within is None or self._seconds_a_crop * self._batch_size <= within:
+    def _batch_limit(self, within: float | None) -> int:
+        """Crops of the next batch at most."""
+        if within is None or self._seconds_per_crop * self._batch_size <= within:
             return self._batch_size
-        return max(1, int(within / self._seconds_a_crop))
+        return max(1, int(within / self._seconds_per_crop))
 
-    def _tell_all(self, events: Iterable[Event]) -> None:
+    def _emit(self, events: Iterable[Event]) -> None:
         failed: Exception | None = None
-        self._teller = threading.get_ident()  # by who holds `_believing`
+        self._emitting_thread = threading.get_ident()  # by the holder of `_state_lock`
         try:
             for event in events:
-                self.answered += event.kind == "appeared"
+                self.recognized += event.kind == "appeared"
                 try:
-                    self._tell(event)
+                    self._on_event(event)
                 except Exception as error:
                     failed = failed or error
         finally:
-            self._teller = None
+            self._emitting_thread = None
         if failed:
             raise failed
 
 
 def _within(frame: Frame, boxes: Sequence[Box]) -> list[Box]:
-    """What of the boxes is in the frame, without those of which nothing is."""
+    """Clip boxes to the frame and drop those outside it."""
     height, width = frame.image.shape[:2]
     found = []
     for box in boxes:
         if not (box.left <= box.right < math.inf and box.top <= box.bottom < math.inf and box.score >= 0):
-            raise DetectorError(f"the detector found {box} in frame {frame.index}; wanted left <= right, top <= bottom")
+            raise DetectorError(
+                f"boxes must have left <= right and top <= bottom, got {box} in frame {frame.index}; fix the detector"
+            )
         if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
             left, top, right, bottom = max(0, box.left), max(0, box.top), min(width, box.right), min(height, box.bottom)
             box = dataclasses.replace(box, left=left, top=top, right=right, bottom=bottom)

@@ -1,4 +1,4 @@
-"""How much a crop can tell, from 0 to 1, found in a fraction of a millisecond and without a model."""
+"""Crop quality, 0 to 1, in a fraction of a millisecond and without a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import Crop, RgbImage
 from seqpar_deploy.video.types import Box
 
 MARGIN = 0.08  # of the box's width and height, on each side, as in samples/README.md
@@ -21,8 +21,8 @@ _USUAL_WIDTH = 0.4  # of a person's height
 _CUT = 0.7  # what being cut costs at least
 
 
-def cut_out(image: Crop, box: Box, margin: float = MARGIN) -> Crop:
-    """A copy of what the box and its margin show, (h, w, 3), within the image; at least one pixel."""
+def cut_out(image: RgbImage, box: Box, margin: float = MARGIN) -> Crop:
+    """Copy the box with its margin out of a frame: (h, w, 3), within the frame, at least one pixel."""
     height, width = image.shape[:2]
     dx, dy = margin * (box.right - box.left), margin * (box.bottom - box.top)
     left, top = min(max(round(box.left - dx), 0), width - 1), min(max(round(box.top - dy), 0), height - 1)
@@ -31,24 +31,21 @@ def cut_out(image: Crop, box: Box, margin: float = MARGIN) -> Crop:
 
 
 def quality(crop: Crop, box: Box, others: Sequence[Box], size: tuple[int, int]) -> float:
-    """Of a crop cut out at `box`, in a frame of `size` (height, width) with `others` in it: 0 is worthless, 1 the best.
-
-    The product of the factors below.
-    """
+    """Quality of a crop at `box`, in a frame of `size` (height, width) with the boxes `others`: 0 worthless, 1 best."""
     return from_geometry(box, others, size) * sharpness(crop)
 
 
 def from_geometry(box: Box, others: Sequence[Box], size: tuple[int, int]) -> float:
-    """Quality as far as it is known without the pixels, which is most of it: an upper bound.
+    """Upper bound of the quality, from the boxes alone.
 
-    What is covered counts twice: what covers it is a person as well, whose attributes may be taken for these.
+    Occlusion counts twice: the occluder is a person as well, whose attributes may be taken for these.
     """
     tall = min(1.0, max(0.0, box.bottom - box.top) / _FULL_HEIGHT)
     return tall * (1 - covered(box, others)) ** 2 * uncut(box, size)
 
 
 def sharpness(crop: Crop) -> float:
-    """1 for a crisp crop, towards 0 for a blurred or uniform one."""
+    """1 for a sharp crop, towards 0 for a blurred or uniform one."""
     grey = Image.fromarray(crop).convert("L")
     pixels = np.asarray(grey.reduce(max(1, round(grey.height / _JUDGED_HEIGHT))), dtype=np.float32)
     if min(pixels.shape) < 3:
@@ -60,7 +57,7 @@ def sharpness(crop: Crop) -> float:
 
 
 def covered(box: Box, others: Sequence[Box]) -> float:
-    """Share of the box hidden by boxes that reach lower in the picture, as those of nearer people do."""
+    """Share of the box hidden by boxes that reach lower in the frame, as those of nearer people do."""
     hidden = np.zeros((_GRID_ROWS, _GRID_COLUMNS), dtype=np.bool_)
     width, height = max(1e-6, box.right - box.left), max(1e-6, box.bottom - box.top)
     for other in others:
@@ -73,7 +70,7 @@ def covered(box: Box, others: Sequence[Box]) -> float:
 
 
 def uncut(box: Box, size: tuple[int, int]) -> float:
-    """1 for a box inside the frame; at its edge, how much of a person of usual proportions it can hold, and less."""
+    """1 for a box inside the frame; at the edge, the share of a person of usual proportions, less a penalty."""
     width, height = max(1e-6, box.right - box.left), max(1e-6, box.bottom - box.top)
     factor = 1.0
     if box.left <= _AT_EDGE or box.right >= size[1] - _AT_EDGE:

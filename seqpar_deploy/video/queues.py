@@ -1,4 +1,4 @@
-"""Handing things from one thread to another through bounded queues, and from several threads to one, fair to each."""
+"""Bounded queues from one thread to another, and a fair merge of several."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class End:
-    """Nothing follows. `error` is what the producer died of, or None."""
+    """The end of a queue. `error` is the producer's exception, if it failed."""
 
     error: BaseException | None = None
 
 
 class BoundedQueue(Generic[T]):
-    """At most `size` items on their way from one producer to one consumer.
+    """Up to `size` items from one producer to one consumer.
 
-    A `put` into a full queue waits, or with `drop_oldest` makes room by dropping the oldest item, which is counted.
+    A `put` into a full queue waits, or with `drop_oldest` drops the oldest item and counts it.
     """
 
     def __init__(self, size: int, *, drop_oldest: bool = False) -> None:
         if size < 1:
-            raise ValueError(f"a queue of size {size} holds nothing; wanted at least 1")
+            raise ValueError(f"queue size must be 1 or more, got {size}")
         self._size = size
         self._drop_oldest = drop_oldest
         self._items: deque[T] = deque()
         self._dropped = 0
         self._end: End | None = None
         self._changed = threading.Condition()
-        self._tell_consumer: Callable[[], None] = lambda: None
+        self._notify_consumer: Callable[[], None] = lambda: None
 
     @property
     def dropped(self) -> int:
-        """How many items made room for newer ones."""
+        """Number of items dropped for newer ones."""
         return self._dropped
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: T) -> bool:
-        """Hand over an item. False if the queue has ended: nobody will take it, and the producer may stop."""
+        """Add an item. Return False if the queue has ended; the producer may stop then."""
         with self._changed:
             if self._drop_oldest and self._end is None and len(self._items) == self._size:
                 self._items.popleft()
@@ -54,32 +54,30 @@ class BoundedQueue(Generic[T]):
                 return False
             self._items.append(item)
             self._changed.notify_all()
-            self._tell_consumer()
+            self._notify_consumer()
         return True
 
     def finish(self, error: BaseException | None = None) -> bool:
-        """Nothing more comes: the consumer gets what is there, then the end, or `error`. False if that was so already:
-        only the first call counts."""
+        """End the queue: the consumer gets the items in it, then the end, or `error`. Return False if it had ended."""
         with self._changed:
             first = self._end is None
             if first:
                 self._end = End(error)
             self._changed.notify_all()
-            self._tell_consumer()
+            self._notify_consumer()
         return first
 
     def close(self) -> BaseException | None:
-        """Nothing more is taken: what is there is let go, and a producer that waits goes on, with False. The producer's
-        error, if it has not been raised."""
+        """Discard all items and end the queue; a waiting `put` returns False. Return the producer's unraised error."""
         with self._changed:
             self._items.clear()
             self.finish()
             return self._take_error()
 
     def take(self, most: int = 1) -> list[T]:
-        """Wait for an item; it, and those behind it that are there already, `most` in all. Empty at the end.
+        """Wait for an item and return it with those behind it, `most` at most. Empty at the end.
 
-        Raises the producer's error, after everything it has put, once.
+        Raises the producer's error once, after all its items.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._end is not None)
@@ -100,7 +98,7 @@ class BoundedQueue(Generic[T]):
             yield from taken
 
     def _poll(self) -> list[T | End]:
-        """The next item, or the end; an empty list if there is neither yet."""
+        """Return the next item or the end in a list, which is empty if there is neither yet."""
         with self._changed:
             if self._items:
                 self._changed.notify_all()
@@ -109,16 +107,16 @@ class BoundedQueue(Generic[T]):
 
 
 def merge(queues: Mapping[str, BoundedQueue[T]]) -> Iterator[tuple[str, T | End]]:
-    """What comes out of several queues, with the name of each: one item from each that has any, in turn.
+    """Yield (name, item) from several queues, taking turns.
 
-    The last that comes of each is its `End`; an error in one stops none of the others. One thread may do this.
+    The last item of each is its `End`; an error in one does not stop the others. One thread may do this.
     """
     changed = threading.Event()
     for queue in queues.values():
-        queue._tell_consumer = changed.set
+        queue._notify_consumer = changed.set
     turn = deque(queues)
     while turn:
-        changed.clear()  # before looking, so that what comes while looking is not missed
+        changed.clear()  # before looking, so that no item is missed meanwhile
         for name in list(turn):
             if found := queues[name]._poll():
                 turn.remove(name)

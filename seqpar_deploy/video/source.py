@@ -1,21 +1,22 @@
-"""Pictures from files, cameras and streams, decoded by FFmpeg (PyAV). Live ones are reconnected, however often."""
+"""Frames of files, cameras and streams, decoded by FFmpeg (PyAV). Live sources are reconnected without limit."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
+import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
 from seqpar_deploy.machine import thread_limit
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.clock import StreamClock
 from seqpar_deploy.video.queues import BoundedQueue
 from seqpar_deploy.video.source_spec import SourceSpec
@@ -30,40 +31,47 @@ if TYPE_CHECKING:
 
 State = Literal["new", "connecting", "running", "lost", "ended", "failed", "closed"]
 
-_JOIN = 0.5  # s. A thread that hangs in a read longer is left to time out by itself; it is a daemon
-_MOST_TROUBLE = 20  # how many more packets fail than succeed before a decoder is taken to be the wrong one
-_USELESS_READS = 100  # damage in a row after which a container is taken to be at its end
+_JOIN = 0.5  # s. A thread that hangs in a read is left to time out by itself; it is a daemon
+_MOST_TROUBLE = 20  # packets that fail more than succeed until the decoder is taken for the wrong one
+_USELESS_READS = 100  # consecutive damage after which a container is taken to be at its end
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """When a live source is given up and tried again. All in seconds.
+    """When a live source is disconnected and reconnected. All in seconds.
 
-    A connection that is not there after `connect`, or brings no picture for `silence` (four times that for the first,
-    as it may have to wait for a key frame), is given up. The next try comes after `first_retry`, then twice as long
-    each time up to `longest_retry`, each shortened at random by up to half so that cameras behind one switch do not
-    return in step. A connection that ran for `well` starts from `first_retry` again.
+    Args:
+        connect_timeout: Time to connect. Default: 4.
+        silence_timeout: Time without a frame after which a connection is closed; four times that for its first frame,
+            which may have to wait for a key frame. Default: 4.
+        first_retry: Pause before the first retry. It doubles with each retry, and each pause is shortened at random
+            by up to half, so that cameras behind one switch do not return in step. Default: 0.2.
+        longest_retry: Pause before a retry at most. Default: 2.
+        stable_after: Duration of a connection after which the pauses start from `first_retry` again. Default: 5.
     """
 
-    connect: float = 4.0
-    silence: float = 4.0
+    connect_timeout: float = 4.0
+    silence_timeout: float = 4.0
     first_retry: float = 0.2
     longest_retry: float = 2.0
-    well: float = 5.0
+    stable_after: float = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourceStats:
-    """What has become of a source so far. A snapshot, which any thread may ask for.
+    """A snapshot of a source's state and counts.
 
-    `frames` were decoded; of them `dropped` made room for newer ones. `decode_errors` counts packets and pictures that
-    were damaged, and left out. `decode_seconds` went into decoding, and into RGB, without waiting for data.
-    `reconnects` counts connections that came back, `back_off` is the pause before the next try in seconds, 0 while
-    there is none. `width` and `height` are of the last picture.
+    `frames` were decoded, `dropped` of them for newer ones; `length` is what the container promises, 0 if unknown.
+    `decode_errors` counts damaged packets and frames, which are skipped. `decode_seconds` were spent on decoding and
+    conversion to RGB, without waiting for data. `reconnects` counts reconnections, `back_off` is the pause before the
+    next retry in seconds, 0 while connected. `width` and `height` are of the latest frame.
     """
 
     state: State = "new"
     frames: int = 0
+    length: int = 0
     dropped: int = 0
     decode_errors: int = 0
     decode_seconds: float = 0.0
@@ -77,22 +85,14 @@ class SourceStats:
 class Source:
     """The frames of one video. Iterate it, or `start` a thread that does and take them from its queue.
 
-    `report` is told in one line, by the thread that reads, when a live source is lost, for each other reason why it is
-    not back yet, and when it is back.
-    Raises VideoError while being iterated, if the source cannot be read at all.
+    Logs when a live source is lost, each new reason why it is not back yet, and when it is back. Raises VideoError
+    while being iterated if the source cannot be read at all.
     """
 
-    def __init__(
-        self,
-        spec: SourceSpec,
-        *,
-        options: SourceOptions | None = None,
-        report: Callable[[str], None] = lambda _line: None,
-    ) -> None:
+    def __init__(self, spec: SourceSpec, *, options: SourceOptions = SourceOptions()) -> None:
         self.spec = spec
         self._av = _load_av()
-        self._options = options or SourceOptions()
-        self._report = report
+        self._options = options
         self._clock = StreamClock(live=spec.live)
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._stats = SourceStats()  # replaced, never changed, and by one thread
@@ -102,13 +102,13 @@ class Source:
 
     @property
     def stats(self) -> SourceStats:
-        """What has become of the source so far."""
+        """The current state and counts. For any thread."""
         dropped = self._queue.dropped if self._queue is not None else 0
         state = "closed" if self._closing.is_set() else self._stats.state
         return dataclasses.replace(self._stats, dropped=dropped, state=state)
 
     def start(self, size: int = 8) -> BoundedQueue[Frame]:
-        """Decode in a thread, into a queue of `size` frames that waits for files and drops the oldest of live ones."""
+        """Decode in a thread into a queue of `size` frames. If it is full, files wait, and live frames are dropped."""
         if self._thread is not None:
             raise RuntimeError(f"source {self.spec.name} has been started already")
         self._queue = queue = BoundedQueue[Frame](size, drop_oldest=self.spec.live)
@@ -118,13 +118,20 @@ class Source:
         return queue
 
     def close(self, within: float = _JOIN) -> None:
-        """Stop: the queue ends after what is in it. Returns `within` seconds, also if the source hangs. Safe to call
-        twice."""
+        """Stop; the queue ends after the frames in it. Waits `within` seconds at most. Safe to call twice."""
         self._closing.set()
         if self._queue is not None:
             self._queue.finish()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(within)
+
+    def probe_length(self) -> int:
+        """Return the number of frames a file promises, 0 if unknown. Opens the file once more; for any thread."""
+        try:
+            with self._open() as container:
+                return _length(container)
+        except (VideoError, self._av.error.FFmpegError):
+            return 0
 
     def __enter__(self) -> Source:
         return self
@@ -150,16 +157,16 @@ class Source:
         try:
             yield from self._connection()
             if self._stats.frames == 0 and not self._closing.is_set():
-                raise VideoError("no picture in it can be decoded")
+                raise VideoError("no frame in it can be decoded")
         except (VideoError, self._av.error.FFmpegError) as error:
-            raise self._failed(self._words(error)) from None
+            raise self._failed(self._reason(error)) from None
         self._note(state="ended")
 
     def _live_frames(self) -> Iterator[Frame]:
         back_off = _BackOff(self._options)
-        known = False  # whether it was ever there
+        connected = False  # whether it ever was
         lost: float | None = None  # since when
-        told: set[str] = set()  # what has been reported since
+        logged: set[str] = set()  # reasons logged since
         while not self._closing.is_set():
             self._note(state="connecting")
             began, problem = None, "the stream ended"
@@ -169,58 +176,59 @@ class Source:
                         began = time.monotonic()
                         if lost is not None:
                             self._note(back_off=0.0, reconnects=self._stats.reconnects + 1)
-                            state = "is back" if known else "is there"
-                            self._report(f"{self.spec.name} {state} after {began - lost:.1f} s")
-                            lost, told = None, set()
-                        known = True
+                            state = "is back" if connected else "is connected"
+                            _log.info("%s %s after %.1f s", self.spec.name, state, began - lost)
+                            lost, logged = None, set()
+                        connected = True
                     yield frame
             except self._av.error.ProtocolNotFoundError:
                 scheme = self.spec.place.partition(":")[0]
-                raise self._failed(f"the FFmpeg that came with PyAV does not speak {scheme}") from None
+                raise self._failed(f"the FFmpeg in PyAV does not support {scheme}") from None
             except (VideoError, self._av.error.FFmpegError) as error:
-                problem = self._words(error)
+                problem = self._reason(error)
             if self._closing.is_set():
                 return
             now = time.monotonic()
             lost = now if lost is None else lost
             pause = back_off.pause(now - began if began is not None else 0.0)
             self._note(state="lost", back_off=pause, last_error=problem)
-            if not told:
-                state = "is lost" if known else "is not there"
-                self._report(f"{self.spec.name} ({self.spec.shown}) {state}: {problem}; trying again")
-            elif problem not in told:
-                self._report(f"{self.spec.name} {'is not back' if known else 'is not there'} yet: {problem}")
-            told.add(problem)
+            if not logged:
+                state = "is lost" if connected else "cannot be reached"
+                _log.warning("%s (%s) %s: %s; retrying", self.spec.name, self.spec.shown, state, problem)
+            elif problem not in logged:
+                _log.warning("%s is not %s yet: %s", self.spec.name, "back" if connected else "connected", problem)
+            logged.add(problem)
             self._closing.wait(pause)
 
     def _connection(self) -> Iterator[Frame]:
-        """The frames of one connection, until it ends. Raises FFmpegError and VideoError."""
+        """Yield the frames of one connection, until it ends. Raises FFmpegError and VideoError."""
         self._clock.interrupted()
         with self._open() as container:
             stream = _video_stream(container)
+            self._note(length=0 if self.spec.live else _length(container))
             rate = stream.average_rate or stream.guessed_rate
             period = float(1 / rate) if rate else 0.04
-            stamped = container.format.name not in ("mpjpeg", "mjpeg", "h264", "hevc")  # which only make stamps up
-            patience, trouble = 4 * self._options.silence, 0
-            heard = arrived = time.monotonic()  # the last picture, the last packet
+            stamped = container.format.name not in ("mpjpeg", "mjpeg", "h264", "hevc")  # whose stamps are invented
+            patience, trouble = 4 * self._options.silence_timeout, 0
+            heard = arrived = time.monotonic()  # the latest frame, the latest packet
             for packet in self._packets(container):
                 if self._closing.is_set():
                     return
-                # FFmpeg answers a time-out with what its parser still holds, and would wait as long again.
-                silent = time.monotonic() - arrived > self._options.silence
+                # After a time-out FFmpeg returns what its parser still holds, and would wait as long again.
+                silent = time.monotonic() - arrived > self._options.silence_timeout
                 if packet.stream is stream:
                     errors = self._stats.decode_errors
                     for picture in self._decode(packet):
-                        seconds = self._clock.at(_stamp(picture) if stamped else None, period)
-                        if frame := self._frame(picture, stream, seconds):
+                        timestamp = self._clock.at(_stamp(picture) if stamped else None, period)
+                        if frame := self._frame(picture, stream, timestamp):
                             yield frame
-                        patience, heard = self._options.silence, time.monotonic()
+                        patience, heard = self._options.silence_timeout, time.monotonic()
                     trouble = max(0, trouble - 1) if self._stats.decode_errors == errors else trouble + 1
                 arrived = time.monotonic()
                 if self.spec.is_url and self.spec.live and silent:
-                    raise VideoError(_no_answer(self._options.silence))
+                    raise VideoError(_no_answer(self._options.silence_timeout))
                 if self.spec.live and arrived - heard > patience:
-                    raise VideoError(f"no picture for {patience:g} s")
+                    raise VideoError(f"no frame for {patience:g} s")
                 if self.spec.live and trouble > _MOST_TROUBLE:
                     raise VideoError("most of it cannot be decoded; perhaps its codec has changed")
 
@@ -230,7 +238,7 @@ class Source:
         if self.spec.live:
             options |= {"analyzeduration": "1000000", "probesize": "1000000", "merge_pmt_versions": "1"}
         if place.startswith("rtsp"):
-            options |= {"rtsp_transport": "tcp", "timeout": str(int(1e6 * wait.silence))}
+            options |= {"rtsp_transport": "tcp", "timeout": str(int(1e6 * wait.silence_timeout))}
         if place.startswith("udp"):
             options |= {"overrun_nonfatal": "1"}
         began = time.monotonic()
@@ -239,16 +247,16 @@ class Source:
                 place if self.spec.is_url or self.spec.is_device else f"file:{place}",
                 format="v4l2" if self.spec.is_device else None,
                 options=options,
-                timeout=(wait.connect, wait.silence) if self.spec.is_url else None,
+                timeout=(wait.connect_timeout, wait.silence_timeout) if self.spec.is_url else None,
             )
         except self._av.error.InvalidDataError:  # what RTSP makes of a time-out, too
-            if self.spec.is_url and time.monotonic() - began >= min(wait.connect, wait.silence):
-                raise VideoError(_no_answer(min(wait.connect, wait.silence))) from None
+            if self.spec.is_url and time.monotonic() - began >= min(wait.connect_timeout, wait.silence_timeout):
+                raise VideoError(_no_answer(min(wait.connect_timeout, wait.silence_timeout))) from None
             raise
         return opened
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
-        """Everything in the container, other streams' packets too, past what cannot be read."""
+        """Yield every packet in the container, of other streams too, and skip damage."""
         useless = 0
         while useless < _USELESS_READS:
             try:
@@ -269,8 +277,8 @@ class Source:
             return []
         return pictures
 
-    def _frame(self, picture: VideoFrame, stream: VideoStream, seconds: float) -> Frame | None:
-        """The frame, or None if the picture is damaged. It has its number either way."""
+    def _frame(self, picture: VideoFrame, stream: VideoStream, timestamp: float) -> Frame | None:
+        """Return the frame, or None if it is damaged. It is counted either way."""
         index = self._stats.frames
         self._note(frames=index + 1)
         if picture.is_corrupt:
@@ -279,14 +287,14 @@ class Source:
         with self._timed():
             image = self._upright(picture, stream)
         self._note(state="running", height=image.shape[0], width=image.shape[1])
-        return Frame(stream=self.spec.name, index=index, seconds=seconds, image=image)
+        return Frame(stream=self.spec.name, index=index, timestamp=timestamp, image=image)
 
-    def _upright(self, picture: VideoFrame, stream: VideoStream) -> Crop:
-        """The picture as RGB, pixels made square by its width, then turned as the file says."""
+    def _upright(self, picture: VideoFrame, stream: VideoStream) -> RgbImage:
+        """Convert to RGB, with square pixels by scaling the width, and rotated as the file says."""
         aspect = float(stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or 1)
         width = picture.width if aspect <= 0 else max(1, round(picture.width * aspect))
         rgb = self._reformatter.reformat(picture, width=width, height=picture.height, format="rgb24")
-        image: Crop = rgb.to_ndarray()
+        image: RgbImage = rgb.to_ndarray()
         return np.ascontiguousarray(np.rot90(image, round(picture.rotation / 90) % 4))
 
     def _failed(self, problem: str) -> VideoError:
@@ -304,26 +312,26 @@ class Source:
     def _note(self, **changes: Any) -> None:
         self._stats = dataclasses.replace(self._stats, **changes)
 
-    def _words(self, error: Exception) -> str:
-        if isinstance(error, self._av.error.ExitError):  # what PyAV's time-outs make FFmpeg say
-            return _no_answer(self._options.silence)
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, self._av.error.ExitError):  # FFmpeg's error after one of PyAV's time-outs
+            return _no_answer(self._options.silence_timeout)
         if isinstance(error, self._av.error.InvalidDataError):
-            return "it is no video that FFmpeg knows, or damaged"
+            return "FFmpeg does not know its format, or it is damaged"
         if self.spec.is_url and getattr(error, "errno", None) == errno.EIO:
             return "the connection broke off"
         return str(getattr(error, "strerror", None) or error)
 
 
 class _BackOff:
-    """The pauses between tries."""
+    """The pauses between retries."""
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
-        self._longest = options.first_retry  # that the next pause can be
+        self._longest = options.first_retry  # the next pause at most
 
     def pause(self, ran: float) -> float:
-        """Seconds to wait after a connection that brought pictures for `ran` seconds."""
-        if ran >= self._options.well:
+        """Return the seconds to wait after a connection that lasted `ran` seconds."""
+        if ran >= self._options.stable_after:
             self._longest = self._options.first_retry
         pause = self._longest * random.uniform(0.5, 1.0)
         self._longest = min(2 * self._longest, self._options.longest_retry)
@@ -346,14 +354,27 @@ def _no_answer(seconds: float) -> str:
 
 def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
-        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing that FFmpeg knows"
-        raise VideoError(f"there is no video in it, only {kinds}")
+        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "unknown data"
+        raise VideoError(f"it must contain a video stream, got {kinds} only")
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise VideoError("FFmpeg has no decoder for its video")
     if (limit := thread_limit()) is not None:
         stream.codec_context.thread_count = limit
     return stream
+
+
+def _length(container: InputContainer) -> int:
+    """Frames of the video as the container promises them, 0 if it does not."""
+    stream = _video_stream(container)
+    if stream.frames:
+        return int(stream.frames)
+    rate = stream.average_rate or stream.guessed_rate
+    if stream.duration and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
+    else:
+        seconds = (container.duration or 0) / 1e6  # microseconds
+    return max(0, round(seconds * float(rate))) if rate else 0
 
 
 def _stamp(picture: VideoFrame) -> float | None:

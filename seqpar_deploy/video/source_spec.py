@@ -1,4 +1,4 @@
-"""What users name as sources: files, folders, globs, cameras, streams."""
+"""Names of sources: files, folders, globs, cameras, streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqpar_deploy.errors import VideoError
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".m2ts", ".mts")
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "srt")
-_RECORDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")  # over HTTP: these end, everything else goes on
+_RECORDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")  # over HTTP these end, everything else is live
 _LONGEST_NAME = 40
 
 
@@ -20,7 +20,7 @@ _LONGEST_NAME = 40
 class SourceSpec:
     """One video to read. `name` is short, unique, and fit for a file name; `place` a path, device or URL.
 
-    A `live` source goes on for ever: lost connections are made again, and pictures nobody has time for are dropped.
+    A `live` source has no end: lost connections are retried, and frames that come too fast are dropped.
     """
 
     name: str
@@ -34,12 +34,12 @@ class SourceSpec:
 
     @property
     def is_device(self) -> bool:
-        """Whether `place` is a camera of this machine."""
+        """Whether `place` is a local camera."""
         return self.place.startswith("/dev/video")
 
     @property
     def shown(self) -> str:
-        """The place, to be read by people: a URL without user, password and query."""
+        """The place for display: a URL without user, password and query."""
         if not self.is_url:
             return self.place
         parts = urlsplit(self.place)
@@ -47,31 +47,33 @@ class SourceSpec:
 
 
 def expand_sources(names: list[str]) -> list[SourceSpec]:
-    """The videos that files, folders, globs, camera numbers, devices and URLs stand for, in order, no repeats.
+    """Expand files, folders, globs, camera numbers, devices and URLs to sources, in order, without repeats.
 
-    Raises VideoError if a name stands for nothing, or some are live and some are not. Streams are not connected to.
+    Raises VideoError if a name matches nothing, or some sources are live and some are not. Connects to nothing.
     """
     places = list(dict.fromkeys(place for name in names for place in _places(name)))
     if not places:
-        raise VideoError("no sources; name video files, a camera such as 0, or streams such as rtsp://camera/stream")
+        raise VideoError(
+            "sources must be one or more, got none; name a video file, a camera such as 0, or rtsp://camera/stream"
+        )
     specs: list[SourceSpec] = []
     for place in places:
         taken = {spec.name for spec in specs}
         specs.append(SourceSpec(name=_unused(_short_name(place), taken), place=place, live=_is_live(place)))
     if len({spec.live for spec in specs}) > 1:
-        raise VideoError("files and live sources in one run: files would be read faster than people are recognised")
+        raise VideoError("sources must be all files or all live, got both; run them separately")
     return specs
 
 
 def _places(name: str) -> list[str]:
     if not name:
-        raise VideoError("the name of a source is empty; wanted a file, a camera such as 0, or a stream")
+        raise VideoError("the name of a source must not be empty; name a file, a camera such as 0, or a stream")
     if name.isdecimal():
         name = f"/dev/video{int(name)}"
     path = Path(name)
     if scheme := _scheme(name):
         if scheme not in SCHEMES:
-            raise VideoError(f"{scheme}:// is not a kind of source; wanted a file or one of {' '.join(SCHEMES)}")
+            raise VideoError(f"a source must be a file or one of {' '.join(SCHEMES)}, got {scheme}://")
         _check_url(name, scheme)
         return [name]
     if path.is_dir():
@@ -92,17 +94,17 @@ def _places(name: str) -> list[str]:
 
 
 def _check_url(url: str, scheme: str) -> None:
-    """It would be tried again for ever."""
+    """Refuse what would be retried for ever."""
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
-    except ValueError:  # whose words may hold a part of the password
+    except ValueError:  # whose message may contain a part of the password
         raise VideoError(
-            f"a {scheme}:// source cannot be understood; wanted {scheme}://[USER:PASSWORD@]HOST[:PORT]/PATH, with %40 "
-            "for an @ in a password, and the like"
+            f"a {scheme}:// source must be {scheme}://[USER:PASSWORD@]HOST[:PORT]/PATH, got an invalid URL; write %40 "
+            "for an @ in a password"
         ) from None
     if not host and scheme in ("rtsp", "rtsps", "http", "https"):  # the others may listen
-        raise VideoError(f"a {scheme}:// source names no host; wanted {scheme}://HOST[:PORT]/PATH")
+        raise VideoError(f"a {scheme}:// source must be {scheme}://HOST[:PORT]/PATH, got no host")
 
 
 def _scheme(place: str) -> str:

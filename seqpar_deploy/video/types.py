@@ -1,6 +1,6 @@
-"""What the stages of the pipeline hand to each other, and the protocols of those that users replace.
+"""The data the stages of the pipeline pass on, and the protocols of the parts that users replace.
 
-source -> Frame -> Detector -> Box -> Tracker -> TrackedBox -> chosen crops -> Recognizer -> fused people -> sinks
+source -> Frame -> Detector -> Box -> Tracker -> TrackedBox -> selected crops -> Recognizer -> Person -> Event -> sinks
 """
 
 from __future__ import annotations
@@ -9,28 +9,39 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import Crop, RgbImage
 
 State = Literal["yes", "no", "unknown"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """One picture of a stream, uint8 RGB (h, w, 3).
+    """One frame of a stream.
 
-    `index` counts the frames of this stream from 0, those that were dropped included; `seconds` is the stream's own
-    time stamp, counted from its first frame, and goes on across interruptions.
+    Args:
+        stream: Name of the stream.
+        index: Number of the frame in its stream, from 0. Dropped frames are counted.
+        timestamp: The stream's own time in seconds since its first frame. It goes on across interruptions.
+        image: Pixels, uint8 RGB (h, w, 3).
     """
 
     stream: str
     index: int
-    seconds: float
-    image: Crop = dataclasses.field(compare=False)
+    timestamp: float
+    image: RgbImage = dataclasses.field(compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """A person in a frame: edges in pixels, and how sure the detector is, from 0 to 1."""
+    """A detected person.
+
+    Args:
+        left: Left edge in pixels of the frame.
+        top: Upper edge in pixels.
+        right: Right edge in pixels.
+        bottom: Lower edge in pixels.
+        score: The detector's confidence, 0 to 1. Default: 1.
+    """
 
     left: float
     top: float
@@ -41,35 +52,60 @@ class Box:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrackedBox:
-    """A box and who it shows: `track` numbers the people of one stream from 1."""
+    """A box and the person it shows.
 
-    track: int
+    Args:
+        track_id: Number of the person within the stream, from 1.
+        box: Where the person is.
+    """
+
+    track_id: int
+    box: Box
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Sighting:
+    """Where and when a person was seen.
+
+    Args:
+        frame: Index of the frame in its stream, as `Frame.index`.
+        timestamp: The stream's time in seconds, as `Frame.timestamp`.
+        box: Where the person is in that frame.
+    """
+
+    frame: int
+    timestamp: float
     box: Box
 
 
 class Detector(Protocol):
-    """Finds people. Used by one thread; one may serve several streams."""
+    """Finds people. Used by one thread; one detector may serve several streams."""
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Everyone in the frame."""
+        """Return a box for each person in the frame."""
         ...
 
     def close(self) -> None:
-        """Release what it holds. Safe to call twice."""
+        """Release resources. Safe to call twice."""
         ...
 
 
 class Tracker(Protocol):
-    """Follows people through the frames of one stream, given in order."""
+    """Follows people through the frames of one stream, which come in order."""
 
     def update(self, frame: Frame, boxes: Sequence[Box]) -> list[TrackedBox]:
-        """The boxes that belong to someone, with who that is."""
+        """Return the boxes that belong to a track, each with its track ID."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Attribute:
-    """What is believed of one attribute of one person: `probability` that they have it, fused over their crops."""
+    """One attribute of one person, aggregated over their crops.
+
+    Args:
+        state: "yes", "no" or "unknown".
+        probability: That the person has the attribute, 0 to 1.
+    """
 
     state: State
     probability: float
@@ -77,29 +113,31 @@ class Attribute:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
-    """What is believed of one track, at one moment. `attributes` in the label set's order.
+    """A track and its attributes at one moment.
 
-    `seconds` are of the stream: when they were first and last seen. `best` is the crop that told most; `best_frame`,
-    `best_seconds` and `best_box` are where it is from. `crops` were recognised.
+    Args:
+        stream: Name of the stream.
+        track_id: Number of the person within the stream, from 1.
+        first: The first sighting.
+        last: The latest sighting.
+        best: The sighting of `best_crop`.
+        best_crop: The most informative crop, uint8 RGB (h, w, 3), with a margin around the box.
+        attributes: State and probability by name, in the label set's order.
+        crops: Number of crops recognised so far.
     """
 
     stream: str
-    track: int
-    first_seconds: float
-    last_seconds: float
-    first_frame: int
-    last_frame: int
-    box: Box
+    track_id: int
+    first: Sighting
+    last: Sighting
+    best: Sighting
+    best_crop: Crop = dataclasses.field(compare=False)
     attributes: Mapping[str, Attribute] = dataclasses.field(hash=False)
     crops: int
-    best: Crop = dataclasses.field(compare=False)
-    best_frame: int
-    best_seconds: float
-    best_box: Box
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of what they have: the attributes whose state is yes."""
+        """Names of the attributes whose state is "yes"."""
         return tuple(name for name, attribute in self.attributes.items() if attribute.state == "yes")
 
 
@@ -108,9 +146,12 @@ EventKind = Literal["appeared", "changed", "ended"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something to tell: a person's first attributes, a change of them, the end of their track.
+    """A person's first attributes, a change of them, or the end of their track.
 
-    `changed` names the attributes whose state is another than in the track's last event.
+    Args:
+        kind: "appeared", "changed" or "ended".
+        person: The person as of this event.
+        changed: Names of the attributes whose state differs from the track's previous event.
     """
 
     kind: EventKind
@@ -119,16 +160,19 @@ class Event:
 
 
 class Sink(Protocol):
-    """Takes what the pipeline finds. Called by one thread; an exception costs this sink alone, and is reported."""
+    """Receives the pipeline's results. Called by one thread; see `BaseSink` for a class to inherit from.
+
+    An exception disables this sink alone, for a while, and is logged. SinkError disables it for good.
+    """
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        """A frame that was tracked, in order within its stream; `people` by track, those that have attributes."""
+        """Receive a tracked frame, in order within its stream; `people` by track ID, those that have attributes."""
         ...
 
     def event(self, event: Event) -> None:
-        """Something changed."""
+        """Receive an event; those of one track come in order."""
         ...
 
     def close(self) -> None:
-        """Flush and finish: files must play, and read, afterwards. Safe to call twice."""
+        """Flush and close: files must be complete afterwards. Safe to call twice."""
         ...

@@ -5,23 +5,25 @@ import pytest
 
 from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import load_label_set
-from seqpar_deploy.video.attribute_fusion import Fusion, FusionOptions
+from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate
-from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.options import FusionOptions, LifetimeOptions
+from seqpar_deploy.video.types import Box, Event, Frame, Person, Sighting, TrackedBox
 from seqpar_deploy.vocab import LabelSet
 
 BOX = Box(left=10, top=10, right=50, bottom=110)
 IMAGE = np.zeros((200, 300, 3), np.uint8)
 
 
-def frame(seconds: float) -> Frame:
-    return Frame(stream="a", index=round(10 * seconds), seconds=seconds, image=IMAGE)
+def frame(timestamp: float) -> Frame:
+    return Frame(stream="a", index=round(10 * timestamp), timestamp=timestamp, image=IMAGE)
 
 
-def candidate(seconds: float, quality: float = 0.8, track: int = 1) -> Candidate:
-    crop = np.full((4, 2, 3), round(10 * seconds) % 256, np.uint8)
-    index = round(10 * seconds)
-    return Candidate(stream="a", track=track, frame=index, seconds=seconds, box=BOX, crop=crop, quality=quality)
+def candidate(timestamp: float, quality: float = 0.8, track_id: int = 1) -> Candidate:
+    index = round(10 * timestamp)
+    crop = np.full((4, 2, 3), index % 256, np.uint8)
+    sighting = Sighting(frame=index, timestamp=timestamp, box=BOX)
+    return Candidate(stream="a", track_id=track_id, sighting=sighting, crop=crop, quality=quality)
 
 
 def says(**scores: float) -> Prediction:
@@ -32,12 +34,12 @@ class Scene:
     """One person, who is asked about again and again."""
 
     def __init__(self, label_set: LabelSet, options: FusionOptions | None = None) -> None:
-        self.fusion = Fusion(label_set, options)
+        self.fusion = AttributeFusion(label_set, options)
         self.seconds = 0.0
 
     def answer(self, quality: float = 0.8, **scores: float) -> list[Event]:
         self.seconds += 1
-        ended = self.fusion.seen(frame(self.seconds), [TrackedBox(track=1, box=BOX)])
+        ended = self.fusion.observe(frame(self.seconds), [TrackedBox(track_id=1, box=BOX)])
         return ended + self.fusion.add(candidate(self.seconds, quality), says(**scores))
 
     @property
@@ -118,7 +120,7 @@ def test_the_view_is_that_of_the_latest_crop(scene: Scene) -> None:
     assert event.kind == "changed"
     assert event.changed == ("Front", "Back")
     assert (scene.state("Front"), scene.state("Back")) == ("no", "yes")
-    scene.fusion.seen(frame(scene.seconds + 6), [TrackedBox(track=1, box=BOX)])
+    scene.fusion.observe(frame(scene.seconds + 6), [TrackedBox(track_id=1, box=BOX)])
     assert (scene.state("Back"), scene.state("Hat")) == ("unknown", "yes")
 
 
@@ -127,37 +129,48 @@ def test_the_best_crop_is_kept(scene: Scene) -> None:
     scene.answer(quality=0.9, Hat=0.9)
     scene.answer(quality=0.8, Hat=0.9)
     scene.answer(quality=0.9, Hat=0.4)
-    assert (scene.person.best_frame, scene.person.best_seconds, scene.person.crops) == (20, 2.0, 4)
-    assert scene.person.best[0, 0, 0] == 20
+    assert (scene.person.best.frame, scene.person.best.timestamp, scene.person.crops) == (20, 2.0, 4)
+    assert scene.person.best_crop[0, 0, 0] == 20
 
 
 def test_a_life(scene: Scene) -> None:
     scene.answer(Hat=0.95)
     scene.answer(Hat=0.95)
-    assert scene.fusion.seen(frame(3.5), []) == []
-    (event,) = scene.fusion.seen(frame(4.5), [])
+    assert scene.fusion.observe(frame(3.5), []) == []
+    (event,) = scene.fusion.observe(frame(4.5), [])
     assert (event.kind, event.changed) == ("ended", ())
-    assert (event.person.first_seconds, event.person.last_seconds, event.person.crops) == (1, 2, 2)
-    assert (event.person.first_frame, event.person.last_frame, event.person.box) == (10, 20, BOX)
+    assert (event.person.first.timestamp, event.person.last.timestamp, event.person.crops) == (1, 2, 2)
+    assert (event.person.first.frame, event.person.last.frame, event.person.last.box) == (10, 20, BOX)
     assert scene.fusion.people("a") == {}
     assert scene.fusion.add(candidate(2), says(Hat=0.9)) == []  # too late
 
 
 def test_who_left_before_the_answer_appears_and_ends(label_set: LabelSet) -> None:
-    fusion = Fusion(label_set)
-    fusion.seen(frame(0), [TrackedBox(track=1, box=BOX), TrackedBox(track=2, box=BOX)])
-    assert fusion.seen(frame(3), []) == []
+    fusion = AttributeFusion(label_set)
+    fusion.observe(frame(0), [TrackedBox(track_id=1, box=BOX), TrackedBox(track_id=2, box=BOX)])
+    assert fusion.observe(frame(3), []) == []
     events = fusion.add(candidate(0), says(Hat=0.95))
     assert [event.kind for event in events] == ["appeared", "ended"]
-    assert fusion.seen(frame(40), []) == []  # the other one was given up
-    assert fusion.add(candidate(0, track=2), says(Hat=0.95)) == []
+    assert fusion.observe(frame(40), []) == []  # the other one was given up
+    assert fusion.add(candidate(0, track_id=2), says(Hat=0.95)) == []
+
+
+def test_lifetime_options_count(label_set: LabelSet) -> None:
+    fusion = AttributeFusion(label_set, lifetime=LifetimeOptions(leave_after=5, give_up_after=6))
+    fusion.observe(frame(0), [TrackedBox(track_id=1, box=BOX), TrackedBox(track_id=2, box=BOX)])
+    fusion.add(candidate(0), says(Hat=0.95))
+    assert fusion.observe(frame(4.9), []) == []
+    assert [event.kind for event in fusion.observe(frame(5.1), [])] == ["ended"]
+    assert fusion.unrecognized == 0
+    fusion.observe(frame(6.1), [])
+    assert fusion.unrecognized == 1
 
 
 def test_the_end_of_a_stream(label_set: LabelSet) -> None:
-    fusion = Fusion(label_set)
-    fusion.seen(frame(0), [TrackedBox(track=1, box=BOX), TrackedBox(track=2, box=BOX)])
+    fusion = AttributeFusion(label_set)
+    fusion.observe(frame(0), [TrackedBox(track_id=1, box=BOX), TrackedBox(track_id=2, box=BOX)])
     fusion.add(candidate(0), says(Hat=0.95))
-    assert [(event.kind, event.person.track) for event in fusion.finish("a")] == [("ended", 1)]
+    assert [(event.kind, event.person.track_id) for event in fusion.finish("a")] == [("ended", 1)]
     assert fusion.finish("a") == []
 
 

@@ -42,8 +42,8 @@ def pictures(path: Path) -> int:
 def people(events: Path) -> set[int]:
     """Everyone in the events, each of whom has an end."""
     told = [json.loads(line) for line in events.read_text().splitlines()]
-    everyone = {event["track"] for event in told}
-    assert {event["track"] for event in told if event["event"] == "ended"} == everyone
+    everyone = {event["track_id"] for event in told}
+    assert {event["track_id"] for event in told if event["event"] == "ended"} == everyone
     return everyone
 
 
@@ -54,7 +54,7 @@ def people_in_report(path: Path) -> int:
 
 
 def lines_of(said: str, name: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith(f"seqpar: {name}")]
+    return [line for line in said.splitlines() if f"{name} " in line and ": " in line]
 
 
 def _on_a_small_disk() -> None:
@@ -76,7 +76,7 @@ def test_a_full_disk_and_a_broker_that_never_answers_cost_themselves_alone(bundl
     assert 10 < pictures(tmp_path / "out.mp4") < 100
     began, ended = lines_of(done.stderr, "mqtt broker")
     assert "does not answer" in began
-    assert "events were not delivered; it may lack its end" in ended
+    assert "events were not delivered" in ended
     assert people_in_report(tmp_path / "people.html") == len(people(tmp_path / "e.jsonl")) > 5
 
 
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_a_live_run_that_hangs_with_whole_files_though_its_disk_is_f
             time.sleep(0.5)  # until what was sent is read
             said = ended_by(process, signal.SIGINT)
     began, ended = lines_of(said, "events in /dev/full")
-    assert "No space left on device; it is tried again, the other outputs go on" in began
+    assert "No space left on device; retrying" in began
     assert "events were missed" in ended
     assert pictures(tmp_path / "out.mp4") == tracked(said) > 10
     assert people_in_report(tmp_path / "people.html") > 1

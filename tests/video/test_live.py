@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.types import Frame
 
 _PATIENCE = 20.0  # s. Only a test that fails waits this long
-IMPATIENT = SourceOptions(connect=1.0, silence=0.5)
+IMPATIENT = SourceOptions(connect_timeout=1.0, silence_timeout=0.5)
+_LOGGER = logging.getLogger("seqpar_deploy.video.source")
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,15 @@ def server() -> Iterator[StreamServer]:
 
 
 class Watched:
-    """A started source, and what it reports."""
+    """A started source, and what it logs."""
 
     def __init__(self, url: str, options: SourceOptions | None = None, size: int = 8) -> None:
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         (spec,) = expand_sources([url])
-        self.source = Source(spec, options=options, report=self.lines.put)
+        self.handler = logging.Handler()
+        self.handler.emit = lambda record: self.lines.put(record.getMessage())  # type: ignore[method-assign]
+        _LOGGER.addHandler(self.handler)
+        self.source = Source(spec, options=options or SourceOptions())
         self.frames: BoundedQueue[Frame] = self.source.start(size)
 
     def take(self, count: int) -> list[Frame]:
@@ -55,12 +60,12 @@ class Watched:
         return self.lines.get(timeout=_PATIENCE)
 
     def hear(self, words: str) -> None:
-        """Wait until it is said."""
+        """Wait until it is logged."""
         while words not in self.said():
             pass
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait, for what nothing tells about."""
+        """Wait for something that is not logged."""
         deadline = time.monotonic() + _PATIENCE
         while not condition():
             assert time.monotonic() < deadline
@@ -68,8 +73,9 @@ class Watched:
 
 
 @pytest.fixture
-def watch() -> Iterator[Callable[..., Watched]]:
-    watched = []
+def watch(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Watched]]:
+    caplog.set_level(logging.INFO, logger=_LOGGER.name)
+    watched: list[Watched] = []
 
     def start(*arguments: object, **options: object) -> Watched:
         watched.append(Watched(*arguments, **options))
@@ -78,10 +84,11 @@ def watch() -> Iterator[Callable[..., Watched]]:
     yield start
     for each in watched:
         each.source.close()
+        _LOGGER.removeHandler(each.handler)
 
 
 def _grows(frames: list[Frame]) -> bool:
-    return all(a.seconds < b.seconds and a.index < b.index for a, b in itertools.pairwise(frames))
+    return all(a.timestamp < b.timestamp and a.index < b.index for a, b in itertools.pairwise(frames))
 
 
 def test_a_server_killed_and_restarted_is_found_again(clip, watch):
@@ -108,7 +115,7 @@ def test_time_stamps_go_on_over_a_connection_that_ends(server, clip, watch):
     frames = live.take(30)
     assert live.source.stats.reconnects >= 2
     assert _grows(frames)
-    assert frames[-1].seconds < 60
+    assert frames[-1].timestamp < 60
     assert "the connection broke off" in live.said()
 
 
@@ -147,13 +154,13 @@ def test_silence_is_noticed(server, clip, watch):
     [
         ("silence.ts", "no answer"),
         ("none.ts", "404 Not Found"),
-        ("page.ts", "no video that FFmpeg knows"),
+        ("page.ts", "FFmpeg does not know its format"),
     ],
 )
-def test_what_is_no_video_yet_is_tried_again_and_said_once(server, watch, path, says):
+def test_what_is_no_video_yet_is_retried_and_logged_once(server, watch, path, says):
     live = watch(server.url(path), IMPATIENT)
     said = live.said()
-    assert "is not there: " in said
+    assert "cannot be reached: " in said
     assert says in said
     live.until(lambda: live.source.stats.back_off > 0.3)
     assert live.lines.empty()
@@ -176,7 +183,9 @@ def test_a_camera_over_rtsp_is_found_again(clip, watch):
 
 def test_a_camera_over_rtsp_that_falls_silent(clip, watch):
     with RtspServer() as camera:
-        live = watch(camera.url(clip=clip, speed=8, silent_after=15), SourceOptions(connect=1.0, silence=1.0))
+        live = watch(
+            camera.url(clip=clip, speed=8, silent_after=15), SourceOptions(connect_timeout=1.0, silence_timeout=1.0)
+        )
         live.take(14)
         heard = time.monotonic()
         live.hear("is lost: no answer for 1 s")
@@ -187,12 +196,12 @@ def test_a_camera_over_rtsp_that_falls_silent(clip, watch):
 def test_a_camera_that_comes_late_and_one_that_never_answers(clip, watch):
     camera = RtspServer()
     live = watch(camera.url(clip=clip, speed=4), IMPATIENT)
-    assert "is not there: Connection refused; trying again" in live.said()
+    assert "cannot be reached: Connection refused; retrying" in live.said()
     with camera:
         camera.freeze()
-        live.hear("is not there yet: no answer for 0.5 s")
+        live.hear("is not connected yet: no answer for 0.5 s")
         camera.thaw()
-        live.hear("is there after")
+        live.hear("is connected after")
 
 
 @pytest.mark.skipif(not gst_rtsp_server.is_there(), reason="Debian's GStreamer RTSP server is not installed")
@@ -210,13 +219,13 @@ def test_a_camera_of_gstreamer_is_found_again_and_changes_resolution(clip, watch
         while frames[-1].image.shape != (96, 64, 3):
             frames += live.take(1)
         assert _grows(frames)
-        assert frames[-1].seconds > 2
+        assert frames[-1].timestamp > 2
         assert live.source.stats.reconnects == 1
 
 
 def test_sound_alone(server, watch, tmp_path):
     live = watch(server.url(clips=[make_sound(tmp_path / "sound.ts")], speed=8), IMPATIENT)
-    assert "there is no video in it, only audio" in live.said()
+    assert "audio only" in live.said()
 
 
 def test_nobody_has_time(server, clip, watch):
@@ -249,7 +258,7 @@ def test_a_protocol_that_is_not_built_in(monkeypatch):
         raise av.error.ProtocolNotFoundError(1, "Protocol not found")
 
     monkeypatch.setattr(av, "open", refuse)
-    with pytest.raises(VideoError, match=r"srt://127.0.0.1:1 cannot be read: .* does not speak srt"):
+    with pytest.raises(VideoError, match=r"srt://127.0.0.1:1 cannot be read: .* does not support srt"):
         list(source)
 
 

@@ -22,6 +22,7 @@ from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
+from seqpar_deploy.video.sinks import BaseSink
 from seqpar_deploy.video.sinks.metrics import Metrics
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
@@ -49,7 +50,7 @@ class Straight:
     """Whoever is found is always the same."""
 
     def update(self, frame: Frame, boxes: Sequence[Box]) -> list[TrackedBox]:
-        return [TrackedBox(track=1, box=box) for box in boxes]
+        return [TrackedBox(track_id=1, box=box) for box in boxes]
 
 
 class Passersby(OneWalker):
@@ -59,11 +60,11 @@ class Passersby(OneWalker):
         return [Box(left=20, top=10, right=60, bottom=110)]
 
     def update(self, frame: Frame, boxes: Sequence[Box]) -> list[TrackedBox]:
-        return [TrackedBox(track=1 + frame.index // 10, box=box) for box in boxes]
+        return [TrackedBox(track_id=1 + frame.index // 10, box=box) for box in boxes]
 
 
 class Notebook:
-    """A sink that writes down what it is told, and when."""
+    """A sink that records its calls."""
 
     def __init__(self) -> None:
         self.frames: list[int] = []
@@ -74,7 +75,7 @@ class Notebook:
         self.frames.append(frame.index)
 
     def event(self, event: Event) -> None:
-        self.events.append((event.kind, event.person.stream, event.person.track))
+        self.events.append((event.kind, event.person.stream, event.person.track_id))
 
     def close(self) -> None:
         self.closed += 1
@@ -98,7 +99,7 @@ def pipeline(
     return Pipeline([Source(spec) for spec in specs], detector, recognizer, sink, tracker=tracker, metrics=metrics)
 
 
-def test_a_file_is_told_from_its_first_frame_to_its_last(bundle_dir: Path) -> None:
+def test_a_file_is_processed_from_its_first_frame_to_its_last(bundle_dir: Path) -> None:
     runs = []
     for _ in range(2):
         notebook = Notebook()
@@ -112,6 +113,23 @@ def test_a_file_is_told_from_its_first_frame_to_its_last(bundle_dir: Path) -> No
         assert summary.stages["detect"][0] == 100
         runs.append(notebook.events)
     assert runs[0] == runs[1]
+
+
+def test_progress_ends_at_the_last_frame(bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "_LOOK_EVERY", 0.05)
+    names = [str(tmp_path / f"{name}.mp4") for name in "ab"]
+    for name in names:
+        Path(name).symlink_to(STREET)
+    seen: list[tuple[int, int]] = []
+    sources = [Source(spec) for spec in expand_sources(names)]
+    with Recognizer.from_bundle(bundle_dir) as recognizer:
+        Pipeline(
+            sources, OneWalker(), recognizer, BaseSink(), on_progress=lambda done, total: seen.append((done, total))
+        ).run()
+    assert seen[-1] == (200, 200)
+    assert {total for _, total in seen} == {200}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len(seen) > 2
 
 
 def test_several_streams_share_one_recognizer(bundle_dir: Path, tmp_path: Path) -> None:
@@ -162,9 +180,10 @@ def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: P
     assert made._follower._recognizer.calls == 3  # type: ignore[attr-defined]
 
 
-def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "_PATIENCE", 1.0)
-    told: list[str] = []
+def test_a_sink_that_hangs_keeps_nobody(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline_module, "_HUNG_AFTER", 1.0)
     forever = threading.Event()
 
     class Hanging(Notebook):
@@ -175,7 +194,6 @@ def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.Mo
 
     sink = Hanging()
     made = pipeline(bundle_dir, [str(STREET)], sink, OneWalker())
-    made._report = told.append
     ended: list[Summary] = []
     running = threading.Thread(target=lambda: ended.append(made.run()))
     running.start()
@@ -183,22 +201,22 @@ def test_a_sink_that_hangs_keeps_nobody(bundle_dir: Path, monkeypatch: pytest.Mo
     made.request_stop()
     running.join(20)
     assert not running.is_alive()
-    assert told == ["a sink hangs, and is left behind: what it had not taken is lost"]
+    assert [message for message in caplog.messages if "sink hangs" in message] == caplog.messages != []
     assert ended[0].hung
     forever.set()
 
 
-def test_a_source_that_cannot_be_read_costs_only_itself(bundle_dir: Path, tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_read_costs_only_itself(
+    bundle_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    told: list[str] = []
     notebook = Notebook()
     made = pipeline(bundle_dir, [str(STREET), str(broken)], notebook, OneWalker())
-    made._report = told.append
     summary = made.run()
     assert summary.frames == {"street": 100}
     assert list(summary.failed) == ["broken"]
-    assert told[0].startswith("broken: ")
+    assert caplog.messages[0].startswith("broken: ")
 
 
 def command(bundle_dir: Path, folder: Path, *sources: object) -> list[str]:
@@ -219,12 +237,12 @@ def test_the_command_on_the_street_clip(bundle_dir: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "people, " in done.stderr
     assert all(
-        f"\n{stage} " in done.stderr for stage in ("decode", "detect", "track", "choose", "recognize", "fuse", "sinks")
+        f"{stage} " in done.stderr for stage in ("decode", "detect", "track", "select", "recognize", "fuse", "sinks")
     )
     events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
-    tracks = {event["track"] for event in events}
+    tracks = {event["track_id"] for event in events}
     assert len(tracks) >= 8  # about ten people walk through the clip
-    assert {event["track"] for event in events if event["event"] == "ended"} == tracks
+    assert {event["track_id"] for event in events if event["event"] == "ended"} == tracks
     assert decoded(tmp_path / "out.mp4") == 100
     assert "<!doctype html>" in (tmp_path / "people.html").read_text()
 
@@ -245,8 +263,8 @@ def test_an_interrupted_run_finishes_its_files(bundle_dir: Path, tmp_path: Path,
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     events = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
-    people = {(event["stream"], event["track"]) for event in events}
-    assert {(event["stream"], event["track"]) for event in events if event["event"] == "ended"} == people
+    people = {(event["stream"], event["track_id"]) for event in events}
+    assert {(event["stream"], event["track_id"]) for event in events if event["event"] == "ended"} == people
     assert 0 < decoded(tmp_path / "out-clip0.mp4") < 100
 
 
@@ -255,10 +273,10 @@ def test_an_interrupted_run_finishes_its_files(bundle_dir: Path, tmp_path: Path,
     [
         (["nothing.mp4"], "nothing.mp4"),
         ([str(STREET), "--detector", "none.onnx"], "none.onnx"),
-        ([str(STREET), "--annotate", str(STREET)], "which is read; name another file"),
-        ([str(STREET), "--report", str(STREET)], "which is read; name another file"),
-        ([str(STREET), "--events", "x", "--report", "x"], "which is written already; name another file"),
-        ([str(STREET), "rtsp://127.0.0.1:9/x"], "files and live sources in one run"),
+        ([str(STREET), "--annotate", str(STREET)], "is also an input; name another file"),
+        ([str(STREET), "--report", str(STREET)], "is also an input; name another file"),
+        ([str(STREET), "--events", "x", "--report", "x"], "is also another output; name another file"),
+        ([str(STREET), "rtsp://127.0.0.1:9/x"], "all files or all live"),
         ([str(STREET), "--serve", "0", "--mqtt", "http://x", "--report", "people.html"], "mqtt"),
     ],
 )

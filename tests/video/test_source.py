@@ -33,12 +33,13 @@ def test_every_picture_of_the_sample_clip():
     source = _source(STREET)
     frames = list(source)
     assert [frame.index for frame in frames] == list(range(100))
-    assert [frame.seconds for frame in frames] == pytest.approx([number / 10 for number in range(100)])
+    assert [frame.timestamp for frame in frames] == pytest.approx([number / 10 for number in range(100)])
     assert {frame.image.shape for frame in frames} == {(576, 768, 3)}
     assert {frame.stream for frame in frames} == {"street"}
     assert frames[0].image.dtype == np.uint8
     stats = source.stats
     assert (stats.state, stats.frames, stats.decode_errors, stats.width, stats.height) == ("ended", 100, 0, 768, 576)
+    assert stats.length == _source(STREET).probe_length() == 100
 
 
 def test_a_slow_consumer_loses_no_picture_of_a_file(tmp_path):
@@ -63,13 +64,19 @@ def test_closing_ends_a_thread_that_waits(tmp_path):
 def test_stamps_of_a_variable_frame_rate(tmp_path):
     times = [0, 1, 3, 4, 9, 30, 31, 600]
     frames = _frames(make_clip(tmp_path / "clip.mkv", frames=8, times=times))
-    assert [frame.seconds for frame in frames] == pytest.approx([stamp / 10 for stamp in times], abs=0.002)
+    assert [frame.timestamp for frame in frames] == pytest.approx([stamp / 10 for stamp in times], abs=0.002)
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv444p"), ("ffv1", "gray"), ("ffv1", "rgba64le")])
 def test_pixel_formats(tmp_path, codec, pixels):
     frames = _frames(make_clip(tmp_path / "clip.mkv", frames=3, codec=codec, pixels=pixels))
     assert [number_of(frame.image) for frame in frames] == [0, 1, 2]
+
+
+def test_the_length_of_a_container_without_a_frame_count(tmp_path):
+    assert _source(make_clip(tmp_path / "clip.mkv", frames=30)).probe_length() == pytest.approx(30, abs=1)
+    (tmp_path / "page.mp4").write_text("<!DOCTYPE html>" * 100)
+    assert _source(tmp_path / "page.mp4").probe_length() == 0
 
 
 def test_odd_sizes(tmp_path):
@@ -104,7 +111,7 @@ def test_pictures_are_turned_upright(tmp_path, matrix, turned):
 def test_a_picture_is_a_video_of_one_frame(tmp_path):
     Image.new("RGB", (40, 30), (grey(3),) * 3).save(tmp_path / "picture.png")
     (frame,) = _frames(tmp_path / "picture.png")
-    assert (frame.index, frame.seconds, number_of(frame.image)) == (0, 0.0, 3)
+    assert (frame.index, frame.timestamp, number_of(frame.image)) == (0, 0.0, 3)
 
 
 def test_damaged_packets_are_counted_and_the_others_read(tmp_path):
@@ -136,9 +143,9 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     (tmp_path / "page.mp4").write_text("<!DOCTYPE html><title>Camera</title>" * 100)
     make_sound(tmp_path / "sound.mp4")
     for name, says in (
-        ("cut.mp4", "no video that FFmpeg knows, or damaged"),
-        ("page.mp4", "no video that FFmpeg knows, or damaged"),
-        ("sound.mp4", "there is no video in it, only audio"),
+        ("cut.mp4", "FFmpeg does not know its format"),
+        ("page.mp4", "FFmpeg does not know its format"),
+        ("sound.mp4", "audio only"),
     ):
         source = _source(tmp_path / name)
         with pytest.raises(VideoError, match=f"{name} cannot be read: .*{says}") as refused:

@@ -10,7 +10,7 @@ IMAGE = np.zeros((10, 10, 3), dtype=np.uint8)
 
 
 def at(seconds: float, index: int = 0) -> Frame:
-    return Frame(stream="s", index=index, seconds=seconds, image=IMAGE)
+    return Frame(stream="s", index=index, timestamp=seconds, image=IMAGE)
 
 
 def walker(seconds: float, *, start: float = 0.0, speed: float = 40.0, score: float = 0.9) -> Box:
@@ -29,7 +29,7 @@ def test_two_people_who_pass_each_other_keep_their_numbers(rate: int) -> None:
         }
         for tracked in tracker.update(at(seconds), list(boxes.values())):
             name = next(name for name, box in boxes.items() if box is tracked.box)
-            numbers[name].add(tracked.track)
+            numbers[name].add(tracked.track_id)
     assert sorted([*numbers["right"], *numbers["left"]]) == [1, 2]
 
 
@@ -42,7 +42,7 @@ def test_time_decides_whether_somebody_is_the_same_not_frames() -> None:
         for index in range(rate_while_hidden):
             tracker.update(at(2.0 + 1.2 * index / 10), [])
         (tracked,) = tracker.update(at(3.2), [walker(3.2)])
-        assert tracked.track == 1
+        assert tracked.track_id == 1
 
 
 def test_a_long_interruption_ends_tracks_and_nothing_is_remembered() -> None:
@@ -51,7 +51,7 @@ def test_a_long_interruption_ends_tracks_and_nothing_is_remembered() -> None:
         tracker.update(at(index / 10), [walker(index / 10, speed=0)])
     for index in range(3):
         tracked = tracker.update(at(60 + index / 10), [walker(0, speed=0)])
-    assert [one.track for one in tracked] == [2]
+    assert [one.track_id for one in tracked] == [2]
     for index in range(200):  # a new person every second, far from the last
         tracker.update(at(100 + index / 2), [Box(left=200 * index, top=0, right=200 * index + 40, bottom=100)])
     assert len(tracker._tracker.tracks) <= 5
@@ -71,4 +71,4 @@ def test_frames_without_people_and_time_that_stands_still_are_no_trouble() -> No
     assert tracker.update(at(0.0), []) == []
     for _ in range(3):
         tracked = tracker.update(at(1.0), [walker(1.0)])
-    assert [one.track for one in tracked] == [1]
+    assert [one.track_id for one in tracked] == [1]

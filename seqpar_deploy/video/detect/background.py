@@ -1,4 +1,4 @@
-"""What a fixed camera sees when nobody is there."""
+"""The background model of a fixed camera."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 
 Mask = npt.NDArray[np.uint8]
 
@@ -22,19 +22,19 @@ class Background:
     """OpenCV's MOG2, which learns from every part of the picture but people, and a picture of the background.
 
     People are left out because MOG2 takes what stays for background within seconds, and people stop to talk. Whoever
-    has stood for longer than `patience` seconds becomes background all the same: they may be a parked bicycle.
+    has stood for longer than `absorb_after` seconds becomes background all the same: it may be a parked bicycle.
     """
 
-    def __init__(self, cv2: Any, patience: float) -> None:
+    def __init__(self, cv2: Any, absorb_after: float) -> None:
         self._cv2 = cv2
-        self._patience = patience
+        self._absorb_after = absorb_after
         self._model = cv2.createBackgroundSubtractorMOG2(varThreshold=VARIANCES, detectShadows=True)
         self._looks = 0
         self._learned_at = 0.0
         self._stood: npt.NDArray[np.float32] | None = None  # seconds for which a person was at each pixel
         self.edges: npt.NDArray[np.float32] | None = None
 
-    def foreground(self, picture: Crop) -> Mask:
+    def foreground(self, picture: RgbImage) -> Mask:
         """0 or 255 at each pixel of a picture (h, w, 3); shadows are background."""
         cv2 = self._cv2
         mask = self._model.apply(picture, learningRate=0 if self._looks else 1)
@@ -42,18 +42,18 @@ class Background:
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
         return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((13, 3), np.uint8)))
 
-    def learn(self, picture: Crop, seconds: float, people: Mask) -> None:
+    def learn(self, picture: RgbImage, timestamp: float, people: Mask) -> None:
         """Take a picture in, but where `people` is not 0. Most are passed over: the background changes slowly."""
-        passed = seconds - self._learned_at
-        if self._looks >= FIRST_LOOKS and 0 <= passed < LEARN_EVERY:  # below 0 a stream's time began anew
+        passed = timestamp - self._learned_at
+        if self._looks >= FIRST_LOOKS and 0 <= passed < LEARN_EVERY:  # below 0 the stream started over
             return
-        self._learned_at = seconds
+        self._learned_at = timestamp
         if self._stood is None:
             self._stood = np.zeros(picture.shape[:2], dtype=np.float32)
         self._stood = np.where(people > 0, self._stood + passed, 0).astype(np.float32)
         if self._looks:
             background = self._model.getBackgroundImage()
-            people = np.where(self._stood < self._patience, people, 0).astype(np.uint8)
+            people = np.where(self._stood < self._absorb_after, people, 0).astype(np.uint8)
             self._cv2.copyTo(background, people, picture := picture.copy())
             self.edges = edges_of(self._cv2, background)
         self._looks += 1
@@ -65,7 +65,7 @@ class Background:
         self._looks = 0
 
 
-def edges_of(cv2: Any, picture: Crop) -> npt.NDArray[np.float32]:
+def edges_of(cv2: Any, picture: RgbImage) -> npt.NDArray[np.float32]:
     """How much the brightness changes at each pixel."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)))

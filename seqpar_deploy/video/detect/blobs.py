@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.video.detect.height_model import PeopleSize
+from seqpar_deploy.video.detect.height_model import HeightModel
 
 Mask = npt.NDArray[np.bool_]
 Part = tuple[int, int, int, int, tuple[int, ...]]  # edges, and numbers of what it is of
@@ -60,14 +60,14 @@ class Found:
     score: float
 
 
-def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], size: PeopleSize) -> list[Blob]:
-    """The blobs of a mask; with what is known of people's size, parts above each other are put together."""
+def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], heights: HeightModel) -> list[Blob]:
+    """The blobs of a mask; once people's heights are known, parts above each other are joined."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     parts: list[Part] = [
         (x, y, x + w, y + h, (label,)) for label, (x, y, w, h, area) in _rows(stats, count) if area >= SPECK
     ]
-    if size.known:
-        parts = _stacked(parts, size)
+    if heights.known:
+        parts = _stacked(parts, heights)
     height, width = mask.shape
     return [
         Blob(
@@ -82,18 +82,18 @@ def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], size: PeopleSize) -> list[
     ]
 
 
-def find_people(blob: Blob, size: PeopleSize, smallest: float) -> list[Found]:
-    """Who a blob is. What looks like one person, at least `smallest` pixels tall, teaches `size`."""
+def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found]:
+    """Who a blob is. What looks like one person, at least `smallest` pixels tall, updates `heights`."""
     upright = 1.6 < blob.height / blob.width < 4.5 and blob.filled > FILLED and blob.height >= smallest
-    if not size.known:
+    if not heights.known:
         if upright and not blob.cut:
-            size.add(blob.bottom, blob.height)
+            heights.add(blob.bottom, blob.height)
         return [_whole(blob, GUESSED)] if upright else []
-    expected = size.of_feet(blob.bottom)
+    expected = heights.of_feet(blob.bottom)
     if upright and not blob.cut and 0.6 < blob.height / expected < 1.7:
-        size.add(blob.bottom, blob.height)
+        heights.add(blob.bottom, blob.height)
     if blob.height > 1.25 * expected or blob.width > SIDE_BY_SIDE * expected:
-        several = [person for person in _taken_off(blob, size) if person.bottom - person.top >= smallest]
+        several = [person for person in _taken_off(blob, heights) if person.bottom - person.top >= smallest]
         if len(several) > 1 or blob.height > 1.25 * expected or blob.width > 0.75 * expected:
             return several
     least = 0.4 if blob.cut else 0.55
@@ -102,7 +102,7 @@ def find_people(blob: Blob, size: PeopleSize, smallest: float) -> list[Found]:
     return [_whole(blob, 0.9 if blob.height > 0.75 * expected else GUESSED)]
 
 
-def _taken_off(blob: Blob, size: PeopleSize) -> list[Found]:
+def _taken_off(blob: Blob, heights: HeightModel) -> list[Found]:
     """People under the heads of a blob's upper edge, the highest first, each taken away with what is below."""
     left_over = blob.mask.copy()
     people: list[Found] = []
@@ -112,7 +112,7 @@ def _taken_off(blob: Blob, size: PeopleSize) -> list[Found]:
             break
         upper = np.where(left_over.any(axis=0), left_over.argmax(axis=0), rows)
         top = int(upper.min())
-        height = size.of_head(blob.top + top)
+        height = heights.of_head(blob.top + top)
         left, right = _shoulders(upper, height)
         body = left_over[top : round(top + height) + 1, left:right]
         if body.sum() < LEAST_BODY * height**2:  # no person: something that sticks out
@@ -157,21 +157,21 @@ def _until_valley(upper: npt.NDArray[np.int64], height: float) -> int:
     return end
 
 
-def _stacked(parts: list[Part], size: PeopleSize) -> list[Part]:
+def _stacked(parts: list[Part], heights: HeightModel) -> list[Part]:
     """Join parts that lie above each other and together are no larger than a person, from the lowest up."""
     waiting, joined = sorted(parts, key=lambda part: -part[3]), []
     while waiting:
         one = waiting.pop(0)
-        while (other := next((part for part in waiting if _one_person(one, part, size)), None)) is not None:
+        while (other := next((part for part in waiting if _one_person(one, part, heights)), None)) is not None:
             waiting.remove(other)
             one = _union(one, other)
         joined.append(one)
     return joined
 
 
-def _one_person(one: Part, other: Part, size: PeopleSize) -> bool:
+def _one_person(one: Part, other: Part, heights: HeightModel) -> bool:
     left, top, right, bottom, _ = _union(one, other)
-    expected = size.of_feet(bottom)
+    expected = heights.of_feet(bottom)
     overlap = min(one[2], other[2]) - max(one[0], other[0])
     above = overlap >= 0.5 * min(one[2] - one[0], other[2] - other[0])
     return above and bottom - top <= 1.15 * expected and right - left <= 0.6 * expected

@@ -1,15 +1,15 @@
-"""People found by something else: a file or a pipe of boxes, or a function.
+"""Detections from elsewhere: a file or a pipe of boxes, or a function.
 
-JSON Lines, one line a frame, in the order of the frames:
+JSON Lines, one line per frame, in the order of the frames:
 
     {"frame": 12, "boxes": [[501, 159, 529, 232, 0.9], [466, 169, 504, 248]]}
-    {"seconds": 1.3, "boxes": []}
+    {"timestamp": 1.3, "boxes": []}
     {"stream": "gate", "frame": 12, "boxes": [[10, 20, 60, 180]]}
 
-`boxes` are left, top, right, bottom in pixels of the frame, and a score from 0 to 1 (1 if left out). `frame` counts
-from 0 as `Frame.index`, `seconds` is the stream's time as `Frame.seconds`. `stream` is needed if there are several.
-Other keys are ignored. A frame without a line has no boxes; one from a pipe is waited for until its line, a later one
-or the end comes.
+`boxes` are left, top, right, bottom in pixels of the frame, and optionally a score from 0 to 1 (default 1). Each line
+has either `frame`, which counts from 0 as `Frame.index`, or `timestamp`, the stream's time in seconds as
+`Frame.timestamp`. `stream` is needed if there are several streams. Other keys are ignored. A frame without a line has
+no boxes. With a pipe, a frame waits until its line, a later one or the end arrives.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from seqpar_deploy.errors import DetectorError
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.types import Box, Frame
 
-NEAR_SECONDS = 0.02  # a line's time and the frame's may differ by this much
-MOST_WAITING = 10_000  # lines kept for streams that have not come as far
+TOLERANCE = 0.02  # seconds by which a line's timestamp and the frame's may differ
+MOST_WAITING = 10_000  # lines kept for streams that are behind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Line:
     stream: str | None
     frame: int | None
-    seconds: float | None
+    timestamp: float | None
     boxes: tuple[Box, ...]
 
     def compare(self, frame: Frame) -> int:
         """-1 if this is of an earlier frame, 0 if of this one, 1 if of a later one."""
         if self.frame is not None:
             return (self.frame > frame.index) - (self.frame < frame.index)
-        assert self.seconds is not None
-        away = self.seconds - frame.seconds
-        return 0 if abs(away) <= NEAR_SECONDS else 1 if away > 0 else -1
+        assert self.timestamp is not None
+        away = self.timestamp - frame.timestamp
+        return 0 if abs(away) <= TOLERANCE else 1 if away > 0 else -1
 
 
-class OutsideDetections:
+class ExternalDetections:
     """A `Detector` that reads JSON Lines from a file, or from standard input if `source` is "-".
 
-    Reads on only as far as it is asked. Raises DetectorError, with the line's number, for what it cannot read.
+    Reads no further than the current frame. Raises DetectorError, with the line's number, if a line cannot be read.
     """
 
     def __init__(self, source: Path | str) -> None:
@@ -62,11 +62,11 @@ class OutsideDetections:
         self._unnamed = False  # whether there are lines without a stream
 
     def detect(self, frame: Frame) -> list[Box]:
-        """The boxes of this frame's line."""
+        """Return the boxes of this frame's line."""
         self._streams.add(frame.stream)
         if self._unnamed and len(self._streams) > 1:
             several = ", ".join(sorted(self._streams))
-            raise DetectorError(f'{self._source} has lines without "stream"; there are several: {several}')
+            raise DetectorError(f'{self._source}: each line needs "stream", as there are several streams: {several}')
         found: tuple[Box, ...] = ()
         while (line := self._first(frame.stream)) is not None and (order := line.compare(frame)) <= 0:
             if order == 0:
@@ -82,7 +82,7 @@ class OutsideDetections:
             self._file.close()
 
     def _first(self, stream: str) -> _Line | None:
-        """The first line of a stream that was not taken yet; None at the end of the file."""
+        """Return the first line of a stream not taken yet; None at the end of the file."""
         while True:
             for name in (stream, None):
                 if self._waiting[name]:
@@ -103,7 +103,7 @@ class OutsideDetections:
             line = _parse(text)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise self._error(
-                f"cannot be read ({error}); wanted " + '{"frame": 0, "boxes": [[l, t, r, b, score]]}'
+                f"cannot be read ({error}); expected " + '{"frame": 0, "boxes": [[l, t, r, b, score]]}'
             ) from None
         self._unnamed |= line.stream is None
         waiting = self._waiting[line.stream]
@@ -116,20 +116,20 @@ class OutsideDetections:
 
 
 class FunctionDetector:
-    """A `Detector` from a function: uint8 RGB (h, w, 3) -> rows of left, top, right, bottom and, if wanted, a score."""
+    """A `Detector` from a function: uint8 RGB (h, w, 3) -> rows of left, top, right, bottom and optionally a score."""
 
-    def __init__(self, function: Callable[[Crop], Iterable[Sequence[float]]]) -> None:
+    def __init__(self, function: Callable[[RgbImage], Iterable[Sequence[float]]]) -> None:
         self._function = function
 
     def detect(self, frame: Frame) -> list[Box]:
-        """What the function finds."""
+        """Return the boxes the function finds."""
         try:
             return [_box(row) for row in self._function(frame.image)]
         except (ValueError, TypeError) as error:
-            raise DetectorError(f"the function that finds people failed: {error}") from error
+            raise DetectorError(f"the detector function failed: {error}") from error
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
 def _open(source: Path | str) -> TextIO:
@@ -138,18 +138,18 @@ def _open(source: Path | str) -> TextIO:
     try:
         return open(source, encoding="utf-8")
     except OSError as error:
-        raise DetectorError(f"{source} cannot be read: {error.strerror}; wanted a JSON Lines file of boxes") from None
+        raise DetectorError(f"{source} cannot be read: {error.strerror}; expected a JSON Lines file of boxes") from None
 
 
 def _parse(text: str) -> _Line:
     values: dict[str, Any] = json.loads(text)
-    frame, seconds, stream = values.get("frame"), values.get("seconds"), values.get("stream")
-    if (frame is None) == (seconds is None):
-        raise ValueError('it needs one of "frame" and "seconds"')
+    frame, timestamp, stream = values.get("frame"), values.get("timestamp"), values.get("stream")
+    if (frame is None) == (timestamp is None):
+        raise ValueError('it needs either "frame" or "timestamp"')
     return _Line(
         stream=None if stream is None else str(stream),
         frame=None if frame is None else int(frame),
-        seconds=None if seconds is None else float(seconds),
+        timestamp=None if timestamp is None else float(timestamp),
         boxes=tuple(_box(row) for row in values["boxes"]),
     )
 
@@ -157,8 +157,8 @@ def _parse(text: str) -> _Line:
 def _box(row: Sequence[float]) -> Box:
     numbers = [float(value) for value in row]
     if len(numbers) not in (4, 5):
-        raise ValueError(f"a box has {len(numbers)} numbers, wanted left, top, right, bottom and perhaps a score")
+        raise ValueError(f"a box must have left, top, right, bottom and optionally a score, got {len(numbers)} numbers")
     left, top, right, bottom = numbers[:4]
     if not (left < right and top < bottom):
-        raise ValueError(f"a box has the edges {numbers[:4]}, wanted left < right and top < bottom")
+        raise ValueError(f"a box must have left < right and top < bottom, got {numbers[:4]}")
     return Box(left=left, top=top, right=right, bottom=bottom, score=numbers[4] if len(numbers) == 5 else 1.0)

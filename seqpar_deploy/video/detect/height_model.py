@@ -1,4 +1,4 @@
-"""How tall people are at each height of a fixed camera's picture, learned from what it sees."""
+"""Height of people by their position in a fixed camera's image, learned from observations."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import collections
 
 import numpy as np
 
-ENOUGH = 40  # people seen before there is an answer
+ENOUGH = 40  # observations until there is a model
 RECENT = 600
-EVERY = 20  # people between two fits
+EVERY = 20  # observations between two fits
 
 
-class PeopleSize:
-    """A straight line from where the feet are to the height, both in pixels, by least absolute deviations.
+class HeightModel:
+    """A line from the position of the feet to the height, both in pixels, fitted by least absolute deviations.
 
-    Over flat ground that is exact for a camera that is not tilted sideways.
+    Over flat ground this is exact for a camera without roll.
     """
 
     def __init__(self) -> None:
-        self._seen: collections.deque[tuple[float, float]] = collections.deque(maxlen=RECENT)
+        self._observations: collections.deque[tuple[float, float]] = collections.deque(maxlen=RECENT)
         self._new = 0
         self._slope = 0.0
         self._offset: float | None = None
@@ -28,10 +28,10 @@ class PeopleSize:
         return self._offset is not None
 
     def add(self, bottom: float, height: float) -> None:
-        """Somebody whose feet are at `bottom` seems to be `height` tall."""
-        self._seen.append((bottom, height))
+        """Record a person with their feet at `bottom` who seems to be `height` tall."""
+        self._observations.append((bottom, height))
         self._new += 1
-        if len(self._seen) >= ENOUGH and self._new >= EVERY:
+        if len(self._observations) >= ENOUGH and self._new >= EVERY:
             self._fit()
             self._new = 0
 
@@ -44,8 +44,8 @@ class PeopleSize:
         return max(1.0, (self._slope * top + (self._offset or 0.0)) / max(0.3, 1 - self._slope))
 
     def _fit(self) -> None:
-        bottoms, heights = np.array(self._seen).T
-        if np.ptp(bottoms) < np.median(heights):  # all at one distance: no slope to be seen
+        bottoms, heights = np.array(self._observations).T
+        if np.ptp(bottoms) < np.median(heights):  # all at one distance: the slope is unknown
             self._slope, self._offset = 0.0, float(np.median(heights))
             return
         weights = np.ones(len(heights))

@@ -1,7 +1,7 @@
-"""The built-in detector: people who move before a camera that does not. Needs no weights.
+"""The built-in detector: moving people in front of a fixed camera. Needs no weights.
 
-Background subtraction gives blobs (`background.py`). How tall people are at each height of the picture is learned from
-blobs that look like one person (`people_size.py`), and tells how many a larger blob is (`blobs.py`).
+Background subtraction yields blobs (`background.py`). The height of people at each position is learned from blobs that
+look like one person (`height_model.py`), and decides how many people a larger blob is (`blobs.py`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.background import Background, edges_of
 from seqpar_deploy.video.detect.blobs import Blob, Found, find_blobs, find_people
-from seqpar_deploy.video.detect.height_model import PeopleSize
+from seqpar_deploy.video.detect.height_model import HeightModel
 from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.types import Box, Frame
 
@@ -27,18 +27,21 @@ AROUND = 2  # pixels about a person that are not learned from either
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MotionOptions:
-    """`smallest` is the least height of a person, in pixels of the frame; whoever stands still for longer than
-    `patience` seconds becomes background."""
+    """Options of `MotionDetector`.
 
-    smallest: int = 40
-    patience: float = 60.0
+    Args:
+        min_height: Least height of a person in pixels of the frame. Default: 40.
+        absorb_after: Seconds after which a person who stands still becomes background. Default: 60.
+    """
+
+    min_height: int = 40
+    absorb_after: float = 60.0
 
 
 class MotionDetector:
     """A `Detector` for fixed cameras; keeps a background for each stream.
 
-    Cannot tell people from other upright things of their size that move, and is of no use on a camera that moves:
-    `OnnxDetector` is for those.
+    It takes other moving upright things of that size for people. For a moving camera use `OnnxDetector`.
     """
 
     def __init__(self, options: MotionOptions = MotionOptions()) -> None:
@@ -47,14 +50,14 @@ class MotionDetector:
         self._scenes: dict[str, _Scene] = {}
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Everyone who came into view since the stream began. A frame of another size starts anew."""
+        """Return everyone who came into view since the stream began. A frame of another size starts over."""
         scene = self._scenes.pop(frame.stream, None)
         if scene is None or scene.shape != frame.image.shape:
             scene = _Scene(self._cv2, frame.image.shape, self._options)
         self._scenes[frame.stream] = scene  # in order of their last frames
         if len(self._scenes) > MOST_SCENES:
             del self._scenes[next(iter(self._scenes))]
-        return scene.detect(frame.image, frame.seconds)
+        return scene.detect(frame.image, frame.timestamp)
 
     def close(self) -> None:
         """Forget the backgrounds."""
@@ -62,17 +65,17 @@ class MotionDetector:
 
 
 class _Scene:
-    """What one camera sees: its background, and how large people are before it."""
+    """State of one camera: its background and height model."""
 
     def __init__(self, cv2: Any, shape: tuple[int, ...], options: MotionOptions) -> None:
         self.shape = shape
         self._cv2 = cv2
         self._scale = min(1.0, math.sqrt(WORKING_PIXELS / (shape[0] * shape[1])))
-        self._smallest = options.smallest * self._scale
-        self._background = Background(cv2, options.patience)
-        self._size = PeopleSize()
+        self._smallest = options.min_height * self._scale
+        self._background = Background(cv2, options.absorb_after)
+        self._heights = HeightModel()
 
-    def detect(self, image: Crop, seconds: float) -> list[Box]:
+    def detect(self, image: RgbImage, timestamp: float) -> list[Box]:
         cv2 = self._cv2
         picture = cv2.resize(image, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_AREA)
         mask = self._background.foreground(picture)
@@ -80,16 +83,16 @@ class _Scene:
         if np.count_nonzero(mask) > NEARLY_ALL * mask.size:
             self._background.start_again()
         else:
-            blobs = self._without_ghosts(find_blobs(cv2, mask, self._size), picture, mask)
-            people = [person for blob in blobs for person in find_people(blob, self._size, self._smallest)]
+            blobs = self._without_ghosts(find_blobs(cv2, mask, self._heights), picture, mask)
+            people = [person for blob in blobs for person in find_people(blob, self._heights, self._smallest)]
         covered = np.zeros_like(mask)
         for one in people:
             top, left = max(0, one.top - AROUND), max(0, one.left - AROUND)
             covered[top : one.bottom + AROUND, left : one.right + AROUND] = 255
-        self._background.learn(picture, seconds, covered)
+        self._background.learn(picture, timestamp, covered)
         return [self._box(one) for one in people]
 
-    def _without_ghosts(self, blobs: list[Blob], picture: Crop, mask: Any) -> list[Blob]:
+    def _without_ghosts(self, blobs: list[Blob], picture: RgbImage, mask: Any) -> list[Blob]:
         """Without the holes that people leave who were there from the start: what has edges along a ghost's outline is
         the background, not the picture."""
         behind = self._background.edges

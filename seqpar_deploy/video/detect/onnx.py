@@ -24,10 +24,16 @@ USUAL_SIDE = 640  # of graphs that take any size
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
-    """How a detector is run. `person_class`, `fit` and `scaling` are seen in the graph where they are None.
+    """Options of an ONNX detector.
 
-    Boxes below `score` are dropped; of two that overlap by more than `overlap` (intersection over union) the better
-    one stays, unless the graph sees to that itself.
+    Args:
+        score: Least score of a box, 0 to 1. Default: 0.25.
+        overlap: Intersection over union above which the lower-scoring of two boxes is dropped, unless the graph
+            suppresses overlaps itself. Default: 0.6.
+        person_class: Index of the class of people. Default: read from the graph.
+        fit: How a frame is fitted to the input, "letterbox" or "stretch". Default: by the graph's layout.
+        scaling: Scaling of pixel values, "unit" or "imagenet". Default: by the graph's layout.
+        threads: CPU threads of one inference. Default: the runtime's.
     """
 
     score: float = 0.25

@@ -1,4 +1,4 @@
-"""A detector from what was asked for on the command line."""
+"""Opens a detector by name or file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.errors import DetectorError
-from seqpar_deploy.video.detect.external import OutsideDetections
+from seqpar_deploy.video.detect.external import ExternalDetections
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
 from seqpar_deploy.video.types import Detector
@@ -17,14 +17,22 @@ MOTION = "motion"
 def open_detector(
     wanted: str = MOTION, *, backend: BackendName = "auto", options: OnnxOptions = OnnxOptions()
 ) -> Detector:
-    """`wanted` is "motion", a `.onnx` file, a `.jsonl` file of boxes, or "-" for boxes from standard input.
+    """Open a detector.
 
-    `backend`, a Recognizer's, and `options` are for ONNX. Raises DetectorError or BackendUnavailableError.
+    Args:
+        wanted: "motion" (built in, for fixed cameras), an .onnx file, a .jsonl file of boxes, or "-" for boxes from
+            standard input. Default: "motion".
+        backend: Runtime of an ONNX detector, named as a Recognizer's. Default: "auto".
+        options: Options of an ONNX detector.
+
+    Raises:
+        DetectorError: There is no such detector, or the file is not one.
+        BackendUnavailableError: A library it needs is not installed.
     """
     if wanted == MOTION:
         return MotionDetector()
     if wanted == "-" or wanted.endswith(".jsonl"):
-        return OutsideDetections(wanted)
+        return ExternalDetections(wanted)
     if wanted.endswith(".onnx"):
         return OnnxDetector(Path(wanted), backend, options)
-    raise DetectorError(f"the detector is {wanted!r}; wanted motion, a .onnx file, a .jsonl file of boxes, or -")
+    raise DetectorError(f"detector must be motion, an .onnx file, a .jsonl file of boxes, or -, got {wanted!r}")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.opencv import import_cv2
 
 Fit = Literal["letterbox", "stretch"]
@@ -53,7 +53,7 @@ class Placement:
         return np.asarray((edges - offset) / scale, dtype=np.float32)
 
 
-def place(image: Crop, wanted: PictureInput, fit: Fit) -> tuple[Crop, Placement]:
+def place(image: RgbImage, wanted: PictureInput, fit: Fit) -> tuple[RgbImage, Placement]:
     """Resize a frame (h, w, 3) to (wanted.height, wanted.width, 3).
 
     "letterbox" keeps its shape, centred on grey, with plain bilinear interpolation, as YOLO's own tools do; "stretch"
@@ -74,7 +74,7 @@ def place(image: Crop, wanted: PictureInput, fit: Fit) -> tuple[Crop, Placement]
     return picture, Placement(x_scale=size[0] / width, y_scale=size[1] / height, left=left, top=top)
 
 
-def to_tensor(picture: Crop, wanted: PictureInput, scaling: Scaling) -> npt.NDArray[Any]:
+def to_tensor(picture: RgbImage, wanted: PictureInput, scaling: Scaling) -> npt.NDArray[Any]:
     """(H, W, 3) uint8 -> the graph's input of one picture; uint8 inputs take the bytes as they are."""
     values: npt.NDArray[Any] = picture
     if wanted.dtype != np.uint8:

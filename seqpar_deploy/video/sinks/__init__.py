@@ -1,12 +1,13 @@
-"""Where what the pipeline finds goes: one module a sink, and `Sinks`, which calls them all and outlives their faults.
+"""Outputs of the pipeline: one module per sink, and `Sinks`, which calls them all and survives their faults.
 
-`jsonl`, `mqtt` and the HTML `report` take events; `annotated` writes videos; `preview` and `metrics` are looked at over
-HTTP, from a `WebServer`, while the pipeline runs. What is named here is public.
+`jsonl`, `mqtt` and the HTML `report` take events; `annotated` writes videos; `preview` and `metrics` are served over
+HTTP by a `WebServer` while the pipeline runs. The names in `__all__` are public.
 """
 
 from __future__ import annotations
 
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink
+from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.fan_out import Sinks
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
@@ -17,6 +18,7 @@ from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
 
 __all__ = [
     "AnnotatedSink",
+    "BaseSink",
     "Health",
     "JsonlSink",
     "Metrics",

@@ -1,4 +1,4 @@
-"""The streams as video files, with what was found drawn in."""
+"""The streams as video files, with boxes and attributes drawn in."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from seqpar_deploy.errors import SinkError
+from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.draw import draw_people
 from seqpar_deploy.video.sinks.fan_out import one_line
-from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Frame, Person, TrackedBox
 
 if TYPE_CHECKING:
     from av import VideoStream
     from av.container import OutputContainer
 
-_CLOCK = 90_000  # ticks a second
-_KEY_SECONDS = 2.0  # a player can jump this exactly, and a kill costs this much at most
+_CLOCK = 90_000  # ticks per second
+_KEY_SECONDS = 2.0  # between key frames: precision of a jump, and the most a kill costs
 _FORMATS = {
-    # A file in fragments, each complete; turned into a plain one when it is closed.
+    # Written in complete fragments; converted to a plain file when it is closed.
     ".mp4": ("mp4", {"movflags": "hybrid_fragmented+frag_keyframe+empty_moov+default_base_moof"}),
     ".mkv": ("matroska", {"cluster_time_limit": "2000"}),
 }
 
 
 def files_for(path: Path, streams: Sequence[str]) -> dict[str, Path]:
-    """A file for each stream: `path` for one, `NAME-STREAM.SUFFIX` beside it for several."""
+    """Return a file for each stream: `path` for a single one, `NAME-STREAM.SUFFIX` beside it for several."""
     if len(streams) == 1:
         return {streams[0]: path}
     found: dict[str, Path] = {}
@@ -45,16 +46,23 @@ def files_for(path: Path, streams: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-class AnnotatedSink:
-    """Writes one stream as H.264 to an .mp4 or .mkv, each frame at its own time.
+class AnnotatedSink(BaseSink):
+    """Writes one stream as H.264, each frame at its own timestamp.
 
-    What is there plays at any moment, the last two seconds apart, also after a kill; what a file of that name held is
-    lost with the first frame. Frames of another size than the first are fitted into it. Drawing and encoding cost the
-    caller's thread. While an .mp4 is open it keeps 72 bytes a frame in memory, 6.5 MB an hour at 25 frames a second:
-    .mkv, which does not, is for runs of days.
+    The file is playable at any time, except for its last two seconds, also after a kill. An existing file is
+    overwritten with the first frame. Frames of another size than the first are fitted into it. Drawing and encoding run
+    in the caller's thread. While an .mp4 is open it keeps 72 bytes per frame in memory, 6.5 MB per hour at 25 frames
+    per second: use .mkv, which does not, for runs of days. If the file cannot be written any more, `frame` closes it
+    and raises SinkError.
 
-    Raises SinkError at once for another suffix, a place that cannot be written or a missing PyAV, and later when the
-    file cannot be written on: then it is finished as well as can be.
+    Args:
+        stream: Name of the stream to write.
+        path: An .mp4 or .mkv file.
+        quality: x264's constant rate factor, 0 (lossless) to 51. Default: 23.
+        preset: x264's preset. Default: "superfast".
+
+    Raises:
+        SinkError: Another suffix, a file that cannot be written, or PyAV is not installed.
     """
 
     def __init__(self, stream: str, path: Path, *, quality: int = 23, preset: str = "superfast") -> None:
@@ -63,7 +71,7 @@ class AnnotatedSink:
         except ImportError:
             raise SinkError("PyAV is not installed; pip install 'seqpar-deploy[video]'") from None
         if path.suffix.lower() not in _FORMATS:
-            raise SinkError(f"{path} is no video that can be written, wanted a name that ends in .mp4 or .mkv")
+            raise SinkError(f"annotated video must be an .mp4 or .mkv file, got {path}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._created = not path.exists()
@@ -83,19 +91,16 @@ class AnnotatedSink:
             sheet = draw_people(frame.image, boxes, people)
             if self._writer is None:
                 self._writer = _open(self.path, frame, self._options)
-            self._writer.write(frame.seconds, sheet)
-        except Exception as error:  # whatever it is: a video that ends is better than one with a hole
+            self._writer.write(frame.timestamp, sheet)
+        except Exception as error:  # of any kind: a video that ends is better than one with a hole
             self._closed = True
             if self._writer is None:
                 self._remove_empty()
             else:
                 with contextlib.suppress(Exception):
                     self._writer.container.close()
-            end = f"it ends at {frame.seconds:.1f} s of {self._stream}"
+            end = f"it ends at {frame.timestamp:.1f} s of {self._stream}"
             raise SinkError(f"cannot be written: {one_line(error)}; {end}") from None
-
-    def event(self, event: Event) -> None:
-        """Attributes are drawn with the frames."""
 
     def close(self) -> None:
         if self._closed:
@@ -107,17 +112,17 @@ class AnnotatedSink:
         try:
             self._writer.finish()
         except Exception as error:
-            raise SinkError(f"could not be finished: {one_line(error)}") from None
+            raise SinkError(f"cannot be finished: {one_line(error)}") from None
 
     def _remove_empty(self) -> None:
-        """Not one frame came, and an empty file is no video; an earlier run's stays."""
+        """Without any frame remove the file, but not one of an earlier run."""
         if self._created:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
     @property
     def wrote(self) -> bool:
-        """Whether the file is this sink's, with a frame at least."""
+        """Whether this sink has written at least one frame."""
         return self._writer is not None
 
 
@@ -131,11 +136,11 @@ class _Writer:
     last: int = -1
     key: int = -(1 << 62)
 
-    def write(self, seconds: float, sheet: Image.Image) -> None:
+    def write(self, timestamp: float, sheet: Image.Image) -> None:
         import av
         from av.video.frame import PictureType
 
-        tick = max(self.last + 1, round(seconds * _CLOCK))
+        tick = max(self.last + 1, round(timestamp * _CLOCK))
         picture = av.VideoFrame.from_ndarray(np.asarray(_fitted(sheet, self.size)), format="rgb24")
         picture.pts, picture.time_base = tick, Fraction(1, _CLOCK)
         if tick - self.key >= _KEY_SECONDS * _CLOCK:

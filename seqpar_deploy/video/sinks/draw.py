@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from seqpar_deploy.annotate import BACKGROUND, INK, fit
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.types import Person, TrackedBox
 
 _MOST_LINES = 7
@@ -17,26 +17,26 @@ Edges = tuple[int, int, int, int]  # left, top, right, bottom
 _PAPER = (*BACKGROUND, 205)  # the scene shows through
 
 
-def draw_people(image: Crop, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> Image.Image:
-    """The frame with each box, its track's number beside it, and below that the attributes the person has."""
+def draw_people(image: RgbImage, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> Image.Image:
+    """Draw each box with its track ID beside it, and below that the attributes the person has."""
     sheet = Image.fromarray(image)
     draw = ImageDraw.Draw(sheet)
     size = max(10, round(image.shape[0] / 46))
-    found = {tracked.track: _edges(tracked) for tracked in boxes}
-    for track, edges in found.items():
-        draw.rectangle(edges, outline=_colour(track), width=max(2, size // 6))
+    found = {tracked.track_id: _edges(tracked) for tracked in boxes}
+    for track_id, edges in found.items():
+        draw.rectangle(edges, outline=_colour(track_id), width=max(2, size // 6))
     taken: list[Edges] = []
-    for track, edges in sorted(found.items(), key=lambda pair: -pair[1][3]):  # the nearest choose first
-        person = people.get(track)
-        panel = _panel(track, _words(person) if person else (), _colour(track), size)
-        place = _place(panel, edges, sheet, [*taken, *(other for key, other in found.items() if key != track)])
+    for track_id, edges in sorted(found.items(), key=lambda pair: -pair[1][3]):  # the nearest choose first
+        person = people.get(track_id)
+        panel = _panel(track_id, _words(person) if person else (), _colour(track_id), size)
+        place = _place(panel, edges, sheet, [*taken, *(other for key, other in found.items() if key != track_id)])
         sheet.paste(panel, place[:2], panel)
         taken.append(place)
     return sheet
 
 
-def _colour(track: int) -> tuple[int, int, int]:
-    return _COLOURS[track % len(_COLOURS)]
+def _colour(track_id: int) -> tuple[int, int, int]:
+    return _COLOURS[track_id % len(_COLOURS)]
 
 
 def _edges(tracked: TrackedBox) -> Edges:
@@ -79,11 +79,11 @@ def _words(person: Person) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _panel(track: int, words: tuple[str, ...], colour: tuple[int, int, int], size: int) -> Image.Image:
+def _panel(track_id: int, words: tuple[str, ...], colour: tuple[int, int, int], size: int) -> Image.Image:
     """The number on the track's colour, and the words below it on paper; RGBA."""
     font = _font(size)
     probe = ImageDraw.Draw(Image.new("L", (1, 1)))
-    number, line, margin = f"#{track}", round(size * 1.25), max(2, size // 4)
+    number, line, margin = f"#{track_id}", round(size * 1.25), max(2, size // 4)
     words = tuple(fit(probe, word, font, 15 * size) for word in words)
     width = max(round(probe.textlength(text, font=font)) for text in (number, *words)) + 2 * margin
     sheet = Image.new("RGBA", (width, line * (1 + len(words)) + (margin if words else 0)), _PAPER)

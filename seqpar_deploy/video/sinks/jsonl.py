@@ -6,23 +6,28 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seqpar_deploy.errors import ReaderGoneError, SinkError
+from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.events import event_line
-from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Event
 
 STDOUT = "-"
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that never do
 
 
-class JsonlSink:
-    """Appends a line an event. Each goes to the system whole and at once, so that a kill tears none.
+class JsonlSink(BaseSink):
+    """Appends one line per event. Each is written in one call, so that a kill cannot tear it.
 
-    `path` is a file, or `-` for standard output. Raises SinkError where it cannot be opened; a line that cannot be
-    written raises OSError and leaves nothing of itself in a file, so the next may succeed; ReaderGoneError where it
-    goes to a pipe that nobody reads any more.
+    `event` raises OSError if a line cannot be written, and leaves no part of it in a file, so the next may succeed.
+    It raises ReaderGoneError if nobody reads the pipe any more.
+
+    Args:
+        path: A file, or "-" for standard output.
+
+    Raises:
+        SinkError: The file cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -32,9 +37,6 @@ class JsonlSink:
         except OSError as error:
             raise SinkError(f"{path} cannot be written: {error.strerror}; name another file for the events") from None
         self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-
-    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        """Frames are not told."""
 
     def event(self, event: Event) -> None:
         if self._descriptor is None:
@@ -46,7 +48,7 @@ class JsonlSink:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except BrokenPipeError:
-            raise ReaderGoneError("nobody reads it any more") from None
+            raise ReaderGoneError("its reader has gone") from None
         except OSError:
             if self._is_file:
                 with contextlib.suppress(OSError):
@@ -70,7 +72,7 @@ def _open(path: str | Path) -> int:
     if str(path) == STDOUT:
         return os.dup(1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    mode = os.O_WRONLY if Path(path).is_fifo() else os.O_RDWR  # who reads a pipe never learns that no other does
+    mode = os.O_WRONLY if Path(path).is_fifo() else os.O_RDWR  # else our own end would keep the pipe open
     descriptor = os.open(path, mode | os.O_CREAT | os.O_APPEND, 0o644)
     with contextlib.suppress(OSError):  # a device has no end to look at
         size = os.fstat(descriptor).st_size

@@ -9,16 +9,16 @@ flight.
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.events import event_line
-from seqpar_deploy.video.sinks.fan_out import say
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
@@ -29,9 +29,11 @@ _IN_FLIGHT = 20  # messages the broker has not acknowledged yet
 _PREFIX = "seqpar"  # of topics, unless given
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
+_log = logging.getLogger(__name__)
+
 
 class MqttSink:
-    """Publishes each event, as docs/events.md has it, to PREFIX/STREAM/TRACK with QoS 1.
+    """Publishes each event, as docs/events.md has it, to PREFIX/STREAM/TRACK_ID with QoS 1.
 
     `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` (TLS); the prefix is `seqpar` by default.
     Nothing here waits for the broker: events queue up, `outbox` of them at most; then the oldest make room for new ones
@@ -49,11 +51,10 @@ class MqttSink:
         linger: float = 3.0,
         metrics: Metrics | None = None,
         health: Health | None = None,
-        report: Callable[[str], None] = say,
     ) -> None:
         host, port, prefix, client = _client(address)
         self.name = f"mqtt broker {host}:{port}" + ("" if prefix == _PREFIX else f"/{prefix}")
-        self._prefix, self._client, self._linger, self._report = prefix, client, linger, report
+        self._prefix, self._client, self._linger = prefix, client, linger
         self._most = outbox
         self._waiting: collections.deque[tuple[str, str]] = collections.deque()
         self._change = threading.Condition()
@@ -88,7 +89,7 @@ class MqttSink:
         """Frames are not told."""
 
     def event(self, event: Event) -> None:
-        topic = f"{self._prefix}/{_level(event.person.stream)}/{event.person.track}"
+        topic = f"{self._prefix}/{_level(event.person.stream)}/{event.person.track_id}"
         line = event_line(event)
         with self._change:
             if self._closing:
@@ -159,7 +160,7 @@ class MqttSink:
             self._trouble, self._dropped_in_spell = None, 0
             self._change.notify_all()
         if trouble:
-            self._report(f"{self.name}: connected again, {dropped} events were dropped")
+            _log.info("%s: connected again, %d events were dropped", self.name, dropped)
 
     def _lost(self, what: str) -> None:
         """Told once, until there is a connection again."""
@@ -169,7 +170,7 @@ class MqttSink:
             tell = self._trouble is None and not self._closing
             self._trouble = self._trouble or f"it {what}"
         if tell:
-            self._report(f"{self.name}: it {what}; the last {self._most:,} events are kept and it is tried again")
+            _log.warning("%s: it %s; retrying, the last %s events are kept", self.name, what, f"{self._most:,}")
 
 
 def _client(address: str) -> tuple[str, int, str, Client]:

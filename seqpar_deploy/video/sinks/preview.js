@@ -20,7 +20,7 @@ function cell(number) {
   image.onerror = () => next(1000);
   next(0);
   streams.append(box);
-  return { box, image, name, clock, list, seconds: -1, changed: Date.now() };
+  return { box, image, name, clock, list, timestamp: -1, changed: Date.now() };
 }
 
 // As the report has it: 1:02:03.4
@@ -34,21 +34,24 @@ function line(person) {
   const yes = person.yes.map(([name, p]) => element("span", "chip", `${name} ${Math.round(100 * p)} %`));
   const words = element("div", "", ...(yes.length ? yes : [element("span", "faint", "none of the attributes")]));
   if (person.unknown.length) words.append(element("span", "faint", ` unknown: ${person.unknown.join(", ")}`));
-  return element("li", "", element("b", "", `#${person.track}`), words,
+  return element("li", "", element("b", "", `#${person.track_id}`), words,
     element("span", "since", `since ${time(person.since)}`));
 }
 
 function show(stream, number) {
   const at = cells[number] ??= cell(number);
-  if (stream.seconds !== at.seconds) { at.seconds = stream.seconds; at.changed = Date.now(); }
+  if (stream.timestamp !== at.timestamp) { at.timestamp = stream.timestamp; at.changed = Date.now(); }
   const still = stream.ended || Date.now() - at.changed > 5000;
   at.box.classList.toggle("still", still);
   at.name.textContent = stream.stream;
-  at.clock.textContent = time(stream.seconds) + (stream.ended ? ", ended" : still ? ", no new frames" : "");
+  const dropping = stream.dropped_recently && !still ? `, ${stream.dropped_recently} frames dropped in the last 5 s` : "";
+  at.clock.textContent = time(stream.timestamp) + (stream.ended ? ", ended" : still ? ", no new frames" : dropping);
+  at.clock.classList.toggle("dropping", dropping !== "");
+  at.clock.title = stream.dropped ? `${stream.dropped} frames dropped in all` : "";
   [at.image.width, at.image.height] = stream.size;
   at.image.alt = `${stream.stream}, ${stream.people.length} people with attributes`;
-  const waiting = stream.waiting.map(track => element("li", "",
-    element("b", "", `#${track}`), element("span", "faint", "not recognised yet")));
+  const waiting = stream.waiting.map(id => element("li", "",
+    element("b", "", `#${id}`), element("span", "faint", "not recognised yet")));
   at.list.replaceChildren(...stream.people.map(line), ...waiting);
 }
 

@@ -1,29 +1,36 @@
-"""What the pipeline sees, live in a browser: every stream with what was found drawn in, and who is there."""
+"""A live preview in a browser: every stream with boxes and attributes drawn in, and a list of its people."""
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.page import page, policy
+from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.draw import draw_people
 from seqpar_deploy.video.sinks.server import Answer, Route
-from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Frame, Person, TrackedBox
 
 _BOUNDARY = "frame"
-_REPEAT = 2.0  # seconds after which a picture is sent again, which also finds out who has left
+_REPEAT = 2.0  # seconds after which an image is sent again, which also detects clients that left
+_RECENT = 5.0  # seconds over which dropped frames are shown
 _SOURCES = "img-src 'self'; connect-src 'self'"
 
 
-class PreviewSink:
-    """Keeps the last frame of each stream, and draws and compresses it when somebody looks: else it costs nothing.
+class PreviewSink(BaseSink):
+    """Keeps the latest frame of each stream, and draws and compresses it only when it is requested.
 
-    Its `routes` go to a `WebServer`: `/` is the page, `/streams/N.jpg` one picture, `/streams/N.mjpg` Motion JPEG (N
-    counts the streams from 0, in the order in which they came up), `/people.json` who was seen last.
+    Pass its `routes` to a `WebServer`: `/` is the page, `/streams/N.jpg` an image, `/streams/N.mjpg` Motion JPEG (N
+    counts the streams from 0, in the order of their first frames), `/people.json` the status of each stream.
+
+    Args:
+        quality: JPEG quality, 1 to 95. Default: 75.
     """
 
     def __init__(self, *, quality: int = 75) -> None:
@@ -32,12 +39,12 @@ class PreviewSink:
         self._streams: dict[str, _Live] = {}
 
     def routes(self) -> dict[str, Route]:
-        """Path -> answer."""
+        """Return the function that answers each path."""
         return {
             "/": self._page,
             "/people.json": self._people,
             "/streams/": self._picture,
-            "/favicon.ico": lambda _rest: Answer(body=b"", type="image/x-icon"),  # browsers ask, and complain
+            "/favicon.ico": lambda _rest: Answer(body=b"", type="image/x-icon"),  # browsers request it and log an error
         }
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
@@ -45,9 +52,6 @@ class PreviewSink:
         if live is None:
             live = self._streams[frame.stream] = _Live(self._quality)
         live.show(frame, boxes, people)
-
-    def event(self, event: Event) -> None:
-        """People come with the frames."""
 
     def close(self) -> None:
         for live in list(self._streams.values()):
@@ -77,7 +81,7 @@ class PreviewSink:
 
 
 class _Live:
-    """The last frame of a stream, compressed once however many look."""
+    """The latest frame of a stream, compressed once for all clients."""
 
     def __init__(self, quality: int) -> None:
         self._quality = quality
@@ -85,11 +89,18 @@ class _Live:
         self._drawing = threading.Lock()
         self._shown: tuple[Frame, tuple[TrackedBox, ...], dict[int, Person]] | None = None
         self._number = 0
+        self._dropped = 0  # frames missing between those shown: dropped, or damaged
+        self._drops: collections.deque[tuple[float, int]] = collections.deque()  # recent: when, how many
         self._drawn: tuple[int, bytes] = (0, b"")
         self._ended = False
 
     def show(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         with self._change:
+            before = self._shown[0].index if self._shown else -1
+            if (missing := frame.index - before - 1) > 0:
+                self._dropped += missing
+                self._drops.append((time.monotonic(), missing))
+            self._forget_drops()
             self._shown = frame, tuple(boxes), dict(people)
             self._number += 1
             self._change.notify_all()
@@ -99,8 +110,12 @@ class _Live:
             self._ended = True
             self._change.notify_all()
 
+    def _forget_drops(self) -> None:
+        while self._drops and self._drops[0][0] < time.monotonic() - _RECENT:
+            self._drops.popleft()
+
     def picture(self) -> tuple[int, bytes]:
-        """(its number, JPEG) of the last frame."""
+        """Return the latest frame's number and JPEG."""
         with self._drawing:
             with self._change:
                 number, shown = self._number, self._shown
@@ -112,7 +127,7 @@ class _Live:
             return self._drawn
 
     def pictures(self) -> Iterator[bytes]:
-        """Parts of a Motion JPEG answer; frames that come while a client is busy with the last are let pass."""
+        """Yield parts of a Motion JPEG answer; a slow client skips frames."""
         sent = 0
         while self._wait_for_other_than(sent):
             sent, data = self.picture()
@@ -120,28 +135,32 @@ class _Live:
             yield head.encode("ascii") + data + b"\r\n"
 
     def _wait_for_other_than(self, number: int) -> bool:
-        """False where there will be no other."""
+        """Return False if there will be no other."""
         with self._change:
             self._change.wait_for(lambda: self._ended or self._number != number, _REPEAT)
             return not self._ended
 
     def values(self, name: str) -> dict[str, object]:
-        """What the page shows of it."""
+        """Return what the page shows of the stream."""
         with self._change:
-            shown = self._shown
+            shown, dropped = self._shown, self._dropped
+            self._forget_drops()
+            dropping = sum(missing for _, missing in self._drops)
         if not shown:
             return {}
         frame, boxes, people = shown
-        here = {tracked.track for tracked in boxes}
+        here = {tracked.track_id for tracked in boxes}
         return {
             "stream": name.encode("utf-8", "replace").decode("utf-8"),
-            "seconds": round(frame.seconds, 1),
+            "timestamp": round(frame.timestamp, 1),
+            "dropped": dropped,
+            "dropped_recently": dropping,
             "size": [frame.image.shape[1], frame.image.shape[0]],
             "ended": self._ended,
             "people": [
                 {
-                    "track": track,
-                    "since": round(person.first_seconds, 1),
+                    "track_id": track_id,
+                    "since": round(person.first.timestamp, 1),
                     "yes": [
                         [key, round(attribute.probability, 2)]
                         for key, attribute in person.attributes.items()
@@ -149,8 +168,8 @@ class _Live:
                     ],
                     "unknown": [key for key, attribute in person.attributes.items() if attribute.state == "unknown"],
                 }
-                for track, person in people.items()
-                if track in here
+                for track_id, person in people.items()
+                if track_id in here
             ],
             "waiting": sorted(here - set(people)),
         }

@@ -14,12 +14,12 @@ const people = [...document.querySelectorAll(".person")].map(card => {
   return { card, states, likely, words, first: +card.dataset.first, last: +card.dataset.last };
 });
 
-// How sure the model is of what is asked for, or of everything it says yes or no to.
+// Mean certainty of the attributes set as filters, or of all attributes.
 function certainty(person) {
   const numbers = wanted.size ? [...wanted.keys()] : [...person.states.keys()];
-  const told = numbers.filter(number => person.likely.has(number));
-  const sum = told.reduce((total, number) => total + Math.abs(person.likely.get(number) - 0.5), 0);
-  return told.length ? 0.5 + sum / told.length : 0;
+  const known = numbers.filter(number => person.likely.has(number));
+  const sum = known.reduce((total, number) => total + Math.abs(person.likely.get(number) - 0.5), 0);
+  return known.length ? 0.5 + sum / known.length : 0;
 }
 
 const ORDERS = {
@@ -103,7 +103,7 @@ grid.addEventListener("click", event => {
 for (const link of grid.querySelectorAll(".jump")) link.parentElement.querySelector(".crop").classList.add("opens");
 video.addEventListener("error", () => {
   if (video.hasAttribute("src"))
-    by("trouble").textContent = `${decodeURIComponent(video.getAttribute("src").split("#")[0])} cannot be played: it is not there any more, or of a kind this browser does not know.`;
+    by("trouble").textContent = `${decodeURIComponent(video.getAttribute("src").split("#")[0])} cannot be played: the file is missing, or this browser does not support its format.`;
 });
 by("close").addEventListener("click", () => player.close());
 player.addEventListener("close", () => { video.pause(); video.removeAttribute("src"); video.load(); });

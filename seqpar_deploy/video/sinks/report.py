@@ -1,4 +1,4 @@
-"""Everybody who was seen, as one HTML file to search in."""
+"""Everyone who was seen, as one searchable HTML file."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from urllib.parse import quote
 
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.files import replacing
+from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.report_page import Scene, card, people_page
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 Key = tuple[str, int]
-_PAUSES = 50  # times what a write took until the next: sinks wait meanwhile, and a page of thousands takes a while
+_PAUSES = 50  # pause until the next write, in durations of a write: sinks wait meanwhile
 
 
-class ReportSink:
-    """Writes `path` when it is closed, and at most every `interval` seconds before, whole each time; less often where
-    that would take more than a fiftieth of the time.
+class ReportSink(BaseSink):
+    """Writes an HTML page of all people, whole each time: on `close`, and every `interval` seconds before.
 
-    `videos` names each stream's video, source or annotated, for the report to jump into; it is referred to relative to
-    the report, so that both can be moved together. At most `most` people are kept, the last to appear: 3 to 8 kB each,
-    20 kB at most, in memory and in the file. What is told of others is let pass. Raises SinkError at once where the
-    folder cannot be written; a later failure costs that write alone.
+    It writes less often if that would take more than a fiftieth of the time. A person takes 3 to 8 kB, 20 kB at most,
+    in memory and in the file. A failure after the first costs that write alone.
+
+    Args:
+        path: The HTML file.
+        videos: Each stream's video, source or annotated, for the page to jump into. The page links to it by relative
+            path, so that both can be moved together. Default: no links.
+        interval: Seconds between two writes at least. Default: 30.
+        most: People to keep, the last to appear. Default: 2000.
+        clock: Returns monotonic seconds.
+
+    Raises:
+        SinkError: The file cannot be written.
     """
 
     def __init__(
@@ -50,7 +59,7 @@ class ReportSink:
         self._next = clock() + interval
         self._closed = False
         try:
-            if path.exists():  # an earlier run's report stays until this one has something to say
+            if path.exists():  # an earlier run's report stays until this run has people
                 path.open("ab").close()
                 tempfile.TemporaryFile(dir=path.parent).close()
             else:
@@ -70,9 +79,9 @@ class ReportSink:
 
     def event(self, event: Event) -> None:
         person = event.person
-        key = person.stream, person.track
+        key = person.stream, person.track_id
         if key not in self._cards:
-            if event.kind != "appeared":  # it made room for others
+            if event.kind != "appeared":  # dropped to make room for others
                 return
             self._people += 1
             if len(self._cards) >= self._most:
@@ -91,7 +100,7 @@ class ReportSink:
 
     @property
     def wrote(self) -> bool:
-        """Whether the file is this sink's, and all that was told is in it."""
+        """Whether this sink wrote the file, with all events in it."""
         return self._written == self._version
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""The HTML of the people report: a card a person, which a script of its own filters, sorts and finds videos for."""
+"""The HTML of the people report: one card per person, and a script that filters, sorts and plays videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.numbers import percent
 from seqpar_deploy.reports.page import page
@@ -27,7 +27,7 @@ _SOURCES = "img-src data:; media-src 'self' file:"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a stream looks at: its size in pixels, and a small picture of it as CSS."""
+    """The scene of a stream: its size in pixels, and a thumbnail as CSS."""
 
     number: int
     width: int
@@ -35,7 +35,7 @@ class Scene:
     style: str
 
     @classmethod
-    def of(cls, image: Crop, *, number: int) -> Scene:
+    def of(cls, image: RgbImage, *, number: int) -> Scene:
         """From a frame, uint8 RGB (h, w, 3)."""
         height, width = image.shape[:2]
         data = _jpeg(image, (_SCENE, _SCENE), quality=55)
@@ -46,8 +46,9 @@ class Scene:
 def people_page(
     shown: int, attributes: Sequence[str], scenes: Sequence[Scene], *, streams: int, seen: int
 ) -> tuple[str, str]:
-    """The document before and after its cards, which may be many megabytes. `attributes` by number, as in the cards;
-    `seen` people there were, `shown` of them are on cards."""
+    """Return the document before and after its cards, which may be many megabytes.
+
+    `attributes` by number, as in the cards; of `seen` people `shown` have a card."""
     heading = f"{seen:,} {'person' if seen == 1 else 'people'} in {streams} {'stream' if streams == 1 else 'streams'}"
     body = join(
         tag("p", "People report", class_="kind"),
@@ -56,7 +57,13 @@ def people_page(
         _controls(attributes) if shown else None,
         tag("p", id="found", class_="found", role="status"),
         tag("div", _CARDS, id="people"),
-        tag("p", "Nobody is like that. ", tag("button", "Clear", type="button", id="again"), id="nobody", hidden=""),
+        tag(
+            "p",
+            "No people match these filters. ",
+            tag("button", "Clear", type="button", id="again"),
+            id="nobody",
+            hidden="",
+        ),
         _player(),
     )
     style = _read("report.css") + "".join(scene.style for scene in scenes)
@@ -105,12 +112,12 @@ def _player() -> Html:
 
 
 def card(person: Person, numbers: Mapping[str, int], scene: Scene | None, video: str | None) -> Html:
-    """A person. `numbers` of the attributes, `video` the address of the stream's; both scene and video may lack."""
+    """Return a person's card. `numbers` of the attributes; `video` is the address of the stream's video, if any."""
     items = person.attributes.items()
     states = " ".join(f"{numbers[name]}{_STATES[one.state]}{round(100 * one.probability)}" for name, one in items)
     yes = [_chip(name, one) for name, one in items if one.state == "yes"]
-    title = tag("h3", f"#{person.track} ", tag("span", person.stream, class_="stream"))
-    when = f"{clock(person.first_seconds)} \N{EN DASH} {clock(person.last_seconds)}"
+    title = tag("h3", f"#{person.track_id} ", tag("span", person.stream, class_="stream"))
+    when = f"{clock(person.first.timestamp)} \N{EN DASH} {clock(person.last.timestamp)}"
     crops = f"from {person.crops} {'crop' if person.crops == 1 else 'crops'}"
     words = tag(
         "div",
@@ -128,14 +135,14 @@ def card(person: Person, numbers: Mapping[str, int], scene: Scene | None, video:
         _map(person, scene) if scene else None,
         class_="person",
         data_states=states,
-        data_first=round(person.first_seconds, 2),
-        data_last=round(person.last_seconds, 2),
+        data_first=round(person.first.timestamp, 2),
+        data_last=round(person.last.timestamp, 2),
     )
 
 
-def clock(seconds: float) -> str:
+def clock(timestamp: float) -> str:
     """`1:02:03.4`, `2:03.4`"""
-    tenths = round(10 * max(0.0, seconds))
+    tenths = round(10 * max(0.0, timestamp))
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     tail = f"{rest // 10:02d}.{rest % 10}"
@@ -167,22 +174,22 @@ def _unknown(names: Sequence[str]) -> Html:
 def _jump(person: Person, video: str | None) -> Html | None:
     if video is None:
         return None
-    at = f"{max(0.0, person.best_seconds):.2f}"
-    label = f"\N{BLACK RIGHT-POINTING TRIANGLE} {clock(person.best_seconds)}"
-    title = f"#{person.track} in {person.stream} at {clock(person.best_seconds)}"
+    at = f"{max(0.0, person.best.timestamp):.2f}"
+    label = f"\N{BLACK RIGHT-POINTING TRIANGLE} {clock(person.best.timestamp)}"
+    title = f"#{person.track_id} in {person.stream} at {clock(person.best.timestamp)}"
     return tag("a", label, href=f"{video}#t={at}", class_="jump", title=title, data_at=at)
 
 
 def _picture(person: Person) -> Html:
-    if person.best.size == 0:
+    if person.best_crop.size == 0:
         return tag("div", class_="crop")
-    alt = f"#{person.track} at {clock(person.best_seconds)}"
-    return tag("img", src=_jpeg(person.best, _CROP, quality=80), alt=alt, loading="lazy", class_="crop")
+    alt = f"#{person.track_id} at {clock(person.best.timestamp)}"
+    return tag("img", src=_jpeg(person.best_crop, _CROP, quality=80), alt=alt, loading="lazy", class_="crop")
 
 
 def _map(person: Person, scene: Scene) -> Html:
     """Where in the frame the best crop is from."""
-    box = person.best_box
+    box = person.best.box
     drawn = tag(
         "rect",
         x=round(box.left),
@@ -199,7 +206,7 @@ def _map(person: Person, scene: Scene) -> Html:
     )
 
 
-def _jpeg(image: Crop, most: tuple[int, int], *, quality: int) -> str:
+def _jpeg(image: RgbImage, most: tuple[int, int], *, quality: int) -> str:
     """As a data URI, no larger than `most` (width, height), of lower quality where it has more than _MOST_BYTES."""
     picture = Image.fromarray(image)
     picture.thumbnail(most)

@@ -11,7 +11,7 @@ import pytest
 
 from seqpar_deploy.errors import BackendUnavailableError, DetectorError
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.video.detect.external import FunctionDetector, OutsideDetections
+from seqpar_deploy.video.detect.external import ExternalDetections, FunctionDetector
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.track import ByteTracker
@@ -45,7 +45,7 @@ def look(detector: MotionDetector, index: int, *where: tuple[float, float], stre
     noise = np.random.default_rng(index).integers(-3, 4, GROUND.shape)
     image = (GROUND + noise).astype(np.uint8)
     drawn = [person(image, *one) for one in where]
-    boxes = detector.detect(Frame(stream=stream, index=index, seconds=index / 10, image=image))
+    boxes = detector.detect(Frame(stream=stream, index=index, timestamp=index / 10, image=image))
     found = sum(any(overlap(one, box) > 0.5 for box in boxes) for one in drawn)
     return len(drawn), found, len(boxes)
 
@@ -94,7 +94,7 @@ def test_a_change_of_light_is_no_crowd() -> None:
     walk(detector, range(1, 40))
     image = np.clip(GROUND.astype(np.int16) + 90, 0, 255).astype(np.uint8)
     for index in range(40, 60):
-        assert detector.detect(Frame(stream="s", index=index, seconds=index / 10, image=image)) == []
+        assert detector.detect(Frame(stream="s", index=index, timestamp=index / 10, image=image)) == []
 
 
 def test_each_stream_has_its_own_background_and_a_new_size_starts_anew() -> None:
@@ -102,13 +102,13 @@ def test_each_stream_has_its_own_background_and_a_new_size_starts_anew() -> None
     walk(detector, range(1, 30))
     assert look(detector, 30, stream="other") == (0, 0, 0)
     small = np.ascontiguousarray(GROUND[:200, :300])
-    assert detector.detect(Frame(stream="s", index=31, seconds=3.1, image=small)) == []
+    assert detector.detect(Frame(stream="s", index=31, timestamp=3.1, image=small)) == []
     detector.close()
     detector.close()
 
 
-def frame(index: int, seconds: float | None = None, stream: str = "gate") -> Frame:
-    return Frame(stream=stream, index=index, seconds=index / 10 if seconds is None else seconds, image=BLACK)
+def frame(index: int, timestamp: float | None = None, stream: str = "gate") -> Frame:
+    return Frame(stream=stream, index=index, timestamp=index / 10 if timestamp is None else timestamp, image=BLACK)
 
 
 def test_boxes_by_frame_are_given_to_their_frames(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_boxes_by_frame_are_given_to_their_frames(tmp_path: Path) -> None:
 
 def test_boxes_by_time_and_of_several_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (
-        '{"stream": "yard", "seconds": 0.1, "boxes": [[9, 9, 10, 10]]}\n'
-        '{"stream": "gate", "seconds": 0.11, "boxes": [[1, 1, 2, 2]]}\n'
+        '{"stream": "yard", "timestamp": 0.1, "boxes": [[9, 9, 10, 10]]}\n'
+        '{"stream": "gate", "timestamp": 0.11, "boxes": [[1, 1, 2, 2]]}\n'
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     detector = open_detector("-")
@@ -139,10 +139,11 @@ def test_boxes_by_time_and_of_several_streams(monkeypatch: pytest.MonkeyPatch) -
     ("line", "message"),
     [
         ("{", "line 2 cannot be read"),
-        ('{"boxes": []}', 'line 2 .*needs one of "frame" and "seconds"'),
+        ('{"boxes": []}', 'line 2 .*needs either "frame" or "timestamp"'),
+        ('{"seconds": 0.1, "boxes": []}', 'line 2 .*"timestamp"'),
         ('{"frame": 1}', "line 2 .*boxes"),
-        ('{"frame": 1, "boxes": [[1, 2, 3]]}', "line 2 .*a box has 3 numbers"),
-        ('{"frame": 1, "boxes": [[5, 2, 3, 4]]}', "line 2 .*wanted left < right"),
+        ('{"frame": 1, "boxes": [[1, 2, 3]]}', "line 2 .*a box must have .* got 3 numbers"),
+        ('{"frame": 1, "boxes": [[5, 2, 3, 4]]}', "line 2 .*left < right"),
         ("[]", "line 2 cannot be read"),
         ("[" * 100_000, "line 2 cannot be read"),
         ('{"frame": 1e999, "boxes": []}', "line 2 cannot be read"),
@@ -151,7 +152,7 @@ def test_boxes_by_time_and_of_several_streams(monkeypatch: pytest.MonkeyPatch) -
 def test_a_line_that_cannot_be_read_is_named(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "boxes.jsonl"
     path.write_text(f'{{"frame": 0, "boxes": []}}\n{line}\n')
-    detector = OutsideDetections(path)
+    detector = ExternalDetections(path)
     with pytest.raises(DetectorError, match=message) as caught:
         detector.detect(frame(1))
     assert "\n" not in str(caught.value)
@@ -160,7 +161,7 @@ def test_a_line_that_cannot_be_read_is_named(line: str, message: str, tmp_path: 
 
 def test_boxes_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "boxes.jsonl").write_bytes(b'{"stream": "\xff"}\n')
-    detector = OutsideDetections(tmp_path / "boxes.jsonl")
+    detector = ExternalDetections(tmp_path / "boxes.jsonl")
     with pytest.raises(DetectorError, match="line 1 cannot be read"):
         detector.detect(frame(1))
     detector.close()
@@ -169,9 +170,9 @@ def test_boxes_that_are_no_text_are_named(tmp_path: Path) -> None:
 def test_lines_without_a_stream_are_refused_when_there_are_two(tmp_path: Path) -> None:
     path = tmp_path / "boxes.jsonl"
     path.write_text('{"frame": 0, "boxes": []}\n{"frame": 1, "boxes": []}\n')
-    detector = OutsideDetections(path)
+    detector = ExternalDetections(path)
     detector.detect(frame(0))
-    with pytest.raises(DetectorError, match='lines without "stream"; there are several: gate, yard'):
+    with pytest.raises(DetectorError, match=r'"stream".* several streams: gate, yard'):
         detector.detect(frame(1, stream="yard"))
     detector.close()
 
@@ -179,12 +180,12 @@ def test_lines_without_a_stream_are_refused_when_there_are_two(tmp_path: Path) -
 def test_a_function_is_a_detector() -> None:
     detector = FunctionDetector(lambda image: [(0, 0, image.shape[1], 5, 0.7)])
     assert detector.detect(frame(0)) == [Box(left=0, top=0, right=8, bottom=5, score=0.7)]
-    with pytest.raises(DetectorError, match="function that finds people failed"):
+    with pytest.raises(DetectorError, match="detector function failed"):
         FunctionDetector(lambda image: [(1, 2)]).detect(frame(0))
 
 
 def test_an_unknown_detector_is_told_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(DetectorError, match=r"'yolo'; wanted motion, a \.onnx file"):
+    with pytest.raises(DetectorError, match=r"motion, an \.onnx file, .* got 'yolo'"):
         open_detector("yolo")
     with pytest.raises(DetectorError, match="cannot be read: No such file"):
         open_detector(str(tmp_path / "none.jsonl"))

@@ -26,7 +26,7 @@ LEFT, TOP, RIGHT, BOTTOM = 200, 60, 300, 280
 def frame(width: int = 480, height: int = 320) -> Frame:
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[TOP:BOTTOM, LEFT:RIGHT] = 255
-    return Frame(stream="s", index=0, seconds=0.0, image=image)
+    return Frame(stream="s", index=0, timestamp=0.0, image=image)
 
 
 def assert_found(boxes: list[Box], within: float) -> None:
@@ -132,7 +132,7 @@ def test_no_onnx_file_is_told_in_one_line(backend: BackendName, tmp_path: Path) 
 
 
 def test_boxes_that_are_no_numbers_are_left_out() -> None:
-    frame = Frame(stream="s", index=0, seconds=0.0, image=np.zeros((40, 40, 3), dtype=np.uint8))
+    frame = Frame(stream="s", index=0, timestamp=0.0, image=np.zeros((40, 40, 3), dtype=np.uint8))
     edges = np.array([[np.nan] * 4, [0, 0, np.inf, 9], [1, 2, 5, 9]], dtype=np.float32)
     assert onnx._boxes(edges, np.ones(3, dtype=np.float32), frame) == [Box(left=1, top=2, right=5, bottom=9)]
 

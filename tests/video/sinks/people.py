@@ -10,7 +10,7 @@ import numpy as np
 
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.resources import load_label_set
-from seqpar_deploy.video.types import Attribute, Box, Event, Frame, Person, State, TrackedBox
+from seqpar_deploy.video.types import Attribute, Box, Event, Frame, Person, Sighting, State, TrackedBox
 
 PHRASES = load_label_set("pa100k").phrases
 SIZE = (576, 768)
@@ -33,18 +33,13 @@ def person(
     box = Box(left=100.0 + 40 * track, top=200.0, right=135.0 + 40 * track, bottom=290.0, score=0.9)
     values: dict[str, Any] = {
         "stream": stream,
-        "track": track,
-        "first_seconds": at,
-        "last_seconds": at + 3,
-        "first_frame": round(10 * at),
-        "last_frame": round(10 * at) + 30,
-        "box": box,
+        "track_id": track,
+        "first": Sighting(frame=round(10 * at), timestamp=at, box=box),
+        "last": Sighting(frame=round(10 * at) + 30, timestamp=at + 3, box=box),
+        "best": Sighting(frame=round(10 * at) + 10, timestamp=at + 1, box=box),
+        "best_crop": np.full((90, 35, 3), 40 + track % 200, np.uint8) if crop is None else crop,
         "attributes": attributes(("female", "backpack"), ("hat",)),
         "crops": 4,
-        "best": np.full((90, 35, 3), 40 + track % 200, np.uint8) if crop is None else crop,
-        "best_frame": round(10 * at) + 10,
-        "best_seconds": at + 1,
-        "best_box": box,
     }
     return Person(**values | other)
 
@@ -54,18 +49,19 @@ def event(kind: Any = "appeared", who: Person | None = None, changed: tuple[str,
 
 
 def frame(
-    index: int = 0, *, stream: str = "street", seconds: float | None = None, size: tuple[int, int] = SIZE
+    index: int = 0, *, stream: str = "street", timestamp: float | None = None, size: tuple[int, int] = SIZE
 ) -> Frame:
     """Grey, with a bright bar whose place tells the frame's number."""
     image = np.full((*size, 3), 120, np.uint8)
     image[:40, (index * 7) % size[1] :][:, :6] = 250
-    return Frame(stream=stream, index=index, seconds=index / 10 if seconds is None else seconds, image=image)
+    return Frame(stream=stream, index=index, timestamp=index / 10 if timestamp is None else timestamp, image=image)
 
 
 def boxes(*people: Person) -> list[TrackedBox]:
-    return [TrackedBox(track=one.track, box=one.box) for one in people]
+    return [TrackedBox(track_id=one.track_id, box=one.last.box) for one in people]
 
 
 def moved(who: Person, right: float) -> Person:
-    box = dataclasses.replace(who.box, left=who.box.left + right, right=who.box.right + right)
-    return dataclasses.replace(who, box=box)
+    box = who.last.box
+    box = dataclasses.replace(box, left=box.left + right, right=box.right + right)
+    return dataclasses.replace(who, last=dataclasses.replace(who.last, box=box))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks import annotated
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
 from seqpar_deploy.video.sinks.draw import draw_people
+from seqpar_deploy.video.types import Box, Person
 
 av = pytest.importorskip("av")
 SIZE = (120, 160)
@@ -37,7 +39,7 @@ def test_frames_keep_their_times(tmp_path: Path, suffix: str) -> None:
     sink = AnnotatedSink("street", tmp_path / f"out{suffix}")
     seconds = [0.0, 0.04, 0.1, 0.5, 9.0, 9.04, 9.04, 9.2]  # an interruption, and a time stamp twice
     for index, at in enumerate(seconds):
-        sink.frame(frame(index, seconds=at, size=SIZE), boxes(person()), {1: person()})
+        sink.frame(frame(index, timestamp=at, size=SIZE), boxes(person()), {1: person()})
         sink.frame(frame(index, stream="another", size=(50, 50)), [], {})  # not its own
     sink.event(event())
     sink.close()
@@ -129,14 +131,15 @@ def test_a_file_a_stream() -> None:
     assert [file.name for file in files.values()] == ["a-b_1.mkv", "a-b_1-2.mkv", "a-stream.mkv", "a-b_1-3.mkv"]
 
 
+def seen_at(who: Person, box: Box) -> Person:
+    return dataclasses.replace(who, last=dataclasses.replace(who.last, box=box))
+
+
 def test_labels_lie_beside_the_people_and_in_the_frame() -> None:
     picture = frame(size=(576, 768))
     picture.image[:] = 120
     edges = [(0, 0, 30, 80), (740, 500, 768, 576), (300, 200, 340, 300), (-50, -50, 900, 700)]
-    who = [
-        person(track, box=type(person().box)(left=a, top=b, right=c, bottom=d))
-        for track, (a, b, c, d) in enumerate(edges, 1)
-    ]
+    who = [seen_at(person(track), Box(left=a, top=b, right=c, bottom=d)) for track, (a, b, c, d) in enumerate(edges, 1)]
     drawn = np.asarray(draw_people(picture.image, boxes(*who[:3]), {1: who[0], 3: who[2]}))
     assert (drawn[220:280, 310:330] == 120).all()  # the person is not covered
     assert (drawn[200:240, 342:400] != 120).any()

@@ -139,7 +139,7 @@ def test_the_preview_shows_streams_and_people(browser: Browser, size: tuple[int,
         assert "not recognised yet" in words
         loaded = "return [...document.images].map(image => [image.naturalWidth, image.naturalHeight])"
         _wait(lambda: driver.execute_script(loaded) == [[768, 576], [300, 100]])
-        preview.frame(frame(3, seconds=7.5), [], {})
+        preview.frame(frame(3, timestamp=7.5), [], {})
         _wait(lambda: "0:07.5" in driver.find_element("id", "streams").text)
         assert browser.sideways() <= 0
         assert browser.complaints() == []

@@ -72,11 +72,36 @@ def test_the_picture_is_the_last_frame_with_what_was_found(site: Site) -> None:
     assert Image.open(io.BytesIO(body)).size == (768, 576)
     (stream,) = json.loads(site.get("/people.json")[1])
     assert stream["stream"] == "street"
-    assert [one["track"] for one in stream["people"]] == [1]
+    assert [one["track_id"] for one in stream["people"]] == [1]
     assert stream["people"][0]["yes"] == [["female", 0.93], ["backpack", 0.93]]
     assert stream["waiting"] == [2]
+    assert (stream["timestamp"], stream["dropped"], stream["dropped_recently"]) == (0.0, 0, 0)
     for bad in ("1.jpg", "0.png", "-1.jpg", "%C2%B2.jpg", "0/../x.jpg", "99999999999.jpg"):
         assert site.get(f"/streams/{bad}")[0] == 404
+
+
+def test_dropped_frames_are_shown_while_they_are_recent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    preview = PreviewSink()
+
+    def status() -> tuple[int, int]:
+        answer = preview.routes()["/people.json"]("")
+        assert answer is not None
+        assert isinstance(answer.body, bytes)
+        (stream,) = json.loads(answer.body)
+        return stream["dropped"], stream["dropped_recently"]
+
+    for index in (0, 1, 5, 6):
+        preview.frame(frame(index), [], {})
+    assert status() == (3, 3)
+    now[0] += 4
+    preview.frame(frame(9), [], {})
+    assert status() == (5, 5)
+    now[0] += 2
+    assert status() == (5, 2)
+    now[0] += 9
+    assert status() == (5, 0)
 
 
 def test_motion_jpeg_ends_with_the_pipeline(site: Site) -> None:

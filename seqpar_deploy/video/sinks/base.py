@@ -1,0 +1,37 @@
+"""A sink to inherit from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+
+
+class BaseSink:
+    """A `Sink` that ignores everything; override the methods you need.
+
+    The class attribute or property `name` is used in log lines and metrics. Default: the name of the class.
+
+    Example:
+        class Doorbell(BaseSink):
+            def event(self, event: Event) -> None:
+                if event.kind == "appeared":
+                    print("ding", event.person.labels)
+    """
+
+    name: str = ""
+
+    def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        """Receive a tracked frame, in order within its stream.
+
+        Args:
+            frame: The frame.
+            boxes: Everyone who is tracked in it.
+            people: The stream's people who have attributes, by track ID.
+        """
+
+    def event(self, event: Event) -> None:
+        """Receive an event; those of one track come in order."""
+
+    def close(self) -> None:
+        """Flush and close at the end of the run. Safe to call twice."""
