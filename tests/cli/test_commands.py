@@ -75,7 +75,7 @@ def test_predict_refuses_in_one_line(bundle_dir: Path, arguments: list[str], mes
     [
         (["--backend", "tpu"], "onnxruntime-cuda"),
         (["--compute-precision", "fp8"], "bf16"),
-        (["--beam", "0"], "64"),
+        (["--beam", "0"], "1"),
         (["--fallback-margin", "-1"], "0"),
     ],
 )
@@ -115,10 +115,10 @@ def test_export_prints_json(
     monkeypatch.setattr(export, "export_bundle", lambda *_, **__: Bundle.open(bundle_dir))
     words = ("export", "checkpoint", checkpoint_file, "--out", tmp_path / "b")
     values = json.loads(run("seqpar", *words, "--json").stdout)
-    assert (values["bundle"], values["label_set"], values["precision"]) == (str(bundle_dir), "tiny", "fp32")
+    assert (values["bundle"], values["label_set"], values["precision"]) == (str(bundle_dir), "pa100k", "fp32")
     assert values["parity"]["identical"] <= values["parity"]["crops"]
     assert values["engines"] is None
-    assert run("seqpar-export", *words[1:]).stdout.startswith(f"{bundle_dir}: tiny, fp32; ")
+    assert run("seqpar-export", *words[1:]).stdout.startswith(f"{bundle_dir}: pa100k, fp32; ")
 
 
 def test_synth_prints_json(tmp_path: Path) -> None:
