@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import seqpar_deploy
+from seqpar_deploy import errors
+
 PUBLIC = ("seqpar_deploy", "seqpar_deploy.video", "seqpar_deploy.video.sinks")
 PINNED = Path(__file__).with_name("public_api.txt")
 
@@ -37,6 +40,12 @@ def _parameters(thing: object) -> str:
 def test_the_public_surface_is_pinned() -> None:
     """Where it is meant to change: `python tests/test_public_api.py`, a line in CHANGELOG.md, and a new version."""
     assert list(public_api()) == PINNED.read_text().splitlines()
+
+
+def test_every_kind_of_error_is_public() -> None:
+    tree = [error for _, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, Exception)]
+    assert len(tree) > 15
+    assert {error.__name__ for error in tree} <= set(seqpar_deploy.__all__)
 
 
 def test_types_ship() -> None:

@@ -33,7 +33,7 @@ def says(**scores: float) -> Prediction:
 class Scene:
     """One person, who is asked about again and again."""
 
-    def __init__(self, label_set: LabelSet, options: FusionOptions | None = None) -> None:
+    def __init__(self, label_set: LabelSet, options: FusionOptions = FusionOptions()) -> None:
         self.fusion = AttributeFusion(label_set, options)
         self.seconds = 0.0
 
