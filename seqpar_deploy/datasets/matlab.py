@@ -17,7 +17,8 @@ class Value:
     """Something inside a MAT file, and where it lies.
 
     SciPy gives every MATLAB value as an array of at least two dimensions: a struct is a (1, 1) record array, a cell
-    array an object array, a text an array of one string.
+    array an object array, a text an array of one string. Its `simplify_cells` removes dimensions of size 1: a matrix of
+    26 rows and one column would pass for one row of 26 labels, and a text for a cell array.
     """
 
     array: npt.NDArray[Any]

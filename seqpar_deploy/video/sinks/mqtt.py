@@ -115,6 +115,7 @@ class MqttSink:
         self._publisher.join()
         self._client.disconnect()
         self._client.loop_stop()
+        self._client.reinitialise()  # closes the sockets that `loop_stop` leaves to the garbage collector
         self._count_lost(left)
         if self.dropped:
             raise SinkError(f"{self.dropped} {'event was' if self.dropped == 1 else 'events were'} not delivered")

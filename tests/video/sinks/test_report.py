@@ -60,7 +60,7 @@ def test_an_earlier_report_stays_until_there_is_another(tmp_path: Path) -> None:
     nobody.frame(frame(), [], {})
     nobody.close()
     assert "Nobody was seen" in path.read_text()
-    with pytest.raises(SinkError, match=r"the report .* cannot be written: Is a directory; name another file"):
+    with pytest.raises(SinkError, match="Is a directory"):
         ReportSink(tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_a_folder_that_takes_no_new_file_is_refused_at_once(tmp_path: Path, monk
 
     (tmp_path / "people.html").write_text("an earlier one")
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(SinkError, match="cannot be written: Read-only file system"):
+    with pytest.raises(SinkError, match="Read-only file system"):
         ReportSink(tmp_path / "people.html")
 
 
@@ -143,7 +143,7 @@ def test_a_full_disk_costs_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         patched.setattr(report, "replacing", full)
         with pytest.raises(OSError, match="No space"):
             sink._write()
-        with pytest.raises(SinkError, match=r"the report .*new.html cannot be written: No space left on device; name"):
+        with pytest.raises(SinkError, match=r"new\.html.*No space left on device"):
             ReportSink(tmp_path / "new.html")
     assert not sink.wrote
     sink.close()
