@@ -50,12 +50,7 @@ def card(result: dict[str, Any], ablation: dict[str, Any] | None) -> str:
         + " |"
         for name, values in tests.items()
     )
-    exported = "\n".join(
-        f"| {recipe.upper()} on {backend} | {values['f1']:.4f} | {values['ma']:.4f} | "
-        f"{values['different_sequences']} of {tests['rendered']['data']['people']:,} |"
-        for recipe, backends in result["after_export"].items()
-        for backend, values in backends.items()
-    )
+    exported = exported_rows(result)
     attributes = "\n".join(
         f"| {name} | "
         + " | ".join(attribute_cells(values["metrics"]["attributes"][name]) for values in tests.values())
@@ -119,6 +114,15 @@ Recall of yes, of no, and how many people have it among those for whom it is kno
 - Perceived gender and age, as labelled by one labeller.
 - Drawings are drawings. What the rendered score promises, the real one does not keep.
 """
+
+
+def exported_rows(result: dict[str, Any]) -> str:
+    return "\n".join(
+        f"| {recipe.upper()} on {backend} | {values['f1']:.4f} | {values['ma']:.4f} | "
+        f"{values['different_sequences']} of {result['rendered']['data']['people']:,} |"
+        for recipe, backends in result["after_export"].items()
+        for backend, values in backends.items()
+    )
 
 
 def ablation_section(ablation: dict[str, Any] | None, pictures: int) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import Reference, reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
 from seqpar_deploy.resources import sample_crops
+
+if TYPE_CHECKING:
+    from seqpar_deploy.exporting.explain.explain import Explanation
 
 _EXPLAINED = 4  # crops: every tensor between the stages is kept of them
 _MARKS = {"passed": "ok     ", "failed": "WRONG  ", "skipped": "skipped"}
@@ -107,17 +110,21 @@ def parity(
     values = report.to_dict()
     text = format_report(values, opened.path.resolve().name)
     if explained and model is not None:
-        from seqpar_deploy.exporting.explain.explain import explain
-
-        on: Any = running.name if running.device == "cpu" else "onnxruntime"
-        crops_and_tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]
-        explanation = explain(opened, model.network, model.token_table, *crops_and_tokens, backend=on, progress=stage)
+        explanation = _explain(opened, model, reference, running)
         values["explanation"] = explanation.to_dict()
         text += f"\n\n{explanation.format()}"
     emit_result(values, text, as_json=as_json, output=output)
     if html:
         write_whole(html, _page(values, reference, opened).encode())
     report.require("do not use it here")
+
+
+def _explain(bundle: Bundle, model: LoadedNetwork, reference: Reference, running: Backend[Any]) -> Explanation:
+    from seqpar_deploy.exporting.explain.explain import explain
+
+    on: Any = running.name if running.device == "cpu" else "onnxruntime"
+    crops, tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]
+    return explain(bundle, model.network, model.token_table, crops, tokens, backend=on, progress=stage)
 
 
 def _reference(bundle: Bundle, checkpoint: LoadedNetwork | None, crops: int) -> Reference:

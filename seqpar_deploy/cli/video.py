@@ -39,6 +39,17 @@ from seqpar_deploy.video.types import Sink
 _log = logging.getLogger(__name__)
 
 
+_Port = Annotated[
+    int | None, typer.Option(help="Serve a live preview, /metrics and /healthz on this port.", min=0, max=65535)
+]
+_Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Address --serve listens on; 0.0.0.0 accepts other machines. Default: 127.0.0.1.", show_default=False
+    ),
+]
+
+
 def video(
     sources: Annotated[
         list[str],
@@ -74,15 +85,8 @@ def video(
         str | None,
         typer.Option(help="Publish events to this MQTT broker, for example mqtts://user:password@host:8883/prefix."),
     ] = None,
-    serve: Annotated[
-        int | None, typer.Option(help="Serve a live preview, /metrics and /healthz on this port.", min=0, max=65535)
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Address --serve listens on; 0.0.0.0 accepts other machines. Default: 127.0.0.1.", show_default=False
-        ),
-    ] = None,
+    serve: _Port = None,
+    address: _Address = None,
     max_crops_per_second: Annotated[
         float, typer.Option(help="Limit of crops to classify per second, over all sources.", min=0.1)
     ] = 10,
