@@ -39,6 +39,12 @@ from seqpar_deploy.video.types import Sink
 _log = logging.getLogger(__name__)
 
 
+_Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU threads per inference, and of OpenCV. Default: the cores this process may use.", min=1, max=1024
+    ),
+]
 _Port = Annotated[
     int | None, typer.Option(help="Serve a live preview, /metrics and /healthz on this port.", min=0, max=65535)
 ]
@@ -93,12 +99,7 @@ def video(
     max_latency: Annotated[
         float, typer.Option(help="Target, in seconds, from a person's first frame to the first attributes.", min=0)
     ] = 0.5,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads per inference, and of OpenCV. Default: the cores this process may use.", min=1, max=1024
-        ),
-    ] = None,
+    threads: _Threads = None,
     profile: Annotated[bool, typer.Option("--profile", help="Log the time each stage took.")] = False,
 ) -> None:
     """Track people in videos and streams; emit their attributes.
