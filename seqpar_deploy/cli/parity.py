@@ -73,12 +73,9 @@ def parity(
       seqpar parity bundles/peta --checkpoint f1_best.pth --html parity.html
     """
     check_writable(output, html)
-    if data is not None and checkpoint is None:
-        raise ParityError("--data scores a checkpoint beside the bundle; name it with --checkpoint, or use seqpar eval")
-    if explained and checkpoint is None:
-        raise ParityError("--explain compares the graphs with the checkpoint's; name it with --checkpoint")
-    if checkpoint is None and (encoder or decoder_heads):
-        raise ParityError("--encoder and --decoder-heads are of a checkpoint; name it with --checkpoint")
+    needing = {"--data": data, "--explain": explained, "--encoder": encoder, "--decoder-heads": decoder_heads}
+    if checkpoint is None and (given := [option for option, value in needing.items() if value]):
+        raise ParityError(f"{given[0]} needs --checkpoint; add it, or leave {given[0]} out")
     with stage("loading"):
         opened = Bundle.open(bundle)
         tolerances = tolerances_of(opened)
