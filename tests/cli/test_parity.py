@@ -108,7 +108,7 @@ def test_it_needs_no_torch(bundle_dir: Path) -> None:
 
 def test_it_refuses_in_one_line(bundle_dir: Path, tmp_path: Path) -> None:
     stranger = data_dir("models") / "demo" / "demo.safetensors"
-    with pytest.raises(SeqparError, match="--data scores a checkpoint beside the bundle; name it with --checkpoint"):
+    with pytest.raises(SeqparError, match="--data needs --checkpoint"):
         parity(bundle_dir, data=tmp_path)
     with pytest.raises(SeqparError, match=r"the bundle was made of tiny\.safetensors"):
         parity(bundle_dir, checkpoint=stranger)
