@@ -115,7 +115,8 @@ def _expected(problem: str, kind: Any) -> str:
     """The kind in words; empty for a complaint that is not msgspec's own."""
     bare = _bare(kind)
     if typing.get_origin(bare) is Literal:
-        return f"one of {', '.join(map(repr, typing.get_args(bare)))}"
+        choices = [repr(choice) for choice in typing.get_args(bare)]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     for meta in getattr(_without_none(kind), "__metadata__", ()):
         if bare is int and None not in (meta.ge, meta.le):
             return f"an integer from {meta.ge} to {meta.le}"

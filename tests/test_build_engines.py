@@ -51,6 +51,8 @@ NETWORK = """
 import json, sys
 import tensorrt_rtx as trt
 
+from seqpar_deploy.build_engines import drop_unused_outputs
+
 logger = trt.Logger(trt.Logger.ERROR)
 builder = trt.Builder(logger)
 network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -58,7 +60,9 @@ parser = trt.OnnxParser(network, logger)
 assert parser.parse_from_file(sys.argv[1])
 tensors = [network.get_input(i) for i in range(network.num_inputs)]
 tensors += [network.get_output(i) for i in range(network.num_outputs)]
+drop_unused_outputs(network)
 print(json.dumps({
+    "outputs": [network.get_output(i).name for i in range(network.num_outputs)],
     "tensors": {t.name: [t.dtype.name, list(t.shape)] for t in tensors},
     "layers": [[str(l.type).split(".")[-1], l.get_output(0).dtype.name] for l in network],
 }))
@@ -66,7 +70,7 @@ print(json.dumps({
 
 
 def parsed(onnx: Path) -> dict[str, Any]:
-    """What NVIDIA's parser makes of a graph: its tensors' types and shapes, its layers' types."""
+    """What NVIDIA's parser makes of a graph: its tensors' types and shapes, its layers' types, the engine's outputs."""
     done = subprocess.run([sys.executable, "-c", NETWORK, onnx], capture_output=True, text=True, check=True)
     values: dict[str, Any] = json.loads(done.stdout)
     return values
@@ -92,6 +96,13 @@ def assert_typed_as_designed(bundle: Bundle) -> None:
 
 def test_the_network_is_typed_as_designed(fp16_bundle_dir: Path) -> None:
     assert_typed_as_designed(Bundle.open(fp16_bundle_dir))
+
+
+def test_an_engine_has_no_output_that_decoding_does_not_read(fp16_bundle_dir: Path) -> None:
+    network = parsed(fp16_bundle_dir / "encoder.onnx")
+    assert "pooled" in network["tensors"]
+    assert network["outputs"] == ["cross_kv"]
+    assert parsed(fp16_bundle_dir / "decoder_step.onnx")["outputs"] == ["log_probs", "next_token", "self_kv_out"]
 
 
 def test_builds_both_engines_and_says_what_they_are(bundle_copy: Path) -> None:

@@ -269,7 +269,8 @@ def _read(folder: Path) -> tuple[EngineIdentity, _EngineJson]:
         raise EngineError(f"{file} cannot be read: {error.strerror}") from None
     values = parse_json(content, source=str(file), error=EngineError)
     described = typed(values, _EngineJson, source=str(file), error=EngineError)
-    return typed(values, EngineIdentity, source=str(file), error=EngineError), described
+    rest = {key: value for key, value in values.items() if not hasattr(described, key)}
+    return typed(rest, EngineIdentity, source=str(file), error=EngineError, known_keys_only=True), described
 
 
 def _plans(folder: Path, hashes: Mapping[str, str], rebuild: str) -> dict[str, bytes]:

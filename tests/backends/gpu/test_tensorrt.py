@@ -214,8 +214,10 @@ def test_limits_are_said_in_one_line(device: Callable[..., Device]) -> None:
         ({"compute_capability": "8.7"}, r"they were built for NVIDIA Fake \(8.7\), this is NVIDIA Fake \(9.0\)"),
         ({"driver": 12040}, "they were built under driver 12040, this is 13010"),
         ({"onnx": {"encoder.onnx": "0" * 64}}, "they were built from other graphs than the bundle's"),
-        ({"format": 9}, r"engine.json is malformed \(format is 9, wanted 1\)"),
-        ({"batches": [{"smallest": 1}]}, "engine.json is malformed"),
+        ({"format": 9}, r"engine\.json: format must be 1, got 9"),
+        ({"batches": [{"smallest": 1}]}, r"engine\.json: batches\[0\]\.smallest is an unknown key"),
+        ({"batches": [{"max": 0}]}, r"engine\.json: batches\[0\]\.max must be an integer >= 1, got 0"),
+        ({"onnx": None}, r"engine\.json: onnx must be a table, got None"),
         ({"plans": {"encoder": "0" * 64, "decoder_step": "0" * 64}}, r"has sha256 \w+\.\., engine.json says 0000"),
     ],
 )
