@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from fakes.cuda import FakeCuda
+from fakes.device import put_in_registry
 
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend, SessionExecutor
+from seqpar_deploy.backends.verification import VERIFIED, Verified
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
@@ -78,6 +83,19 @@ def test_the_bundle_says_how_large_a_batch_may_be(bundle_dir: Path) -> None:
     with pytest.raises(BackendError, match=f"a batch of {bundle.max_batch + 1} rows"):
         backend.encode(np.zeros((bundle.max_batch + 1, 32, 32, 3), np.uint8))
     backend.close()
+
+
+def test_auto_takes_it_once_it_is_verified(bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+    cuda = FakeCuda(eager=True)
+    put_in_registry(monkeypatch, "onnxruntime-cuda", cuda, onnxruntime, lambda bundle: open_on_cpu(bundle, cuda))
+    with Recognizer.from_bundle(bundle.path) as recognizer:
+        assert recognizer.backend.name == "onnxruntime-cuda"
+    (result,) = msgspec.json.decode((bundle.path / VERIFIED).read_bytes(), type=Verified).results
+    assert (result.failure, result.subject.engines) == (None, None)
+    assert result.subject.version == onnxruntime.__version__
+    with pytest.raises(BackendUnavailableError, match=r"onnxruntime-cuda .*got bf16"):
+        Recognizer.from_bundle(bundle.path, backend="onnxruntime-cuda", compute_precision="bf16", fallback_margin=1.0)
 
 
 def test_without_a_gpu_or_its_build_of_onnx_runtime(bundle_dir: Path) -> None:
