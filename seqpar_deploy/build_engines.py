@@ -29,10 +29,13 @@ from seqpar_deploy.backends.gpu.engine_files import (
     installed_runtimes,
     write_engine_json,
 )
+from seqpar_deploy.backends.registry import verify_backend
 from seqpar_deploy.bundle import BatchProfile, Bundle
-from seqpar_deploy.errors import BackendUnavailableError, EngineError
+from seqpar_deploy.errors import BackendError, BackendUnavailableError, EngineError
 from seqpar_deploy.files import new_folder
 from seqpar_deploy.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,11 @@ def build_engines(
 
     `runtime` is the flavour that is installed, TensorRT before TensorRT-RTX, unless given; `batches` are the bundle's.
 
-    Raises BackendUnavailableError (no TensorRT, no GPU where it needs one), EngineError (it does not build).
+    If there is a GPU, the engines are then checked against the bundle's golden sequences; the result is kept in
+    `verified.json`, and `backend="auto"` does not take engines that failed.
+
+    Raises BackendUnavailableError (no TensorRT, no GPU where it needs one), EngineError (they do not build, or do not
+    reproduce the golden sequences).
     """
     options = options or EngineOptions()
     runtime = runtime or runtime_to_build_with()
@@ -81,7 +88,18 @@ def build_engines(
                 except OSError as error:
                     raise EngineError(f"{out} cannot be written: {error.strerror}") from None
         write_engine_json(folder, identity)
+    with progress("checking the engines on this machine"):
+        _verify(bundle, runtime, out)
     return out
+
+
+def _verify(bundle: Bundle, runtime: Runtime, engines: Path) -> None:
+    try:
+        verify_backend(bundle, runtime)
+    except BackendUnavailableError as error:  # TensorRT-RTX builds without a GPU
+        _log.info("%s are not checked here, opening them will: %s", engines, error)
+    except BackendError as error:
+        raise EngineError(f"the engines in {engines} were built, but must not be used: {error}") from None
 
 
 def runtime_to_build_with() -> Runtime:

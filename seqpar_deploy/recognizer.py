@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.preprocess import Crop, check_crop, prepare_batch
 from seqpar_deploy.tuned import load_tuned
 from seqpar_deploy.vocab import LabelSet
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,9 @@ class Recognizer:
     ) -> Recognizer:
         """Open a bundle and load it on a backend.
 
+        `backend` "auto" takes the first that opens the bundle. One on an NVIDIA GPU has to reproduce the bundle's
+        golden sequences on this machine first, which is checked once. One that is named is opened unchecked.
+
         `strategy` is `Greedy()` unless given; `batch_size` bounds the crops of one inference, by default the bundle's
         profile; `threads` bounds the CPU threads of one inference; `verify=False` trusts the files' hashes.
 
@@ -102,9 +107,18 @@ class Recognizer:
             try:
                 strategy = Speculative() if tuned.speculative else Greedy()
                 precision, margin = tuned.compute_precision, tuned.fallback_margin
-                return cls._open(bundle, tuned.backend, strategy, tuned.batch_size, tuned.threads, precision, margin)
+                return cls._open(
+                    bundle,
+                    tuned.backend,
+                    strategy,
+                    tuned.batch_size,
+                    tuned.threads,
+                    precision,
+                    margin,
+                    require_verified=True,  # "auto" was asked for
+                )
             except BackendError as error:
-                warnings.warn(f"ignoring tuned.json: {error}", stacklevel=2)
+                _log.warning("ignoring tuned.json: %s", error)
                 strategy = None
         return cls._open(bundle, backend, strategy, batch_size, threads, compute_precision or "native", fallback_margin)
 
@@ -118,6 +132,8 @@ class Recognizer:
         threads: int | None,
         compute_precision: ComputePrecision,
         fallback_margin: float | None,
+        *,
+        require_verified: bool = False,
     ) -> Recognizer:
         if fallback_margin is not None and not fallback_margin >= 0:
             raise StrategyError(
@@ -129,7 +145,13 @@ class Recognizer:
                 "`seqpar tune` prints, or 0 to accept the changes"
             )
         with contextlib.ExitStack() as opened:
-            quick = open_backend(bundle, backend, threads=threads, compute_precision=compute_precision)
+            quick = open_backend(
+                bundle,
+                backend,
+                threads=threads,
+                compute_precision=compute_precision,
+                require_verified=require_verified,
+            )
             opened.callback(quick.close)
             low_margin = None
             if compute_precision in REDUCED_PRECISIONS and fallback_margin:

@@ -4,6 +4,7 @@ and its name in `BackendName`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from seqpar_deploy.backends.gpu.cuda import cuda_runtime, find_gpu
 from seqpar_deploy.backends.gpu.engine_files import has_engines
 from seqpar_deploy.backends.sessions import Graph, Session
 from seqpar_deploy.backends.spec import BackendSpec
+from seqpar_deploy.backends.verification import Result, difference_from_golden, keep_result, known_result, subject_of
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
@@ -25,6 +27,7 @@ BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "o
 
 SPECS: tuple[BackendSpec, ...] = (*tensorrt.SPECS, onnxruntime_cuda.SPEC, openvino.SPEC, onnxruntime.SPEC)
 MOST_THREADS = 1024
+_NOT_REPRODUCED = "it does not reproduce the bundle's golden sequences on this GPU"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,14 +116,18 @@ def open_backend(
     *,
     threads: int | None = None,
     compute_precision: ComputePrecision = "native",
+    require_verified: bool = False,
 ) -> Backend[Any]:
     """Open a bundle on a backend.
 
     Args:
         bundle: The bundle.
-        name: The backend; "auto" takes the first that opens the bundle.
+        name: The backend; "auto" takes the first that opens the bundle, and of those on NVIDIA GPUs the first that
+            reproduces the bundle's golden sequences on this machine. That is checked once and kept in `verified.json`.
         threads: Bounds the CPU threads of one inference. Default: the runtime's choice.
         compute_precision: "native" computes as the bundle's graphs say.
+        require_verified: Hold a backend that was named to the same check as those of "auto". Default: one that failed
+            it is opened, with a warning.
 
     Raises:
         BackendUnavailableError: The SDK is missing, or cannot compute so here.
@@ -134,7 +141,15 @@ def open_backend(
         raise BackendError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
     if name == "auto":
         return _open_first(bundle, threads, compute_precision)
-    return _open(bundle, find_spec(name), threads, compute_precision)
+    spec = find_spec(name)
+    if require_verified:
+        return _open_verified(bundle, spec, threads, compute_precision)
+    backend = _open(bundle, spec, threads, compute_precision)
+    if spec.device == "cuda":
+        result = known_result(bundle, subject_of(bundle, spec))
+        if result is not None and result.failure:
+            _log.warning("backend %s failed its check on this machine: %s", name, result.failure)
+    return backend
 
 
 def _open(bundle: Bundle, spec: BackendSpec, threads: int | None, compute_precision: ComputePrecision) -> Backend[Any]:
@@ -162,12 +177,52 @@ def _open_first(bundle: Bundle, threads: int | None, compute_precision: ComputeP
         raise BackendUnavailableError(f"no backend is installed; pip install 'seqpar-deploy[...]' with one of {extras}")
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
-            return _open(bundle, find_spec(name), threads, compute_precision)
+            return _open_verified(bundle, find_spec(name), threads, compute_precision)
         except BackendError as error:
             if following is None:
                 raise
             _log.warning("backend %s is skipped, trying %s: %s", name, following, error)
     raise AssertionError("unreachable: the last backend returns or raises")
+
+
+def _open_verified(
+    bundle: Bundle, spec: BackendSpec, threads: int | None, compute_precision: ComputePrecision
+) -> Backend[Any]:
+    """As `_open`, if the backend runs on the CPU or reproduces the bundle's golden sequences. Raises BackendError."""
+    if spec.device == "cpu":  # the export checked these
+        return _open(bundle, spec, threads, compute_precision)
+    known = known_result(bundle, subject_of(bundle, spec))
+    if known is not None and known.failure:
+        raise BackendError(f"{_NOT_REPRODUCED}: {known.failure}")
+    backend = _open(bundle, spec, threads, compute_precision)
+    try:
+        if known is None and (failure := _check(bundle, spec, backend)):
+            raise BackendError(f"{_NOT_REPRODUCED}: {failure}")
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def verify_backend(bundle: Bundle, name: BackendName) -> None:
+    """Check anew whether a backend reproduces the bundle's golden sequences here, and keep the result.
+
+    Raises:
+        BackendUnavailableError: The SDK is missing, or there is no GPU.
+        BackendError: It does not open or run the bundle, or does not reproduce the sequences.
+    """
+    spec = find_spec(name)
+    with contextlib.closing(_open(bundle, spec, None, "native")) as backend:
+        if failure := _check(bundle, spec, backend):
+            raise BackendError(f"{_NOT_REPRODUCED}: {failure}")
+
+
+def _check(bundle: Bundle, spec: BackendSpec, backend: Backend[Any]) -> str | None:
+    failure = difference_from_golden(bundle, backend)
+    keep_result(bundle, Result(subject=subject_of(bundle, spec), failure=failure))
+    if failure is None:
+        _log.info("backend %s reproduces the golden sequences of %s on this machine", spec.name, bundle.path)
+    return failure
 
 
 def open_session(

@@ -161,6 +161,20 @@ def openvino_core() -> Any:
     return import_openvino().Core()
 
 
+def compile_model(model: Any, *, threads: int | None, compute_precision: ComputePrecision) -> Any:
+    """OpenVINO's own compiled model for the CPU. Raises BackendUnavailableError, or OpenVINO's RuntimeError."""
+    if machine.lacks_vnni() and _is_quantised(model):
+        raise BackendUnavailableError(OPENVINO_OVERFLOWS)
+    config: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if compute_precision == "bf16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    threads = machine.thread_limit() if threads is None else threads
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return openvino_core().compile_model(model, "CPU", config)
+
+
 class OpenVinoSession:
     """A graph in OpenVINO on the CPU, in FP32 or bf16."""
 
@@ -172,19 +186,9 @@ class OpenVinoSession:
         Raises BackendUnavailableError (also for a quantised graph where its products overflow), BackendError.
         """
         openvino = import_openvino()
-        config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if compute_precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        threads = machine.thread_limit() if threads is None else threads
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
-        core = openvino_core()
         try:
-            model = core.read_model(BytesIO(graph) if isinstance(graph, bytes) else graph)
-            if machine.lacks_vnni() and _is_quantised(model):
-                raise BackendUnavailableError(OPENVINO_OVERFLOWS)
-            self._compiled = core.compile_model(model, "CPU", config)
+            model = openvino_core().read_model(BytesIO(graph) if isinstance(graph, bytes) else graph)
+            self._compiled = compile_model(model, threads=threads, compute_precision=compute_precision)
         except RuntimeError as error:
             raise _cannot_open("OpenVINO", openvino, graph, error) from None
         self._model_inputs, self._outputs = model.inputs, [output.get_any_name() for output in model.outputs]

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.backends.sessions import PROVIDERS, import_onnxruntime, openvino_core
+from seqpar_deploy.backends.base import ComputePrecision
+from seqpar_deploy.backends.sessions import (
+    PROVIDERS,
+    compile_model,
+    import_onnxruntime,
+    inference_session,
+    openvino_core,
+)
 from seqpar_deploy.bench.micro_op import one_product
 from seqpar_deploy.bench.timing import durations
 from seqpar_deploy.errors import BackendError
@@ -74,10 +81,7 @@ def _onnxruntime(precision: str, sides: Sides, threads: int | None) -> Work | No
         a, b = (100 * a).astype(np.uint8), (100 * b).astype(np.int8)
     operator, result = ("MatMulInteger", "int32") if precision == "int8" else ("MatMul", "float32")
     model = one_product(operator, (a.dtype.name, (rows, inner)), b, (result, (rows, columns)))
-    onnxruntime = import_onnxruntime("cpu")
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads or 0
-    session = onnxruntime.InferenceSession(model, settings, providers=[PROVIDERS["cpu"]])
+    session = inference_session(import_onnxruntime(), model, [PROVIDERS["cpu"]], intra_op_num_threads=threads)
     return lambda: session.run(None, {"x": a})
 
 
@@ -85,8 +89,9 @@ def _openvino(precision: str, sides: Sides, threads: int | None) -> Work | None:
     import openvino
     from openvino import opset13
 
-    core = openvino_core()
-    if precision != "fp32" and precision.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision != "fp32" and precision.upper() not in openvino_core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
         return None
     a, b = _random(sides)
     x = given = opset13.parameter(list(a.shape), np.float32)
@@ -97,11 +102,8 @@ def _openvino(precision: str, sides: Sides, threads: int | None) -> Work | None:
         whole = opset13.convert(opset13.constant((100 * b).astype(np.int8)), np.float32)
         weight = opset13.multiply(whole, opset13.constant(np.full((1, b.shape[1]), 0.01, np.float32)))
     model = openvino.Model([opset13.matmul(x, weight, False, False)], [given])
-    hint = "bf16" if precision == "bf16" else "f32"
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
-    request = core.compile_model(model, "CPU", config).create_infer_request()
+    compute_precision: ComputePrecision = "bf16" if precision == "bf16" else "native"
+    request = compile_model(model, threads=threads, compute_precision=compute_precision).create_infer_request()
     return lambda: request.infer([a], share_inputs=True, share_outputs=True)
 
 

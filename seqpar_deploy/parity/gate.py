@@ -9,14 +9,13 @@ fault is (`parity_probes.py`, `preprocessing_check.py`); the first that does is 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, Float32Array
+from seqpar_deploy.backends.verification import first_difference
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Greedy, Speculative, Strategy
 from seqpar_deploy.parity import probes
@@ -110,19 +109,16 @@ def _divergences(reference: Reference, answers: Sequence[_Answer], tie_margin: f
 def first_divergence(reference: Reference, crop: int, got: Sequence[int], tie_margin: float) -> Divergence | None:
     """Where tokens `got` for a crop leave the reference's greedy sequence; None where they do not."""
     wanted = reference.sequence(crop)
-    if tuple(wanted) == tuple(got):
+    difference = first_difference(wanted, got, reference.log_probs[crop])
+    if difference is None:
         return None
-    pairs = itertools.zip_longest(wanted, got, fillvalue=NOTHING)
-    step, (meant, said) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-    margin = math.inf  # to stop early, or go on after the end, is no tie
-    if NOTHING not in (meant, said):
-        margin = float(reference.log_probs[crop, step, meant] - reference.log_probs[crop, step, said])
+    step, margin = difference
     return Divergence(
         crop=crop,
         name=reference.name(crop),
         step=step,
-        wanted=meant,
-        got=said,
+        wanted=wanted[step] if step < len(wanted) else NOTHING,
+        got=got[step] if step < len(got) else NOTHING,
         margin=margin,
         tie=margin < tie_margin,
         wanted_attributes=reference.attribute_names(wanted),

@@ -74,7 +74,7 @@ def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -
     [
         (["nobody.png"], "nobody.png does not exist"),
         (["nobody*.png"], "no picture matches 'nobody*.png'"),
-        ([CROPS[0], "--backend", "tpu"], "no backend 'tpu'"),
+        ([CROPS[0], "--backend", "tpu"], "got 'tpu'"),
         ([CROPS[0], "--backend", "onnxruntime-cuda"], "seqpar-deploy[cuda]"),
         ([CROPS[0], "--beam", "0"], "beam width is 0"),
         ([CROPS[0], "--beam", "3", "--speculative"], "--speculative is greedy, --beam is 3; leave one of them out"),

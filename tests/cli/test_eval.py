@@ -145,7 +145,7 @@ def test_a_missing_picture_is_named_before_anything_runs(bundle_dir: Path, peopl
     ("options", "message"),
     [
         ({"label_set": "pa100k"}, "leave out --label-set"),
-        ({"backend": "torch"}, "no backend 'torch'"),
+        ({"backend": "torch"}, "got 'torch'"),
         ({"beam": 0}, "beam width is 0"),
         ({"split": "val"}, "has no split 'val'"),
         ({"against": Path("nowhere.jsonl")}, "nowhere.jsonl cannot be read: No such file"),

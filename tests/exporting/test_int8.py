@@ -52,7 +52,7 @@ def test_where_8_bit_products_overflow_one_runtime_has_others_and_one_is_refused
 ) -> None:
     monkeypatch.setattr(machine, "lacks_vnni", lambda: True)
     assert_nearly_exact(int8_bundle_dir, "onnxruntime")
-    with pytest.raises(BackendUnavailableError, match="has no VNNI; backend onnxruntime's do not"):
+    with pytest.raises(BackendUnavailableError, match=r"VNNI.*onnxruntime"):
         open_backend(Bundle.open(int8_bundle_dir), "openvino", compute_precision="int8")
 
 
@@ -92,7 +92,7 @@ def test_bundles_without_them_and_runtimes_without_bf16_say_so(bundle_dir: Path,
         open_backend(bundle, cpu_backend, compute_precision="int8")  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match="int4"):
         open_backend(bundle, cpu_backend, compute_precision="int4")  # type: ignore[arg-type]
-    with pytest.raises(BackendUnavailableError, match="ONNX Runtime does not compute in bf16 on CPUs"):
+    with pytest.raises(BackendUnavailableError, match=r"onnxruntime .*got bf16.*openvino"):
         open_backend(bundle, "onnxruntime", compute_precision="bf16")
     with pytest.raises(BackendUnavailableError, match="onnxruntime-cuda"):
         open_backend(bundle, "onnxruntime-cuda", compute_precision="int8")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
-import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -12,6 +12,8 @@ from seqpar_deploy.backends.gpu.cuda import Address, Cuda
 from seqpar_deploy.errors import BackendError
 
 Shape = tuple[int, ...]
+
+_log = logging.getLogger(__name__)
 
 _MOST_GRAPHS = 64  # of one engine; the least recently used goes
 
@@ -65,7 +67,7 @@ class Engine:
                 self._executor.enqueue(profile, shapes, addresses, self.stream)
         except BackendError as error:
             self._capture = False
-            warnings.warn(f"the {self._name} engine runs without CUDA graphs: {error}", stacklevel=2)
+            _log.warning("the %s engine runs without CUDA graphs: %s", self._name, error)
             return None
         return graphs[0]
 

@@ -1,0 +1,92 @@
+"""Sessions of both runtimes: one form, and the guards that every graph needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqpar_deploy import Bundle, machine
+from seqpar_deploy.backends import BackendName, open_session
+from seqpar_deploy.backends.openvino import supports_bf16
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
+
+
+def test_both_runtimes_have_one_form(bundle_dir: Path, cpu_backend: BackendName) -> None:
+    bundle = Bundle.open(bundle_dir)
+    session = open_session(bundle.encoder, cpu_backend, threads=1)
+    (crops,) = session.inputs
+    side = bundle.dimensions.image_size
+    assert (crops.name, crops.shape, np.dtype(crops.dtype)) == ("crops", (None, side, side, 3), np.dtype(np.uint8))
+    feed = {"crops": np.zeros((2, side, side, 3), np.uint8)}
+    everything = session.run(feed)
+    chosen = session.run(feed, ["cross_kv"])
+    assert list(chosen) == ["cross_kv"]
+    np.testing.assert_array_equal(chosen["cross_kv"], everything["cross_kv"])
+    in_memory = open_session(_self_contained(), cpu_backend)
+    np.testing.assert_allclose(in_memory.run({"x": np.ones((1, 2), np.float32)})["y"], [[3.0, 3.0]])
+    assert in_memory.metadata == {"names": "{0: 'person'}"}
+
+
+def _self_contained() -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.array([[1, 2], [2, 1]], np.float32), "w")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [values[0]], [values[1]], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, {"names": "{0: 'person'}"})
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("graph", ["encoder", "decoder_step"])
+def test_openvino_is_refused_8_bit_graphs_where_they_overflow(
+    int8_bundle_dir: Path, fp16_bundle_dir: Path, graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "lacks_vnni", lambda: True)
+    bundle = Bundle.open(int8_bundle_dir)
+    with pytest.raises(BackendUnavailableError, match="VNNI"):
+        open_session(getattr(bundle, f"int8_{graph}"), "openvino")
+    open_session(getattr(bundle, graph), "openvino")
+    open_session(getattr(Bundle.open(fp16_bundle_dir), graph), "openvino")
+
+
+def test_onnxruntime_has_other_8_bit_products_there(int8_bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Bundle.open(int8_bundle_dir).int8_encoder
+    key = "session.x64quantprecision"
+    monkeypatch.setattr(machine, "lacks_vnni", lambda: True)
+    assert OnnxRuntimeSession(graph)._session.get_session_options().get_session_config_entry(key) == "1"
+    monkeypatch.setattr(machine, "lacks_vnni", lambda: False)
+    with pytest.raises(RuntimeError, match=key):
+        OnnxRuntimeSession(graph)._session.get_session_options().get_session_config_entry(key)
+
+
+def test_openvino_computes_in_fp32_unless_asked(bundle_dir: Path) -> None:
+    graph = Bundle.open(bundle_dir).decoder_step
+    hint = OpenVinoSession(graph)._compiled.get_property("INFERENCE_PRECISION_HINT")
+    assert hint.to_string() == "f32"
+    if supports_bf16():
+        reduced = OpenVinoSession(graph, compute_precision="bf16")
+        assert reduced._compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16"
+
+
+def test_what_cannot_be_opened_is_named_in_one_line(tmp_path: Path, cpu_backend: BackendName) -> None:
+    file = tmp_path / "text.onnx"
+    file.write_text("no graph")
+    with pytest.raises(BackendError, match=r"cannot open .*text\.onnx") as caught:
+        open_session(file, cpu_backend)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BackendError, match="in memory"):
+        open_session(b"no graph", cpu_backend)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("openvino", "openvino"), ("onnxruntime", "cpu")])
+def test_a_missing_sdk_names_the_extra(
+    bundle_dir: Path, name: BackendName, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailableError, match=rf"pip install 'seqpar-deploy\[{extra}\]'"):
+        open_session(Bundle.open(bundle_dir).encoder, name)
