@@ -13,8 +13,8 @@ from seqpar_deploy.bundle import CALIBRATION, ENGINES, MANIFEST, TUNED, VERIFIED
 from seqpar_deploy.cli.layout import print_sections, size
 from seqpar_deploy.cli.probes import Isolated, guarded
 from seqpar_deploy.errors import BundleFormatError
+from seqpar_deploy.sidecars import read_sidecar
 
-_SIDECARS = {"tuning": TUNED, "verified": VERIFIED, "calibration": CALIBRATION}
 _PARITY = ("passed", "backend", "crops", "identical", "ties", "log_prob_median", "log_prob_max")
 Lines = Iterator[tuple[str, str]]
 
@@ -46,12 +46,12 @@ def info(
 def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest, label_set = bundle.manifest, bundle.label_set
     has_engines = (bundle.path / ENGINES).is_dir()
-    sidecars = {name: _read_json(bundle.path / file) for name, file in _SIDECARS.items()}
+    tuning = _read_json(bundle, TUNED)
     fit: Any = {"engines": {}, "tuned": None}
-    if has_engines or sidecars["tuning"] is not None:
+    if has_engines or tuning is not None:
         fit = guarded(lambda: Isolated("fit", str(bundle.path.resolve())).result())
-    if sidecars["tuning"] is not None:
-        sidecars["tuning"]["fits"] = fit.get("tuned")
+    if tuning is not None and "error" not in fit:  # what fits may be in the user's cache folder, behind another
+        tuning = tuning | {"fits": False} if fit["tuned"] is None else {"fits": True, "choice": fit["tuned"]}
     groups: dict[str, list[str]] = {name: [] for name in label_set.groups}
     for attribute in label_set.attributes:
         groups[attribute.group].append(attribute.name)
@@ -77,17 +77,20 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "batches": list(manifest["batches"]),
         "parity": {name: manifest["parity"][name] for name in _PARITY} if manifest.get("parity") else None,
         "engines": {"error": fit["error"]} if "error" in fit else fit["engines"],
-        **sidecars,
+        "tuning": tuning,
+        "verified": _read_json(bundle, VERIFIED),
+        "calibration": _read_json(bundle, CALIBRATION),
         "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
         "total_bytes": sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()),
     }
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(bundle: Bundle, name: str) -> Any:
     """A sidecar's values; None if it is not there, `{"error": "why"}` if it cannot be read."""
-    if not file.exists():
+    content = read_sidecar(bundle, name)
+    if content is None:
         return None
-    values = guarded(lambda: json.loads(file.read_text(encoding="utf-8")))
+    values = guarded(lambda: json.loads(content))
     return values if isinstance(values, dict) else {"error": f"must be an object, got {type(values).__name__}"}
 
 
@@ -152,12 +155,22 @@ def _machine(facts: Mapping[str, Any]) -> Lines:
         for folder, engine in engines.items():
             yield "engines", f"{folder}: {'fits' if engine['fits'] else engine['reason']}"
     yield "tuning", _tuning(facts["tuning"], facts["path"])
-    for name in ("verified", "calibration"):
-        values = facts[name]
-        if values is None:
-            yield name, "none"
-        else:
-            yield name, values["error"] if "error" in values else json.dumps(values, ensure_ascii=False)
+    yield from _verified(facts["verified"])
+    calibration = facts["calibration"]
+    yield "calibration", "none" if calibration is None else calibration.get("error", "there")
+
+
+def _verified(verified: Mapping[str, Any] | None) -> Lines:
+    """Checks of NVIDIA backends against the golden sequences."""
+    if verified is None:
+        yield "verified", "no NVIDIA backend yet"
+    elif "error" in verified:
+        yield "verified", f"{VERIFIED} cannot be read: {verified['error']}"
+    else:
+        for result in verified["results"]:
+            subject, failure = result["subject"], result["failure"]
+            where = f"{subject['backend']} {subject['version']}, {subject['gpu']}, driver {subject['driver']}"
+            yield "verified", f"{where}: {failure or 'reproduces the golden sequences'}"
 
 
 def _tuning(tuning: Mapping[str, Any] | None, path: str) -> str:
@@ -166,7 +179,7 @@ def _tuning(tuning: Mapping[str, Any] | None, path: str) -> str:
     if "error" in tuning:
         return f"{TUNED} cannot be read: {tuning['error']}"
     choice = ", ".join(f"{name} {value}" for name, value in tuning.get("choice", {}).items() if value is not None)
-    if tuning["fits"]:
+    if tuning.get("fits"):
         return f"fits: {choice}"
     made_for = f"{tuning.get('processor', 'unknown')}, {tuning.get('cores', 'unknown')} cores"
-    return f"{'cannot be checked' if tuning['fits'] is None else 'does not fit'}; made for {made_for}: {choice}"
+    return f"{'does not fit' if 'fits' in tuning else 'cannot be checked'}; made for {made_for}: {choice}"

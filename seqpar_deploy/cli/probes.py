@@ -142,7 +142,8 @@ def _fit(path: str) -> dict[str, Any]:
         kept = ("runtime", "version", "gpu", "compute_capability", "driver", "precision")
         reason = _why_not(bundle, made_for)
         engines[folder.name] = {name: values.get(name) for name in kept} | {"fits": reason is None, "reason": reason}
-    return {"engines": engines, "tuned": load_tuned(bundle) is not None}
+    tuned = load_tuned(bundle)
+    return {"engines": engines, "tuned": None if tuned is None else dataclasses.asdict(tuned)}
 
 
 def _why_not(bundle: Bundle, made_for: EngineIdentity | EngineError) -> str | None:

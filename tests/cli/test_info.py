@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from seqpar_deploy import Bundle
 from seqpar_deploy.backends.gpu.engine_files import ENGINE_JSON, ENGINES, identity_of
+from seqpar_deploy.backends.verification import VERIFIED
 from seqpar_deploy.bundle import ENCODER, MANIFEST
 from seqpar_deploy.cli.main import app
 from seqpar_deploy.errors import SeqparError
@@ -29,7 +30,8 @@ def facts(bundle: Path) -> Any:
 
 
 @pytest.fixture
-def bundle(bundle_dir: Path, tmp_path: Path) -> Path:
+def bundle(bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
 
 
@@ -102,14 +104,17 @@ def test_engines_and_broken_sidecars(bundle: Path) -> None:
         folder.mkdir(parents=True)
         (folder / ENGINE_JSON).write_text(content)
     (bundle / TUNED).write_text("[")
-    (bundle / "verified.json").write_text('{"backend": "tensorrt_rtx"}')
+    subject = {"backend": "tensorrt_rtx", "version": "1.0", "gpu": "L4", "driver": 13000}
+    (bundle / VERIFIED).write_text(json.dumps({"results": [{"subject": subject, "failure": "golden crop 3"}]}))
     found = facts(bundle)
     assert found["engines"]["tensorrt_rtx-a"]["version"] == "1.0"
     assert not found["engines"]["tensorrt_rtx-a"]["fits"]
     assert "malformed" in found["engines"]["tensorrt_rtx-b"]["reason"]
     assert "error" in found["tuning"]
-    assert found["verified"] == {"backend": "tensorrt_rtx"}
-    assert "tensorrt_rtx-b: " in invoke(bundle).stdout
+    assert found["verified"]["results"][0]["subject"]["gpu"] == "L4"
+    lines = invoke(bundle).stdout.splitlines()
+    assert any(line.startswith("  engines") and "tensorrt_rtx-b: " in line for line in lines)
+    assert any(line.startswith("  verified") and "golden crop 3" in line for line in lines)
 
 
 def identity_json(identity: Any) -> str:
