@@ -88,13 +88,8 @@ def predict(
     ) as recognizer:
         width = max(map(len, names.values()))
         for chunk in _chunks(paths, _READ_AHEAD):
-            crops: dict[Path, Crop] = {}
-            for path in chunk:
-                try:
-                    crops[path] = read_image(path)
-                except ImageError as error:
-                    failed += 1
-                    print_error(error)
+            crops = _read(chunk)
+            failed += len(chunk) - len(crops)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
                 print(
@@ -105,6 +100,17 @@ def predict(
         _log.info("%d people, on %s (%s)", len(paths) - failed, recognizer.backend.name, recognizer.backend.device)
     if failed:
         raise typer.Exit(USAGE_ERROR)
+
+
+def _read(paths: list[Path]) -> dict[Path, Crop]:
+    """The images that can be read. Errors of the others are logged."""
+    crops: dict[Path, Crop] = {}
+    for path in paths:
+        try:
+            crops[path] = read_image(path)
+        except ImageError as error:
+            print_error(error)
+    return crops
 
 
 def _strategy(beam: int, speculative: bool) -> Strategy | None:
