@@ -87,28 +87,30 @@ def predict(
         verify=verify,
     ) as recognizer:
         width = max(map(len, names.values()))
-        read = 0
-        for path, crop, prediction in _predict(recognizer, paths):
-            read += 1
-            print(_json_line(path, prediction) if as_json else _table_row(names[path], width, prediction), flush=True)
-            if annotate is not None:
-                _annotate(annotate, names[path], crop, prediction)
-        _log.info("%d people, on %s (%s)", read, recognizer.backend.name, recognizer.backend.device)
-    if read < len(paths):
+        for chunk in _chunks(paths, _READ_AHEAD):
+            crops = _read(chunk)
+            failed += len(chunk) - len(crops)
+            predictions = recognizer.predict_iter(list(crops.values()))
+            for path, prediction in zip(crops, predictions, strict=True):
+                print(
+                    _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction), flush=True
+                )
+                if annotate is not None:
+                    _annotate(annotate, names[path], crops[path], prediction)
+        _log.info("%d people, on %s (%s)", len(paths) - failed, recognizer.backend.name, recognizer.backend.device)
+    if failed:
         raise typer.Exit(USAGE_ERROR)
 
 
-def _predict(recognizer: Recognizer, paths: list[Path]) -> Iterator[tuple[Path, Crop, Prediction]]:
-    """Predict a chunk of images at a time, so that few are in memory; report and skip those that cannot be read."""
-    for chunk in _chunks(paths, _READ_AHEAD):
-        crops: dict[Path, Crop] = {}
-        for path in chunk:
-            try:
-                crops[path] = read_image(path)
-            except ImageError as error:
-                print_error(error)
-        for (path, crop), prediction in zip(crops.items(), recognizer.predict_iter(list(crops.values())), strict=True):
-            yield path, crop, prediction
+def _read(paths: list[Path]) -> dict[Path, Crop]:
+    """The images that can be read. Errors of the others are logged."""
+    crops: dict[Path, Crop] = {}
+    for path in paths:
+        try:
+            crops[path] = read_image(path)
+        except ImageError as error:
+            print_error(error)
+    return crops
 
 
 def _strategy(beam: int, speculative: bool) -> Strategy | None:
