@@ -12,7 +12,7 @@ from seqpar_deploy.video.types import Box
 
 MARGIN = 0.08  # of the box's width and height, on each side, as in samples/README.md
 
-_FULL_HEIGHT = 100  # pixels; more tell no more
+_FULL_HEIGHT = 100  # pixels; more do not help
 _JUDGED_HEIGHT = 64  # sharpness is judged at about this height, so that size does not count twice
 _SHARP = 0.2  # energy of the Laplacian over the variance, from which on a crop is sharp
 _GRID_ROWS, _GRID_COLUMNS = 16, 8  # cells of a box in which what is covered is counted

@@ -53,7 +53,7 @@ class ByteTracker:
             ) from None
         self._detections = supervision.Detections
         self._tracker = trackers.ByteTrackTracker(
-            lost_track_buffer=round(options.lost_after * 30),  # the library counts these at 30 a second, always
+            lost_track_buffer=round(options.lost_after * 30),  # the library always counts 30 per second
             frame_rate=KALMAN_RATE,
             track_activation_threshold=options.high_score,
             high_conf_det_threshold=options.high_score,

@@ -1,4 +1,4 @@
-"""Where boxes come from: the built-in detector, any detector exported to ONNX, or something outside.
+"""Detectors: the built-in one, any detector exported to ONNX, and boxes from elsewhere.
 
-Each is a `seqpar_deploy.video.types.Detector`; so is whatever else has its two methods.
+Each is a `seqpar_deploy.video.types.Detector`, as is any object with its two methods.
 """

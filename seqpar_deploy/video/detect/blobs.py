@@ -1,4 +1,4 @@
-"""Foreground -> people: which blobs are one person, which are parts of one, and who is in those that are several."""
+"""Foreground -> people: blobs that are one person, parts of a person, or several people."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], heights: HeightModel) -> l
 
 
 def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found]:
-    """Who a blob is. What looks like one person, at least `smallest` pixels tall, updates `heights`."""
+    """Return the people in a blob. One that looks like one person of at least `smallest` pixels updates `heights`."""
     upright = 1.6 < blob.height / blob.width < 4.5 and blob.filled > FILLED and blob.height >= smallest
     if not heights.known:
         if upright and not blob.cut:
@@ -103,7 +103,7 @@ def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found
 
 
 def _taken_off(blob: Blob, heights: HeightModel) -> list[Found]:
-    """People under the heads of a blob's upper edge, the highest first, each taken away with what is below."""
+    """Find people by the heads on a blob's upper edge, the highest first, each removed with the pixels below."""
     left_over = blob.mask.copy()
     people: list[Found] = []
     rows = len(left_over)

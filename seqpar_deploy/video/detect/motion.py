@@ -93,8 +93,8 @@ class _Scene:
         return [self._box(one) for one in people]
 
     def _without_ghosts(self, blobs: list[Blob], picture: RgbImage, mask: Any) -> list[Blob]:
-        """Without the holes that people leave who were there from the start: what has edges along a ghost's outline is
-        the background, not the picture."""
+        """Drop ghosts, the holes left by people who were there from the start: along a ghost's outline the background
+        has edges, not the frame."""
         behind = self._background.edges
         if behind is None or not blobs:
             return blobs

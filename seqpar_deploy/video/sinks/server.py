@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 
-_PATIENCE = 5.0  # seconds without a byte taken or asked for until a client is dropped
+_PATIENCE = 5.0  # seconds without a byte sent or received until a client is dropped
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a client gets: `body` at once, or piece by piece for as long as it stays."""
+    """An HTTP response: `body` at once, or in pieces for as long as the client stays."""
 
     body: bytes | Iterator[bytes]
     type: str = "text/plain; charset=utf-8"
@@ -30,12 +30,12 @@ class Answer:
     policy: str = "default-src 'none'"
 
 
-# From the number or the like that follows the route's path, empty if none does. None: there is no such thing.
+# Takes what follows the route's path, for example a number; empty if nothing does. None: not found.
 Route = Callable[[str], "Answer | None"]
 
 
 def metrics_routes(metrics: Metrics, health: Health) -> dict[str, Route]:
-    """/metrics for Prometheus, and /healthz: 200 where all is well, 503 with a line for each problem elsewhere."""
+    """Return routes for a `WebServer`: /metrics for Prometheus, and /healthz, 200 or 503 with one line per problem."""
 
     def scrape(_rest: str) -> Answer:
         return Answer(body=metrics.text().encode("utf-8"), type="text/plain; version=0.0.4; charset=utf-8")
@@ -49,12 +49,19 @@ def metrics_routes(metrics: Metrics, health: Health) -> dict[str, Route]:
 
 
 class WebServer:
-    """Answers GET on `address`:`port` from its routes, in threads of its own, until it is closed.
+    """Answers GET requests from its routes, in threads of its own, until it is closed.
 
-    A route is a path, or one that ends in `/` and takes what follows. At most `clients` are served at a time, others
-    get 503; who takes or asks nothing for 5 s is dropped. Bound to this machine alone by default: people are to be
-    seen. Then requests under another host's name are refused, so that no web page elsewhere can read along. Port 0
-    takes a free one. Raises SinkError where it cannot listen.
+    It shows people, so by default it listens on this machine alone. It then refuses requests for another host name, so
+    that web pages elsewhere cannot read it. A client that is idle for 5 s is dropped.
+
+    Args:
+        routes: Function that answers each path. A path that ends in `/` also matches longer ones.
+        address: Address to listen on. Default: "127.0.0.1".
+        port: Port to listen on; 0 takes a free one. Default: 8080.
+        clients: Clients served at a time; others get 503. Default: 32.
+
+    Raises:
+        SinkError: The port is taken, or the address is not this machine's.
     """
 
     def __init__(
@@ -71,7 +78,7 @@ class WebServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, end every answer. Safe to call twice."""
+        """Stop listening and end every response. Safe to call twice."""
         if not self._stopping.is_set():
             self._stopping.set()
             self._server.shutdown()
@@ -96,12 +103,12 @@ class _Server(http.server.ThreadingHTTPServer):
         self.local = _is_local(place[0])
 
     def server_bind(self) -> None:
-        """Without asking a name server what this machine is called, which may take long."""
+        """Bind without looking up this machine's name, which may take long."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for it, or a refusal where too many are served already."""
+        """Start a thread for it, or refuse it if too many are served already."""
         if self._free.acquire(blocking=False):
             with self._lock:
                 self._open.add(request)
@@ -128,7 +135,7 @@ class _Server(http.server.ThreadingHTTPServer):
                     request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients come and go: nothing to tell."""
+        """Ignore errors: clients come and go."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -174,7 +181,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(piece)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a preview asks ten times a second."""
+        """Log nothing: a preview sends ten requests per second."""
 
 
 def _is_local(address: str) -> bool:
