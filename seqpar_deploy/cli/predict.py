@@ -76,6 +76,7 @@ def predict(
     names = _short_names(paths)
     if annotate:
         _check_apart(paths, annotate, names)
+    failed = 0
     with Recognizer.from_bundle(
         bundle,
         backend=backend,
