@@ -30,7 +30,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
             update(3, 7)
     assert "counting [it] ..." in terminal.getvalue()
     assert "3/7" in terminal.getvalue()
-    assert terminal.getvalue().splitlines()[-1].endswith("counting [it] ... done in 0.0 s")
+    assert "counting [it] ... done in " in terminal.getvalue().splitlines()[-1]
 
 
 def test_progress_is_records_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
