@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from seqpar_deploy.backends.gpu.engine_files import RUNTIMES
-from seqpar_deploy.cli.layout import print_sections, size
+from seqpar_deploy.cli import options
+from seqpar_deploy.cli.console import emit_result
+from seqpar_deploy.cli.layout import format_sections, size
 from seqpar_deploy.cli.probes import examine
+from seqpar_deploy.files import check_writable
 
 _CPU_INSTALL = "pip install 'seqpar-deploy[openvino]'"
 Lines = Iterator[tuple[str, str]]
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: options.AsJson = False,
+    output: options.Output = None,
 ) -> None:
-    """Report what this machine has, which backends would run here, why the others would not, and what to install.
+    """Show what this machine can run, and what to install.
 
-    The exit code is 0 whatever is found. Probes that fail are part of the report.
+    Prints its processor, container limits and GPU, which backends would run here and why the others would not, and the
+    installed packages. A probe that fails is part of the report; the exit code is 0 whatever is found.
 
-    Example: seqpar doctor --json | jq .verdict
+    Examples:
+      seqpar doctor
+      seqpar doctor --json
     """
+    check_writable(output)
     report = examine()
     report["verdict"] = verdict(report)
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    print_sections(
-        {
-            "Software": _software(report),
-            "Machine": _machine(report),
-            "GPU": _gpu(report),
-            "Backends, in the order that auto tries them": _backends(report),
-            "Packages": _packages(report),
-        }
-    )
-    typer.secho(f"\nVerdict: {report['verdict']['text']}", bold=True)
+    sections = {
+        "Software": _software(report),
+        "Machine": _machine(report),
+        "GPU": _gpu(report),
+        "Backends, in the order that auto tries them": _backends(report),
+        "Packages": _packages(report),
+    }
+    text = f"{format_sections(sections)}\n\nVerdict: {report['verdict']['text']}"
+    emit_result(report, text, as_json=as_json, output=output)
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from seqpar_deploy.bundle import CALIBRATION, ENGINES, MANIFEST, TUNED, VERIFIED, Bundle
-from seqpar_deploy.cli.layout import print_sections, size
+from seqpar_deploy.cli import options
+from seqpar_deploy.cli.console import emit_result
+from seqpar_deploy.cli.layout import format_sections, size
 from seqpar_deploy.cli.probes import Isolated, guarded
 from seqpar_deploy.errors import BundleFormatError
+from seqpar_deploy.files import check_writable
 from seqpar_deploy.sidecars import read_sidecar
 
 _PARITY = ("passed", "backend", "crops", "identical", "ties", "log_prob_median", "log_prob_max")
@@ -20,27 +22,31 @@ Lines = Iterator[tuple[str, str]]
 
 
 def info(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    bundle: options.BundleArgument,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the SHA-256 of every file, about 1 s per GB. Default: sizes only.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: options.AsJson = False,
+    output: options.Output = None,
 ) -> None:
-    """Describe a bundle: labels, sizes, precision, parity, engines, tuning. The exit code is 2 if it cannot be opened.
+    """Show what a bundle holds, and what of it fits this machine.
 
-    Example: seqpar info bundles/peta --json | jq .label_set.names
+    Prints its label set, dimensions, precision, parity result, engines, tuning and files. The exit code is 2 if the
+    bundle cannot be opened.
+
+    Examples:
+      seqpar info bundles/peta
+      seqpar info bundles/peta --verify --json
     """
+    check_writable(output)
     opened = Bundle.open(bundle, verify=verify)
     try:
         facts = {**_facts(opened), "hashes_checked": verify}
-        sections = {title: list(lines) for title, lines in _sections(facts).items()}
+        text = format_sections(_sections(facts))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"it lacks key {error}" if isinstance(error, KeyError) else str(error)
         raise BundleFormatError(f"{opened.path / MANIFEST} is malformed: {what}; export the bundle again") from None
-    if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
-    else:
-        print_sections(sections)
+    emit_result(facts, text, as_json=as_json, output=output)
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import typer
 
-
-def print_sections(sections: Mapping[str, Iterable[tuple[str, str]]]) -> None:
-    """Print each section's (name, text) lines with the names in one column; titles are bold on a terminal."""
+def format_sections(sections: Mapping[str, Iterable[tuple[str, str]]]) -> str:
+    """Return each section's title and its (name, text) lines, with the names of all sections in one column."""
     listed = {title: list(lines) for title, lines in sections.items()}
     width = max((len(name) for lines in listed.values() for name, _ in lines), default=0)
-    for number, (title, lines) in enumerate(listed.items()):
-        typer.secho(f"{'' if number == 0 else chr(10)}{title}", bold=True)
-        for name, text in lines:
-            print(f"  {name:{width}}  {text}")
+    return "\n\n".join(
+        "\n".join([title, *(f"  {name:{width}}  {text}" for name, text in lines)]) for title, lines in listed.items()
+    )
 
 
 def size(count: float) -> str:

@@ -83,7 +83,7 @@ def test_bad_bundles(bundle: Path, damage: str) -> None:
         CliRunner().invoke(app, ["info", str(bundle)], catch_exceptions=False)
 
 
-def test_tuning_fits_or_not(bundle: Path) -> None:
+def test_tuning_fits_or_not(bundle: Path, tmp_path: Path) -> None:
     save_tuned(Bundle.open(bundle), Tuned(backend="openvino", speculative=True, threads=1))
     found = facts(bundle)["tuning"]
     assert found["fits"] is True
@@ -94,6 +94,11 @@ def test_tuning_fits_or_not(bundle: Path) -> None:
     line = next(line for line in invoke(bundle).stdout.splitlines() if line.startswith("  tuning"))
     assert "does not fit" in line
     assert "4096 cores" in line
+
+    cached = tmp_path / "cache" / "seqpar-deploy" / Bundle.open(bundle).digest / TUNED
+    cached.parent.mkdir(parents=True)
+    cached.write_text(json.dumps(values | {"choice": {**values["choice"], "threads": 2}}))
+    assert facts(bundle)["tuning"] == {"fits": True, "choice": {**found["choice"], "threads": 2}}
 
 
 def test_engines_and_broken_sidecars(bundle: Path) -> None:
