@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
-from seqpar_deploy.backends import BackendName
 from seqpar_deploy.bundle import MANIFEST, Bundle
 from seqpar_deploy.config import NotNegative, Positive, PositiveNumber, typed
 from seqpar_deploy.errors import RecipeError
+
+# What an export can check a bundle on before it has a digest and engines.
+GateBackend = Literal["onnxruntime", "openvino", "onnxruntime-cuda"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class ParityTolerances:
     beams and speculatively as well. Profiles' batch sizes above `largest_batch` are checked at that size.
     """
 
-    backend: BackendName = "onnxruntime"
+    backend: GateBackend = "onnxruntime"
     crops: Positive = 20
     rendered: NotNegative = 8
     beams: NotNegative = 8

@@ -88,6 +88,8 @@ def test_tuning_that_cannot_be_kept_is_not_measured(
 ) -> None:
     from seqpar_deploy.cli import tune
 
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no fallback for a bundle that cannot be written
     monkeypatch.setattr(tune, "TUNED", str(Path("manifest.json", "tuned.json")))
     monkeypatch.setattr(tune, "tune_bundle", None)
     assert "tuned.json cannot be written" in run("seqpar", "tune", bundle_dir, code=2).error

@@ -114,7 +114,7 @@ def test_engines_and_broken_sidecars(bundle: Path) -> None:
     found = facts(bundle)
     assert found["engines"]["tensorrt_rtx-a"]["version"] == "1.0"
     assert not found["engines"]["tensorrt_rtx-a"]["fits"]
-    assert "malformed" in found["engines"]["tensorrt_rtx-b"]["reason"]
+    assert "engine.json" in found["engines"]["tensorrt_rtx-b"]["reason"]
     assert "error" in found["tuning"]
     assert found["verified"]["results"][0]["subject"]["gpu"] == "L4"
     lines = invoke(bundle).stdout.splitlines()

@@ -292,7 +292,7 @@ def test_what_on_event_raises_comes_after_all_events(recognizer: Recognizer) -> 
     follower = Follower(recognizer, on_event, detector=Finds(*people), tracker=Apart)
     with pytest.raises(VideoError, match="on_event must not call recognize"):
         follower.update(frame(1))
-    with pytest.raises(VideoError, match="on_event must not call close"):
+    with pytest.raises(VideoError, match="on_event must not call recognize"):
         follower.close()
     assert sorted(said) == [("appeared", 1), ("appeared", 2), ("ended", 1), ("ended", 2)]
 

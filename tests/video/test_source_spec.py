@@ -48,11 +48,11 @@ def test_streams(place, name, live, shown):
         ("{}/*.mov", "no file matches"),
         ("{}/empty.mp4", "empty.mp4 is empty"),
         ("{}/deep/none", "does not exist"),
-        ("ftp://host/a.mp4", "ftp:// is not a kind of source"),
-        ("", "the name of a source is empty"),
-        ("rtsp://[::1/s", r"a rtsp:// source cannot be understood; wanted rtsp://"),
-        ("http://me:se#cret@host/s", r"a http:// source cannot be understood"),
-        ("http:///s", "names no host; wanted http://HOST"),
+        ("ftp://host/a.mp4", "ftp://"),
+        ("", "empty"),
+        ("rtsp://[::1/s", r"rtsp://.*invalid URL"),
+        ("http://me:se#cret@host/s", r"http://.*invalid URL"),
+        ("http:///s", "no host"),
         ("987", "there is no camera /dev/video987"),
     ],
 )
@@ -66,5 +66,5 @@ def test_what_stands_for_nothing_is_refused_in_one_line(folder, name, says):
 def test_a_folder_without_videos_and_no_sources_at_all(tmp_path):
     with pytest.raises(VideoError, match="holds no videos"):
         expand_sources([str(tmp_path)])
-    with pytest.raises(VideoError, match="no sources"):
+    with pytest.raises(VideoError, match="got none"):
         expand_sources([])
