@@ -162,8 +162,12 @@ def openvino_core() -> Any:
 
 
 def compile_model(model: Any, *, threads: int | None, compute_precision: ComputePrecision) -> Any:
-    """OpenVINO's own compiled model for the CPU. Raises BackendUnavailableError, or OpenVINO's RuntimeError."""
-    if machine.lacks_vnni() and _is_quantised(model):
+    """Compile a model for the CPU, from its path or OpenVINO's object, to OpenVINO's own compiled model.
+
+    Raises BackendUnavailableError, or OpenVINO's RuntimeError.
+    """
+    core = openvino_core()
+    if machine.lacks_vnni() and _is_quantised(core.read_model(model) if isinstance(model, Path) else model):
         raise BackendUnavailableError(OPENVINO_OVERFLOWS)
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if compute_precision == "bf16" else "f32",
@@ -172,7 +176,7 @@ def compile_model(model: Any, *, threads: int | None, compute_precision: Compute
     threads = machine.thread_limit() if threads is None else threads
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-    return openvino_core().compile_model(model, "CPU", config)
+    return core.compile_model(model, "CPU", config)
 
 
 class OpenVinoSession:
@@ -186,16 +190,30 @@ class OpenVinoSession:
         Raises BackendUnavailableError (also for a quantised graph where its products overflow), BackendError.
         """
         openvino = import_openvino()
+        self._graph = graph
         try:
-            model = openvino_core().read_model(BytesIO(graph) if isinstance(graph, bytes) else graph)
+            # From the path, not from a model that was read: in a process that runs a GStreamer pipeline too, compiling
+            # OpenVINO 2026.4's object ends in a segmentation fault.
+            model = self._read() if isinstance(graph, bytes) else graph
             self._compiled = compile_model(model, threads=threads, compute_precision=compute_precision)
         except RuntimeError as error:
             raise _cannot_open("OpenVINO", openvino, graph, error) from None
-        self._model_inputs, self._outputs = model.inputs, [output.get_any_name() for output in model.outputs]
-        self.metadata: Mapping[str, str] = (
-            model.get_rt_info(["framework"]).value if model.has_rt_info(["framework"]) else {}
-        )
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def _read(self) -> Any:
+        """OpenVINO's own model."""
+        return openvino_core().read_model(BytesIO(self._graph) if isinstance(self._graph, bytes) else self._graph)
+
+    @functools.cached_property
+    def _outputs(self) -> list[str]:
+        """Names of the outputs, in order. A compiled model may call them after the constants they come from."""
+        return [output.get_any_name() for output in self._read().outputs]
+
+    @functools.cached_property
+    def metadata(self) -> Mapping[str, str]:
+        model = self._read()
+        found: Mapping[str, str] = model.get_rt_info(["framework"]).value if model.has_rt_info(["framework"]) else {}
+        return found
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -205,7 +223,7 @@ class OpenVinoSession:
                 shape=tuple(None if size.is_dynamic else size.get_length() for size in tensor.get_partial_shape()),
                 dtype=tensor.get_element_type().to_dtype(),
             )
-            for tensor in self._model_inputs
+            for tensor in self._compiled.inputs
         )
 
     def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:

@@ -127,13 +127,13 @@ def test_synth_prints_json(tmp_path: Path) -> None:
     assert values == {"folder": str(tmp_path / "s"), "sheet": None, "seed": 0, "train": 1, "val": 0, "test": 0}
 
 
-def test_bench_prints_a_ladder_and_writes_json(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+def test_bench_prints_a_comparison_and_writes_json(bundle_dir: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
     options = ["--only", "published,onnxruntime", "--runs", "1", "--batches", "1", "--seconds", "0.01"]
     words = (bundle_dir, "--checkpoint", checkpoint_file, *options, "--output", result)
     done = run("seqpar-bench", *words)
     assert "PyTorch, as published" in done.stdout
-    assert "this machine at best" in done.stdout
+    assert "roofline of this machine" in done.stdout
     values = json.loads(result.read_text())
     assert [variant["name"] for variant in values["variants"]] == ["published", "onnxruntime"]
     assert all(variant["identical"] for variant in values["variants"])

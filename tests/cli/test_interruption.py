@@ -16,7 +16,7 @@ import pytest
 @pytest.mark.parametrize(
     ("number", "stage"),
     [
-        (signal.SIGINT, "reading the checkpoint"),
+        (signal.SIGINT, "loading the checkpoint"),
         (signal.SIGINT, "exporting the encoder"),
         (signal.SIGTERM, "exporting the decoder step"),
     ],

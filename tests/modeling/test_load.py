@@ -75,7 +75,7 @@ def test_eval_needs_no_label_set_option(own_checkpoint: Path, own_labels: LabelS
     names = [attribute.name for attribute in own_labels.attributes]
     crop = next((data_dir("samples") / "crops").glob("*.png"))
     (tmp_path / "people.jsonl").write_text(json.dumps({"image": str(crop), "attributes": names[:2]}) + "\n")
-    command = ["seqpar_deploy.cli.main", "eval", own_checkpoint, "--data", tmp_path / "people.jsonl"]
+    command = ["seqpar_deploy", "eval", own_checkpoint, "--data", tmp_path / "people.jsonl"]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert names[0] in done.stdout

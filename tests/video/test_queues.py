@@ -109,7 +109,7 @@ def test_take_gives_what_is_there_up_to_a_batch():
 
 
 def test_a_queue_that_holds_nothing_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="got 0"):
         BoundedQueue[int](0)
 
 

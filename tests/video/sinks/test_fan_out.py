@@ -175,7 +175,7 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
 
     came: list[str] = []
 
-    def app() -> None:
+    def app(**_options: object) -> None:
         came.append("here")
         print("a line")
 
