@@ -15,6 +15,8 @@ import pytest
 
 from seqpar_deploy import Bundle
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[1]
 WORKSTATION = {"torch", "torchvision", "onnx", "onnxscript", "open_clip", "safetensors", "scipy", "matplotlib"}
 

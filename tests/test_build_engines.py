@@ -25,9 +25,12 @@ from seqpar_deploy.errors import EngineError
 
 EXPORT = Path(sys.executable).with_name("seqpar-export")
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="no wheel of tensorrt_rtx for this platform"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorrt_rtx") is None, reason="no wheel of tensorrt_rtx for this platform"
+    ),
+]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import pytest
 from seqpar_deploy import Bundle
 from seqpar_deploy.bench.flops import encoder_flops, step_bytes
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
 
 

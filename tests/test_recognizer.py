@@ -18,6 +18,8 @@ from seqpar_deploy.recognizer import Fallback, prediction_from_generation
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.vocab import EOS
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_prediction_is_a_set_with_the_score_of_the_first_emission() -> None:
     generation = Generation(tokens=(10, 3, 10, 2, 1), log_probs=(-0.5, -0.1, -3.0, -1.0, -0.2), steps=5)

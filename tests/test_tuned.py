@@ -16,6 +16,8 @@ from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.tuned import Tuned, load_tuned, save_tuned
 
+pytestmark = pytest.mark.slow
+
 CHOICE = Tuned(
     backend="onnxruntime", compute_precision="int8", fallback_margin=0.25, speculative=True, threads=1, batch_size=4
 )

@@ -12,7 +12,7 @@ from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Beam, Greedy, Speculative
 
-pytestmark = pytest.mark.parametrize("name", GOLDEN_NAMES)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("name", GOLDEN_NAMES)]
 
 
 @pytest.fixture

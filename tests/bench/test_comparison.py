@@ -24,6 +24,8 @@ from seqpar_deploy.decoding import Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, SeqparError
 from seqpar_deploy.preprocess import Crop
 
+pytestmark = pytest.mark.slow
+
 CONTRACT = {
     "name",
     "description",

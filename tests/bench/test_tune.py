@@ -22,6 +22,8 @@ from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.tuned import load_tuned
 from seqpar_deploy.vocab import EOS
 
+pytestmark = pytest.mark.slow
+
 SHADES = (1, 3, 8, 20, 60, 90, 150, 220)  # per crop: the margin of the choice in native precision, in hundredths
 
 

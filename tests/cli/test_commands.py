@@ -17,6 +17,8 @@ from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.exporting import export
 from seqpar_deploy.resources import sample_crops
 
+pytestmark = pytest.mark.slow
+
 CROPS = [str(path) for path in sample_crops()]
 
 

@@ -18,6 +18,8 @@ from seqpar_deploy.errors import DatasetError, SeqparError
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import LabelSet
 
+pytestmark = pytest.mark.slow
+
 CROPS = sample_crops()
 
 

@@ -18,6 +18,8 @@ from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.resources import data_dir, sample_crops
 from seqpar_deploy.vocab import LabelSet
 
+pytestmark = pytest.mark.slow
+
 
 def change_golden(bundle_dir: Path, tmp_path: Path, **changes: np.ndarray | None) -> Path:
     """A copy of a bundle with other golden data; None leaves an array out."""

@@ -30,6 +30,8 @@ from seqpar_deploy.parity.reference import Reference, reference_generations
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.vocab import LabelSet
 
+pytestmark = pytest.mark.slow
+
 Edit = Callable[[onnx.GraphProto], None]
 BLOCK = "clip_visual.transformer.resblocks.0"
 IN, MIDDLE, OUT = "clip_visual.ln_pre/LayerNormalization", f"{BLOCK}/Add", f"{BLOCK}/Add_2"

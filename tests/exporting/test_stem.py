@@ -20,6 +20,8 @@ from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.vocab import LabelSet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def stem_checkpoint(label_set: LabelSet, tmp_path_factory: pytest.TempPathFactory) -> Path:

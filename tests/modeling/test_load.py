@@ -25,6 +25,8 @@ from seqpar_deploy.preprocess import Preprocessing
 from seqpar_deploy.resources import data_dir, load_label_set
 from seqpar_deploy.vocab import LabelSet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def own_labels() -> LabelSet:

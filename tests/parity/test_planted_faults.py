@@ -33,6 +33,8 @@ from seqpar_deploy.parity.report import ParityReport
 from seqpar_deploy.preprocess import Crop, Preprocessing
 from seqpar_deploy.vocab import LabelSet
 
+pytestmark = pytest.mark.slow
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 
 

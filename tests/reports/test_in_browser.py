@@ -12,6 +12,8 @@ from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.reports.bench_page import bench_page
 from seqpar_deploy.reports.parity_page import parity_page
 
+pytestmark = pytest.mark.slow
+
 DESK, PHONE = (1280, 900), (390, 844)
 # Finds texts of charts that leave the page or overlap.
 _CLASHES = """

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from seqpar_deploy.datasets import load_dataset
 from seqpar_deploy.evaluation.metrics import compute_metrics
 from seqpar_deploy.resources import data_dir
+
+pytestmark = pytest.mark.heavy
 
 SEQPAR = Path(sys.executable).parent / "seqpar"
 

@@ -25,6 +25,8 @@ from seqpar_deploy.training.recipe import load_training_recipe
 from seqpar_deploy.training.run import Process, Run
 from seqpar_deploy.training.start import new_model
 
+pytestmark = pytest.mark.slow
+
 ALONE = Process(rank=0, world=1, device=torch.device("cpu"))
 
 

@@ -22,6 +22,8 @@ from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.training.optimisers import learning_rate
 from seqpar_deploy.training.recipe import Optimiser
 
+pytestmark = pytest.mark.slow
+
 SEQPAR = Path(sys.executable).parent / "seqpar"
 
 

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import pytest
 from video.sinks.broker import Broker
 from video.stream_server import StreamServer
 
 from seqpar_deploy.resources import data_dir
+
+pytestmark = pytest.mark.slow
 
 STREET = data_dir("samples") / "vtest" / "street.mp4"  # 100 pictures in 10 s
 _FILES = ("--annotate", "out.mp4", "--report", "people.html")

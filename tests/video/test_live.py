@@ -25,6 +25,8 @@ from seqpar_deploy.video.source import Source, SourceOptions
 from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.types import Frame
 
+pytestmark = pytest.mark.heavy
+
 _PATIENCE = 20.0  # s. Only a test that fails waits this long
 IMPATIENT = SourceOptions(connect_timeout=1.0, silence_timeout=0.5)
 _LOGGER = logging.getLogger("seqpar_deploy.video.source")

@@ -28,6 +28,8 @@ from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox, Tracker
 
+pytestmark = pytest.mark.slow
+
 STREET = data_dir("samples") / "vtest" / "street.mp4"
 
 

@@ -38,6 +38,8 @@ from seqpar_deploy.video import (
 from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.source_spec import expand_sources
 
+pytestmark = pytest.mark.slow
+
 STREET = data_dir("samples") / "vtest" / "street.mp4"
 
 

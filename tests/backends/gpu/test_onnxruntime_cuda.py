@@ -30,6 +30,8 @@ from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
 from seqpar_deploy.preprocess import Crop
 
+pytestmark = pytest.mark.slow
+
 
 def open_on_cpu(bundle: Bundle, cuda: FakeCuda, **options: Any) -> OnnxRuntimeCudaBackend:
     class OnStream(SessionExecutor):

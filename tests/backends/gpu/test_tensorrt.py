@@ -32,6 +32,8 @@ from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, EngineError
 from seqpar_deploy.preprocess import Crop, prepare_batch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[False, True], ids=["late", "at once"])
 def eager(request: pytest.FixtureRequest) -> bool:

@@ -21,6 +21,8 @@ from seqpar_deploy.backends.verification import VERIFIED, known_result, subject_
 from seqpar_deploy.errors import BackendError, EngineError
 from seqpar_deploy.tuned import Tuned, save_tuned
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def made(

@@ -17,6 +17,8 @@ from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sinks.server import WebServer
 
+pytestmark = pytest.mark.slow
+
 DESK, PHONE = (1280, 900), (390, 844)
 WEARS = (("female", "backpack"), ("female", "hat"), ("backpack",), ())  # by track % 4
 

@@ -15,6 +15,8 @@ from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sinks.mqtt import MqttSink
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("paho.mqtt")
 
 
