@@ -16,7 +16,7 @@ Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
 # How a backend computes: exactly as the bundle's graphs say; in bfloat16; or with its 8-bit graphs. The last two are
-# quicker, and change tokens where two choices are about as good (`Recognizer` can recheck those).
+# faster, and may change low-margin tokens (a `Recognizer` re-runs those crops in native precision).
 ComputePrecision = Literal["native", "bf16", "int8"]
 REDUCED_PRECISIONS: tuple[ComputePrecision, ...] = ("bf16", "int8")
 

@@ -6,7 +6,7 @@ step is bound by reading them. What is not a product with weights (attention, no
 
 In the standard's own terms (QuantizeLinear, DequantizeLinear), so that every runtime reads the graphs and those that
 know the pattern compute in 8 bits. Such graphs change tokens where two choices are about as good: they never run unless
-asked for, and a `Recognizer` can recheck those choices with the exact ones.
+asked for, and a `Recognizer` can re-run low-margin crops with the native ones.
 """
 
 from __future__ import annotations

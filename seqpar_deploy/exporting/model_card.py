@@ -48,5 +48,6 @@ def _int8(found: Mapping[str, Any] | None) -> str:
     return f"""
 The 8-bit graphs beside the exact ones run only if asked for. As they come, {found["identical"]} of {found["crops"]}
 of these sequences are the checkpoint's, and log-probabilities differ by {found["log_prob_median"]:.2g} in the median
-and {found["log_prob_max"]:.2g} at most. `seqpar tune` finds which crops to recheck with the exact graphs.
+and {found["log_prob_max"]:.2g} at most. `seqpar tune` finds the margin below which crops are re-run with the native
+graphs.
 """

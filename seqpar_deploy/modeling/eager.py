@@ -1,8 +1,8 @@
 """The network in PyTorch behind the backend protocol, so that the same strategies drive it as drive a bundle.
 
 `EagerBackend` is the reference: it keeps no cache, each step reads the whole sequence again, as the published code
-does. That is slow, and independent of everything the exported graphs do to be fast. `CachedEagerBackend` is the rival a
-benchmark owes its readers: all that can be had without export.
+does. That is slow, and independent of everything the exported graphs do to be fast. `CachedEagerBackend` is the strongest
+baseline of a benchmark: the fastest that PyTorch gets without export.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generation as the published code does it, cost by cost: the first rung of the benchmark.
+"""Generation as the published code does it, cost by cost: the first variant of the benchmark.
 
 At each call the text tower runs on every phrase; at each step the decoder reads the whole sequence again, computes the
 image tokens' keys and values again, and looks up one embedding after the other in Python. The results are those of the

@@ -75,7 +75,7 @@ class Jump:
 class Comparison:
     """One graph of a bundle beside the reference's. `stages` and `jumps` hold what `compare` has found so far.
 
-    `noise` is the relative error that arithmetic in the bundle's precision makes of itself.
+    `noise` is the relative error of computing in the bundle's precision.
     """
 
     def __init__(self, graph: StagedGraph, reference: StagedGraph, noise: float) -> None:

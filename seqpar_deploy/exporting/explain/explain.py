@@ -32,7 +32,7 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import PAD
 
-# Relative errors that arithmetic in a precision makes of itself, over a whole network.
+# Relative errors of computing in a precision, over a whole network.
 NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
 
 
