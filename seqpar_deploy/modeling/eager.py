@@ -1,7 +1,7 @@
 """The network in PyTorch behind the backend protocol, so that the same strategies drive it as drive a bundle.
 
 `EagerBackend` is the reference: it keeps no cache, each step reads the whole sequence again, as the published code
-does. That is slow, and independent of everything the exported graphs do to be fast. `CachedEagerBackend` is the strongest
+does. That is slow, and independent of everything the exported graphs do to be fast. `CachedEagerBackend` is the best
 baseline of a benchmark: the fastest that PyTorch gets without export.
 """
 
