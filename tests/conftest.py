@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -215,6 +217,19 @@ def int8_backend(cpu_backend: str) -> str:
     if cpu_backend == "openvino" and machine.lacks_vnni():
         pytest.skip("OpenVINO is refused 8-bit graphs here; exporting/test_int8.py sees to that")
     return cpu_backend
+
+
+@pytest.fixture(autouse=True)
+def logging_is_restored() -> Iterator[None]:
+    """Commands that run in this process configure logging; the next test starts without that."""
+    loggers = logging.getLogger(), logging.getLogger("seqpar_deploy")
+    before = [(logger.level, logger.handlers[:]) for logger in loggers], warnings.showwarning
+    yield
+    for logger, (level, handlers) in zip(loggers, before[0], strict=True):
+        logger.setLevel(level)
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+    warnings.showwarning = before[1]
 
 
 @pytest.fixture
