@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -230,6 +229,8 @@ class Bundle:
 
         Raises BundleFormatError.
         """
+        import zipfile  # 8 ms, which opening a bundle does not need
+
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
 import platform
@@ -138,7 +137,9 @@ def _instructions(fields: dict[str, str]) -> set[str]:
 
 def version_of(package: str) -> str | None:
     """Return the version of an installed distribution, None if it is not installed."""
+    from importlib import metadata  # 13 ms, which `import seqpar_deploy` does not need
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
