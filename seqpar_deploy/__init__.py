@@ -1,5 +1,7 @@
 """SequencePAR from checkpoint to edge: pedestrian attributes, generated as a sequence, without PyTorch at run time."""
 
+import logging
+
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Beam, Greedy, Speculative
 from seqpar_deploy.errors import (
@@ -28,6 +30,8 @@ from seqpar_deploy.images import read_image
 from seqpar_deploy.recognizer import Prediction, Recognizer
 
 __version__ = "0.2.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until the program configures logging
 
 __all__ = [
     "BackendError",

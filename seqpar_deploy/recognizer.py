@@ -107,6 +107,7 @@ class Recognizer:
             try:
                 strategy = Speculative() if tuned.speculative else Greedy()
                 precision, margin = tuned.compute_precision, tuned.fallback_margin
+                _log.debug("tuned for this machine: %s", tuned)
                 return cls._open(
                     bundle,
                     tuned.backend,
@@ -139,11 +140,6 @@ class Recognizer:
             raise StrategyError(
                 f"fallback_margin must be 0 or more (a difference of log-probabilities), got {fallback_margin}"
             )
-        if compute_precision in REDUCED_PRECISIONS and fallback_margin is None:
-            raise StrategyError(
-                f"{compute_precision} may change low-margin tokens; pass fallback_margin, the margin that "
-                "`seqpar tune` prints, or 0 to accept the changes"
-            )
         with contextlib.ExitStack() as opened:
             quick = open_backend(
                 bundle,
@@ -153,6 +149,11 @@ class Recognizer:
                 require_verified=require_verified,
             )
             opened.callback(quick.close)
+            if compute_precision in REDUCED_PRECISIONS and fallback_margin is None:
+                raise StrategyError(
+                    f"{compute_precision} may change low-margin tokens; pass fallback_margin (--fallback-margin), the "
+                    "margin that `seqpar tune` prints, or 0 to accept the changes"
+                )
             low_margin = None
             if compute_precision in REDUCED_PRECISIONS and fallback_margin:
                 exact = open_backend(bundle, quick.name, threads=threads)  # type: ignore[arg-type]
@@ -206,6 +207,7 @@ class Recognizer:
         low = [row for row, generation in enumerate(generations) if not generation.margin >= fallback.margin]
         if not low:
             return generations
+        _log.debug("re-running %d of %d crops in native precision", len(low), len(generations))
         exact = self._generate(fallback.backend, fallback.backend.encode(prepared[low]))
         again = dict(zip(low, exact, strict=True))
         return [again.get(row, generation) for row, generation in enumerate(generations)]

@@ -61,6 +61,12 @@ def test_the_runtime_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_program_that_configures_no_logging_sees_nothing() -> None:
+    code = "import logging, seqpar_deploy; logging.getLogger('seqpar_deploy.tuned').warning('x')"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+
+
 def test_predicting_loads_no_torch(bundle_dir, crops) -> None:
     code = (
         "import sys\n"

@@ -177,11 +177,14 @@ def _open_first(bundle: Bundle, threads: int | None, compute_precision: ComputeP
         raise BackendUnavailableError(f"no backend is installed; pip install 'seqpar-deploy[...]' with one of {extras}")
     for name, following in zip(names, [*names[1:], None], strict=True):
         try:
+            _log.debug("opening %s on backend %s, %s", bundle.path, name, compute_precision)
             return _open_verified(bundle, find_spec(name), threads, compute_precision)
         except BackendError as error:
             if following is None:
                 raise
-            _log.warning("backend %s is skipped, trying %s: %s", name, following, error)
+            # A missing SDK or device is normal, for example where RTX engines are built without a GPU.
+            level = logging.INFO if isinstance(error, BackendUnavailableError) else logging.WARNING
+            _log.log(level, "backend %s is skipped, trying %s: %s", name, following, error)
     raise AssertionError("unreachable: the last backend returns or raises")
 
 

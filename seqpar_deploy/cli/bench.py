@@ -78,11 +78,11 @@ def run(
             variants, skipped = make_variants(context, only=_names(only), skip=_names(skip))
         pictures = [read_image(path) for path in sample_crops()]
         result = measure(context, variants, skipped, pictures, settings, progress=stage)
-    emit_result(result, format_result(result), as_json=as_json, output=output)
     if html:
         from seqpar_deploy.reports.bench_page import bench_page
 
         write_whole(html, bench_page(result).encode())
+    emit_result(result, format_result(result), as_json=as_json, output=output)
     if not all(entry["identical"] or entry["reduced"] for entry in result["variants"]):
         raise typer.Exit(1)
 

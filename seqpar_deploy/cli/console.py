@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -27,16 +28,18 @@ INTERRUPTED = 130
 _RECORD_EVERY = 60.0  # seconds between progress records where there is no terminal
 _REDRAW_EVERY = 0.1
 
+_interruptions: list[int] = []  # signals that came while `run_app` runs
+
 
 def run_app(app: typer.Typer) -> None:
     """Run an application and exit.
 
     A SeqparError becomes one line and exit code 2; Ctrl-C and SIGTERM clean up and become exit code 130.
     """
-    interruptions: list[int] = []
+    _interruptions.clear()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        interruptions.append(number)
+        _interruptions.append(number)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
@@ -46,10 +49,10 @@ def run_app(app: typer.Typer) -> None:
         code = app(standalone_mode=False)
     except BaseException as error:
         # typer turns an interruption into an exit of its own, and libraries into errors of theirs.
-        if not interruptions or getattr(error, "code", None) == 0:
+        if not _interruptions or getattr(error, "code", None) == 0:
             sys.exit(_exit_code(error))
         code = INTERRUPTED
-    if interruptions and code:
+    if _interruptions and code:
         _log.warning("interrupted; nothing was left half-written")
         code = INTERRUPTED
     sys.exit(code)
@@ -60,6 +63,8 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, SeqparError):
         print_error(error)
         return USAGE_ERROR
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # typer's word for the same
+        error = error.__context__
     if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
         with contextlib.suppress(OSError):  # which may go down the same pipe
             sys.stderr.close()
@@ -70,6 +75,9 @@ def _exit_code(error: BaseException) -> int:
         else:
             error.show()
         return int(getattr(error, "exit_code", USAGE_ERROR))
+    if logs.writes_json() and isinstance(error, Exception):
+        _log.critical("%s", error, exc_info=error)
+        return 1
     raise error
 
 
@@ -81,9 +89,32 @@ def print_error(error: object) -> None:
 def emit_result(values: Any, text: str, *, as_json: bool, output: Path | None = None) -> None:
     """Print a result, as JSON or as text, and write it as JSON to `output`. Raises SeqparError."""
     values_text = json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
-    print(values_text if as_json else f"{text}\n", end="")
     if output:
         write_whole(output, values_text.encode())
+    print_line(values_text.rstrip("\n") if as_json else text)
+
+
+def print_line(text: str) -> bool:
+    """Print to standard output; False if its reader is gone, as `| head` goes. Raises SeqparError if it is full.
+
+    Commands write their files first and print last, so that a reader that goes costs no result.
+    """
+    _raise_interruption()
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # else Python tries again, and fails, when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return False
+        raise SeqparError(f"standard output cannot be written: {error.strerror}") from None
+    return True
+
+
+def _raise_interruption() -> None:
+    """Raise KeyboardInterrupt if a signal came: native code that was importing may have swallowed the first one."""
+    if _interruptions:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -95,6 +126,7 @@ def stage(title: str) -> Iterator[Callable[[int, int], None]]:
     shown = _log.isEnabledFor(logging.INFO)
     live = shown and sys.stderr.isatty() and not logs.writes_json()
     start = time.perf_counter()
+    _raise_interruption()
     if not live:
         _log.info("%s ...", title)
     try:

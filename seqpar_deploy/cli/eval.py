@@ -77,10 +77,8 @@ def evaluate(
     if picture:
         check_available()  # rather now than after an hour
     with stage("loading"):
-        if model.is_dir():
-            loaded = _open_bundle(model, backend, threads, label_set)
-        else:
-            loaded = _open_checkpoint(model, backend, threads, label_set, sentences, encoder, decoder_heads)
+        open_model = _open_bundle if model.is_dir() else _open_checkpoint
+        loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads)
     dataset = load_dataset(loaded.label_set, data, split or ("test" if data.is_dir() else None))
     paper = paper_scores(dataset, published_files=data.is_dir() and limit is None)
     if limit is not None:
@@ -102,12 +100,12 @@ def evaluate(
     text = _format_scores(loaded, dataset, metrics, paper, beam, seconds)
     if different is not None:
         text += f"\n\n{describe_difference(different, len(dataset), str(against))}"
-    emit_result(values, text, as_json=as_json, output=output)
     if predictions:
         write_whole(predictions, sequences_to_jsonl(dataset, generations).encode())
     if picture:
         title = f"{loaded.name} on {dataset.name}, {dataset.split}"
         write_whole(picture, draw_metrics(metrics, loaded.label_set, title))
+    emit_result(values, text, as_json=as_json, output=output)
 
 
 def _format_scores(
@@ -121,9 +119,19 @@ def _format_scores(
     )
 
 
-def _open_bundle(path: Path, backend: options.ModelBackendName, threads: int | None, label_set: str | None) -> Model:
+def _open_bundle(
+    path: Path,
+    backend: options.ModelBackendName,
+    threads: int | None,
+    label_set: str | None,
+    sentences: bool,
+    encoder: str | None,
+    decoder_heads: int | None,
+) -> Model:
     if backend == "torch" or backend == "torch-cuda":
         raise BackendUnavailableError(f"--backend of a bundle must not be {backend}, which runs checkpoints; omit it")
+    if sentences or encoder or decoder_heads:
+        raise BackendUnavailableError("--sentences, --encoder and --decoder-heads are of a checkpoint; omit them")
     if label_set is not None:
         raise LabelSetError(f"bundle {path.name} says itself what it was trained on; leave out --label-set")
     bundle = Bundle.open(path)
@@ -183,10 +191,18 @@ def _open_checkpoint(
     )
 
 
+def _without_unknown(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """An attribute's scores, None in place of those that nobody's label gives."""
+    missing = {"recall_yes"} if scores["positives"] == 0 else set()
+    missing |= {"recall_no"} if scores["positives"] == scores["known"] else set()
+    missing |= {name for name, value in scores.items() if isinstance(value, float)} if scores["known"] == 0 else set()
+    return {name: None if name in missing else value for name, value in scores.items()}
+
+
 def _result(model: Model, dataset: Dataset, metrics: Metrics, beam: int, seconds: float) -> dict[str, Any]:
     scores = metrics.to_dict()
     names = [attribute.name for attribute in model.label_set.attributes]
-    scores["attributes"] = dict(zip(names, scores["attributes"], strict=True))
+    scores["attributes"] = dict(zip(names, map(_without_unknown, scores["attributes"]), strict=True))
     return {
         "what": "published scores, from 0 to 1; seconds include reading the pictures",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

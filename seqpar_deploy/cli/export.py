@@ -39,6 +39,7 @@ def checkpoint(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle at --out.")] = False,
     engine: Annotated[bool, typer.Option("--engine", help="Also build TensorRT engines for this machine.")] = False,
     as_json: options.AsJson = False,
+    output: options.Output = None,
 ) -> None:
     """Export a checkpoint to a bundle and verify it.
 
@@ -50,6 +51,7 @@ def checkpoint(
       seqpar export checkpoint last.safetensors --recipe int8 --out bundles/int8
     """
     check_writable(out.absolute().parent, folder=True)
+    check_writable(output)
     if engine:
         from seqpar_deploy.build_engines import build_engines, runtime_to_build_with
 
@@ -71,7 +73,7 @@ def checkpoint(
     )
     engines = build_engines(bundle, progress=stage) if engine else None
     text = _format_export(bundle) + (f"\n{engines}" if engines else "")
-    emit_result(_export_values(bundle, engines), text, as_json=as_json)
+    emit_result(_export_values(bundle, engines), text, as_json=as_json, output=output)
 
 
 def _export_values(bundle: Bundle, engines: Path | None) -> dict[str, Any]:
@@ -125,6 +127,7 @@ def engine(
         bool, typer.Option("--strip-weights", help="Omit the weights; opening refits them from the graphs.")
     ] = False,
     as_json: options.AsJson = False,
+    output: options.Output = None,
 ) -> None:
     """Build TensorRT engines from a bundle, on the target machine.
 
@@ -144,9 +147,10 @@ def engine(
     )
     opened = Bundle.open(bundle)
     check_writable(opened.path, folder=True)
+    check_writable(output)
     batches = [_batch_profile(text) for text in batch] if batch else None
     engines = build_engines(opened, runtime=runtime, batches=batches, options=how, progress=stage)
-    emit_result({"bundle": str(opened.path), "engines": str(engines)}, str(engines), as_json=as_json)
+    emit_result({"bundle": str(opened.path), "engines": str(engines)}, str(engines), as_json=as_json, output=output)
 
 
 def _batch_profile(text: str) -> BatchProfile:

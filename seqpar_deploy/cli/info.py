@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,8 @@ from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import emit_result
 from seqpar_deploy.cli.layout import format_sections, size
 from seqpar_deploy.cli.probes import Isolated, guarded
-from seqpar_deploy.errors import BundleFormatError
+from seqpar_deploy.config import parse_json
+from seqpar_deploy.errors import BundleFormatError, SeqparError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.sidecars import read_sidecar
 
@@ -52,11 +52,13 @@ def info(
 def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest, label_set = bundle.manifest, bundle.label_set
     has_engines = (bundle.path / ENGINES).is_dir()
-    tuning = _read_json(bundle, TUNED)
+    tuning = _read_json(bundle, TUNED, _is_sound_tuning)
     fit: Any = {"engines": {}, "tuned": None}
     if has_engines or tuning is not None:
         fit = guarded(lambda: Isolated("fit", str(bundle.path.resolve())).result())
-    if tuning is not None and "error" not in fit:  # what fits may be in the user's cache folder, behind another
+    if (
+        tuning is not None and "error" not in tuning and "error" not in fit
+    ):  # what fits may be in the user's cache folder, behind another
         tuning = tuning | {"fits": False} if fit["tuned"] is None else {"fits": True, "choice": fit["tuned"]}
     groups: dict[str, list[str]] = {name: [] for name in label_set.groups}
     for attribute in label_set.attributes:
@@ -65,13 +67,13 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "path": str(bundle.path),
         "digest": bundle.digest,
         "format": manifest["format"],
-        "producer": dict(manifest.get("producer") or {}),
-        "checkpoint": dict(manifest.get("checkpoint") or {}),
-        "recipe": dict(manifest.get("recipe") or {}).get("name"),
+        "producer": _table(manifest, "producer"),
+        "checkpoint": _table(manifest, "checkpoint"),
+        "recipe": _table(manifest, "recipe").get("name"),
         "precision": bundle.precision,
         "padding": manifest.get("padding", "full"),
         "columns": manifest.get("columns"),
-        "int8": dict(manifest.get("int8") or {}) if bundle.has_int8 else None,
+        "int8": _table(manifest, "int8") if bundle.has_int8 else None,
         "label_set": {
             "name": label_set.name,
             "title": label_set.title,
@@ -84,20 +86,45 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "parity": {name: manifest["parity"][name] for name in _PARITY} if manifest.get("parity") else None,
         "engines": {"error": fit["error"]} if "error" in fit else fit["engines"],
         "tuning": tuning,
-        "verified": _read_json(bundle, VERIFIED),
+        "verified": _read_json(bundle, VERIFIED, _is_sound_check),
         "calibration": _read_json(bundle, CALIBRATION),
         "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
         "total_bytes": sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()),
     }
 
 
-def _read_json(bundle: Bundle, name: str) -> Any:
-    """A sidecar's values; None if it is not there, `{"error": "why"}` if it cannot be read."""
+def _read_json(bundle: Bundle, name: str, is_sound: Callable[[Any], bool] = lambda _: True) -> Any:
+    """A sidecar's values; None if it is not there, `{"error": "why"}` if it cannot be read or is not sound."""
     content = read_sidecar(bundle, name)
     if content is None:
         return None
-    values = guarded(lambda: json.loads(content))
-    return values if isinstance(values, dict) else {"error": f"must be an object, got {type(values).__name__}"}
+    try:
+        values = parse_json(content, source=name, error=SeqparError)
+    except SeqparError as error:
+        return {"error": str(error)}
+    return values if is_sound(values) else {"error": f"{name} has unexpected content; delete it"}
+
+
+def _is_sound_tuning(values: Mapping[str, Any]) -> bool:
+    return isinstance(values.get("choice"), dict)
+
+
+def _is_sound_check(values: Mapping[str, Any]) -> bool:
+    results = values.get("results")
+    return isinstance(results, list) and all(
+        isinstance(result, dict)
+        and "failure" in result
+        and isinstance(result.get("subject"), dict)
+        and {"backend", "version", "gpu", "driver"} <= result["subject"].keys()
+        for result in results
+    )
+
+
+def _table(manifest: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = manifest.get(key) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be an object, got {type(value).__name__}")
+    return dict(value)
 
 
 def _sections(facts: Mapping[str, Any]) -> dict[str, Lines]:

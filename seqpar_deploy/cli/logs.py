@@ -45,7 +45,11 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One object per line: time (ISO 8601, UTC), level, logger, message; exception if there is one."""
+    """One object per line: time (ISO 8601, UTC), level, logger, message; of faults, or with --verbose, exception."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        super().__init__()
+        self._verbose = verbose
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
@@ -55,7 +59,7 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if record.exc_info:
+        if record.exc_info and (self._verbose or record.levelno >= logging.CRITICAL):
             values["exception"] = self.formatException(record.exc_info)
         return json.dumps(values, ensure_ascii=False)
 
@@ -71,7 +75,7 @@ def configure(*, verbose: bool = False, quiet: bool = False, log_json: bool = Fa
         quiet: Log only warnings and errors.
         log_json: Write one JSON object per line.
     """
-    _handler.setFormatter(_Json() if log_json else _Text(verbose=verbose))
+    _handler.setFormatter(_Json(verbose=verbose) if log_json else _Text(verbose=verbose))
     _PACKAGE.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     root = logging.getLogger()  # other libraries' warnings belong in the same format
     root.setLevel(logging.INFO if verbose else logging.WARNING)

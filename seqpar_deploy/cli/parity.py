@@ -110,9 +110,9 @@ def parity(
         explanation = _explain(opened, model, reference, running)
         values["explanation"] = explanation.to_dict()
         text += f"\n\n{explanation.format()}"
-    emit_result(values, text, as_json=as_json, output=output)
     if html:
         write_whole(html, _page(values, reference, opened).encode())
+    emit_result(values, text, as_json=as_json, output=output)
     report.require("do not use it here")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from seqpar_deploy.backends import BackendName, ComputePrecision
 from seqpar_deploy.cli import options
-from seqpar_deploy.cli.console import USAGE_ERROR, print_error
+from seqpar_deploy.cli.console import USAGE_ERROR, print_error, print_line
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
 from seqpar_deploy.files import check_writable
@@ -93,9 +93,9 @@ def predict(
             failed += len(chunk) - len(crops)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
-                print(
-                    _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction), flush=True
-                )
+                row = _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction)
+                if not print_line(row):
+                    raise typer.Exit  # nobody reads the others
                 if annotate is not None:
                     _annotate(annotate, names[path], crops[path], prediction)
         _log.info("%d people, on %s (%s)", len(paths) - failed, recognizer.backend.name, recognizer.backend.device)

@@ -59,7 +59,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 1,
     validate_every: Annotated[int, typer.Option(help="Epochs between validations.", min=1)] = 1,
     save_every: Annotated[
-        float, typer.Option(help="Seconds between saved states; each epoch's end is saved too.")
+        float, typer.Option(help="Seconds between saved states; each epoch's end is saved too.", min=0)
     ] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch.")] = False,
 ) -> None:

@@ -60,8 +60,8 @@ def tune(
     tuning = tune_bundle(opened, chosen, progress=stage)
     machine = describe_machine()
     values = {"machine": machine, "bundle": opened.digest, **dataclasses.asdict(tuning)}
-    emit_result(values, _format(opened, tuning, machine), as_json=as_json, output=output)
     kept = save_tuned(opened, tuning.choice, dataclasses.asdict(tuning))
+    emit_result(values, _format(opened, tuning, machine), as_json=as_json, output=output)
     _log.info("tuned: wrote %s", kept)
 
 

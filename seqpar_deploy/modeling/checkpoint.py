@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from seqpar_deploy.machine import thread_limit
 from seqpar_deploy.modeling.architecture import Architecture, architecture_from_shapes
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.vocab import LabelSet
+
+_log = logging.getLogger(__name__)
 
 _STATE_DICT = "model_state_dict"  # its key in a published checkpoint
 _CLIP_STATE_DICT = "state_dict"  # its key in a checkpoint of open_clip's own training
@@ -93,7 +96,9 @@ def build_model(
     """
     state_dict = {name: value for name, value in checkpoint.state_dict.items() if not name.startswith(_NOT_APPLIED)}
     stored = checkpoint.metadata.get("architecture")
-    if stored is not None and encoder is None and decoder_heads is None:
+    if stored is not None:
+        if encoder is not None or decoder_heads is not None:
+            raise CheckpointError(f"{checkpoint.path.name} states its architecture; omit --encoder and --decoder-heads")
         architecture = Architecture.from_dict(stored)
     else:
         shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
@@ -214,11 +219,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path} is refused: {_one_line(error)}; it holds more than tensors and numbers, which could run code"
             ) from None
-        raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
+        raise _no_checkpoint(path, error) from None
     except (
         Exception
     ) as error:  # torch.load raises nearly anything on damaged input: RuntimeError, EOFError, KeyError...
-        raise CheckpointError(f"{path} is damaged or no torch checkpoint: {_one_line(error)}; copy it again") from None
+        raise _no_checkpoint(path, error) from None
     if isinstance(content, dict):
         state_dict = content.get(_STATE_DICT, content.get(_CLIP_STATE_DICT, content))
     else:
@@ -228,6 +233,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     if strange := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(f"{path} holds {strange[0]!r}, which is no tensor, in its state dict")
     return state_dict
+
+
+def _no_checkpoint(path: Path, error: Exception) -> CheckpointError:
+    _log.debug("torch cannot read %s", path, exc_info=error)
+    return CheckpointError(
+        f"{path} is not a PyTorch checkpoint, or is damaged; pass a .pth or .safetensors file, or copy it again"
+    )
 
 
 def _one_line(error: BaseException) -> str:

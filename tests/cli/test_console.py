@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +99,44 @@ def test_tuning_that_cannot_be_kept_is_not_measured(
     monkeypatch.setattr(tune, "TUNED", str(Path("manifest.json", "tuned.json")))
     monkeypatch.setattr(tune, "tune_bundle", None)
     assert "tuned.json cannot be written" in run("seqpar", "tune", bundle_dir, code=2).error
+
+
+def seqpar(*words: object, stdout: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "seqpar_deploy", *map(str, words)]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+
+
+def test_a_reader_that_is_gone_costs_no_result(bundle_dir: Path, tmp_path: Path) -> None:
+    for words in (("info", bundle_dir, "--output", tmp_path / "info.json"), ("--help",)):
+        read, write = os.pipe()
+        os.close(read)
+        done = seqpar(*words, stdout=write)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "info.json").read_text())["format"] == 2
+
+
+def test_a_full_standard_output_is_one_line(bundle_dir: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = seqpar("info", bundle_dir, stdout=full.fileno())
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output cannot be written")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_interruption_that_native_code_swallowed_still_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached: list[str] = []
+
+    def app(**_options: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # as an import in C turns it into an ImportError, or drops it
+            signal.raise_signal(signal.SIGINT)
+        with stage("working"):
+            reached.append("work")
+
+    with unchanged_process(), pytest.raises(SystemExit) as ended:
+        console.run_app(app)  # type: ignore[arg-type]
+    console._interruptions.clear()
+    assert (ended.value.code, reached) == (130, [])
+    assert "interrupted" in capsys.readouterr().err

@@ -126,3 +126,12 @@ def identity_json(identity: Any) -> str:
     import dataclasses
 
     return json.dumps({"format": 1, **dataclasses.asdict(identity), "plans": {"encoder": "0", "decoder_step": "0"}})
+
+
+def test_a_sidecar_that_is_not_sound_is_no_fault_of_the_manifest(bundle: Path) -> None:
+    (bundle / TUNED).write_text('{"format": 1, "choice": 5}')
+    (bundle / VERIFIED).write_text('{"format": 1}')
+    found = facts(bundle)
+    assert TUNED in found["tuning"]["error"]
+    assert VERIFIED in found["verified"]["error"]
+    assert invoke(bundle).exit_code == 0

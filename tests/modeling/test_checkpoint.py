@@ -75,8 +75,24 @@ def test_truncated_pth(published: Path, tmp_path: Path, keep: float) -> None:
     content = published.read_bytes()
     path = tmp_path / "cut.pth"
     path.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
-    with pytest.raises(CheckpointError, match=r"cut\.pth is damaged or no torch checkpoint"):
+    with pytest.raises(CheckpointError, match=r"cut\.pth .*damaged"):
         load_checkpoint(path)
+
+
+def test_what_is_no_checkpoint_is_one_line_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "LICENSE"
+    path.write_text("Apache License")
+    with pytest.raises(CheckpointError, match="LICENSE") as refused:
+        load_checkpoint(path)
+    assert "weights_only" not in str(refused.value)
+
+
+def test_a_checkpoint_that_states_its_architecture_takes_no_other(tmp_path: Path) -> None:
+    path, labels = tmp_path / "own.safetensors", load_label_set("pa100k")
+    save_checkpoint(path, random_model(tiny_architecture(26), seed=3), labels, dtype=torch.float32)
+    for options in ({"decoder_heads": 7}, {"encoder": "nope"}):
+        with pytest.raises(CheckpointError, match=r"own\.safetensors .*omit --encoder"):
+            build_model(load_checkpoint(path), labels, **options)
 
 
 def test_truncated_safetensors(tmp_path: Path) -> None:

@@ -298,12 +298,13 @@ def test_auto_falls_back_with_one_line(
     device: Callable[..., Device], crops: list[Crop], caplog: pytest.LogCaptureFixture
 ) -> None:
     made = device()
-    # Neither the SDK nor a GPU is here: the real modules say so.
+    # Neither the SDK nor a GPU is here: the real modules say so, which is normal and no warning.
+    caplog.set_level("INFO", "seqpar_deploy")
     with Recognizer.from_bundle(made.bundle.path) as recognizer:
         assert recognizer.backend.name in ("openvino", "onnxruntime", "onnxruntime-cuda")
         assert recognizer.predict(crops[:1])[0].attributes
     (record,) = caplog.records
-    assert record.levelname == "WARNING"
+    assert record.levelname == "INFO"
     assert "tensorrt" in record.getMessage()
     caplog.clear()
     shutil.rmtree(made.folder)
