@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -215,14 +216,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             mapped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+        if foreign := re.search(r"global:? ([\w.]+)", str(error), re.IGNORECASE):
+            _log.debug("torch refuses %s", path, exc_info=error)
             raise CheckpointError(
-                f"{path} is refused: {_one_line(error)}; it holds more than tensors and numbers, which could run code"
+                f"{path} is refused: it names {foreign[1]}, which is more than tensors and numbers and could run code"
             ) from None
         raise _no_checkpoint(path, error) from None
-    except (
-        Exception
-    ) as error:  # torch.load raises nearly anything on damaged input: RuntimeError, EOFError, KeyError...
+    except Exception as error:  # torch.load raises nearly anything on damaged input
         raise _no_checkpoint(path, error) from None
     if isinstance(content, dict):
         state_dict = content.get(_STATE_DICT, content.get(_CLIP_STATE_DICT, content))
@@ -240,11 +240,6 @@ def _no_checkpoint(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{path} is not a PyTorch checkpoint, or is damaged; pass a .pth or .safetensors file, or copy it again"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__
 
 
 def _expand_token_rows(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

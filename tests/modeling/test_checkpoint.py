@@ -56,7 +56,7 @@ class Hostile:
 def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "hostile.pth"
     torch.save({"model_state_dict": {"w": torch.zeros(1)}, "valid_ma": Hostile(tmp_path / "was-here")}, path)
-    with pytest.raises(CheckpointError, match=r"hostile\.pth is refused: .*more than tensors and numbers"):
+    with pytest.raises(CheckpointError, match=r"hostile\.pth is refused: it names [\w.]+, .* could run code"):
         load_checkpoint(path)
     assert not (tmp_path / "was-here").exists()
 
