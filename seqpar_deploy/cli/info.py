@@ -15,7 +15,7 @@ from seqpar_deploy.cli.probes import Isolated, guarded
 from seqpar_deploy.config import parse_json
 from seqpar_deploy.errors import BundleFormatError, SeqparError
 from seqpar_deploy.files import check_writable
-from seqpar_deploy.sidecars import read_sidecar
+from seqpar_deploy.sidecars import sidecars
 
 _PARITY = ("passed", "backend", "crops", "identical", "ties", "log_prob_median", "log_prob_max")
 Lines = Iterator[tuple[str, str]]
@@ -56,9 +56,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     fit: Any = {"engines": {}, "tuned": None}
     if has_engines or tuning is not None:
         fit = guarded(lambda: Isolated("fit", str(bundle.path.resolve())).result())
-    if (
-        tuning is not None and "error" not in tuning and "error" not in fit
-    ):  # what fits may be in the user's cache folder, behind another
+    if tuning is not None and "error" not in fit:  # what fits may be in the user's cache folder, behind another
         tuning = tuning | {"fits": False} if fit["tuned"] is None else {"fits": True, "choice": fit["tuned"]}
     groups: dict[str, list[str]] = {name: [] for name in label_set.groups}
     for attribute in label_set.attributes:
@@ -94,15 +92,18 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _read_json(bundle: Bundle, name: str, is_sound: Callable[[Any], bool] = lambda _: True) -> Any:
-    """A sidecar's values; None if it is not there, `{"error": "why"}` if it cannot be read or is not sound."""
-    content = read_sidecar(bundle, name)
-    if content is None:
-        return None
-    try:
-        values = parse_json(content, source=name, error=SeqparError)
-    except SeqparError as error:
-        return {"error": str(error)}
-    return values if is_sound(values) else {"error": f"{name} has unexpected content; delete it"}
+    """The values of the first sound sidecar, as its users read it; None if there is none, `{"error": "why"}` if bad."""
+    problem: dict[str, str] | None = None
+    for path, content in sidecars(bundle, name):
+        try:
+            values = parse_json(content, source=str(path), error=SeqparError)
+        except SeqparError as error:
+            problem = problem or {"error": str(error)}
+            continue
+        if is_sound(values):
+            return values
+        problem = problem or {"error": f"{path} has unexpected content; delete it"}
+    return problem
 
 
 def _is_sound_tuning(values: Mapping[str, Any]) -> bool:
@@ -198,7 +199,7 @@ def _verified(verified: Mapping[str, Any] | None) -> Lines:
     if verified is None:
         yield "verified", "no NVIDIA backend yet"
     elif "error" in verified:
-        yield "verified", f"{VERIFIED} cannot be read: {verified['error']}"
+        yield "verified", verified["error"]
     else:
         for result in verified["results"]:
             subject, failure = result["subject"], result["failure"]
@@ -210,7 +211,7 @@ def _tuning(tuning: Mapping[str, Any] | None, path: str) -> str:
     if tuning is None:
         return f"none; seqpar tune {path} finds the fastest way to run it here"
     if "error" in tuning:
-        return f"{TUNED} cannot be read: {tuning['error']}"
+        return str(tuning["error"])
     choice = ", ".join(f"{name} {value}" for name, value in tuning.get("choice", {}).items() if value is not None)
     if tuning.get("fits"):
         return f"fits: {choice}"

@@ -135,3 +135,12 @@ def test_a_sidecar_that_is_not_sound_is_no_fault_of_the_manifest(bundle: Path) -
     assert TUNED in found["tuning"]["error"]
     assert VERIFIED in found["verified"]["error"]
     assert invoke(bundle).exit_code == 0
+
+
+def test_a_broken_sidecar_hides_no_sound_one_in_the_cache(bundle: Path, tmp_path: Path) -> None:
+    subject = {"backend": "tensorrt", "version": "1.0", "gpu": "L4", "driver": 13000}
+    cached = tmp_path / "cache" / "seqpar-deploy" / facts(bundle)["digest"] / VERIFIED
+    cached.parent.mkdir(parents=True)
+    cached.write_text(json.dumps({"results": [{"subject": subject, "failure": None}]}))
+    (bundle / VERIFIED).write_text("[")
+    assert facts(bundle)["verified"]["results"][0]["subject"]["gpu"] == "L4"
