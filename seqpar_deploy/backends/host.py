@@ -12,7 +12,7 @@ import numpy.typing as npt
 from seqpar_deploy.backends.base import ComputePrecision, Int64Array, StepOutput
 from seqpar_deploy.backends.sessions import Session
 from seqpar_deploy.bundle import Bundle, Dimensions
-from seqpar_deploy.errors import BackendError
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
 Cache = npt.NDArray[Any]  # float32 or float16
 
@@ -22,7 +22,7 @@ def graphs_for(bundle: Bundle, compute_precision: ComputePrecision) -> tuple[Pat
     if compute_precision != "int8":
         return bundle.encoder, bundle.decoder_step
     if not bundle.has_int8:
-        raise BackendError(f"{bundle.path} has no 8-bit graphs; export it with --recipe int8")
+        raise BackendUnavailableError(f"{bundle.path} has no 8-bit graphs; export it with --recipe int8")
     return bundle.int8_encoder, bundle.int8_decoder_step
 
 
