@@ -99,7 +99,7 @@ def print_line(text: str) -> bool:
 
     Commands write their files first and print last, so that a reader that goes costs no result.
     """
-    _raise_interruption()
+    raise_interruption()
     try:
         print(text, flush=True)
     except OSError as error:
@@ -111,7 +111,7 @@ def print_line(text: str) -> bool:
     return True
 
 
-def _raise_interruption() -> None:
+def raise_interruption() -> None:
     """Raise KeyboardInterrupt if a signal came: native code that was importing may have swallowed the first one."""
     if _interruptions:
         raise KeyboardInterrupt
@@ -126,7 +126,7 @@ def stage(title: str) -> Iterator[Callable[[int, int], None]]:
     shown = _log.isEnabledFor(logging.INFO)
     live = shown and sys.stderr.isatty() and not logs.writes_json()
     start = time.perf_counter()
-    _raise_interruption()
+    raise_interruption()
     if not live:
         _log.info("%s ...", title)
     try:

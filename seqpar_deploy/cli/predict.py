@@ -94,10 +94,10 @@ def predict(
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
                 row = _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction)
-                if not print_line(row):
-                    raise typer.Exit  # nobody reads the others
                 if annotate is not None:
                     _annotate(annotate, names[path], crops[path], prediction)
+                if not print_line(row) and annotate is None:
+                    raise typer.Exit(USAGE_ERROR if failed else 0)  # nobody reads the others
         _log.info("%d people, on %s (%s)", len(paths) - failed, recognizer.backend.name, recognizer.backend.device)
     if failed:
         raise typer.Exit(USAGE_ERROR)

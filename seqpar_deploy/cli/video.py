@@ -12,7 +12,7 @@ import typer
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli import options
-from seqpar_deploy.cli.console import INTERRUPTED, stage
+from seqpar_deploy.cli.console import INTERRUPTED, raise_interruption, stage
 from seqpar_deploy.errors import ReaderGoneError, VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal
@@ -177,6 +177,7 @@ def _run(request: _Request) -> None:
             health=health,
             on_progress=_open_progress(specs, stack),
         )
+        raise_interruption()  # one that came while runtimes were imported
         with stop_on_signal(pipeline.request_stop) as interrupted:
             summary = pipeline.run()
     nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
