@@ -52,7 +52,7 @@ def run_app(app: typer.Typer) -> None:
         if not _interruptions or getattr(error, "code", None) == 0:
             sys.exit(_exit_code(error))
         code = INTERRUPTED
-    if _interruptions and code:
+    if _interruptions:  # also one that native code swallowed
         _log.warning("interrupted; nothing was left half-written")
         code = INTERRUPTED
     sys.exit(code)

@@ -140,3 +140,14 @@ def test_an_interruption_that_native_code_swallowed_still_ends_the_command(
     console._interruptions.clear()
     assert (ended.value.code, reached) == (130, [])
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_interruption_swallowed_at_the_end_is_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def app(**_options: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+    with unchanged_process(), pytest.raises(SystemExit) as ended:
+        console.run_app(app)  # type: ignore[arg-type]
+    console._interruptions.clear()
+    assert ended.value.code == 130
