@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqpar_deploy.backends.base import Int64Array, StepOutput
@@ -147,7 +148,7 @@ def continue_sequences(
 ) -> tuple[Tensor, Tensor]:
     """One step of T tokens a row: log-probabilities (B, T, V), and the cache with slots position .. position + T - 1
     of each row written."""
-    log_probs, new_kv = decoder(tokens, token_table[tokens], cross_kv, self_kv, position)
+    log_probs, new_kv = decoder(tokens, F.embedding(tokens, token_table), cross_kv, self_kv, position)
     # One write for all layers: within the step the cache is only read.
     slots = position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
     return log_probs, self_kv.scatter(3, slots[None, :, None, :, None].expand_as(new_kv), new_kv)

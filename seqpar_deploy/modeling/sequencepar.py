@@ -137,7 +137,9 @@ class Decoder(nn.Module):
 
         Returns log-probabilities (B, T, V) in float32 and the new tokens' own keys and values (2L, B, h, T, k).
         """
-        real = tokens != PAD  # (B, T)
+        # Comparisons and sums that ONNX Runtime has had on CUDA for long. Before version 1.27, Equal and ReduceMax run
+        # on the CPU, and each step waits for copies there and back (microsoft/onnxruntime#27754).
+        real = (tokens < PAD) | (tokens > PAD)  # (B, T)
         steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)  # (T,)
         rows = steps if position is None else position[:, None] + steps  # (T,) or (B, T)
         x = embedded + self.pos_emb(torch.where(real, rows, 0))  # (B, T, d)
@@ -148,7 +150,8 @@ class Decoder(nn.Module):
             slots = torch.arange(self_kv.shape[3], device=tokens.device)  # (C,)
             # A <pad> leaves an all-zero key behind, which no other token does (its keys have biases): that is how
             # later steps know to ignore it.
-            cached = (slots < position[:, None]) & (self_kv[0, :, 0] != 0).any(-1)  # (B, C)
+            written = ~(self_kv[0, :, 0].abs().float().sum(-1) <= 0)  # (B, C); NaN counts as written
+            cached = (slots < position[:, None]) & written  # (B, C)
             cached = cached[:, None, :].expand(-1, tokens.shape[1], -1)  # (B, T, C)
             visible = torch.cat([cached, visible], dim=-1)  # (B, T, C + T)
 
