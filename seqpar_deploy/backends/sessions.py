@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
+import logging
 import queue
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,8 @@ import numpy.typing as npt
 from seqpar_deploy import machine
 from seqpar_deploy.backends.base import ComputePrecision
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
+
+_log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Graph = Path | bytes  # an ONNX file, or its content
@@ -69,12 +73,24 @@ def import_onnxruntime(device: str = "cpu") -> Any:
         import onnxruntime
     except ImportError:
         raise BackendUnavailableError(f"ONNX Runtime is not installed; pip install 'seqpar-deploy[{device}]'") from None
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):  # first: some builds register their provider then
+        _load_cuda_libraries(onnxruntime.preload_dlls)
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(
             f"the installed ONNX Runtime {onnxruntime.__version__} cannot use {device!r}; "
             "pip uninstall onnxruntime, then pip install 'seqpar-deploy[cuda]' (the two exclude each other)"
         )
     return onnxruntime
+
+
+@functools.cache
+def _load_cuda_libraries(preload: Callable[[], None]) -> None:
+    """CUDA's and cuDNN's libraries from their own packages. If one is missing, ONNX Runtime prints so to stdout."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        preload()
+    if said.getvalue():
+        _log.debug("onnxruntime.preload_dlls: %s", " ".join(said.getvalue().split()))
 
 
 def inference_session(onnxruntime: Any, graph: Graph, providers: list[Any], **options: Any) -> Any:
@@ -93,7 +109,11 @@ def inference_session(onnxruntime: Any, graph: Graph, providers: list[Any], **op
         settings.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
-            graph, settings, providers=providers, disabled_optimizers=["NchwcTransformer"]
+            graph,
+            settings,
+            providers=providers,
+            disabled_optimizers=["NchwcTransformer"],
+            enable_fallback=0,  # it prints, and opens the graph on the CPU without these settings
         )
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
         raise _cannot_open("ONNX Runtime", onnxruntime, graph, error) from None

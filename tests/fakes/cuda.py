@@ -6,7 +6,6 @@ in one of them.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import itertools
 import types
 from collections import deque
@@ -19,21 +18,33 @@ SUCCESS, OUT_OF_MEMORY, INVALID_VALUE = 0, 2, 1
 Operation = Callable[[], None]
 
 
-class Stream:
+class Stream(int):
     def __init__(self, number: int) -> None:
         self.number = number
         self.waiting: deque[Operation] = deque()
         self.captured: list[Operation] | None = None
 
-    def __int__(self) -> int:
-        return self.number
+    def x(self):
+        pass
 
 
-@dataclasses.dataclass
-class Event:
+N = itertools.count(1000)
+
+
+class Event(int):
+    def __new__(cls):
+        return super().__new__(cls, next(N))
+
     recorded: int = 0
     done: int = 0
     stream: Stream | None = None
+
+
+class G(int):
+    def __new__(cls, ops):
+        x = super().__new__(cls, next(N))
+        x.ops = ops
+        return x
 
 
 class FakeCuda:
@@ -41,6 +52,7 @@ class FakeCuda:
 
     cudaStreamNonBlocking = 1
     cudaEventDisableTiming = 2
+    cudaEventBlockingSync = 1
     cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyDefault=4)
     cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
@@ -151,7 +163,7 @@ class FakeCuda:
         return (SUCCESS,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[int, Event]:
-        assert flags == self.cudaEventDisableTiming
+        assert flags in (2, 3)
         self.events.append(Event())
         return SUCCESS, self.events[-1]
 
@@ -189,7 +201,7 @@ class FakeCuda:
 
     def cudaGraphInstantiate(self, graph: list[Operation], flags: int) -> tuple[int, list[Operation]]:
         assert flags == 0
-        self.graphs.append(list(graph))
+        self.graphs.append(G(graph))
         return SUCCESS, self.graphs[-1]
 
     def cudaGraphDestroy(self, graph: list[Operation]) -> tuple[int]:
@@ -197,12 +209,21 @@ class FakeCuda:
 
     def cudaGraphLaunch(self, graphExec: list[Operation], stream: Stream) -> tuple[int]:
         self.launches += 1
-        for operation in graphExec:
+        for operation in graphExec.ops:
             self.enqueue(stream, operation)
         return (SUCCESS,)
 
     def cudaGraphExecDestroy(self, graphExec: list[Operation]) -> tuple[int]:
         self.graphs = [other for other in self.graphs if other is not graphExec]
+        return (SUCCESS,)
+
+    def cudaGraphGetNodes(self, graph, numNodes=0):
+        return SUCCESS, graph, len(graph)
+
+    def cudaGetDevice(self):
+        return SUCCESS, 0
+
+    def cudaSetDevice(self, device):
         return (SUCCESS,)
 
     # The machine

@@ -45,6 +45,10 @@ class FakeTensorRt:
     """Stands in for the module `tensorrt`, or with `rtx` for `tensorrt_rtx`."""
 
     ILogger = ILogger
+    ExecutionContextAllocationStrategy = enum.Enum(
+        "ExecutionContextAllocationStrategy", ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"]
+    )
+    EngineValidity = enum.Enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
     # What RTX alone has
     CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
 
@@ -70,6 +74,9 @@ class Runtime:
     def __init__(self, trt: FakeTensorRt, logger: ILogger) -> None:
         self.engine_host_code_allowed = False
         self._trt, self._logger = trt, logger
+
+    def get_engine_validity(self, buffer):
+        return FakeTensorRt.EngineValidity.VALID, 0
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
         if not serialized_engine.startswith(b"{"):
@@ -113,6 +120,9 @@ class RuntimeConfig:
         self.cuda_graph_strategy: Any = None
         self.cache: RuntimeCache | None = None
 
+    def set_execution_context_allocation_strategy(self, strategy):
+        return True
+
     def create_runtime_cache(self) -> RuntimeCache:
         return RuntimeCache(self._trt)
 
@@ -128,6 +138,8 @@ class Engine:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(onnx, options, disabled_optimizers=["NchwcTransformer"])
 
+    device_memory_size_v2 = 1000
+
     def create_runtime_config(self) -> RuntimeConfig:
         assert self.trt.rtx, "TensorRT-RTX alone has runtime configurations like this"
         return RuntimeConfig(self.trt)
@@ -135,7 +147,6 @@ class Engine:
     def create_execution_context(self, runtime_config: RuntimeConfig | None = None) -> ExecutionContext:
         if self.trt.rtx:
             assert runtime_config is not None
-            assert runtime_config.cuda_graph_strategy == self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             assert runtime_config.cache is not None
         return ExecutionContext(self)
 
@@ -150,6 +161,9 @@ class ExecutionContext:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self._profile = profile_index
         return profile_index < len(self._engine.profiles)
+
+    def set_device_memory(self, memory, size):
+        pass
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, most = self._engine.profiles[self._profile][name]

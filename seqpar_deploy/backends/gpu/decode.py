@@ -1,61 +1,52 @@
-"""Decoding that stays on an NVIDIA GPU. Crops go in and tokens come out; everything between stays on the device.
+"""Decoding that stays on an NVIDIA GPU. Crops are uploaded, tokens are downloaded; everything between stays there.
 
     host    crops ─┐                                                      ┌─ tokens, log-probabilities
     device         └─ encoder ── cross_kv ──┬── step ──┬── step ──┬── step ┘
                                       self_kv[0]  self_kv[1]  self_kv[0]   ...and so outputs[0], outputs[1]
 
-A step reads the cache and the token that the step before wrote, and writes into the other buffer of each pair: an SDK
-may not write where it reads. The host looks at what came out every few steps, one look behind the device. Encoding has
-a stream of its own, so that another batch can be encoded meanwhile.
+A step reads the cache and the token that the step before wrote, and writes the other buffer of each pair. While the
+host looks at the output of one step, the device works at the next. Encoding has a lane of its own, so that another
+batch can be encoded meanwhile. `lanes.py` says who may touch which memory, and when.
 
 TensorRT (`tensorrt.py`) or ONNX Runtime (`onnxruntime_cuda.py`) runs the graphs. Not yet measured on hardware: tests
-run this file on stand-ins for CUDA, see tests/backends.
+run this file on stand-ins for CUDA, see tests/backends/gpu.
 """
 
 from __future__ import annotations
 
-import collections
-import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.backends.base import Int64Array, StepOutput
-from seqpar_deploy.backends.gpu.buffers import FLOAT32, INT64, DeviceBatch, Pool, outputs_size
+from seqpar_deploy.backends.gpu.buffers import FLOAT32, INT64, Buffers, Lease, Pool, outputs_size
+from seqpar_deploy.backends.gpu.calls import Calls
 from seqpar_deploy.backends.gpu.cuda import Address, Cuda, aligned
-from seqpar_deploy.backends.gpu.graph_runner import Engine
+from seqpar_deploy.backends.gpu.graph_runner import Engine, Executor
+from seqpar_deploy.backends.gpu.lanes import Lane, Staging, Turn
 from seqpar_deploy.bundle import BatchProfile, Bundle
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.vocab import BOS
 
+OpenGraph = Callable[[str, Turn], Executor]  # "encoder" or "decoder_step", within a turn at its lane
+
 
 class DeviceState:
-    """Rows being decoded in a device batch. `parity` says which buffer of each pair the next step writes."""
+    """Rows being decoded in a device batch. `parity` is the buffer of each pair that the next step writes.
 
-    def __init__(self, backend: DeviceBackend, batch: DeviceBatch, rows: int) -> None:
+    The device computes `padded` rows, see `padded_rows`; the last ones hold nothing of interest.
+    """
+
+    def __init__(self, backend: DeviceBackend, lease: Lease, rows: int, padded: int) -> None:
         self._backend = backend
-        self.rows = rows
+        self.lease = lease
+        self.rows, self.padded = rows, padded
         self.parity = 0
         self._lengths = np.zeros(rows, dtype=np.int64)
         self.crop_of_row = np.arange(rows)
-        self.hold(batch)
-
-    def hold(self, batch: DeviceBatch) -> None:
-        """Live in this batch from now on; it is given back when nobody holds the state any more."""
-        self.batch = batch
-        self._give_back = weakref.finalize(self, self._backend.pool.give_back, batch)
-        self._give_back.atexit = False
-
-    def release(self) -> None:
-        """Give the batch back before the state is gone."""
-        self._give_back()
-
-    def move_to(self, batch: DeviceBatch) -> None:
-        """Live in another batch, and give this one back."""
-        self.release()
-        self.hold(batch)
 
     @property
     def lengths(self) -> Int64Array:
@@ -76,7 +67,7 @@ class DeviceState:
 
 
 class DeviceBackend:
-    """Decodes with two engines of whatever SDK. Threads may share it."""
+    """Decodes with two engines of any SDK. Threads may share it; a state is used by one thread at a time."""
 
     device = "cuda"
 
@@ -87,23 +78,31 @@ class DeviceBackend:
         name: str,
         batches: Sequence[BatchProfile],
         cuda: Cuda,
-        encoder: Engine,
-        decoder_step: Engine,
-        look_every: int = 4,
+        open_graph: OpenGraph,
+        cuda_graphs: bool,
     ) -> None:
-        """The engines run batches of these profiles. While decoding greedily, the host looks for finished rows each
-        `look_every` steps: looking costs time, not looking costs steps that nobody needs. `close` frees all `cuda` has.
+        """`open_graph` opens the engines, which run batches of these profiles. `close` frees all that `cuda` holds.
 
         Raises BackendError.
         """
         self.name = name
-        self._dimensions, self._batches = bundle.dimensions, batches
-        self._look_every = look_every
-        self._cuda, self._encoder, self._decoder_step = cuda, encoder, decoder_step
-        item = 2 if bundle.precision == "fp16" else 4
-        self.pool = Pool(cuda, self._dimensions, item, decoder_step.stream)
-        self._positions, self._bos = self._constants()
-        self._closed = False
+        self._dimensions, self._batches, self._cuda = bundle.dimensions, batches, cuda
+        self._calls, self._closing, self._released = Calls(), threading.Lock(), False
+        self._engines: list[Engine] = []
+        with cuda.current():
+            try:
+                for graph in ("encoder", "decoder_step"):
+                    lane = Lane(cuda)
+                    with lane.turn() as turn:
+                        executor = open_graph(graph, turn)
+                    self._engines.append(Engine(executor, cuda, name=graph, lane=lane, graphs=cuda_graphs))
+                self._encoder, self._decoder_step = self._engines
+                item = 2 if bundle.precision == "fp16" else 4
+                self.pool = Pool(cuda, [engine.lane for engine in self._engines], self._dimensions, item)
+                self._positions, self._bos = self._constants()
+            except BaseException:
+                self._release()
+                raise
 
     @property
     def max_rows(self) -> int:
@@ -111,20 +110,20 @@ class DeviceBackend:
         return max(batch.max for batch in self._batches)
 
     def _constants(self) -> tuple[Address, Address]:
-        """On the device: for each step a row of its position, and a row of `<bos>`."""
+        """On the device: for each step, max_rows times its position; and max_rows times `<bos>`."""
         rows, capacity = self.max_rows, self._dimensions.capacity
         values = np.repeat(np.arange(capacity + 1, dtype=np.int64), rows)
         values[-rows:] = BOS
-        staging = self._cuda.pinned(values.nbytes)
-        staging[:] = values.view(np.uint8)
-        address = self._cuda.allocate(values.nbytes)
-        self._cuda.copy(address, staging.ctypes.data, values.nbytes, self._decoder_step.stream)
-        self._cuda.synchronise(self._decoder_step.stream)
+        address, staging = self._cuda.allocate(values.nbytes), Staging(self._cuda, values.nbytes)
+        staging.write(values)
+        with self._decoder_step.lane.turn() as turn:
+            turn.upload(address, staging, values.nbytes)
+        staging.free()
         return address, address + capacity * rows * INT64
 
     def _profile(self, rows: int) -> int:
         """The batch profile with the least room that holds `rows`."""
-        fitting = [i for i, batch in enumerate(self._batches) if batch.min <= rows <= batch.max]
+        fitting = [i for i, batch in enumerate(self._batches) if rows <= batch.max]
         if not fitting:
             room = ", ".join(f"{batch.min} to {batch.max}" for batch in self._batches)
             raise BackendError(
@@ -133,105 +132,111 @@ class DeviceBackend:
             )
         return min(fitting, key=lambda i: self._batches[i].max)
 
+    def _padded(self, rows: int) -> int:
+        return padded_rows(rows, self._batches[self._profile(rows)])
+
+    def _lease(self, rows: int) -> Lease:
+        return self.pool.take(self._batches[self._profile(rows)].max)
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        with self._calls.call(), self._cuda.current():
+            yield
+
     # Encoding
 
     def encode(self, crops: npt.NDArray[np.uint8]) -> DeviceState:
         """Start B sequences from prepared crops (B, H, W, 3) uint8. Returns while the device is at work.
 
-        Raises BackendError where the engines do not hold B rows, or memory runs out.
+        Raises BackendError where the engines do not hold B rows, memory runs out, or the backend is closed.
         """
-        profile = self._profile(len(crops))
-        batch = self.pool.take(self._batches[profile].max)
-        state = DeviceState(self, batch, len(crops))
-        cuda, stream = self._cuda, self._encoder.stream
-        batch.crops_staging[: crops.size] = crops.reshape(-1)
-        # Whoever had the batch before may have work under way, steps that nobody waited for: they read what is written
-        # here, and nobody reads what they write.
-        with self._encoder.lock:
-            cuda.copy(batch.crops, batch.crops_staging.ctypes.data, crops.size, stream)
-            self._encoder.run(profile, {"crops": crops.shape}, {"crops": batch.crops, "cross_kv": batch.cross_kv})
-            cuda.record(batch.encoded, stream)
-        return state
+        with self._call():
+            rows, padded = len(crops), self._padded(len(crops))
+            lease = self._lease(rows)
+            batch = lease.batch
+            batch.crops.write(crops)
+            with self._encoder.lane.turn() as turn:
+                buffers = turn.use(batch.device)
+                turn.upload(buffers.crops, batch.crops, crops.nbytes)
+                self._encoder.run(
+                    turn,
+                    self._profile(padded),
+                    {"crops": (padded, *crops.shape[1:])},
+                    {"crops": buffers.crops, "cross_kv": buffers.cross_kv},
+                )
+                # An empty slot is masked, but a masked infinity that another crop left there would spoil the sum.
+                turn.clear(buffers.self_kv[1], 2 * self._dimensions.layers * padded * buffers.self_row)
+            return DeviceState(self, lease, rows, padded)
 
     # Decoding
 
     def step(self, state: DeviceState, tokens: Int64Array) -> StepOutput:
         """Feed tokens (B, T), T >= 1, to the rows of `state` and advance them by T."""
-        tokens = np.ascontiguousarray(tokens, dtype=np.int64)
+        tokens = np.asarray(tokens, dtype=np.int64)
         if tokens.ndim != 2 or tokens.shape[0] != state.rows or tokens.shape[1] < 1:
             raise ValueError(f"tokens have shape {tokens.shape}, wanted ({state.rows}, T >= 1)")
-        count = tokens.shape[1]
+        count, spare = tokens.shape[1], state.padded - state.rows
         self._check_capacity(int(state.lengths.max(initial=0)) + count)
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        positions_at = aligned(tokens.nbytes)
-        end = positions_at + state.rows * INT64
-        batch.inputs_staging[: tokens.nbytes] = tokens.reshape(-1).view(np.uint8)
-        batch.inputs_staging[positions_at:end] = np.ascontiguousarray(state.lengths).view(np.uint8)
-        with self._decoder_step.lock:
-            cuda.make_wait(stream, batch.encoded)
-            cuda.copy(batch.inputs, batch.inputs_staging.ctypes.data, end, stream)
-            outputs, size = self._enqueue_step(state, count, batch.inputs, batch.inputs + positions_at)
-            cuda.copy(batch.outputs_staging.ctypes.data, outputs, size, stream)
-            cuda.record(batch.stepped, stream)
-        state.advance(count)
-        cuda.wait_for(batch.stepped)
-        return self._outputs(batch.outputs_staging, state.rows, count)
+        with self._call():
+            batch = state.lease.batch
+            tokens = np.pad(tokens, ((0, spare), (0, 0)), constant_values=BOS)
+            positions_at = aligned(tokens.nbytes)
+            batch.inputs.write(tokens, np.pad(state.lengths, (0, spare)), at=(0, positions_at))
+            with self._decoder_step.lane.turn() as turn:
+                buffers = turn.use(batch.device)
+                turn.upload(buffers.inputs, batch.inputs, positions_at + state.padded * INT64)
+                self._enqueue_step(turn, buffers, state, count, buffers.inputs, buffers.inputs + positions_at)
+                turn.download(batch.outputs[state.parity], *self._outputs_of(buffers, state, count))
+            output = self._read(batch.outputs[state.parity], state, count)
+            state.advance(count)
+            return output
 
     def greedy(self, state: DeviceState, *, stop: int, max_steps: int) -> StepOutput:
-        """Feed `<bos>` and then each row's most probable token, until all have said `stop` or `max_steps` are done.
+        """Feed `<bos>` and then each row's most probable token, until all have emitted `stop` or `max_steps` are done.
 
-        Log-probabilities (B, S, V) and tokens (B, S) of the S steps that were looked at. What a row says after its
-        `stop` means nothing. Uses the state up.
+        Log-probabilities (B, S, V) and tokens (B, S) of S steps. Tokens of a row after its `stop` mean nothing. Uses
+        the state up.
         """
         self._check_capacity(max_steps)
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        with self._decoder_step.lock:
-            cuda.make_wait(stream, batch.encoded)
-            cuda.copy(batch.outputs[1 - state.parity], self._bos, state.rows * INT64, stream)
-        said: list[StepOutput] = []
+        emitted: list[StepOutput] = []
+        first = state.parity
         running = np.ones(state.rows, dtype=bool)
-        looks: collections.deque[tuple[Any, range]] = collections.deque()
-        for number, steps in enumerate(_in_pieces(max_steps, self._look_every)):
-            for step in steps:
-                self._enqueue_greedy_step(state, step)
-            event = batch.looks[number % 2]
-            cuda.record(event, stream)
-            looks.append((event, steps))
-            # The device has these steps to work at while the host waits for the ones before.
-            while len(looks) > (0 if steps.stop == max_steps else 1):
-                event, seen = looks.popleft()
-                cuda.wait_for(event)
-                for step in seen:
-                    said.append(self._outputs(batch.history_staging[step * batch.history_stride :], state.rows, 1))
-                    running &= said[-1].next_token[:, 0] != stop
-                if not running.any():
-                    break
-            if not running.any():
-                break
-        state.release()
+        with self._call():
+            for step in range(max_steps + 1):
+                if step < max_steps:
+                    self._enqueue_greedy_step(state, step)
+                if step > 0:  # the device works at the step after the one that is looked at
+                    emitted.append(self._read(state.lease.batch.outputs[(first + step - 1) % 2], state, 1))
+                    running &= emitted[-1].next_token[:, 0] != stop
+                    if not running.any():
+                        break
+            state.lease.release()
         return StepOutput(
-            np.concatenate([output.log_probs for output in said], axis=1),
-            np.concatenate([output.next_token for output in said], axis=1),
+            np.concatenate([output.log_probs for output in emitted], axis=1),
+            np.concatenate([output.next_token for output in emitted], axis=1),
         )
 
     def _enqueue_greedy_step(self, state: DeviceState, step: int) -> None:
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        with self._decoder_step.lock:
-            positions = self._positions + step * self.max_rows * INT64
-            cuda.copy(batch.position, positions, state.rows * INT64, stream)
-            before = batch.outputs[1 - state.parity]
-            outputs, size = self._enqueue_step(state, 1, before, batch.position)
-            cuda.copy(batch.history_staging.ctypes.data + step * batch.history_stride, outputs, size, stream)
+        batch = state.lease.batch
+        with self._decoder_step.lane.turn() as turn:
+            buffers = turn.use(batch.device)
+            tokens = buffers.outputs[1 - state.parity]  # of the step before
+            if step == 0:
+                turn.copy(tokens, self._bos, state.padded * INT64)
+            turn.copy(buffers.position, self._positions + step * self.max_rows * INT64, state.padded * INT64)
+            self._enqueue_step(turn, buffers, state, 1, tokens, buffers.position)
+            turn.download(batch.outputs[state.parity], *self._outputs_of(buffers, state, 1))
         state.advance(1)
 
-    def _enqueue_step(self, state: DeviceState, count: int, tokens: Address, position: Address) -> tuple[Address, int]:
-        """One decoder step of `count` tokens a row; where its outputs will be, and their bytes."""
-        d, batch, rows = self._dimensions, state.batch, state.rows
-        profile = 2 * self._profile(rows) + (count > 1)  # see engine_folder.graph_profiles
-        outputs = batch.outputs[state.parity]
-        pairs = 2 * d.layers
+    def _enqueue_step(
+        self, turn: Turn, buffers: Buffers, state: DeviceState, count: int, tokens: Address, position: Address
+    ) -> None:
+        """One decoder step of `count` tokens per row."""
+        d, rows = self._dimensions, state.padded
+        outputs, pairs = buffers.outputs[state.parity], 2 * d.layers
         self._decoder_step.run(
-            profile,
+            turn,
+            2 * self._profile(rows) + (count > 1),  # see engine_files.graph_profiles
             {
                 "tokens": (rows, count),
                 "position": (rows,),
@@ -241,22 +246,25 @@ class DeviceBackend:
             {
                 "tokens": tokens,
                 "position": position,
-                "self_kv": batch.self_kv[1 - state.parity],
-                "cross_kv": batch.cross_kv,
+                "self_kv": buffers.self_kv[1 - state.parity],
+                "cross_kv": buffers.cross_kv,
                 "next_token": outputs,
                 "log_probs": outputs + aligned(rows * count * INT64),
-                "self_kv_out": batch.self_kv[state.parity],
+                "self_kv_out": buffers.self_kv[state.parity],
             },
         )
-        return outputs, outputs_size(rows, count, d.vocabulary)
 
-    def _outputs(self, staging: npt.NDArray[np.uint8], rows: int, count: int) -> StepOutput:
-        """Copies of what a step wrote, out of the staging that the next one writes."""
+    def _outputs_of(self, buffers: Buffers, state: DeviceState, count: int) -> tuple[Address, int]:
+        """Where the outputs of a step are, and their bytes."""
+        return buffers.outputs[state.parity], outputs_size(state.padded, count, self._dimensions.vocabulary)
+
+    def _read(self, staging: Staging, state: DeviceState, count: int) -> StepOutput:
+        """The outputs of a step, when the device is done with it."""
         vocabulary = self._dimensions.vocabulary
-        log_probs_at = aligned(rows * count * INT64)
-        log_probs = staging[log_probs_at : log_probs_at + rows * count * vocabulary * FLOAT32].view(np.float32)
-        next_token = staging[: rows * count * INT64].view(np.int64)
-        return StepOutput(log_probs.reshape(rows, count, vocabulary).copy(), next_token.reshape(rows, count).copy())
+        next_token = staging.read(0, state.rows * count * INT64).view(np.int64)
+        log_probs_at = aligned(state.padded * count * INT64)
+        log_probs = staging.read(log_probs_at, state.rows * count * vocabulary * FLOAT32).view(np.float32)
+        return StepOutput(log_probs.reshape(-1, count, vocabulary), next_token.reshape(-1, count))
 
     def _check_capacity(self, tokens: int) -> None:
         # An SDK may drop the write in silence.
@@ -264,51 +272,77 @@ class DeviceBackend:
             raise BackendError(f"{tokens} tokens in a row, the cache holds {self._dimensions.capacity}")
 
     def gather(self, state: DeviceState, rows: Int64Array) -> None:
-        """Make the rows of a state's buffers `buffers[rows]`, in another device batch where they are too many."""
-        batch, cuda, stream = state.batch, self._cuda, self._decoder_step.stream
-        target = batch if len(rows) <= batch.rows else self.pool.take(self._batches[self._profile(len(rows))].max)
-        crops = state.crop_of_row
-        same_crops = target is batch and np.array_equal(crops[rows], crops)
-        with self._decoder_step.lock:
-            cuda.make_wait(stream, batch.encoded)
-            if target is not batch:
-                cuda.make_wait(stream, target.encoded)
-            # What was written last is read, so the pair's other buffer is free.
-            source, free = batch.self_kv[1 - state.parity], target.self_kv[state.parity]
-            self._gather(free, source, rows, state.rows, batch.self_row)
-            state.parity = 1 - state.parity
-            if not same_crops:  # rows of one crop are equal, and megabytes each
-                cross_kv = batch.other_cross_kv() if target is batch else target.cross_kv
-                self._gather(cross_kv, batch.cross_kv, rows, state.rows, batch.cross_row)
-            if target is batch and not same_crops:
-                batch.swap_cross_kv()
-        if target is not batch:
-            state.move_to(target)
+        """Make the rows of a state's buffers `buffers[rows]`, in another batch if they are too many for this one."""
+        crops, padded = state.crop_of_row, self._padded(len(rows))
+        same_layout = padded == state.padded
+        if same_layout and np.array_equal(rows, np.arange(len(rows))):
+            return
+        same_crops = same_layout and np.array_equal(crops[rows], crops[: len(rows)])
+        with self._call():
+            lease = state.lease if len(rows) <= state.lease.batch.rows else self._lease(len(rows))
+            moves = lease is not state.lease
+            with self._decoder_step.lane.turn() as turn:
+                source, target = turn.use(state.lease.batch.device), turn.use(lease.batch.device)
+                # The last step wrote one buffer of the pair, so the other is free.
+                free, written = target.self_kv[state.parity], source.self_kv[1 - state.parity]
+                if not same_crops:  # rows of one crop are equal, and megabytes each
+                    cross_kv = target.cross_kv if moves else target.other_cross_kv()
+                    self._gather(turn, (cross_kv, padded), (source.cross_kv, state.padded), rows, source.cross_row)
+                self._gather(turn, (free, padded), (written, state.padded), rows, source.self_row)
+                if not same_crops and not moves:
+                    target.swap_cross_kv()
+            before, state.lease = state.lease, lease
+            state.padded, state.parity = padded, 1 - state.parity
+            if moves:
+                before.release()
 
-    def _gather(self, target: Address, source: Address, rows: Int64Array, rows_before: int, row_bytes: int) -> None:
-        """Rows of tensors (2L, B, ...): a row's pieces lie a tensor apart."""
-        pieces = 2 * self._dimensions.layers
-        for to, row in enumerate(rows.tolist()):
-            self._cuda.copy_strided(
-                (target + to * row_bytes, len(rows) * row_bytes),
-                (source + row * row_bytes, rows_before * row_bytes),
-                row_bytes,
-                pieces,
-                self._decoder_step.stream,
+    def _gather(
+        self, turn: Turn, target: tuple[Address, int], source: tuple[Address, int], rows: Int64Array, row_bytes: int
+    ) -> None:
+        """Copy rows of tensors (2L, B, ...), given as (address, B). Rows that follow each other are one copy."""
+        for to, row, count in runs(rows):
+            turn.copy_strided(
+                (target[0] + to * row_bytes, target[1] * row_bytes),
+                (source[0] + row * row_bytes, source[1] * row_bytes),
+                count * row_bytes,
+                2 * self._dimensions.layers,
             )
 
     def close(self) -> None:
-        """Release the device. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        for engine in (self._encoder, self._decoder_step):
-            self._cuda.synchronise(engine.stream)
+        """Wait for the calls under way, and release the device. Safe to call twice, and from any thread.
+
+        Raises BackendError if a call does not come to an end.
+        """
+        with self._closing:
+            if not self._released:
+                self._calls.end()
+                with self._cuda.current():
+                    self._release()
+
+    def _release(self) -> None:
+        self._released = True
+        for engine in self._engines:
+            with contextlib.suppress(BackendError), engine.lane.turn() as turn:
+                turn.synchronise()
+        for engine in self._engines:
             engine.close()
         self._cuda.close()
 
 
-def _in_pieces(steps: int, size: int) -> Iterator[range]:
-    """`range(steps)` in pieces of `size`."""
-    for start in range(0, steps, size):
-        yield range(start, min(start + size, steps))
+def padded_rows(rows: int, batch: BatchProfile) -> int:
+    """Rows that the device computes for a batch of `rows`: 1 to 8, 10, 12, 14, 16, 20, 24, ..., 64, 80, ...
+
+    Each number of rows needs CUDA graphs and an execution context of its own. Four sizes per doubling are few enough
+    to keep them all, and waste at most a fifth of the encoder's work; powers of two would waste up to a half.
+    """
+    step = 1 << max(0, (rows - 1).bit_length() - 3)
+    return min(max(-(-rows // step) * step, batch.min), batch.max)
+
+
+def runs(rows: Int64Array) -> Iterator[tuple[int, int, int]]:
+    """Yield (place, first row, count) per run of rows that follow each other: [3, 4, 0] -> (0, 3, 2), (2, 0, 1)."""
+    start = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[end - 1] + 1:
+            yield start, int(rows[start]), end - start
+            start = end

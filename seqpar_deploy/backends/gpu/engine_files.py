@@ -82,14 +82,15 @@ class EngineIdentity:
         """Why engines of this identity must not run where `wanted` is what a new build would be; None if they may."""
         if self.onnx != wanted.onnx or self.precision != wanted.precision:
             return "they were built from other graphs than the bundle's"
-        if self.version != wanted.version and not (
-            self.version_compatible and self.version.split(".")[0] == wanted.version.split(".")[0]
-        ):
+        built, installed = _numbers(self.version), _numbers(wanted.version)
+        # Compatible with later versions, never with earlier ones (TensorRT's documentation).
+        compatible = self.version_compatible and built[0] == installed[0] and built <= installed
+        if self.version != wanted.version and not compatible:
             return f"they were built by {self.runtime} {self.version}, installed is {wanted.version}"
         if self.gpu is None:
             return None
         if self.hardware_compatible:
-            if _capability(wanted.compute_capability) < (8, 0):
+            if _numbers(wanted.compute_capability or "0") < [8, 0]:
                 return f"they need compute capability 8.0, this GPU has {wanted.compute_capability}"
         elif (self.gpu, self.compute_capability) != (wanted.gpu, wanted.compute_capability):
             return f"they were built for {self.gpu} ({self.compute_capability}), this is {_gpu_text(wanted)}"
@@ -291,8 +292,9 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _capability(text: str | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")) if text else (0, 0)
+def _numbers(text: str) -> list[int]:
+    """`10.8.0.43` -> [10, 8, 0, 43]."""
+    return [int(part) for part in re.findall(r"\d+", text)] or [0]
 
 
 def _gpu_text(identity: EngineIdentity) -> str:

@@ -1,80 +1,150 @@
-"""One graph on one stream of the GPU, and CUDA graphs of what it did before. An SDK's `Executor` does the work."""
+"""One ONNX graph on one lane: its execution contexts, and CUDA graphs of the inferences that come again.
+
+A CUDA graph holds addresses, shapes and the state of the context it was captured from. So an execution context serves
+inputs of one set of shapes alone, and its CUDA graphs go with it (NVIDIA's advice: NVIDIA/TensorRT#3798).
+"""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
-import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from seqpar_deploy.backends.gpu.cuda import Address, Cuda
+from seqpar_deploy.backends.gpu.lanes import Lane, Turn
 from seqpar_deploy.errors import BackendError
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Addresses = Mapping[str, Address]
 
 _log = logging.getLogger(__name__)
 
-_MOST_GRAPHS = 64  # of one engine; the least recently used goes
+# Of one engine; the least recently used goes. Batches of 1 to 64 rows have 20 sizes, see decode.padded_rows.
+MOST_CONTEXTS, MOST_GRAPHS = 64, 16  # graphs: of one context
+_MOST_ATTEMPTS = 3  # to capture one inference
+
+
+class Context(Protocol):
+    """One ONNX graph in one SDK, for inputs of one set of shapes."""
+
+    def enqueue(self, addresses: Addresses, turn: Turn) -> None:
+        """Enqueue one inference between device addresses. Raises BackendError."""
+        ...
+
+    def close(self) -> None:
+        """Release what the SDK holds, while the lane is idle. Safe to call twice."""
+        ...
 
 
 class Executor(Protocol):
-    """One graph in one SDK."""
+    """One ONNX graph in one SDK."""
 
-    def enqueue(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address], stream: Any) -> None:
-        """Enqueue one inference of inputs of these shapes, between device addresses. Raises BackendError."""
+    captures_by_itself: bool  # the SDK captures CUDA graphs, one in each context
+
+    def context(self, profile: int, shapes: Shapes, turn: Turn) -> Context:
+        """A context for inputs of these shapes. Raises BackendError."""
         ...
 
     def close(self) -> None:
-        """Let go of what the SDK holds, while the device is idle. Safe to call twice."""
+        """Release what the SDK holds, while the lane is idle. Safe to call twice."""
         ...
+
+
+@dataclasses.dataclass
+class _Inference:
+    """One that came before: its CUDA graph once it is captured, and how often that failed."""
+
+    graph: Any = None
+    failures: int = 0
+
+
+@dataclasses.dataclass
+class _Held:
+    context: Context
+    inferences: collections.OrderedDict[Any, _Inference]
 
 
 class Engine:
-    """Runs one graph. Whoever enqueues on its stream holds `lock`: what is captured must be this engine's alone."""
+    """Runs one ONNX graph in turns at its lane."""
 
-    def __init__(self, executor: Executor, cuda: Cuda, *, name: str, stream: Any, graphs: bool) -> None:
-        self.stream = stream
-        self.lock = threading.RLock()
+    def __init__(self, executor: Executor, cuda: Cuda, *, name: str, lane: Lane, graphs: bool) -> None:
+        """`graphs`: capture inferences as CUDA graphs, unless the SDK does so by itself."""
+        self.lane = lane
         self._executor, self._cuda, self._name = executor, cuda, name
-        self._capture = graphs
-        # By everything that is frozen into a graph; None where that has run once and is not yet captured.
-        self._graphs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._capture = graphs and not executor.captures_by_itself
+        self._warned = False
+        self._contexts: collections.OrderedDict[Any, _Held] = collections.OrderedDict()
 
-    def run(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address]) -> None:
+    def run(self, turn: Turn, profile: int, shapes: Shapes, addresses: Addresses) -> None:
         """Enqueue one inference. The second of a kind is captured, later ones are replayed. Raises BackendError."""
+        assert turn.lane is self.lane
+        held = self._held(turn, profile, shapes, addresses)
         if not self._capture:
-            self._executor.enqueue(profile, shapes, addresses, self.stream)
+            held.context.enqueue(addresses, turn)
             return
-        key = (profile, tuple(shapes.items()), tuple(addresses.items()))
-        graph = self._graphs.get(key)
-        if graph is not None:
-            self._cuda.launch(graph, self.stream)
+        key = tuple(addresses.items())
+        inference = held.inferences.get(key)
+        if inference is not None and inference.graph is not None:
+            turn.launch(inference.graph)
         else:
-            self._executor.enqueue(profile, shapes, addresses, self.stream)
-            self._graphs[key] = self._captured(profile, shapes, addresses) if key in self._graphs else None
-        self._graphs.move_to_end(key)
-        if len(self._graphs) > _MOST_GRAPHS:
-            _, oldest = self._graphs.popitem(last=False)
-            if oldest is not None:
-                self._cuda.synchronise(self.stream)  # it may be running
-                self._cuda.forget(oldest)
+            held.context.enqueue(addresses, turn)
+            if inference is None:
+                held.inferences[key] = _Inference()
+            elif inference.failures < _MOST_ATTEMPTS:
+                self._try_to_capture(inference, held.context, addresses, turn)
+        held.inferences.move_to_end(key)
+        if len(held.inferences) > MOST_GRAPHS:
+            _, oldest = held.inferences.popitem(last=False)
+            turn.synchronise()  # it may be running
+            self._free(oldest)
 
-    def _captured(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address]) -> Any:
-        """The same inference as a graph, right after it ran: what a change of shape defers has been done then."""
+    def _held(self, turn: Turn, profile: int, shapes: Shapes, addresses: Addresses) -> _Held:
+        key: tuple[Any, ...] = (profile, tuple(shapes.items()))
+        if self._executor.captures_by_itself:  # it captures anew whenever addresses change, as they do at each step
+            key += tuple(addresses.items())
+        held = self._contexts.get(key)
+        if held is None:
+            if len(self._contexts) >= MOST_CONTEXTS:
+                turn.synchronise()
+                self._close(self._contexts.popitem(last=False)[1])
+            held = _Held(self._executor.context(profile, shapes, turn), collections.OrderedDict())
+            self._contexts[key] = held
+        self._contexts.move_to_end(key)
+        return held
+
+    def _try_to_capture(self, inference: _Inference, context: Context, addresses: Addresses, turn: Turn) -> None:
+        """Capture the inference that has just been enqueued: an SDK has then done its work for new shapes."""
+        turn.synchronise()
         try:
-            with self._cuda.capturing(self.stream) as graphs:
-                self._executor.enqueue(profile, shapes, addresses, self.stream)
+            with turn.capturing() as graphs:
+                context.enqueue(addresses, turn)
         except BackendError as error:
-            self._capture = False
-            _log.warning("the %s engine runs without CUDA graphs: %s", self._name, error)
-            return None
-        return graphs[0]
+            inference.failures += 1
+            _log.log(
+                logging.DEBUG if self._warned else logging.WARNING,
+                "an inference of the %s engine runs without a CUDA graph: %s",
+                self._name,
+                error,
+            )
+            self._warned = True
+            return
+        inference.graph = graphs[0]
+
+    def _free(self, inference: _Inference) -> None:
+        if inference.graph is not None:
+            self._cuda.free_graph(inference.graph)
+
+    def _close(self, held: _Held) -> None:
+        for inference in held.inferences.values():
+            self._free(inference)
+        held.context.close()
 
     def close(self) -> None:
-        """Let go of graphs and of what the SDK holds, while the device is idle. Safe to call twice."""
-        for graph in self._graphs.values():
-            if graph is not None:
-                self._cuda.forget(graph)
-        self._graphs.clear()
+        """Release CUDA graphs, contexts and what the SDK holds, while the lane is idle. Safe to call twice."""
+        for held in self._contexts.values():
+            self._close(held)
+        self._contexts.clear()
         self._executor.close()

@@ -1,21 +1,21 @@
 """ONNX Runtime on NVIDIA GPUs, where there is no TensorRT: the bundle's graphs as they are, decoding on the device.
 
-Both sessions work on streams of ours, between buffers of ours, and no run waits for the device. Not yet measured on
-hardware: tests run this file on ONNX Runtime's CPU, with a stand-in for CUDA, see tests/backends.
+Each session works on the stream of a lane, between buffers of the backend, and no run waits for the device. Not yet
+measured on hardware: tests run this file on ONNX Runtime's CPU, with a stand-in for CUDA, see tests/backends/gpu.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqpar_deploy.backends.base import ComputePrecision
-from seqpar_deploy.backends.gpu.cuda import Address, Cuda, cuda_runtime, find_gpu
+from seqpar_deploy.backends.gpu.cuda import Cuda, cuda_runtime, find_gpu
 from seqpar_deploy.backends.gpu.decode import DeviceBackend
-from seqpar_deploy.backends.gpu.graph_runner import Engine, Shape
+from seqpar_deploy.backends.gpu.graph_runner import Addresses, Shapes
+from seqpar_deploy.backends.gpu.lanes import Turn
 from seqpar_deploy.backends.sessions import (
     PROVIDERS,
     Graph,
@@ -27,6 +27,9 @@ from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
+# GatherND, Concat and others copied from memory that a replay no longer finds (microsoft/onnxruntime#32120, #32121).
+CAPTURABLE = (1, 30)
+
 _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int64)": np.int64,
@@ -35,20 +38,56 @@ _TYPES = {
 }
 
 
+class SessionContext:
+    """A session's inferences of inputs of one set of shapes."""
+
+    def __init__(self, onnxruntime: Any, session: Any, name: str, device: str, shapes: Shapes) -> None:
+        self._session, self._name, self._device, self._input_shapes = session, name, device, shapes
+        self._no_waiting = onnxruntime.RunOptions()
+        self._no_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        sizes: dict[Any, int] = {}  # of the dimensions that the graph leaves open, by their names
+        for value in session.get_inputs():
+            sizes |= zip(value.shape, shapes[value.name], strict=True)
+        self._inputs = [(value.name, _TYPES[value.type], list(shapes[value.name])) for value in session.get_inputs()]
+        self._outputs = [
+            (value.name, _TYPES[value.type], [sizes.get(size, size) for size in value.shape])
+            for value in session.get_outputs()
+        ]
+
+    def enqueue(self, addresses: Addresses, turn: Turn) -> None:
+        """The session's stream is that of the turn."""
+        binding = self._session.io_binding()
+        for name, dtype, shape in self._inputs:
+            binding.bind_input(name, self._device, 0, dtype, shape, addresses[name])
+        for name, dtype, shape in self._outputs:
+            if name in addresses:  # ONNX Runtime does not compute an output that is not requested
+                binding.bind_output(name, self._device, 0, dtype, shape, addresses[name])
+        try:
+            self._session.run_with_iobinding(binding, self._no_waiting)
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
+            raise BackendError(f"the {self._name} graph does not run for {dict(self._input_shapes)}: {error}") from None
+
+    def close(self) -> None:
+        self._session = None
+
+
 class SessionExecutor:
-    """Runs one graph on a stream, between addresses."""
+    """One graph in a session whose stream is a lane's."""
 
     device = "cuda"
+    captures_by_itself = False
+    context_type = SessionContext
 
-    def __init__(self, onnxruntime: Any, graph: Path, stream: Any) -> None:
-        self._name = graph.stem
+    def __init__(self, onnxruntime: Any, graph: Path, turn: Turn) -> None:
+        self._onnxruntime, self._name = onnxruntime, graph.stem
         options = {
-            "user_compute_stream": str(int(stream)),
+            "user_compute_stream": str(turn.handle),
             "use_tf32": "0",  # FP32 means FP32
             "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search for each batch size costs more than it gains
+            "arena_extend_strategy": "kSameAsRequested",  # doubling would take up to twice the memory
         }
         provider = PROVIDERS[self.device]
-        # What a memory pattern sets aside is set aside when the second run has begun, which a capture does not allow.
+        # Memory that a pattern sets aside is set aside when the second run has begun, which a capture does not allow.
         self._session = inference_session(
             onnxruntime, graph, [(provider, options if self.device == "cuda" else {})], enable_mem_pattern=False
         )
@@ -56,25 +95,9 @@ class SessionExecutor:
             raise BackendUnavailableError(
                 "ONNX Runtime found no usable CUDA device (driver, CUDA or cuDNN missing); use backend onnxruntime"
             )
-        self._no_waiting = onnxruntime.RunOptions()
-        self._no_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def enqueue(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address], stream: Any) -> None:
-        binding = self._session.io_binding()
-        sizes: dict[Any, int] = {}  # of what the graph leaves open, by its name
-        for value in self._session.get_inputs():
-            sizes |= zip(value.shape, shapes[value.name], strict=True)
-            address, shape = addresses[value.name], list(shapes[value.name])
-            binding.bind_input(value.name, self.device, 0, _TYPES[value.type], shape, address)
-        for value in self._session.get_outputs():
-            if value.name not in addresses:  # not requested, so not computed
-                continue
-            address, shape = addresses[value.name], [sizes.get(size, size) for size in value.shape]
-            binding.bind_output(value.name, self.device, 0, _TYPES[value.type], shape, address)
-        try:
-            self._session.run_with_iobinding(binding, self._no_waiting)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
-            raise BackendError(f"the {self._name} graph does not run for {dict(shapes)}: {error}") from None
+    def context(self, profile: int, shapes: Shapes, turn: Turn) -> SessionContext:
+        return self.context_type(self._onnxruntime, self._session, self._name, self.device, shapes)
 
     def close(self) -> None:
         self._session = None
@@ -85,43 +108,35 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
 
     executor = SessionExecutor
 
-    def __init__(
-        self, bundle: Bundle, *, look_every: int = 4, cuda_graphs: bool = False, cuda_python: Any = None
-    ) -> None:
-        """Open the graphs on the first visible GPU. See `DeviceBackend` for `look_every`.
+    def __init__(self, bundle: Bundle, *, cuda_graphs: bool = False, cuda_python: Any = None) -> None:
+        """Open the graphs on the first visible GPU.
 
-        `cuda_graphs` captures what ONNX Runtime enqueues; off until it has been seen to work. `cuda_python` stands in
-        for the real module. Raises BackendUnavailableError (the SDK or the GPU is missing), BackendError.
+        `cuda_graphs` captures the work that ONNX Runtime enqueues. Default: off, as ONNX Runtime does not support it
+        officially (microsoft/onnxruntime#32081). `cuda_python` stands in for the real module.
+
+        Raises BackendUnavailableError (the SDK or the GPU is missing), BackendError.
         """
         onnxruntime = import_onnxruntime(self.executor.device)
+        if cuda_graphs and _version(onnxruntime) < CAPTURABLE:
+            raise BackendError(
+                f"cuda_graphs needs ONNX Runtime {'.'.join(map(str, CAPTURABLE))} or later, got "
+                f"{onnxruntime.__version__}: earlier ones read freed memory when a graph is replayed"
+            )
         cuda_python = cuda_runtime() if cuda_python is None else cuda_python
         find_gpu(cuda_python)
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # CUDA's libraries from their own packages; silent where they are elsewhere
-        cuda = Cuda(cuda_python)
-        try:
-            encoder, decoder_step = (
-                Engine(
-                    self.executor(onnxruntime, graph, stream),
-                    cuda,
-                    name=graph.stem,
-                    stream=stream,
-                    graphs=cuda_graphs,
-                )
-                for graph, stream in ((bundle.encoder, cuda.stream()), (bundle.decoder_step, cuda.stream()))
-            )
-            super().__init__(
-                bundle,
-                name="onnxruntime-cuda",
-                batches=bundle.batches,
-                cuda=cuda,
-                encoder=encoder,
-                decoder_step=decoder_step,
-                look_every=look_every,
-            )
-        except BaseException:
-            cuda.close()
-            raise
+        files = {"encoder": bundle.encoder, "decoder_step": bundle.decoder_step}
+        super().__init__(
+            bundle,
+            name="onnxruntime-cuda",
+            batches=bundle.batches,
+            cuda=Cuda(cuda_python),
+            open_graph=lambda name, turn: self.executor(onnxruntime, files[name], turn),
+            cuda_graphs=cuda_graphs,
+        )
+
+
+def _version(onnxruntime: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
 
 def _open(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> OnnxRuntimeCudaBackend:

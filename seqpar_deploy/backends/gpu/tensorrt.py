@@ -1,17 +1,18 @@
 """TensorRT and TensorRT-RTX: opening the engines beside a bundle, and running them.
 
-Not yet measured on hardware: tests run this file on stand-ins for the SDK and for CUDA, see tests/backends.
+Not yet measured on hardware: tests run this file on stand-ins for the SDK and for CUDA, see tests/backends/gpu.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.backends.base import ComputePrecision
-from seqpar_deploy.backends.gpu.cuda import Address, Cuda, cuda_runtime, find_gpu
+from seqpar_deploy.backends.gpu.cuda import Address, Cuda, Gpu, cuda_runtime, find_gpu
 from seqpar_deploy.backends.gpu.decode import DeviceBackend
 from seqpar_deploy.backends.gpu.engine_files import (
     EXTRAS,
@@ -24,77 +25,68 @@ from seqpar_deploy.backends.gpu.engine_files import (
     open_engines,
     save_compiled,
 )
-from seqpar_deploy.backends.gpu.graph_runner import Engine, Shape
+from seqpar_deploy.backends.gpu.graph_runner import Addresses, Shapes
+from seqpar_deploy.backends.gpu.lanes import Turn
 from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.errors import BackendError
+from seqpar_deploy.errors import BackendError, BackendUnavailableError
+
+# TensorRT-RTX captures the second inference of a context; the first ones exclude other threads' allocations.
+_INFERENCES_UNTIL_CAPTURED = 3
 
 
 class TensorRtBackend(DeviceBackend):
     """Runs the engines beside a bundle. Threads may share it."""
 
     def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        runtime: Runtime,
-        look_every: int = 4,
-        cuda_graphs: bool = True,
-        sdk: Any = None,
-        cuda_python: Any = None,
+        self, bundle: Bundle, *, runtime: Runtime, cuda_graphs: bool = True, sdk: Any = None, cuda_python: Any = None
     ) -> None:
-        """Open the engines for `runtime` on the first visible GPU. See `DeviceBackend` for `look_every`.
+        """Open the engines for `runtime` on the first visible GPU.
 
-        `sdk` and `cuda_python` stand in for the real modules. Raises BackendUnavailableError (an SDK or the GPU is
-        missing), EngineError (no engines that may run here), BackendError.
+        `sdk` and `cuda_python` stand in for the real modules. Raises BackendUnavailableError (the SDK or the GPU is
+        missing, or the SDK does not support the GPU), EngineError (no engines that may run here), BackendError.
         """
         trt = import_runtime(runtime) if sdk is None else sdk
         cuda_python = cuda_runtime() if cuda_python is None else cuda_python
         gpu = find_gpu(cuda_python)
         engines = open_engines(bundle, identity_of(bundle, runtime, trt.__version__, gpu))
-        self._engines, self._gpu = engines, gpu
+        self._opened, self._gpu = engines, gpu
         cuda = Cuda(cuda_python)
-        try:
-            self._sdk = SdkRuntime(trt, engines.identity, engines.compiled(gpu))
-            graphs = cuda_graphs and not self._sdk.captures_by_itself
-            encoder, decoder_step = (
-                Engine(
-                    TensorRtExecutor(self._sdk, engines.plans[name], bundle.path / file),
-                    cuda,
-                    name=name,
-                    stream=cuda.stream(),
-                    graphs=graphs,
-                )
-                for name, file in GRAPHS.items()
-            )
-            super().__init__(
-                bundle,
-                name=runtime,
-                batches=engines.identity.batches,
-                cuda=cuda,
-                encoder=encoder,
-                decoder_step=decoder_step,
-                look_every=look_every,
-            )
-        except BaseException:
-            cuda.close()
-            raise
+        self._sdk = SdkRuntime(trt, cuda, engines.identity, gpu, engines.compiled(gpu), cuda_graphs=cuda_graphs)
+        super().__init__(
+            bundle,
+            name=runtime,
+            batches=engines.identity.batches,
+            cuda=cuda,
+            open_graph=lambda name, _turn: TensorRtExecutor(
+                self._sdk, cuda, engines.plans[name], bundle.path / GRAPHS[name]
+            ),
+            cuda_graphs=cuda_graphs,
+        )
 
     def close(self) -> None:
-        """Release the device, and keep what TensorRT-RTX compiled for it. Safe to call twice."""
-        if not self._closed:
-            super().close()
-            save_compiled(self._engines, self._gpu, self._sdk.compiled())
+        """Release the device, and keep what TensorRT-RTX compiled for it. Safe to call twice, and from any thread."""
+        super().close()
+        save_compiled(self._opened, self._gpu, self._sdk.take_compiled())
 
 
 class SdkRuntime:
-    """What deserialises engines in one flavour of TensorRT, and the flavours' differences."""
+    """Deserialises engines in one flavour of TensorRT, and hides how the flavours differ."""
 
-    def __init__(self, trt: Any, identity: EngineIdentity, compiled: bytes | None) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        cuda: Cuda,
+        identity: EngineIdentity,
+        gpu: Gpu,
+        compiled: bytes | None,
+        *,
+        cuda_graphs: bool,
+    ) -> None:
         """`compiled` is what TensorRT-RTX had compiled for this GPU when its runtime was last closed."""
-        self.trt = trt
-        self.captures_by_itself = identity.runtime == "tensorrt_rtx"
-        self._identity = identity
+        self.rtx = identity.runtime == "tensorrt_rtx"
+        self.captures_by_itself = self.rtx and cuda_graphs
+        self._trt, self._cuda, self._identity, self._gpu = trt, cuda, identity, gpu
         self._compiled = compiled
         self._log = _Log(trt)
         self.runtime = trt.Runtime(self._log.logger)
@@ -103,45 +95,74 @@ class SdkRuntime:
         self._cache: Any = None
 
     def deserialise(self, plan: bytes, onnx: Path) -> Any:
-        """An engine. Raises BackendError."""
-        engine = self.runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise BackendError(f"{self._what} cannot open the engine of {onnx}: {self.complaint()}")
-        if self._identity.strip_weights:
-            refitter = self.trt.Refitter(engine, self._log.logger)
-            parser = self.trt.OnnxParserRefitter(refitter, self._log.logger)
-            if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
-                raise BackendError(f"{self._what} cannot put back the weights of {onnx}: {self.complaint()}")
+        """An engine. Raises BackendUnavailableError if the SDK does not support this GPU, BackendError."""
+        with self._cuda.exclusive():
+            self._check_validity(plan, onnx)
+            engine = self.runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise BackendError(f"{self._what} cannot open the engine of {onnx}: {self.complaint()}")
+            if self._identity.strip_weights:
+                refitter = self._trt.Refitter(engine, self._log.logger)
+                parser = self._trt.OnnxParserRefitter(refitter, self._log.logger)
+                if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
+                    raise BackendError(f"{self._what} cannot put back the weights of {onnx}: {self.complaint()}")
         return engine
 
+    def _check_validity(self, plan: bytes, onnx: Path) -> None:
+        """TensorRT-RTX says before it opens an engine whether it can run here; TensorRT has no such call."""
+        if not self.rtx:
+            return
+        validity, diagnostics = self.runtime.get_engine_validity(plan)
+        if validity != self._trt.EngineValidity.INVALID:
+            return
+        causes = self._trt.EngineInvalidityDiagnostics.__members__.items()
+        said = [name.lower().replace("_", " ") for name, bit in causes if diagnostics & int(bit.value)]
+        if "unsupported cc" in said:
+            raise BackendUnavailableError(
+                f"{self._what} does not support {self._gpu.name} (compute capability "
+                f"{self._gpu.compute_capability}); use backend tensorrt or onnxruntime-cuda"
+            )
+        raise BackendError(f"{self._what} cannot run the engine of {onnx} here: {', '.join(said) or self.complaint()}")
+
     def context(self, engine: Any) -> Any:
-        """A new execution context. Raises BackendError."""
-        if self.captures_by_itself:
-            config = engine.create_runtime_config()
-            config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            config.set_runtime_cache(self._runtime_cache(config))
-            context = engine.create_execution_context(config)
-        else:
-            context = engine.create_execution_context()
+        """A new execution context, whose memory is for `set_device_memory`. Raises BackendError."""
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        with self._cuda.exclusive():
+            if self.rtx:
+                config = engine.create_runtime_config()
+                config.set_execution_context_allocation_strategy(strategy)
+                if self.captures_by_itself:
+                    config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+                config.set_runtime_cache(self._runtime_cache(config))
+                context = engine.create_execution_context(config)
+            else:
+                context = engine.create_execution_context(strategy)
         if context is None:
             raise BackendError(f"{self._what} cannot make an execution context: {self.complaint()}")
         return context
 
+    @contextlib.contextmanager
+    def may_capture(self) -> Iterator[None]:
+        """No other thread allocates while the SDK may capture within the block."""
+        with self._cuda.exclusive() if self.captures_by_itself else contextlib.nullcontext():
+            yield
+
     def _runtime_cache(self, config: Any) -> Any:
-        """One for all engines. What does not fit the GPU or the version is passed over by the SDK itself."""
+        """One for all engines. The SDK ignores content that does not fit the GPU or the version."""
         if self._cache is None:
             self._cache = config.create_runtime_cache()
             if self._compiled:
                 self._cache.deserialize(self._compiled)
         return self._cache
 
-    def compiled(self) -> bytes | None:
-        """What has been compiled for this GPU, if the flavour compiles when it runs."""
-        return bytes(self._cache.serialize()) if self._cache is not None else None
+    def take_compiled(self) -> bytes | None:
+        """What has been compiled for this GPU, once; None if the flavour does not compile when it runs."""
+        cache, self._cache = self._cache, None
+        return bytes(cache.serialize()) if cache is not None else None
 
     def complaint(self) -> str:
-        """What the SDK last complained about."""
-        return self._log.last or "it does not say why"
+        """The last error that the SDK logged."""
+        return self._log.last or "it gives no reason"
 
     @property
     def _what(self) -> str:
@@ -167,31 +188,58 @@ class _Log:
 
 
 class TensorRtExecutor:
-    """Runs one engine: an execution context for each profile."""
+    """One engine. Its contexts run one after the other on one lane, so they share their scratch memory.
 
-    def __init__(self, sdk: SdkRuntime, plan: bytes, onnx: Path) -> None:
+    CUDA graphs hold the address of that memory: it stays until the end.
+    """
+
+    def __init__(self, sdk: SdkRuntime, cuda: Cuda, plan: bytes, onnx: Path) -> None:
+        self.captures_by_itself = sdk.captures_by_itself
         self._sdk, self._name = sdk, onnx.stem
         self._engine = sdk.deserialise(plan, onnx)
-        self._contexts: dict[int, Any] = {}
+        self._scratch_size = int(self._engine.device_memory_size_v2)
+        self._scratch = cuda.allocate(self._scratch_size)
+        # Made at opening, because some engines are refused only here; the first inference takes it.
+        self._spare: Any = sdk.context(self._engine)
 
-    def enqueue(self, profile: int, shapes: Mapping[str, Shape], addresses: Mapping[str, Address], stream: Any) -> None:
-        context = self._context(profile, stream)
-        accepted = [context.set_input_shape(name, tuple(shape)) for name, shape in shapes.items()]
-        accepted += [context.set_tensor_address(name, address) for name, address in addresses.items()]
-        if not all(accepted) or not context.execute_async_v3(int(stream)):
-            raise BackendError(f"the {self._name} engine does not run for {dict(shapes)}: {self._sdk.complaint()}")
+    def context(self, profile: int, shapes: Shapes, turn: Turn) -> TensorRtContext:
+        """A context for inputs of these shapes. Raises BackendError."""
+        context, self._spare = self._spare or self._sdk.context(self._engine), None
+        context.set_device_memory(self._scratch, self._scratch_size)
+        if not context.set_optimization_profile_async(profile, turn.handle):
+            raise BackendError(f"the {self._name} engine has no profile {profile}: {self._sdk.complaint()}")
+        if not all(context.set_input_shape(name, tuple(shape)) for name, shape in shapes.items()):
+            raise self._refuses(shapes)
+        return TensorRtContext(self._sdk, context, lambda: self._refuses(shapes))
 
-    def _context(self, profile: int, stream: Any) -> Any:
-        if profile not in self._contexts:
-            context = self._sdk.context(self._engine)
-            if not context.set_optimization_profile_async(profile, int(stream)):
-                raise BackendError(f"the {self._name} engine has no profile {profile}: {self._sdk.complaint()}")
-            self._contexts[profile] = context
-        return self._contexts[profile]
+    def _refuses(self, shapes: Shapes) -> BackendError:
+        return BackendError(f"the {self._name} engine does not run for {dict(shapes)}: {self._sdk.complaint()}")
 
     def close(self) -> None:
-        self._contexts.clear()
-        self._engine = None
+        self._spare = self._engine = None
+
+
+class TensorRtContext:
+    """An execution context, whose profile and shapes are set."""
+
+    def __init__(self, sdk: SdkRuntime, context: Any, refuses: Any) -> None:
+        self._sdk, self._context, self._refuses = sdk, context, refuses
+        self._inferences = 0
+        self._addresses: dict[str, Address] = {}
+
+    def enqueue(self, addresses: Addresses, turn: Turn) -> None:
+        context = self._context
+        changed = {name: address for name, address in addresses.items() if self._addresses.get(name) != address}
+        accepted = [context.set_tensor_address(name, address) for name, address in changed.items()]
+        self._addresses.update(changed)
+        self._inferences += 1
+        early = self._inferences <= _INFERENCES_UNTIL_CAPTURED
+        with self._sdk.may_capture() if early else contextlib.nullcontext():
+            if not all(accepted) or not context.execute_async_v3(turn.handle):
+                raise self._refuses()
+
+    def close(self) -> None:
+        self._context = None
 
 
 def _open(

@@ -20,7 +20,8 @@ from fakes.device import put_in_registry
 
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend, SessionExecutor
+from seqpar_deploy.backends.gpu.lanes import Turn
+from seqpar_deploy.backends.gpu.onnxruntime_cuda import OnnxRuntimeCudaBackend, SessionContext, SessionExecutor
 from seqpar_deploy.backends.verification import VERIFIED, Verified
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
@@ -34,16 +35,17 @@ pytestmark = pytest.mark.slow
 
 
 def open_on_cpu(bundle: Bundle, cuda: FakeCuda, **options: Any) -> OnnxRuntimeCudaBackend:
-    class OnStream(SessionExecutor):
-        device = "cpu"
+    class OnStream(SessionContext):
+        def enqueue(self, addresses: Any, turn: Turn) -> None:
+            run, addresses = super().enqueue, dict(addresses)
+            cuda.enqueue(cuda.streams[turn.handle], lambda: run(addresses, turn))
 
-        def enqueue(self, profile: int, shapes: Any, addresses: Any, stream: Any) -> None:
-            shapes, addresses = dict(shapes), dict(addresses)
-            run = super().enqueue
-            cuda.enqueue(stream, lambda: run(profile, shapes, addresses, stream))
+    class OnCpu(SessionExecutor):
+        device = "cpu"
+        context_type = OnStream
 
     class Backend(OnnxRuntimeCudaBackend):
-        executor = OnStream
+        executor = OnCpu
 
     return Backend(bundle, cuda_python=cuda, **options)
 
