@@ -19,19 +19,16 @@ SCRIPTS = [
     for path in sorted((ROOT / folder).glob("*.py"))
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 ]
-IMPORTS_TORCH = "benchmarks/gpu_check.py"  # one long script: all of it needs torch
 
-# One process for all scripts, which share the imports. Its arguments: a script that may start processes, because
-# importing torch does; then all scripts.
+# One process for all scripts, which share the imports. Its arguments are the scripts.
 RUN_ALL = """
 import contextlib, io, json, os, runpy, subprocess, sys
 
 def refuse(*arguments, **options):
     raise RuntimeError("a process was started")
 
-popen, unguarded, scripts, found = subprocess.Popen, sys.argv[1], sys.argv[2:], {}
+scripts, found, subprocess.Popen = sys.argv[1:], {}, refuse
 for script in scripts:
-    subprocess.Popen = popen if script == unguarded else refuse
     sys.argv, sys.path[0], printed, error, code = [script, "--help"], os.path.dirname(script), io.StringIO(), None, None
     with contextlib.redirect_stdout(printed):
         try:
@@ -47,8 +44,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def answers() -> Any:
-    ordered = sorted(SCRIPTS, key=lambda script: script == IMPORTS_TORCH)  # last: what it imports stays imported
-    command = [sys.executable, "-c", RUN_ALL, *(str(ROOT / script) for script in (IMPORTS_TORCH, *ordered))]
+    command = [sys.executable, "-c", RUN_ALL, *(str(ROOT / script) for script in SCRIPTS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -64,5 +60,4 @@ def test_help_does_nothing_else(script: str, answers: Any) -> None:
     assert (answer["error"], answer["code"]) == (None, 0)
     assert f"usage: {Path(script).name}" in answer["help"]
     assert len(answer["help"].split("\n\n")[1]) > 40  # what the script does
-    if script != IMPORTS_TORCH:
-        assert not answer["torch"], "--help waits for torch; import it in the function that needs it"
+    assert not answer["torch"], "--help waits for torch; import it in the function that needs it"

@@ -1,0 +1,219 @@
+"""The stages of gpu_check.py under mixed work: does a backend stay right, with CUDA graphs too, and free what it took?
+
+Each is a function of a `Job` and a `Report`. The reference stage has run before.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import gc
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_backend_stages import Subject, can_capture, opened
+from gpu_process import Report
+from gpu_stages import BEAM_CROPS, Job
+
+from seqpar_deploy import Recognizer
+from seqpar_deploy.backends.gpu.cuda import cuda_runtime
+from seqpar_deploy.bench.timing import durations
+from seqpar_deploy.decoding import Greedy, Speculative
+from seqpar_deploy.decoding.base import Generation
+from seqpar_deploy.parity.gate import first_divergence
+from seqpar_deploy.parity.reference import BEAM
+
+SMALL = 5  # rows of a small batch
+TIMES = 3  # each batch: a CUDA graph is captured at the second, and replayed from the third on
+SOAK_ROUNDS = 3  # at least: the first one loads libraries, the growth is that of the others
+
+
+# Mixed work
+
+
+@dataclasses.dataclass
+class Tally:
+    """Rows that were compared with the reference. A tie is a row that left it where two tokens were as probable."""
+
+    rows: int = 0
+    ties: int = 0
+    wrong: int = 0
+    first_wrong: str | None = None
+
+    def greedy(self, subject: Subject, crops: Sequence[int], generations: Sequence[Generation], where: str) -> None:
+        for row, (crop, generation) in enumerate(zip(crops, generations, strict=True)):
+            found = first_divergence(subject.answers, crop, generation.tokens, subject.tolerances.tie_margin)
+            self._count(f"{where}, row {row}: {found}", found is None, found is not None and found.tie)
+
+    def beams(self, subject: Subject, crops: Sequence[int], generations: Sequence[Generation], where: str) -> None:
+        for row, (crop, generation) in enumerate(zip(crops, generations, strict=True)):
+            wanted = subject.answers.beam(crop)
+            equal = generation.tokens == wanted
+            said = f"{where}, row {row}: crop {crop}: got {generation.tokens}, expected {wanted}"
+            self._count(said, equal, not equal and _is_tie(subject, crop, generation))
+
+    def _count(self, said: str, equal: bool, tie: bool) -> None:
+        self.rows += 1
+        self.ties += tie
+        if not equal and not tie:
+            self.wrong += 1
+            self.first_wrong = self.first_wrong or said
+
+    def __add__(self, other: Tally) -> Tally:
+        first = self.first_wrong or other.first_wrong
+        return Tally(self.rows + other.rows, self.ties + other.ties, self.wrong + other.wrong, first)
+
+
+def _is_tie(subject: Subject, crop: int, got: Generation) -> bool:
+    """Whether two beams score the same, or one was let go for another as good, within the tolerance."""
+    assert subject.answers.beam_margins is not None
+    wanted = subject.answers.beam(crop)
+    fed = np.concatenate([subject.answers.tokens[crop, :1], wanted[:-1]])[None]
+    output = subject.backend.step(subject.backend.encode(subject.answers.crops[[crop]]), fed)
+    score = float(output.log_probs[0, np.arange(len(wanted)), list(wanted)].sum())
+    margin = min(abs(score - sum(got.log_probs)), float(subject.answers.beam_margins[crop]))
+    return margin < subject.tolerances.tie_margin
+
+
+def mixed(job: Job, report: Report) -> None:
+    """Batches of other sizes in between, beams, guesses, and two threads: always the reference's tokens."""
+    with opened(job, report) as subject:
+        for work in (interleaved, beams, speculative, threads):
+            with report.step(work.__name__):
+                report(**{work.__name__: dataclasses.asdict(work(subject))})
+
+
+def interleaved(subject: Subject) -> Tally:
+    """5, 64, 5, 64 rows, each three times, of other crops each time."""
+    tally = Tally()
+    for place, rows in enumerate((SMALL, subject.large, SMALL, subject.large)):
+        for time_ in range(TIMES):
+            crops = subject.batch(rows, TIMES * place + time_)
+            tally.greedy(subject, crops, subject.generate(crops, Greedy()), f"{rows} rows, batch {place}.{time_}")
+    return tally
+
+
+def beams(subject: Subject) -> Tally:
+    """Three beams of some crops in one batch, three times."""
+    tally, crops = Tally(), subject.answers.beamed[: max(SMALL, subject.large // BEAM.width)]
+    for time_ in range(TIMES):
+        tally.beams(subject, crops, subject.generate(crops, BEAM), f"beams, batch {time_}")
+    return tally
+
+
+def speculative(subject: Subject) -> Tally:
+    tally = Tally()
+    for number, rows in enumerate((1, SMALL, 1, SMALL)):
+        crops = subject.batch(rows, number)
+        tally.greedy(subject, crops, subject.generate(crops, Speculative()), f"speculative, batch {number}")
+    return tally
+
+
+def threads(subject: Subject) -> Tally:
+    """Two threads at once: one decodes batches of both sizes, the other beams and guesses as well."""
+    begin = threading.Barrier(2)
+
+    def greedy() -> Tally:
+        tally = Tally()
+        begin.wait()
+        for number in range(2 * TIMES):
+            crops = subject.batch((SMALL, subject.large)[number % 2], number)
+            tally.greedy(subject, crops, subject.generate(crops, Greedy()), f"thread 1, batch {number}")
+        return tally
+
+    def others() -> Tally:
+        tally, beamed = Tally(), subject.answers.beamed[:SMALL]
+        begin.wait()
+        for number in range(TIMES):
+            crops = subject.batch(subject.large, 100 + number)
+            tally.greedy(subject, crops, subject.generate(crops, Greedy()), f"thread 2, batch {number}")
+            tally.beams(subject, beamed, subject.generate(beamed, BEAM), f"thread 2, beams {number}")
+            crops = subject.batch(SMALL, 200 + number)
+            tally.greedy(subject, crops, subject.generate(crops, Speculative()), f"thread 2, speculative {number}")
+        return tally
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(work) for work in (greedy, others))
+        return first.result() + second.result()
+
+
+def replays(job: Job, report: Report) -> None:
+    """The same batches without CUDA graphs and with them, several times each: the same tokens and log-probabilities.
+
+    The first run is what the others are held against, so that the differences without graphs are what the backend's own
+    kernels leave open.
+    """
+    report(cuda_graphs=can_capture(job.backend))
+    expected: list[Generation] = []
+    figures: dict[str, dict[str, Any]] = {}
+    for graphs in (False, True):
+        found = figures.setdefault("graphs" if graphs else "no graphs", {"rows": 0, "tokens_that_differ": 0})
+        with opened(job, report, graphs=graphs) as subject, report.step(f"with graphs: {graphs}"):
+            batches = [subject.batch(rows, number) for number, rows in enumerate((1, SMALL, subject.large))]
+            for _ in range(TIMES + 1):
+                got = [generation for batch in batches for generation in subject.generate(batch, Greedy())]
+                expected = expected or got
+                differences = [_difference(one, other) for one, other in zip(got, expected, strict=True)]
+                found["rows"] += len(got)
+                found["tokens_that_differ"] += differences.count(None)
+                known = [difference for difference in differences if difference is not None]
+                found["largest_difference"] = max([found.get("largest_difference", 0.0), *known])
+                report(**figures)
+            one = functools.partial(subject.generate, [0], Greedy())
+            found["one_crop_ms"] = 1e3 * float(np.median(durations(one, seconds=job.seconds / 2)))
+            report(**figures)
+
+
+def _difference(one: Generation, other: Generation) -> float | None:
+    """The largest difference of log-probabilities; None if the tokens are not the same."""
+    if one.tokens != other.tokens:
+        return None
+    return float(np.abs(np.subtract(one.log_probs, other.log_probs)).max())
+
+
+# What is left behind
+
+
+def soak(job: Job, report: Report) -> None:
+    """Open, do mixed work and close, again and again: does memory grow, do threads or files stay?"""
+    looks = [held(job.device)]
+    end = time.monotonic() + job.soak_seconds
+    rounds = 0
+    while rounds < SOAK_ROUNDS or time.monotonic() < end:
+        with opened(job, report) as subject, report.step("mixed work"):
+            for rows in (SMALL, subject.large):
+                subject.generate(subject.batch(rows, rounds), Greedy())
+            subject.generate(subject.answers.beamed[: min(BEAM_CROPS, subject.large // BEAM.width)], BEAM)
+            subject.generate(subject.batch(SMALL, rounds), Speculative())
+            subject.backend.encode(subject.answers.crops[:SMALL])  # a batch that nobody decodes
+            with Recognizer(subject.bundle, subject.backend, batch_size=subject.large) as recognizer:
+                recognizer.predict([subject.answers.crops[0]] * 3)
+        del subject, recognizer
+        gc.collect()
+        rounds += 1
+        looks.append(held(job.device))
+        first, last = looks[1], looks[-1]
+        growth = {key: round(last[key] - first[key], 2) for key in first}
+        report(rounds=rounds, before=looks[0], first=first, last=last, growth=growth)
+
+
+def held(device: str) -> dict[str, float]:
+    """What this process holds: resident memory, threads and open files; and the GPU's memory in use, by anybody."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    found = {
+        "resident_mb": int(status["VmRSS"].split()[0]) / 1e3,
+        "threads": int(status["Threads"]),
+        "files": len(os.listdir("/proc/self/fd")),
+    }
+    if device == "cuda":
+        error, free, total = cuda_runtime().cudaMemGetInfo()
+        if int(error) == 0:
+            found["device_mb"] = (int(total) - int(free)) / 1e6
+    return found
