@@ -52,7 +52,7 @@ STAGES = {
     "export": ("gpu_stages", 150),
     EAGER: ("gpu_stages", 60),
     "build": ("gpu_stages", 120),
-    "parity": ("gpu_backend_stages", 45),
+    "parity": ("gpu_backend_stages", 60),
     "speed": ("gpu_backend_stages", 45),
     "placement": ("gpu_backend_stages", 30),
     "mixed": ("gpu_mixed_stages", 45),

@@ -97,7 +97,7 @@ def run_stage(
             figures.drain()
             os.close(reading)
         ended = values.pop("ended", False)
-        after = f"after {values['seconds']:.0f} s{figures.where()}"
+        after = f"after {values['seconds']:.0f} s{figures.where(start + values['seconds'])}"
         if why is not None:
             values["stopped"] = f"{why}{after}"
         elif process.returncode < 0 or not ended:
@@ -138,9 +138,10 @@ class _Figures:
             while self.read():
                 pass
 
-    def where(self) -> str:
+    def where(self, ended: float) -> str:
+        """The step at work, and for how long."""
         at = self._values.get("at")
-        return f", {time.monotonic() - self._since:.0f} s into: {at}" if at else ""
+        return f", {max(0.0, ended - self._since):.0f} s into: {at}" if at else ""
 
 
 def _follow(

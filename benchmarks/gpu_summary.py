@@ -20,8 +20,9 @@ def summary(values: Mapping[str, Any], backends: Sequence[str]) -> list[str]:
     for model in models:
         lines += [f"{model} {name}: {_backend(values[model], name)}" for name in backends if name in values[model]]
     if unfinished := _unfinished(values):
-        shown = ", ".join(unfinished[:6]) + (f" and {len(unfinished) - 6} more" if len(unfinished) > 6 else "")
-        lines.append(f"not finished: {shown}")
+        (first, why), others = unfinished[0], [name for name, _ in unfinished[1:]]
+        more = ["and"] * bool(others) + [", ".join(others[:5])] + [f"and {len(others) - 5} more"] * (len(others) > 5)
+        lines.append(" ".join([f"not finished: {first} ({_short(why)})", *more]).strip())
     return lines[:MOST_LINES]
 
 
@@ -44,14 +45,20 @@ def _backend(model: Mapping[str, Any], name: str) -> str:
     if "unavailable" in found:
         return f"not supported: {_short(found['unavailable'])}"
     build, parity = found.get("build", {}), found.get("parity", {})
-    if "engines" not in build and (words := _ending(build)):
-        return f"not supported: build {words}"
+    if "engines" not in build and _ending(build):
+        return _without_answers("build", build)
     if "identical" not in parity:
-        return f"not supported: parity {_ending(parity) or 'did not run'}"
+        return _without_answers("parity", parity)
     wrong = _wrong(found)
     endings = [f"{stage} {words}" for stage, result in found.items() if (words := _ending(result))]
     verdict = f"wrong tokens: {'; '.join(wrong)}" if wrong else "works in part" if endings else "works"
     return "; ".join([verdict, *endings, *_figures(model, found)])
+
+
+def _without_answers(stage: str, result: Mapping[str, Any]) -> str:
+    """Why a runtime gave no answers: it said so itself, or it was killed, crashed or had no time."""
+    verdict = "not supported" if {"failed", "unavailable"} & result.keys() else "not known"
+    return f"{verdict}: {stage} {_ending(result) or 'did not run'}"
 
 
 def _figures(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -64,7 +71,9 @@ def _figures(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         faster = f" ({eager['p50'] / p50:.1f}x {EAGER})" if eager else ""
         crops = f", {speed['crops_per_second']:.0f} crops/s" if "crops_per_second" in speed else ""
         parts.append(f"p50 {p50:.2f} ms{faster}{crops}")
-    if replays.get("cuda_graphs") and "one_crop_ms" in replays.get("graphs", {}):
+    if replays.get("cuda_graphs") and "unavailable" in replays.get("graphs", {}):
+        parts.append(f"no CUDA graphs: {_short(replays['graphs']['unavailable'])}")
+    elif replays.get("cuda_graphs") and "one_crop_ms" in replays.get("graphs", {}):
         parts.append(_replays(replays))
     if "decoder_step" in found.get("placement", {}):
         parts.append(_placement(found["placement"]))
@@ -117,10 +126,11 @@ def _ending(result: Any) -> str:
     return "; ".join(f"{ending} {_short(result[ending])}" for ending in ENDINGS if ending in result)
 
 
-def _unfinished(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:
-    """The stages that were skipped or did not end well."""
-    if any(ending in values for ending in ("skipped", "failed", "crashed", "stopped")):
-        return [" ".join(path)]
+def _unfinished(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """The stages that were skipped or did not end well, and why."""
+    for ending in ("skipped", "failed", "crashed", "stopped"):
+        if ending in values:
+            return [(" ".join(path), f"{ending} {values[ending]}" if ending != "skipped" else values[ending])]
     nested = ((name, value) for name, value in values.items() if isinstance(value, Mapping) and len(path) < 3)
     return [found for name, value in nested for found in _unfinished(value, (*path, name))]
 

@@ -180,6 +180,10 @@ def figures(**stages: Any) -> dict[str, Any]:
     return good | stages
 
 
+REPLAYED = {"rows": 9, "tokens_that_differ": 0, "largest_difference": 0.0, "one_crop_ms": 2.0}
+REPLAYS = {"cuda_graphs": True, "no graphs": REPLAYED | {"one_crop_ms": 5.0}}
+
+
 def summary(models: dict[str, Any], backends: list[str]) -> list[str]:
     eager = {"eager cached": {"latency_ms": {"p50": 20.0}}}
     values = {"crops": 10, "minutes": 7.0, **{name: eager | model for name, model in models.items()}}
@@ -193,6 +197,7 @@ def test_the_summary_has_ten_lines_at_most() -> None:
     model = {name: figures(build={"engines": {}}, mixed=broken, soak=broken) for name in names}
     lines = summary({"full": model, "demo": model}, names)
     assert 8 <= len(lines) <= 10
+    assert re.search(r"not finished: full tensorrt_rtx mixed \(crashed by SIGSEGV.*and 6 more", lines[-1])
     assert all(
         any(line.startswith(f"{size} {name}: ") for line in lines) for size in ("full", "demo") for name in names
     )
@@ -205,10 +210,15 @@ def test_the_summary_has_ten_lines_at_most() -> None:
         ({"not_installed": "pip install it"}, ["not installed", "pip install it"]),
         ({"unavailable": "compute capability 9.0"}, ["not supported", "compute capability 9.0"]),
         ({"parity": {"failed": "no profile"}}, ["not supported", "no profile"]),
+        ({"build": {"stopped": "after 9 s"}, "parity": {}}, ["not known", "build stopped after 9 s"]),
+        ({"parity": {"crashed": "by SIGSEGV"}}, ["not known", "parity crashed by SIGSEGV"]),
         ({"mixed": {"threads": {"rows": 90, "ties": 0, "wrong": 4}}}, ["wrong tokens", "threads 4 of 90 rows"]),
         ({"parity": figures()["parity"] | {"breaches": ["greedy: crop 3"]}}, ["wrong tokens", "greedy: crop 3"]),
         ({"parity": figures()["parity"] | {"slots_that_differ": 2}}, ["wrong tokens", "2 slots"]),
         ({"replays": {"graphs": {"rows": 9, "tokens_that_differ": 1}}}, ["wrong tokens", "1 of 9 rows in replays"]),
+        ({"replays": REPLAYS | {"graphs": {"unavailable": "too old"}}}, ["works", "no CUDA graphs: too old"]),
+        ({"replays": REPLAYS | {"graphs": REPLAYED}}, ["works", "replays equal, 5.00 -> 2.00 ms"]),
+        ({"replays": REPLAYS | {"graphs": REPLAYED | {"largest_difference": 0.5}}}, ["works", "replays differ by 0.5"]),
         ({"mixed": {"stopped": "after 45 s"}}, ["works in part", "mixed stopped after 45 s"]),
         ({"soak": {"rounds": 4, "growth": {"device_mb": 300.0, "files": 2}}}, ["works", "device_mb +300", "files +2"]),
         (
@@ -278,6 +288,20 @@ def test_wheels_are_installed_without_an_index(tmp_path: Path) -> None:
     done = wheels_script("install", "--kept", tmp_path / "kept", "--target", tmp_path / "site")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "tiny.py").read_text() == "ANSWER = 42\n"
+
+
+def test_a_plan_is_the_calls_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_wheel(tmp_path / "tiny-1.0-py3-none-any.whl")
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    done = wheels_script("plan", "tiny", "--out", tmp_path / "out", "--call-mb", 0.0005)
+    assert done.returncode == 0, done.stderr
+    groups = sorted((tmp_path / "out").glob("group-*"))
+    assert len(groups) > 1
+    places = [done.stdout.index(f"carry {group}") for group in groups] + [done.stdout.rindex("install")]
+    assert places == sorted(places)
+    done = wheels_script("plan", "absent", "--out", tmp_path / "out")
+    assert (done.returncode, "absent cannot be downloaded" in done.stderr) == (1, True)
 
 
 def make_wheel(path: Path) -> None:
