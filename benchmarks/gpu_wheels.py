@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +102,10 @@ def arguments() -> argparse.Namespace:
     install.add_argument(
         "--some", action="store_true", help="install the wheels that are whole; default: all have to be"
     )
-    install.set_defaults(work=lambda options: install_wheels(options.kept, options.target, some=options.some))
+    install.add_argument(
+        "--replace", action="store_true", help="replace packages that are installed; default: leave them alone"
+    )
+    install.set_defaults(work=install_wheels)
     return parser.parse_args()
 
 
@@ -194,19 +198,32 @@ def keep_group(group: Path, kept: Path) -> None:
     print(f"{kept} holds {len(list(kept.iterdir()))} files")
 
 
-def install_wheels(kept: Path, target: Path | None, *, some: bool = False) -> None:
-    wheels = join(kept, some=some)
-    pip = [sys.executable, "-m", "pip"]
-    quiet = ["--quiet", "--disable-pip-version-check"]
-    names = [wheel.name.split("-")[0] for wheel in wheels]
-    if target is None:
-        for other in [EXCLUDES[name] for name in names if name in EXCLUDES]:
-            subprocess.run([*pip, "uninstall", "--yes", *quiet, other], check=False)
-    where = ["--target", str(target), "--upgrade"] if target else ["--force-reinstall"]
-    command = [*pip, "install", *quiet, "--no-index", "--no-deps", "--no-cache-dir", *where, *map(str, wheels)]
+def install_wheels(options: argparse.Namespace) -> None:
+    wheels = {wheel.name.split("-")[0]: wheel for wheel in join(options.kept, some=options.some)}
+    there = {name: version for name in wheels if (version := installed_version(name))}
+    if there and not options.replace:
+        print(f"left alone: {', '.join(f'{name} {version}' for name, version in there.items())}; see --replace")
+        wheels = {name: wheel for name, wheel in wheels.items() if name not in there}
+    if not wheels:
+        return
+    pip, quiet = [sys.executable, "-m", "pip"], ["--quiet", "--disable-pip-version-check"]
+    excluded = [EXCLUDES[name] for name in wheels if name in EXCLUDES and not options.target]
+    if excluded:
+        subprocess.run([*pip, "uninstall", "--yes", *quiet, *excluded], check=False)
+    where = ["--target", str(options.target), "--upgrade"] if options.target else ["--force-reinstall"]
+    offline = ["--no-index", "--no-deps", "--no-cache-dir"]
+    command = [*pip, "install", *quiet, *offline, *where, *map(str, wheels.values())]
     if subprocess.run(command, check=False).returncode != 0:
         raise WheelError("pip did not install the wheels, see above")
-    print(f"installed {', '.join(names)}" + (f"; set PYTHONPATH={target}" if target else ""))
+    print(f"installed {', '.join(wheels)}" + (f"; set PYTHONPATH={options.target}" if options.target else ""))
+
+
+def installed_version(name: str) -> str | None:
+    """As in `seqpar_deploy.machine`, which cannot be imported before its own dependencies are installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def join(kept: Path, *, some: bool = False) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -236,9 +237,11 @@ def test_the_summary_says_how_a_runtime_is(stages: dict[str, Any], words: list[s
 # Wheels
 
 
-def wheels_script(*options: object) -> subprocess.CompletedProcess[str]:
+def wheels_script(*options: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run it without the package, whose dependencies it may have to install."""
     command = [sys.executable, str(BENCHMARKS / "gpu_wheels.py"), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND)
+    env = os.environ | {"PYTHONPATH": str(path or "")}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=BOUND, env=env)
 
 
 @pytest.fixture
@@ -288,6 +291,11 @@ def test_wheels_are_installed_without_an_index(tmp_path: Path) -> None:
     done = wheels_script("install", "--kept", tmp_path / "kept", "--target", tmp_path / "site")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "tiny.py").read_text() == "ANSWER = 42\n"
+    again = wheels_script(
+        "install", "--kept", tmp_path / "kept", "--target", tmp_path / "other", path=tmp_path / "site"
+    )
+    assert (again.returncode, "left alone: tiny 1.0" in again.stdout) == (0, True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_plan_is_the_calls_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
