@@ -127,7 +127,6 @@ class _Figures:
                 self._since = time.monotonic()
                 self._values.pop("at", None)
             self._values.update({key: value for key, value in new.items() if key != "at" or value is not None})
-        if lines:
             self._on_values(self._values)
         return bool(chunk)
 

@@ -79,7 +79,7 @@ def test_a_stage_returns_its_figures_and_words(run: Any) -> None:
 
 def test_a_killed_stage_keeps_what_it_had(run: Any) -> None:
     seen: list[dict[str, Any]] = []
-    found = run("hangs", seconds=5, on_values=lambda values: seen.append(copy.deepcopy(values)))
+    found = run("hangs", seconds=8, on_values=lambda values: seen.append(copy.deepcopy(values)))
     assert (found["first"], found["second"], found["at"]) == (1, 2, "endless")
     assert found["step_seconds"].keys() == {"quick"}
     assert re.fullmatch(r"after \d+ s, \d+ s into: endless", found["stopped"])
