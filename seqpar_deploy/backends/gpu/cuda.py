@@ -45,8 +45,6 @@ def cuda_runtime() -> Any:
 
 def native_handle(thing: Any) -> int:
     """The number behind a handle of cuda-python, for a library that wants the number."""
-    if isinstance(thing, int):
-        return thing
     from cuda.bindings.utils import get_cuda_native_handle
 
     return int(get_cuda_native_handle(thing))
@@ -120,7 +118,7 @@ class Cuda:
         try:
             yield
         finally:
-            self._call("cudaSetDevice", before)
+            self._try("cudaSetDevice", before)  # it fails where the context is spoilt, and hides no other error
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -223,9 +221,9 @@ class Cuda:
                 if not self._call("cudaGraphGetNodes", captured)[1]:
                     raise BackendError("the capture recorded no work")
                 executable = self._call("cudaGraphInstantiate", captured, 0)
+                graphs.append(self._hold("cudaGraphExecDestroy", executable))
             finally:
                 self._call("cudaGraphDestroy", captured)
-        graphs.append(self._hold("cudaGraphExecDestroy", executable))
 
     def _abandon_capture(self, stream: Any) -> None:
         with contextlib.suppress(BackendError):  # an invalidated capture ends with an error and without a graph

@@ -316,17 +316,20 @@ class DeviceBackend:
         with self._closing:
             if not self._released:
                 self._calls.end()
-                with self._cuda.current():
-                    self._release()
+                self._release()
 
     def _release(self) -> None:
+        """Release everything, also after an error that spoils the CUDA context: then each call fails."""
         self._released = True
-        for engine in self._engines:
-            with contextlib.suppress(BackendError), engine.lane.turn() as turn:
-                turn.synchronise()
-        for engine in self._engines:
-            engine.close()
-        self._cuda.close()
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(BackendError):
+                stack.enter_context(self._cuda.current())
+            for engine in self._engines:
+                with contextlib.suppress(BackendError), engine.lane.turn() as turn:
+                    turn.synchronise()
+            for engine in self._engines:
+                engine.close()
+            self._cuda.close()
 
 
 def padded_rows(rows: int, batch: BatchProfile) -> int:

@@ -7,6 +7,7 @@ inputs of one set of shapes alone, and its CUDA graphs go with it (NVIDIA's advi
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -135,7 +136,8 @@ class Engine:
 
     def _free(self, inference: _Inference) -> None:
         if inference.graph is not None:
-            self._cuda.free_graph(inference.graph)
+            with contextlib.suppress(BackendError):  # where the context is spoilt; the rest is released all the same
+                self._cuda.free_graph(inference.graph)
 
     def _close(self, held: _Held) -> None:
         for inference in held.inferences.values():
