@@ -1,242 +1,287 @@
-"""The CUDA calls the backend makes, in host memory. Work on a stream waits until somebody waits for it, or is done at
-once with `eager`: between the two lies what a device may do, so code that reads too early or overwrites too soon fails
-in one of them.
+"""The CUDA calls the backends make, in host memory, and as strict as hardware is.
+
+Work on a stream waits until somebody waits for it; or is done at once, with `eager`; or is done at any time, with
+`seed`. Between the three lies what a device may do, so code that reads too early or overwrites too soon fails in one of
+them. `violations` lists what no program may do, each as `kind: text`: the calls themselves return CUDA's error codes,
+and work that runs later has nobody to return one to.
 """
 
 from __future__ import annotations
 
 import ctypes
-import itertools
-import types
-from collections import deque
-from collections.abc import Callable
+import dataclasses
+import threading
 from typing import Any
 
-import numpy as np
-
-SUCCESS, OUT_OF_MEMORY, INVALID_VALUE = 0, 2, 1
-Operation = Callable[[], None]
-
-
-class Stream(int):
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.waiting: deque[Operation] = deque()
-        self.captured: list[Operation] | None = None
-
-    def x(self):
-        pass
-
-
-N = itertools.count(1000)
-
-
-class Event(int):
-    def __new__(cls):
-        return super().__new__(cls, next(N))
-
-    recorded: int = 0
-    done: int = 0
-    stream: Stream | None = None
+from cuda.bindings import runtime
+from fakes.gpu import (
+    CAPTURE_INVALIDATED,
+    CAPTURE_ISOLATION,
+    CAPTURE_UNSUPPORTED,
+    CAPTURED_EVENT,
+    INVALID_VALUE,
+    NOT_READY,
+    OUT_OF_MEMORY,
+    WRONG_THREAD,
+    CudaFault,
+    FakeGpu,
+    call,
+    error_code,
+)
+from fakes.streams import Capture, Event, Graph, GraphExec, Operation, Stream
 
 
-class G(int):
-    def __new__(cls, ops):
-        x = super().__new__(cls, next(N))
-        x.ops = ops
-        return x
-
-
-class FakeCuda:
+class FakeCuda(FakeGpu):
     """Stands in for `cuda.bindings.runtime`."""
 
     cudaStreamNonBlocking = 1
-    cudaEventDisableTiming = 2
     cudaEventBlockingSync = 1
-    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyDefault=4)
-    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
-
-    def __init__(
-        self,
-        *,
-        eager: bool = False,
-        name: bytes = b"NVIDIA Fake",
-        major: int = 9,
-        minor: int = 0,
-        driver: int = 13010,
-        memory: int = 1 << 34,
-        devices: int = 1,
-    ) -> None:
-        self.eager = eager
-        self.properties = types.SimpleNamespace(name=name, major=major, minor=minor, totalGlobalMem=memory)
-        self.driver, self.memory, self.devices = driver, memory, devices
-        self.buffers: dict[int, np.ndarray] = {}
-        self.streams: dict[int, Stream] = {}
-        self.events: list[Event] = []
-        self.graphs: list[list[Operation]] = []
-        self.launches = 0
-        self.captures_fail = False
-        self._numbers = itertools.count(1)
+    cudaEventDisableTiming = 2
+    cudaMemcpyKind = runtime.cudaMemcpyKind
+    cudaStreamCaptureMode = runtime.cudaStreamCaptureMode
+    cudaStreamCaptureStatus = runtime.cudaStreamCaptureStatus
 
     # Memory
 
-    def _buffer(self, size: int) -> int:
-        raw = np.full(size + 256, 0xFF, dtype=np.uint8)  # NaN, whatever the type: nothing may be taken for cleared
-        address = -(-raw.ctypes.data // 256) * 256
-        self.buffers[address] = raw
-        return address
+    def _allocate(self, size: int, owner: str) -> int:
+        self.not_while_capturing(f"allocation of {owner} memory")
+        if owner != "pinned" and self.blocks.used + size > self.memory:
+            raise CudaFault(OUT_OF_MEMORY)
+        return self.blocks.allocate(size, owner, self.device).address
 
-    def cudaMalloc(self, size: int) -> tuple[int, int | None]:
-        if sum(buffer.size for buffer in self.buffers.values()) + size > self.memory:
-            return OUT_OF_MEMORY, None
-        return SUCCESS, self._buffer(size)
+    def _free(self, address: int, owner: str) -> None:
+        block = self.blocks.at(address)
+        if block is None or block.address != address or block.owner != owner:
+            self.report("freed", f"{address:#x} is freed as {owner} memory, and is none")
+            raise CudaFault(INVALID_VALUE)
+        if not block.live:
+            self.report("freed", f"{block} are freed twice")
+            raise CudaFault(INVALID_VALUE)
+        self.check_device(block.device, str(block))
+        self.not_while_capturing(f"freeing of {owner} memory")
+        pending = self.streams.pending_on((block.address, block.size))
+        if pending is not None:
+            self.report("freed", f"{block} are freed while {pending.name} has yet to run")
+        self.blocks.free(block)
 
-    def cudaHostAlloc(self, size: int, flags: int) -> tuple[int, int]:
+    @call(1)
+    def cudaMalloc(self, size: int) -> int:
+        return self._allocate(size, "device")
+
+    @call(1)
+    def cudaHostAlloc(self, size: int, flags: int) -> int:
         assert flags == 0
-        return SUCCESS, self._buffer(size)
+        return self._allocate(size, "pinned")
 
-    def cudaFree(self, devPtr: int) -> tuple[int]:
-        del self.buffers[devPtr]
-        return (SUCCESS,)
+    @call()
+    def cudaFree(self, devPtr: int) -> None:
+        self._free(devPtr, "device")
 
-    def cudaFreeHost(self, ptr: int) -> tuple[int]:
-        return self.cudaFree(ptr)
+    @call()
+    def cudaFreeHost(self, ptr: int) -> None:
+        self._free(ptr, "pinned")
 
-    def cudaMemGetInfo(self) -> tuple[int, int, int]:
-        return SUCCESS, self.memory - sum(buffer.size for buffer in self.buffers.values()), self.memory
+    @call(2)
+    def cudaMemGetInfo(self) -> tuple[int, int]:
+        return max(0, self.memory - self.blocks.used), self.memory
 
-    def check(self, address: int, size: int) -> None:
-        """Fail if any of these bytes lies outside what was allocated."""
-        for start, buffer in self.buffers.items():
-            if start <= address and address + size <= start + buffer.size:
-                return
-        raise AssertionError(f"{size} bytes at {address} were never allocated")
+    @call()
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: Any, stream: Any) -> None:
+        assert kind is runtime.cudaMemcpyKind.cudaMemcpyDefault
 
-    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: int, stream: Stream) -> tuple[int]:
-        return self.cudaMemcpy2DAsync(dst, count, src, count, count, 1, kind, stream)
+        def copy() -> None:
+            ctypes.memmove(dst, src, count)
 
+        reads, writes = ((src, count),), ((dst, count),)
+        self.enqueue_on(stream, Operation("cudaMemcpyAsync", copy, reads=reads, writes=writes, contiguous=True))
+
+    @call()
     def cudaMemcpy2DAsync(
-        self, dst: int, dpitch: int, src: int, spitch: int, width: int, height: int, kind: int, stream: Stream
-    ) -> tuple[int]:
-        assert kind == 4
-        assert width <= min(dpitch, spitch)
-        self.check(dst, dpitch * (height - 1) + width)
-        self.check(src, spitch * (height - 1) + width)
+        self, dst: int, dpitch: int, src: int, spitch: int, width: int, height: int, kind: Any, stream: Any
+    ) -> None:
+        assert kind is runtime.cudaMemcpyKind.cudaMemcpyDefault
+        if width > min(dpitch, spitch):
+            self.report("argument", f"cudaMemcpy2DAsync of width {width} and pitches {dpitch} and {spitch}")
+            raise CudaFault(INVALID_VALUE)
 
         def copy() -> None:
             for piece in range(height):
                 ctypes.memmove(dst + piece * dpitch, src + piece * spitch, width)
 
-        return self.enqueue(stream, copy)
+        reads, writes = ((src, spitch * (height - 1) + width),), ((dst, dpitch * (height - 1) + width),)
+        self.enqueue_on(stream, Operation("cudaMemcpy2DAsync", copy, reads=reads, writes=writes))
 
-    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: Stream) -> tuple[int]:
-        self.check(devPtr, count)
-        return self.enqueue(stream, lambda: ctypes.memset(devPtr, value, count) and None)
+    @call()
+    def cudaMemsetAsync(self, devPtr: int, value: int, count: int, stream: Any) -> None:
+        def clear() -> None:
+            ctypes.memset(devPtr, value, count)
+
+        self.enqueue_on(stream, Operation("cudaMemsetAsync", clear, writes=((devPtr, count),)))
 
     # Streams and events
 
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, Stream]:
+    @call(1)
+    def cudaStreamCreateWithFlags(self, flags: int) -> Any:
         assert flags == self.cudaStreamNonBlocking
-        stream = Stream(next(self._numbers))
-        self.streams[stream.number] = stream
-        return SUCCESS, stream
+        stream = Stream(next(self.numbers), self.device)
+        self.streams.all[stream.number] = stream
+        return runtime.cudaStream_t(stream.number)
 
-    def cudaStreamDestroy(self, stream: Stream) -> tuple[int]:
-        del self.streams[stream.number]
-        return (SUCCESS,)
+    @call()
+    def cudaStreamDestroy(self, stream: Any) -> None:
+        made = self.stream(stream)
+        if made.queue:
+            self.report("order", f"stream {made.number} is destroyed while {made.queue[0].name} has yet to run")
+        if made.capture is not None:
+            self.report("capture", f"stream {made.number} is destroyed while it captures")
+        del self.streams.all[made.number]
 
-    def enqueue(self, stream: Stream, operation: Operation) -> tuple[int]:
-        if stream.captured is not None:
-            stream.captured.append(operation)
-        elif self.eager:
-            operation()
-        else:
-            stream.waiting.append(operation)
-        return (SUCCESS,)
+    @call()
+    def cudaStreamSynchronize(self, stream: Any) -> None:
+        made = self.stream(stream)
+        self.may_wait(made.capture, f"cudaStreamSynchronize of stream {made.number}", CAPTURE_UNSUPPORTED)
+        self.streams.finish(made)
 
-    def _drain(self, stream: Stream, event: Event | None = None, generation: int = 0) -> None:
-        while stream.waiting and (event is None or event.done < generation):
-            stream.waiting.popleft()()
+    @call(1)
+    def cudaEventCreateWithFlags(self, flags: int) -> Any:
+        assert flags & ~self.cudaEventBlockingSync == self.cudaEventDisableTiming
+        event = Event(next(self.numbers), self.device)
+        self.events[event.number] = event
+        return runtime.cudaEvent_t(event.number)
 
-    def cudaStreamSynchronize(self, stream: Stream) -> tuple[int]:
-        self._drain(stream)
-        return (SUCCESS,)
+    @call()
+    def cudaEventDestroy(self, event: Any) -> None:
+        del self.events[self.event(event).number]
 
-    def cudaEventCreateWithFlags(self, flags: int) -> tuple[int, Event]:
-        assert flags in (2, 3)
-        self.events.append(Event())
-        return SUCCESS, self.events[-1]
+    @call()
+    def cudaEventRecord(self, event: Any, stream: Any) -> None:
+        made, on = self.event(event), self.stream(stream)
+        made.stream, made.capture = on, on.capture
+        if on.capture is not None:
+            self.check_joins(on.capture, "cudaEventRecord")
+            return
+        made.recorded += 1
+        self.enqueue_on(stream, Operation("cudaEventRecord", _nothing, records=(made, made.recorded)))
 
-    def cudaEventDestroy(self, event: Event) -> tuple[int]:
-        self.events = [other for other in self.events if other is not event]
-        return (SUCCESS,)
-
-    def cudaEventRecord(self, event: Event, stream: Stream) -> tuple[int]:
-        event.recorded += 1
-        event.stream, generation = stream, event.recorded
-        return self.enqueue(stream, lambda: setattr(event, "done", max(event.done, generation)))
-
-    def cudaStreamWaitEvent(self, stream: Stream, event: Event, flags: int) -> tuple[int]:
+    @call()
+    def cudaStreamWaitEvent(self, stream: Any, event: Any, flags: int) -> None:
         assert flags == 0
-        recorded_on, generation = event.stream, event.recorded
-        if recorded_on is None:
-            return (SUCCESS,)
-        return self.enqueue(stream, lambda: self._drain(recorded_on, event, generation))
+        made, on = self.event(event), self.stream(stream)
+        if on.capture is not None and made.capture is not on.capture:
+            self.invalidate(on.capture, "cudaStreamWaitEvent for an event from outside the capture")
+            raise CudaFault(CAPTURE_ISOLATION)
+        if on.capture is None and made.capture is not None:
+            self.report("capture", f"a stream that does not capture waits for event {made.number}, which was captured")
+            raise CudaFault(CAPTURED_EVENT)
+        if made.stream is not None and on.capture is None:
+            awaits = (made, made.recorded, made.stream)
+            self.enqueue_on(stream, Operation("cudaStreamWaitEvent", _nothing, awaits=awaits))
 
-    def cudaEventSynchronize(self, event: Event) -> tuple[int]:
-        if event.stream is not None:
-            self._drain(event.stream, event, event.recorded)
-        return (SUCCESS,)
+    @call()
+    def cudaEventSynchronize(self, event: Any) -> None:
+        made = self.event(event)
+        self.may_wait(made.capture, f"cudaEventSynchronize of event {made.number}", CAPTURED_EVENT)
+        if made.stream is not None:
+            self.streams.finish(made.stream, made, made.recorded)
 
-    # Graphs
+    @call()
+    def cudaEventQuery(self, event: Any) -> None:
+        made = self.event(event)
+        self.may_wait(made.capture, f"cudaEventQuery of event {made.number}", CAPTURED_EVENT)
+        if made.done < made.recorded:
+            raise CudaFault(NOT_READY)
 
-    def cudaStreamBeginCapture(self, stream: Stream, mode: int) -> tuple[int]:
-        assert mode == self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        stream.captured = []
-        return (SUCCESS,)
+    # Captures and graphs
 
-    def cudaStreamEndCapture(self, stream: Stream) -> tuple[int, list[Operation] | None]:
-        captured, stream.captured = stream.captured, None
-        return (INVALID_VALUE, None) if self.captures_fail else (SUCCESS, captured)
+    @call()
+    def cudaStreamBeginCapture(self, stream: Any, mode: Any) -> None:
+        assert mode is runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        made = self.stream(stream)
+        if made.number == 0 or made.capture is not None:
+            self.report("capture", f"stream {made.number} cannot begin a capture")
+            raise CudaFault(CAPTURE_UNSUPPORTED)
+        made.capture = Capture(made, threading.get_ident())
 
-    def cudaGraphInstantiate(self, graph: list[Operation], flags: int) -> tuple[int, list[Operation]]:
+    @call(1)
+    def cudaStreamIsCapturing(self, stream: Any) -> Any:
+        capture = self.stream(stream).capture
+        return runtime.cudaStreamCaptureStatus(0 if capture is None else 1 if capture.invalid is None else 2)
+
+    @call(1)
+    def cudaStreamEndCapture(self, stream: Any) -> Any:
+        made = self.stream(stream)
+        if made.capture is None or made.capture.thread != threading.get_ident():
+            self.report("capture", f"a thread ends a capture of stream {made.number} that it did not begin")
+            raise CudaFault(WRONG_THREAD)
+        capture, made.capture = made.capture, None
+        if capture.invalid is not None or self.captures_fail:
+            raise CudaFault(CAPTURE_INVALIDATED)
+        graph = Graph(next(self.numbers), made.device, capture.operations)
+        self.templates[graph.number] = graph
+        return runtime.cudaGraph_t(graph.number)
+
+    @call(2)
+    def cudaGraphGetNodes(self, graph: Any, numNodes: int = 0) -> tuple[list[Any], int]:
+        assert numNodes == 0  # which gives their number alone
+        return [], len(self.found(self.templates, "graph", self.number(graph)).operations)
+
+    @call(1)
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> Any:
         assert flags == 0
-        self.graphs.append(G(graph))
-        return SUCCESS, self.graphs[-1]
+        template = self.found(self.templates, "graph", self.number(graph))
+        made = GraphExec(next(self.numbers), self.device, list(template.operations))
+        self.executables[made.number] = made
+        return runtime.cudaGraphExec_t(made.number)
 
-    def cudaGraphDestroy(self, graph: list[Operation]) -> tuple[int]:
-        return (SUCCESS,)
+    @call()
+    def cudaGraphDestroy(self, graph: Any) -> None:
+        del self.templates[self.found(self.templates, "graph", self.number(graph)).number]
 
-    def cudaGraphLaunch(self, graphExec: list[Operation], stream: Stream) -> tuple[int]:
+    @call()
+    def cudaGraphLaunch(self, graphExec: Any, stream: Any) -> None:
+        graph: GraphExec = self.found(self.executables, "executable graph", self.number(graphExec))
         self.launches += 1
-        for operation in graphExec.ops:
-            self.enqueue(stream, operation)
-        return (SUCCESS,)
+        runs = self.stream(stream).capture is None
+        for recorded in graph.operations:
+            launched = dataclasses.replace(recorded) if recorded.at_launch is None else recorded.at_launch(recorded)
+            launched.graph = graph if runs else None
+            self.enqueue_on(stream, launched)
 
-    def cudaGraphExecDestroy(self, graphExec: list[Operation]) -> tuple[int]:
-        self.graphs = [other for other in self.graphs if other is not graphExec]
-        return (SUCCESS,)
-
-    def cudaGraphGetNodes(self, graph, numNodes=0):
-        return SUCCESS, graph, len(graph)
-
-    def cudaGetDevice(self):
-        return SUCCESS, 0
-
-    def cudaSetDevice(self, device):
-        return (SUCCESS,)
+    @call()
+    def cudaGraphExecDestroy(self, graphExec: Any) -> None:
+        graph: GraphExec = self.found(self.executables, "executable graph", self.number(graphExec))
+        if graph.pending:
+            self.report("order", f"executable graph {graph.number} is destroyed and has yet to run")
+        del self.executables[graph.number]
 
     # The machine
 
-    def cudaGetDeviceCount(self) -> tuple[int, int]:
-        return SUCCESS, self.devices
+    @call(1)
+    def cudaGetDevice(self) -> int:
+        return self.device
 
-    def cudaGetDeviceProperties(self, device: int) -> tuple[int, Any]:
-        assert device == 0
-        return SUCCESS, self.properties
+    @call()
+    def cudaSetDevice(self, device: int) -> None:
+        if not 0 <= device < self.devices:
+            raise CudaFault(101)
+        self.current.device = device
 
-    def cudaDriverGetVersion(self) -> tuple[int, int]:
-        return SUCCESS, self.driver
+    @call(1)
+    def cudaGetDeviceCount(self) -> int:
+        return self.devices
 
-    def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:
-        return SUCCESS, b"error " + str(int(error)).encode()
+    @call(1)
+    def cudaGetDeviceProperties(self, device: int) -> Any:
+        assert 0 <= device < self.devices
+        return self.properties
+
+    @call(1)
+    def cudaDriverGetVersion(self) -> int:
+        return self.driver
+
+    def cudaGetErrorString(self, error: Any) -> tuple[Any, bytes]:
+        return error_code(0), b"error " + str(int(error)).encode()
+
+
+def _nothing() -> None:
+    """The operation does nothing but wait or be waited for."""

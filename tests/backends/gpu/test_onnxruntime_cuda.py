@@ -38,7 +38,7 @@ def open_on_cpu(bundle: Bundle, cuda: FakeCuda, **options: Any) -> OnnxRuntimeCu
     class OnStream(SessionContext):
         def enqueue(self, addresses: Any, turn: Turn) -> None:
             run, addresses = super().enqueue, dict(addresses)
-            cuda.enqueue(cuda.streams[turn.handle], lambda: run(addresses, turn))
+            cuda.enqueue(turn.handle, lambda: run(addresses, turn))
 
     class OnCpu(SessionExecutor):
         device = "cpu"

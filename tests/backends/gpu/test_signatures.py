@@ -31,10 +31,8 @@ def _own(function: Any) -> list[str]:
 def test_cuda_calls_are_those_of_cuda_python(name: str) -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
     real = getattr(runtime, name)
-    if not callable(getattr(FakeCuda, name)):
-        ours = getattr(FakeCuda, name)
-        for key, value in vars(ours).items() if hasattr(ours, "__dict__") else [(None, ours)]:
-            assert int(real if key is None else getattr(real, key)) == value
+    if not inspect.isfunction(getattr(FakeCuda, name)):
+        assert getattr(FakeCuda, name) == real  # a constant, or the real enumeration
         return
     assert _own(getattr(FakeCuda, name)) == _parameters(real.__doc__.strip().splitlines()[0])
 
@@ -42,7 +40,11 @@ def test_cuda_calls_are_those_of_cuda_python(name: str) -> None:
 DOCUMENTATION = """
 import json, tensorrt_rtx as trt
 classes = {name: getattr(trt, name) for name in dir(trt) if isinstance(getattr(trt, name), type)}
-print(json.dumps({n: {m: str(getattr(c, m).__doc__) for m in dir(c)} for n, c in classes.items()}))
+found = {n: {m: str(getattr(c, m).__doc__) for m in dir(c)} for n, c in classes.items()}
+for name, members in found.items():
+    for member, value in getattr(classes[name], "__members__", {}).items():
+        members[member] = str(int(value))
+print(json.dumps(found))
 """
 
 
@@ -55,6 +57,13 @@ def tensorrt_documentation() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = json.loads(done.stdout)
     assert "WHOLE_GRAPH_CAPTURE" in found["CudaGraphStrategy"]
     return found
+
+
+# Attributes that the backend sets
+ATTRIBUTES = {
+    "IRuntimeConfig": {"cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"},
+    "Runtime": {"engine_host_code_allowed"},
+}
 
 
 @pytest.mark.parametrize(
@@ -74,10 +83,18 @@ def test_tensorrt_calls_are_those_of_the_sdk(
     fake: type, real: str, tensorrt_documentation: dict[str, dict[str, str]]
 ) -> None:
     documented = tensorrt_documentation[real]
-    functions = [(name, function) for name, function in vars(fake).items() if inspect.isfunction(function)]
-    for name, function in functions:
+    for name, function in inspect.getmembers(fake, inspect.isfunction):
         if not name.startswith("_"):
             signatures = [line for line in documented[name].splitlines() if f"{name}(self" in line]
             assert _own(function) in [_parameters(line.split(" -> ")[0]) for line in signatures]
-    attributes = {"IRuntimeConfig": "cuda_graph_strategy", "Runtime": "engine_host_code_allowed"}
-    assert attributes.get(real, "__init__") in documented
+    attributes = {name for name, value in vars(fake).items() if isinstance(value, property)}
+    assert attributes <= documented.keys()
+    assert ATTRIBUTES.get(real, set()) <= documented.keys()
+
+
+@pytest.mark.parametrize("name", fake_tensorrt.ENUMERATIONS)
+def test_tensorrt_enumerations_are_those_of_the_sdk(
+    name: str, tensorrt_documentation: dict[str, dict[str, str]]
+) -> None:
+    for member in getattr(fake_tensorrt, name):
+        assert tensorrt_documentation[name][member.name] == str(member.value)

@@ -152,6 +152,7 @@ def test_encoding_the_next_batch_while_one_is_decoded(
     again = [backend.encode(batch) for batch in batches]
     assert len(made.cuda.buffers) == held  # the same buffers, lent again
     del again
+    backend.close()
 
 
 def test_a_recognizer_encodes_one_batch_ahead(device: Callable[..., Device], crops: list[Crop]) -> None:
@@ -206,6 +207,7 @@ def test_limits_are_said_in_one_line(device: Callable[..., Device]) -> None:
     made.cuda.memory = 1 << 10
     with pytest.raises(BackendError, match=r"the GPU is out of memory: cudaMalloc wanted \d+ MiB, \S+ of 0 MiB free; "):
         backend.encode(np.zeros((12, 32, 32, 3), np.uint8))
+    backend.close()
 
 
 @pytest.mark.parametrize(

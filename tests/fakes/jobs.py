@@ -1,0 +1,244 @@
+"""What the threads of the stress test do with a backend, and the tokens that must come of it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fakes.cuda import FakeCuda
+from fakes.device import make_device
+from fakes.graphs import RowByRow
+from fakes.schedule import Schedule
+from fakes.tensorrt import FakeTensorRt
+
+from seqpar_deploy import Bundle
+from seqpar_deploy.backends import open_backend
+from seqpar_deploy.bundle import BatchProfile
+from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
+from seqpar_deploy.errors import BackendError
+from seqpar_deploy.images import read_image
+from seqpar_deploy.preprocess import prepare_batch
+from seqpar_deploy.resources import sample_crops
+from seqpar_deploy.vocab import BOS
+
+RUNTIMES = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda")
+PROFILES = (
+    ((1, 1, 2), (1, 4, 6)),
+    ((1, 2, 6),),
+    ((1, 1, 1), (1, 2, 3), (1, 4, 6)),
+    ((3, 4, 6),),  # smaller batches are padded
+    ((1, 1, 2), (1, 8, 10)),  # as are 9 rows
+)
+STEPS = (2, 5, 9)
+STRATEGIES: tuple[Strategy, ...] = (Greedy(), Greedy(), Beam(width=2), Beam(width=3), Speculative())
+_CROPS = 8
+_LEAST_MARGIN = 0.02  # of a crop's closest choice: FP16 sums differ by less between batches
+
+
+class Interrupted(Exception):
+    """Raised in the middle of a job, on purpose."""
+
+
+class Material:
+    """What schedules share: bundles with engines, crops, and what the host backend says of them."""
+
+    def __init__(self, bundle_dir: Path, folder: Path) -> None:
+        """Copies of the bundle, one for each runtime and choice of profiles, are put into `folder`."""
+        self.devices: dict[tuple[str, int], tuple[Bundle, Path]] = {}
+        for runtime in RUNTIMES[:2]:
+            for number, sizes in enumerate(PROFILES):
+                made = make_device(
+                    bundle_dir,
+                    folder / f"{runtime}-{number}",
+                    rtx=runtime == "tensorrt_rtx",
+                    batches=[BatchProfile(min=least, opt=usual, max=most) for least, usual, most in sizes],
+                )
+                self.devices[runtime, number] = made.bundle, made.folder
+        self.bundle = Bundle.open(bundle_dir)
+        self.run_graph = RowByRow()
+        self._host = open_backend(self.bundle, "onnxruntime")
+        self._tokens: dict[tuple[Strategy, int, int], tuple[int, ...]] = {}
+        pictures = [read_image(path) for path in sample_crops()]
+        every = prepare_batch(
+            pictures,
+            image_size=self.bundle.dimensions.image_size,
+            preprocessing=self.bundle.preprocessing,
+        )
+        margins = [
+            Greedy().generate(self._host, self._host.encode(every[i : i + 1]), max_steps=max(STEPS))[0].margin
+            for i in range(len(every))
+        ]
+        self.crops = every[np.array(margins) >= _LEAST_MARGIN][:_CROPS]
+
+    def tokens(self, strategy: Strategy, steps: int, crop: int) -> tuple[int, ...]:
+        """What the host backend says of a crop."""
+        key = (strategy, steps, crop)
+        if key not in self._tokens:
+            host = self._host
+            said = strategy.generate(host, host.encode(self.crops[crop : crop + 1]), max_steps=steps)
+            self._tokens[key] = said[0].tokens
+        return self._tokens[key]
+
+
+@dataclasses.dataclass
+class Rig:
+    """One schedule's backend, and what stands around it."""
+
+    material: Material
+    choose: random.Random
+    schedule: Schedule
+    cuda: FakeCuda
+    trt: FakeTensorRt
+    runtime: str
+    backend: Any = None
+    reasons: list[str] = dataclasses.field(default_factory=list)
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    closing: bool = False
+    size: int | None = None  # of most batches: what comes again is captured
+
+    def excused(self, error: BackendError) -> bool:
+        """Whether this error had to be expected."""
+        if self.closing and "is closed" in str(error):
+            return True
+        return bool(self.cuda.memory < 1 << 30 or self.cuda.injected or self.cuda.sticky)
+
+
+Job = Callable[[Rig, random.Random], None]
+
+
+def plan(rig: Rig) -> list[Job]:
+    """Draw the jobs of a thread."""
+    jobs: list[Job] = [_generate, _encode_ahead, _interrupted, _step_directly, _encode_and_drop]
+    return rig.choose.choices(jobs, weights=(5, 3, 1, 2, 1), k=rig.choose.randrange(1, 8))
+
+
+def work(rig: Rig, plan: list[Job]) -> None:
+    """Do the jobs of a thread, and note what is wrong with what comes of them."""
+    choose = random.Random(rig.choose.random())
+    if rig.cuda.devices > 1 and choose.random() < 0.5:
+        rig.cuda.cudaSetDevice(1)  # as torch.cuda.set_device would
+    for job in plan:
+        rig.counts[job.__name__.strip("_")] += 1
+        try:
+            job(rig, choose)
+        except BackendError as error:
+            rig.counts["errors"] += 1
+            if not rig.excused(error):
+                rig.reasons.append(f"error: {job.__name__} raised {error}")
+        except Exception as error:
+            rig.reasons.append(f"error: {job.__name__} raised {type(error).__name__}: {error}")
+
+
+def _draw(rig: Rig, choose: random.Random, strategy: Strategy) -> list[int]:
+    """Crops of a batch, as many as fit."""
+    most = rig.backend.max_rows // strategy.rows_per_crop()
+    size = rig.size if rig.size is not None and choose.random() < 0.8 else choose.randint(1, most)
+    return [choose.randrange(len(rig.material.crops)) for _ in range(min(size, most))]
+
+
+def _check(rig: Rig, strategy: Strategy, steps: int, crops: list[int], said: list[Any]) -> None:
+    for place, (crop, generation) in enumerate(zip(crops, said, strict=True)):
+        wanted = rig.material.tokens(strategy, steps, crop)
+        if generation.tokens != wanted:
+            text = f"row {place} of {len(crops)} with {type(strategy).__name__}"
+            rig.reasons.append(f"tokens: {text}: expected {wanted}, got {generation.tokens}")
+    rig.counts["crops"] += len(crops)
+
+
+def _generate(rig: Rig, choose: random.Random) -> None:
+    strategy, steps = choose.choice(STRATEGIES), choose.choice(STEPS)
+    crops = _draw(rig, choose, strategy)
+    state = rig.backend.encode(rig.material.crops[crops])
+    _check(rig, strategy, steps, crops, strategy.generate(rig.backend, state, max_steps=steps))
+
+
+def _encode_ahead(rig: Rig, choose: random.Random) -> None:
+    """Encode the next batch before this one is decoded; then decode it, or drop it where only a collection finds it."""
+    strategy, steps = choose.choice(STRATEGIES), choose.choice(STEPS)
+    first, second = _draw(rig, choose, strategy), _draw(rig, choose, strategy)
+    state, ahead = rig.backend.encode(rig.material.crops[first]), rig.backend.encode(rig.material.crops[second])
+    _check(rig, strategy, steps, first, strategy.generate(rig.backend, state, max_steps=steps))
+    if choose.random() < 0.5:
+        _put_in_cycle(ahead)
+    else:
+        _check(rig, strategy, steps, second, strategy.generate(rig.backend, ahead, max_steps=steps))
+
+
+def _encode_and_drop(rig: Rig, choose: random.Random) -> None:
+    """Leave the device at work for nobody."""
+    for _ in range(choose.randrange(1, 3)):
+        state = rig.backend.encode(rig.material.crops[_draw(rig, choose, Greedy())])
+        if choose.random() < 0.5:
+            _put_in_cycle(state)
+
+
+def _interrupted(rig: Rig, choose: random.Random) -> None:
+    """An exception in the middle of a search. Its traceback holds the state, in a cycle."""
+    strategy = choose.choice(STRATEGIES)
+    crops = _draw(rig, choose, strategy)
+    try:
+        state = rig.backend.encode(rig.material.crops[crops])
+        strategy.generate(_Interrupting(rig.backend, choose.randrange(4)), state, max_steps=max(STEPS))
+    except Interrupted as error:
+        _put_in_cycle(error)
+
+
+def _step_directly(rig: Rig, choose: random.Random) -> None:
+    """Feed what the host backend said, in pieces of any size, while rows are taken back, dropped and repeated."""
+    backend, wanted = (
+        rig.backend,
+        [rig.material.tokens(Greedy(), max(STEPS), i) for i in range(len(rig.material.crops))],
+    )
+    crops = _draw(rig, choose, Greedy())
+    state = backend.encode(rig.material.crops[crops])
+    for _ in range(choose.randrange(1, 5)):
+        fed = state.lengths
+        room = max(STEPS) - int(fed.max())
+        if room > 0:
+            count = choose.randint(1, min(3, room))
+            rows = [[BOS, *wanted[crop]][start : start + count] for crop, start in zip(crops, fed, strict=True)]
+            if min(map(len, rows)) < count:
+                break  # some crop's sequence has ended
+            said = backend.step(state, np.array(rows, dtype=np.int64)).next_token
+            expected = [list(wanted[crop][start : start + count]) for crop, start in zip(crops, fed, strict=True)]
+            if said.tolist() != expected:
+                rig.reasons.append(f"tokens: stepped directly: expected {expected}, got {said.tolist()}")
+        if choose.random() < 0.5:
+            state.truncate(np.array([choose.randint(0, int(length)) for length in state.lengths], dtype=np.int64))
+        if choose.random() < 0.6:
+            places = [choose.randrange(len(crops)) for _ in range(choose.randint(1, backend.max_rows))]
+            state.reorder(np.array(places, dtype=np.int64))
+            crops = [crops[place] for place in places]
+
+
+def close(rig: Rig, choose: random.Random) -> None:
+    rig.closing = True
+    rig.backend.close()
+
+
+class _Interrupting:
+    """A backend that raises after so many steps. It hides `greedy`, so that decoding comes by here."""
+
+    def __init__(self, backend: Any, steps: int) -> None:
+        self._backend, self._steps = backend, steps
+
+    def step(self, state: Any, tokens: Any) -> Any:
+        if self._steps == 0:
+            raise Interrupted
+        self._steps -= 1
+        return self._backend.step(state, tokens)
+
+
+class _Cycle:
+    held: Any
+    itself: Any
+
+
+def _put_in_cycle(thing: Any) -> None:
+    cycle = _Cycle()
+    cycle.held, cycle.itself = thing, cycle
