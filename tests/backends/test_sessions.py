@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from seqpar_deploy import Bundle, machine
 from seqpar_deploy.backends import BackendName, open_session
 from seqpar_deploy.backends.openvino import supports_bf16
-from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession, import_onnxruntime
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
 
@@ -90,3 +91,22 @@ def test_a_missing_sdk_names_the_extra(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailableError, match=rf"pip install 'seqpar-deploy\[{extra}\]'"):
         open_session(Bundle.open(bundle_dir).encoder, name)
+
+
+def test_cuda_libraries_are_loaded_first_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime prints a library it misses to stdout, where JSON may go; some builds have no CUDA until then."""
+    providers = ["CPUExecutionProvider"]
+
+    def preload_dlls() -> None:
+        print("Failed to load libcublasLt.so.13")
+        providers.append("CUDAExecutionProvider")
+
+    module = SimpleNamespace(get_available_providers=lambda: providers, preload_dlls=preload_dlls)
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    caplog.set_level("DEBUG", "seqpar_deploy")
+    assert import_onnxruntime("cuda") is module
+    assert import_onnxruntime("cuda") is module
+    assert capsys.readouterr().out == ""
+    assert sum("libcublasLt.so.13" in record.getMessage() for record in caplog.records) == 1  # loaded once

@@ -123,7 +123,12 @@ class Guarded(Generic[T]):
         """`memory` holds the device addresses: they are for `Turn.use` to give out."""
         self._cuda = cuda
         self.memory = memory
-        self.last_uses = {lane: cuda.event(host_waits=True) for lane in lanes}
+        self.last_uses: dict[Lane, Any] = {}
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.free)
+            for lane in lanes:
+                self.last_uses[lane] = cuda.event(host_waits=True)
+            failing.pop_all()
 
     def wait(self) -> None:
         """Block the host until no enqueued work touches the memory."""
@@ -141,9 +146,13 @@ class Staging:
 
     def __init__(self, cuda: Cuda, size: int) -> None:
         self._cuda = cuda
-        self._memory = cuda.pinned(size)
-        self.address: Address = self._memory.ctypes.data
         self.copied = cuda.event(host_waits=True)  # recorded by the turn, after each copy
+        try:
+            self._memory = cuda.pinned(size)
+        except BaseException:
+            cuda.free_event(self.copied)
+            raise
+        self.address: Address = self._memory.ctypes.data
 
     def write(self, *arrays: npt.NDArray[Any], at: Sequence[int] = (0,)) -> None:
         """Write arrays at these bytes, after the last copy."""

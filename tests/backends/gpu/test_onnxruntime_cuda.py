@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -108,3 +109,45 @@ def test_without_a_gpu_or_its_build_of_onnx_runtime(bundle_dir: Path) -> None:
         open_on_cpu(bundle, FakeCuda(devices=0))
     with pytest.raises(BackendUnavailableError, match=r"cannot use 'cuda'; pip uninstall onnxruntime, then"):
         OnnxRuntimeCudaBackend(bundle, cuda_python=FakeCuda())
+
+
+class Recorder(SimpleNamespace):
+    """Stands in for the module `onnxruntime`, built for CUDA; `opened` holds how sessions were opened."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(__version__=version, opened=[], SessionOptions=onnxruntime.SessionOptions)
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, graph: Any, settings: Any, **options: Any) -> Any:
+        self.opened.append(options)
+        return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+
+
+def test_graphs_are_captured_from_1_30_on(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, GatherND and Concat copied from memory that a replay no longer finds."""
+    module = Recorder("1.29.1")
+    monkeypatch.setattr("seqpar_deploy.backends.gpu.onnxruntime_cuda.import_onnxruntime", lambda device: module)
+    bundle = Bundle.open(bundle_dir)
+    with pytest.raises(BackendError, match=r"1\.30 or later, got 1\.29\.1"):
+        OnnxRuntimeCudaBackend(bundle, cuda_graphs=True, cuda_python=FakeCuda())
+    assert module.opened == []
+    with pytest.raises(BackendUnavailableError, match="no usable CUDA device"):
+        OnnxRuntimeCudaBackend(bundle, cuda_python=FakeCuda())
+    assert len(module.opened) == 1
+
+
+def test_sessions_grow_by_what_they_need_and_never_fall_back_by_themselves(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, cuda = Recorder("1.31.1"), FakeCuda()
+    monkeypatch.setattr("seqpar_deploy.backends.gpu.onnxruntime_cuda.import_onnxruntime", lambda device: module)
+    with pytest.raises(BackendUnavailableError):
+        OnnxRuntimeCudaBackend(Bundle.open(bundle_dir), cuda_python=cuda)
+    ((provider, options),) = module.opened[0]["providers"]
+    assert provider == "CUDAExecutionProvider"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert int(options["user_compute_stream"]) > 0
+    assert module.opened[0]["enable_fallback"] == 0  # it prints, and opens the graph on the CPU
+    assert cuda.leaks() == []
