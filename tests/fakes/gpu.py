@@ -145,6 +145,10 @@ class FakeGpu:
     def fail_at_random(self, name: str, probability: float, code: int = OUT_OF_MEMORY) -> None:
         self._unreliable[name] = (probability, code)
 
+    def fail_no_more(self) -> None:
+        self._failures.clear()
+        self._unreliable.clear()
+
     def lose_device(self, code: int = LAUNCH_FAILURE) -> None:
         """From now on every call returns this error, as after a fault of a kernel. Enqueued work is gone."""
         with self.lock:

@@ -20,7 +20,7 @@ from unittest import mock
 
 from fakes.cuda import FakeCuda
 from fakes.graphs import Execution, RunGraph, session_of
-from fakes.jobs import PROFILES, RUNTIMES, Material, Rig, close, plan, work
+from fakes.jobs import PROFILES, RUNTIMES, Material, Rig, close, go_on, plan, work
 from fakes.memory import POISON
 from fakes.schedule import Schedule, scheduled
 from fakes.streams import Operation
@@ -182,6 +182,8 @@ def _inject(rig: Rig) -> None:
         for name, code in (
             ("cudaMalloc", 2),
             ("cudaHostAlloc", 2),
+            ("cudaEventCreateWithFlags", 2),
+            ("cudaGraphLaunch", 2),
             ("sdk_allocate", 2),
             ("cudaStreamEndCapture", 901),
             ("cudaGraphInstantiate", 2),
@@ -239,6 +241,8 @@ def poison_batch(cuda: FakeCuda, batch: Any, *, finish: bool) -> None:
 def _end(rig: Rig) -> None:
     """Close, and see that nothing is left. What comes after is refused."""
     if rig.backend is not None:
+        if not rig.closing and not rig.cuda.sticky:
+            go_on(rig)
         _close_for_good(rig)
     leaks = rig.cuda.leaks()
     if leaks:
