@@ -45,12 +45,12 @@ class Browser:
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        self.driver.get_log("browser")  # what an earlier page said is not this one's
+        self.driver.get_log("browser")  # drop the messages of an earlier page
         self.driver.get(page.resolve().as_uri() if isinstance(page, Path) else page)
         return self.driver
 
     def complaints(self) -> list[str]:
-        """What the page wrote to the console as an error or a warning since it was opened."""
+        """Errors and warnings in the console since the page was opened."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
     def sideways(self) -> int:

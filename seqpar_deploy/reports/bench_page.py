@@ -9,6 +9,8 @@ from seqpar_deploy.reports.charts import (
     VariantRow,
     breakdown,
     distributions,
+    fastest,
+    look_legend,
     mark_legend,
     median_bars,
     read_variants,
@@ -16,40 +18,46 @@ from seqpar_deploy.reports.charts import (
 )
 from seqpar_deploy.reports.machine import bundle_facts, machine_facts
 from seqpar_deploy.reports.markup import Html, join, tag
-from seqpar_deploy.reports.numbers import NONE, column, duration, known, megabytes, milliseconds, number, percent
+from seqpar_deploy.reports.numbers import (
+    NONE,
+    column,
+    counted,
+    duration,
+    known,
+    megabytes,
+    milliseconds,
+    number,
+    percent,
+    times,
+)
 from seqpar_deploy.reports.page import badge, facts, figure, page, section, table, tiles
-from seqpar_deploy.reports.plots import GRAPHS, graph_legend, roofline, throughput, throughput_legend
+from seqpar_deploy.reports.roofline import GRAPHS, graph_note, roofline
+from seqpar_deploy.reports.throughput import throughput
 
 
 def bench_page(result: Mapping[str, Any]) -> str:
     """A benchmark result (the JSON of `seqpar-bench`) as HTML. Any part of it may be missing."""
     variants = read_variants(result)
-    best = _best(variants)
+    best = fastest(variants)
     headline = _headline(variants, best)
     body = join(
         tag("p", "Benchmark", class_="kind"),
         tag("h1", headline),
         tag("p", _verdict(variants, best), " ", _where(result)),
         tiles(_tiles(variants, best)),
-        _times(variants),
-        _table(variants),
-        _time_and_throughput(variants),
-        _roofline(variants, result),
+        _times(variants, best),
+        _table(variants, best),
+        _time_and_throughput(variants, best),
+        _roofline(variants, best, result),
         _skipped(result),
         _about(result),
     )
     return page(headline, body)
 
 
-def _best(variants: Sequence[VariantRow]) -> VariantRow | None:
-    """The fastest variant with the reference's tokens. Others do not count."""
-    same = [variant for variant in variants if variant.p50 and variant.data.get("identical")]
-    return min(same, key=lambda variant: variant.p50 or 0.0, default=None)
-
-
 def _headline(variants: Sequence[VariantRow], best: VariantRow | None) -> str:
     if best is None:
-        return "No variant returned the reference's tokens" if variants else "Nothing was measured"
+        return "No variant returned the reference's tokens" if variants else "No measurements"
     if best.speedup is None or best is variants[0]:
         return f"{milliseconds(best.p50)} with {best.description}"
     return f"{best.speedup:.1f} times as fast as {_name_of(variants[0])}"
@@ -64,24 +72,32 @@ def _verdict(variants: Sequence[VariantRow], best: VariantRow | None) -> Html | 
         return None
     others = [str(variant.number) for variant in variants if variant.data.get("identical") is False]
     every = " on every variant" if all(variant.data.get("identical") for variant in variants) else ""
-    differ = badge(f"other tokens on variant {', '.join(others)}", False) if others else None
+    differ = (
+        badge(f"other tokens on {'variant' if len(others) == 1 else 'variants'} {', '.join(others)}", False)
+        if others
+        else None
+    )
     return join(badge(f"tokens identical{every}", True), " ", differ)
 
 
 def _where(result: Mapping[str, Any]) -> str:
     bundle, machine, settings = (result.get(key) or {} for key in ("bundle", "machine", "settings"))
     name = " ".join(str(bundle[key]) for key in ("label_set", "precision") if bundle.get(key))
-    crops = settings.get("crops")
     parts = [
         f"bundle {name}" if name else None,
         f"on {machine['processor']}" if machine.get("processor") else None,
-        f"{machine['cores']} cores" if machine.get("cores") else None,
-        f"{crops} crop{'' if crops == 1 else 's'}" if crops else None,
-        f"{settings['runs']} runs" if settings.get("runs") else None,
-        f"{settings['threads']} threads" if settings.get("threads") else None,
+        _counted(machine.get("cores"), "core"),
+        _counted(settings.get("crops"), "crop"),
+        _counted(settings.get("runs"), "run"),
+        _counted(settings.get("threads"), "thread"),
         result.get("date"),
     ]
     return ", ".join(str(part) for part in parts if part)
+
+
+def _counted(count: Any, one: str) -> str | None:
+    """`1 crop`, `20 crops`; an unexpected value as it is."""
+    return counted(count, one) if isinstance(count, int) else f"{count} {one}s" if count else None
 
 
 def _tiles(variants: Sequence[VariantRow], best: VariantRow | None) -> list[tuple[str, object, object]]:
@@ -105,18 +121,18 @@ _OF_THE_BEST: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def _times(variants: Sequence[VariantRow]) -> Html | None:
+def _times(variants: Sequence[VariantRow], best: VariantRow | None) -> Html | None:
     bars, strips = median_bars(variants), distributions(variants)
     if not (bars or strips):
         return None
     parts = [
-        figure(bars, "Median time, and speed-up over variant 1") if bars else None,
+        figure(bars, "Median time, and speed-up over variant 1", look_legend(variants, best)) if bars else None,
         figure(strips, "Every run", mark_legend()) if strips else None,
     ]
     return section("Time per run", tag("div", *parts, class_="pair"))
 
 
-def _table(variants: Sequence[VariantRow]) -> Html | None:
+def _table(variants: Sequence[VariantRow], best: VariantRow | None) -> Html | None:
     if not variants:
         return None
 
@@ -126,12 +142,12 @@ def _table(variants: Sequence[VariantRow]) -> Html | None:
     columns: dict[str, Sequence[object]] = {
         "": [variant.number for variant in variants],
         "variant": [variant.description for variant in variants],
-        "precision": [variant.data.get("precision") for variant in variants],
-        "tokens": [_tokens(variant) for variant in variants],
         "p50, ms": figures("p50", 1e3),
+        "speed-up": [times(variant.speedup) if variant.speedup else None for variant in variants],
+        "tokens": [_tokens(variant) for variant in variants],
+        "precision": [variant.data.get("precision") for variant in variants],
         "p95, ms": figures("p95", 1e3),
         "p99, ms": figures("p99", 1e3),
-        "speed-up": column([variant.speedup for variant in variants]),
         "steps": figures("steps"),
         "ms per step": figures("step_seconds", 1e3),
         "memory, MB": figures("peak_memory_bytes", 1e-6),
@@ -142,12 +158,12 @@ def _table(variants: Sequence[VariantRow]) -> Html | None:
     }
     rows = zip(*columns.values(), strict=True)
     note = (
-        "Steps are decoder steps per crop. A cold start is the time from the start of a new process to its first "
-        "prediction."
+        "The fastest variant with the reference's tokens is highlighted. Steps are decoder steps per crop. A cold "
+        "start is the time from the start of a new process to its first prediction."
     )
     return section(
         "All measurements",
-        table(tuple(columns), rows, label="All variants", words=(1, 2, 3)),
+        table(tuple(columns), rows, label="All variants", words=(1, 4, 5), best=variants.index(best) if best else None),
         tag("p", note, class_="note"),
     )
 
@@ -157,18 +173,18 @@ def _tokens(variant: VariantRow) -> Html | None:
     return None if identical is None else badge("identical" if identical else "differ", bool(identical))
 
 
-def _time_and_throughput(variants: Sequence[VariantRow]) -> Html | None:
+def _time_and_throughput(variants: Sequence[VariantRow], best: VariantRow | None) -> Html | None:
     stages, rates = breakdown(variants), throughput(variants)
     if not (stages or rates):
         return None
     parts = [
         figure(stages, "Share of the median time", stage_legend()) if stages else None,
-        figure(rates, "Throughput", throughput_legend(variants)) if rates else None,
+        figure(rates, "Throughput, by variant number", look_legend(variants, best)) if rates else None,
     ]
     return section("Time per stage, and throughput", tag("div", *parts, class_="pair"))
 
 
-def _roofline(variants: Sequence[VariantRow], result: Mapping[str, Any]) -> Html | None:
+def _roofline(variants: Sequence[VariantRow], best: VariantRow | None, result: Mapping[str, Any]) -> Html | None:
     shares = [share for share in result.get("shares") or () if share.get("graph") in GRAPHS]
     if not shares:
         return None
@@ -181,14 +197,21 @@ def _roofline(variants: Sequence[VariantRow], result: Mapping[str, Any]) -> Html
         columns[f"{name}, ms"] = column([share.get("seconds") for share in of_graph], 1e3)
         columns[f"{name} reaches"] = [_reached(share) for share in of_graph]
     rows = zip(*columns.values(), strict=True)
+    place = measured.index(best) if best in measured else None
     beside = tag(
         "div",
         tag("p", _bounds_in_words(shares)),
-        table(tuple(columns), rows, label="Shares of the roofline", words=()),
+        table(
+            tuple(columns),
+            rows,
+            label="Shares of the roofline",
+            words=(),
+            best=place,
+        ),
     )
     return section(
         "Share of the machine's peak rates",
-        tag("div", figure(chart, "Roofline", graph_legend()) if chart else None, beside, class_="pair"),
+        tag("div", figure(chart, "Roofline", graph_note()) if chart else None, beside, class_="pair"),
     )
 
 
@@ -208,12 +231,12 @@ def _bounds_in_words(shares: Sequence[Mapping[str, Any]]) -> str:
             reached = [share[f"share_of_{bound}"] for share in bounded if known(share.get(f"share_of_{bound}"))]
             if 2 * len(bounded) > len(of_graph) and reached:
                 sentences.append(
-                    f"The {name} is bound by the {words}; the best variant reaches {percent(max(reached))} of it."
+                    f"The {name} is bound by the {words}. The best variant reaches {percent(max(reached))} of it."
                 )
     return " ".join(sentences)
 
 
-_BOUNDS = {"gemm": ("GEMM", "GEMM rate"), "bandwidth": ("memory", "memory bandwidth")}
+_BOUNDS = {"gemm": ("GEMM rate", "GEMM rate"), "bandwidth": ("bandwidth", "memory bandwidth")}
 
 
 def _skipped(result: Mapping[str, Any]) -> Html | None:

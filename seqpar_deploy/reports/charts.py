@@ -55,23 +55,49 @@ def read_variants(result: Mapping[str, Any]) -> list[VariantRow]:
     return variants
 
 
+def fastest(variants: Sequence[VariantRow]) -> VariantRow | None:
+    """Return the fastest variant with the reference's tokens. Variants with other tokens do not count."""
+    same = [variant for variant in variants if variant.p50 and variant.data.get("identical")]
+    return min(same, key=lambda variant: variant.p50 or 0.0, default=None)
+
+
+def look(variant: VariantRow, best: VariantRow | None) -> dict[str, str]:
+    """Return the fill of a variant: the accent for the fastest, grey for others, hollow for those with other tokens."""
+    if variant is best:
+        return {"fill": "var(--accent)", "class_": "best"}
+    if variant.data.get("identical") is False:
+        return {"fill": "var(--paper)", "stroke": "var(--rest)"}
+    return {"fill": "var(--rest)"}
+
+
+def look_legend(variants: Sequence[VariantRow], best: VariantRow | None) -> Html | None:
+    """The meaning of `look`: the kinds that occur among the variants."""
+    entries = [("var(--accent)", f"{best.label}, the fastest with the reference's tokens")] if best else []
+    rest = [variant for variant in variants if variant is not best]
+    if any(variant.data.get("identical") is not False for variant in rest):
+        entries.append(("var(--rest)", "other variants"))
+    if any(variant.data.get("identical") is False for variant in rest):
+        entries.append(("none; box-shadow: inset 0 0 0 1.5px var(--rest)", "variants with other tokens"))
+    return legend(entries) if entries else None
+
+
 def median_bars(variants: Sequence[VariantRow]) -> Html | None:
-    """Bars of the median, the first variant's in grey; None if no variant has one.
+    """Bars of the median, the fastest variant's in the accent colour; None if no variant has one.
 
     On a logarithmic scale, on which a length means nothing, they are points on stalks.
     """
     timed = {variant.number: variant.p50 for variant in variants if variant.p50}
+    best = fastest(variants)
     if not timed:
         return None
     scale = _scale(list(timed.values()), end=WIDTH - 128)
 
     def bar(variant: VariantRow, y: float) -> Html:
-        fill = "var(--rest)" if variant is variants[0] else "var(--accent)"
         seconds = timed[variant.number]
         return join(
-            _stalk(scale(seconds), y, fill)
+            _stalk(scale(seconds), y, look(variant, best))
             if scale.log
-            else box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, fill=fill),
+            else box(_MARGIN, y, scale(seconds) - _MARGIN, _BAR, **look(variant, best)),
             text(WIDTH - 54, y + 11.5, milliseconds(seconds), anchor="end", kind="halo"),
             text(WIDTH, y + 11.5, times(variant.speedup), anchor="end", kind="strong halo")
             if variant.speedup
@@ -85,11 +111,11 @@ def median_bars(variants: Sequence[VariantRow]) -> Html | None:
     return _rows(shown, scale, label, bar)
 
 
-def _stalk(x: float, y: float, fill: str) -> Html:
+def _stalk(x: float, y: float, filled: Mapping[str, str]) -> Html:
     middle = y + _BAR / 2
     return join(
-        line(_MARGIN, middle, x, middle, stroke=fill, stroke_width=1.5),
-        tag("circle", cx=x, cy=middle, r=5.5, fill=fill),
+        line(_MARGIN, middle, x, middle, stroke=filled.get("stroke", filled["fill"]), stroke_width=1.5),
+        tag("circle", cx=x, cy=middle, r=5.5, **filled),
     )
 
 
@@ -100,12 +126,14 @@ def distributions(variants: Sequence[VariantRow]) -> Html | None:
         return None
     everything = np.concatenate(list(runs.values())).tolist()
     scale = _scale(everything, start=_MARGIN + 8, widest=12)
+    best = fastest(variants)
 
     def strip(variant: VariantRow, y: float) -> Html:
         seconds = runs[variant.number]
         thinned = seconds if len(seconds) <= _POINTS else np.quantile(seconds, np.linspace(0, 1, _POINTS))
-        look = {"r": 3, "fill": "var(--c1)", "fill_opacity": 0.35}
-        points = (tag("circle", cx=scale(second), cy=y + _BAR / 2, **look) for second in thinned.tolist())
+        fill = "var(--accent)" if variant is best else "var(--rest)"
+        dot = {"r": 3, "fill": fill, "fill_opacity": 0.55}
+        points = (tag("circle", cx=scale(second), cy=y + _BAR / 2, **dot) for second in thinned.tolist())
         return join(*points, *(_mark(variant, name, scale, y) for name in _MARKS))
 
     label = "The time of every run per variant, with p50, p95 and p99"
@@ -192,9 +220,12 @@ def _rows(
 ) -> Html:
     """Per variant its name, and under it `shape(variant, y)`, over one axis."""
     bottom = _ROW * len(variants)
+    best = fastest(variants)
     title = axis or ("milliseconds, logarithmic scale" if scale.log else "milliseconds")
     parts = [x_axis(scale, 0, bottom, title, format_tick or (lambda seconds: tick(1e3 * seconds)))]
     for place, variant in enumerate(variants):
         y = _ROW * place
-        parts += [text(_MARGIN, y + 13, fitted(variant.label, WIDTH), kind="halo"), shape(variant, y + 19)]
+        kind = "strong halo" if variant is best else "halo"
+        name = text(_MARGIN, y + 13, fitted(variant.label, WIDTH - 8 * (variant is best)), kind=kind)
+        parts.append(tag("g", name, shape(variant, y + 19), class_="best" if variant is best else None))
     return drawing(bottom + 36, label, *parts)

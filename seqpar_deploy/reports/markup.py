@@ -33,4 +33,4 @@ def join(*parts: object) -> Html:
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value).encode("utf-8", "replace").decode("utf-8")  # file names may hold what UTF-8 cannot
+    return str(value).encode("utf-8", "replace").decode("utf-8")  # file names may contain surrogates

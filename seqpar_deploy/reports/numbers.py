@@ -27,6 +27,11 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
+def positive(value: Any) -> TypeGuard[float]:
+    """Whether this is a finite number above 0."""
+    return known(value) and value > 0
+
+
 def column(values: Sequence[Any], scale: float = 1.0) -> list[str | None]:
     """Numbers with the same number of decimals, the smallest with two significant digits; None stays None."""
     sizes = [abs(scale * value) for value in values if known(value) and value]
@@ -56,12 +61,17 @@ def megabytes(size: Any) -> str:
 
 def percent(share: Any) -> str:
     """`61 %`, `0.4 %`"""
-    return f"{100 * share:.{0 if share >= 0.0995 or share == 0 else 1}f} %" if known(share) else NONE
+    return f"{100 * share:.{0 if share >= 0.0995 or share == 0 else 1}f}\N{NO-BREAK SPACE}%" if known(share) else NONE
 
 
 def times(ratio: Any) -> str:
     """`6.5×`"""
     return f"{ratio:,.0f}\u00d7" if known(ratio) and ratio >= 99.5 else f"{ratio:.1f}\u00d7" if known(ratio) else NONE
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 crop`, `1,200 crops`. Default plural: the singular and an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def prefixed(value: float) -> str:

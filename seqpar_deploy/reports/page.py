@@ -15,8 +15,8 @@ _NOTHING = "img-src data:"
 def page(title: str, body: str, *, style: str = "", script: str = "", sources: str = _NOTHING) -> str:
     """The document: `title` is text, `body` markup.
 
-    `style` is CSS beside that of all pages. `script` is the only script that the page runs. `sources` are directives of
-    the Content-Security-Policy for what the page may fetch; by default only what it holds.
+    `style` is CSS in addition to that of all pages. `script` is the only script that the page runs. `sources` are
+    directives of the Content-Security-Policy for content that the page may fetch. Default: embedded images only.
     """
     head = join(
         tag("meta", charset="utf-8"),
@@ -45,23 +45,33 @@ def section(heading: str, *parts: object) -> Html:
 
 
 def table(
-    heads: Sequence[object], rows: Iterable[Sequence[object]], *, label: str, words: Sequence[int] = (0,)
+    heads: Sequence[object],
+    rows: Iterable[Sequence[object]],
+    *,
+    label: str,
+    words: Sequence[int] = (0,),
+    best: int | None = None,
 ) -> Html:
     """A table in its own box, which scrolls on a narrow screen.
 
     Columns numbered in `words` hold text and are aligned left; the others hold numbers and are aligned right. Empty
-    columns (all None) are left out.
+    columns (all None) are left out. The row numbered `best`, from 0, is in the accent colour.
     """
     body = [list(row) for row in rows]
     shown = [column for column in range(len(heads)) if any(row[column] is not None for row in body)]
 
     long = {i for i in words if any(len(str(row[i])) > 24 for row in body if not isinstance(row[i], Html))}
 
-    def line(cell: str, row: Sequence[object]) -> Html:
+    def line(cell: str, row: Sequence[object], place: int = -1) -> Html:
         kinds = {i: "word long" if i in long else "word" for i in words}
-        return tag("tr", *(tag(cell, row[i], class_=kinds.get(i)) for i in shown))
+        cells = (tag(cell, row[i], class_=kinds.get(i)) for i in shown)
+        return tag("tr", *cells, class_="best" if best is not None and place == best else None)
 
-    inside = tag("table", tag("thead", line("th", heads)), tag("tbody", *(line("td", row) for row in body)))
+    inside = tag(
+        "table",
+        tag("thead", line("th", heads)),
+        tag("tbody", *(line("td", row, place) for place, row in enumerate(body))),
+    )
     return tag("div", inside, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 
@@ -81,8 +91,8 @@ def tiles(facts: Iterable[tuple[str, object, object]]) -> Html:
     return tag(
         "dl",
         *(
-            tag("div", tag("dt", what), tag("dd", value), tag("dd", remark, class_="note") if remark else None)
-            for what, value, remark in facts
+            tag("div", tag("dt", name), tag("dd", value), tag("dd", remark, class_="note") if remark else None)
+            for name, value, remark in facts
         ),
         class_="tiles",
     )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from seqpar_deploy.reports.machine import bundle_facts, machine_facts
 from seqpar_deploy.reports.markup import Html, join, tag
-from seqpar_deploy.reports.numbers import NONE, known, number, percent
+from seqpar_deploy.reports.numbers import NONE, counted, known, number, percent
 from seqpar_deploy.reports.page import badge, facts, page, section, table, tiles
 
 _PICTURE = 320  # largest side in pixels: twice the size on the page, for screens with a high resolution
@@ -55,9 +55,11 @@ def _summary(report: Mapping[str, Any], bundle: Mapping[str, Any]) -> str:
     on = [f"on {report['backend']}"] if report.get("backend") else []
     kinds = report.get("kinds") or {}
     mixed = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-    crops = [f"{report.get('crops', NONE)} crops" + (f" ({mixed})" if mixed else "")]
+    count = report.get("crops")
+    crops = counted(count, "crop") if isinstance(count, int) else f"{NONE} crops"
+    crops += f" ({mixed})" if mixed else ""
     precision = [str(bundle["precision"])] if bundle.get("precision") else []
-    return ", ".join([*on, *precision, *crops])
+    return ", ".join([*on, *precision, crops])
 
 
 def _breaches(report: Mapping[str, Any]) -> Html | None:
@@ -78,7 +80,7 @@ def _tiles(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
     return [
         ("identical sequences", count("identical"), share("identical")),
         ("identical attribute sets", count("identical_sets"), share("identical_sets")),
-        ("ties", NONE if ties is None else ties, "choices within the tie margin"),
+        ("ties", NONE if ties is None else ties, "divergences below the tie margin"),
         ("largest difference", number(report.get("log_prob_max")), "in log-probability"),
     ]
 
@@ -93,7 +95,8 @@ def _checks(report: Mapping[str, Any]) -> Html | None:
     )
     counts = {status: sum(_status(check) == status for check in checks) for status in _PASSED}
     failed, skipped = counts["failed"], counts["skipped"]
-    heading = f"Checks: {failed} of {len(checks)} failed" if failed else f"Checks: all {counts['passed']} passed"
+    passed = "passed" if len(checks) == 1 else f"all {counts['passed']} passed"
+    heading = f"Checks: {failed} of {len(checks)} failed" if failed else f"Checks: {passed}"
     heading += f", {skipped} skipped" if skipped else ""
     return section(heading, table(("check", "", "detail"), rows, label="Checks", words=(0, 1, 2)))
 
@@ -132,12 +135,11 @@ def _divergences(report: Mapping[str, Any], crops: Mapping[int, npt.NDArray[np.u
     if not found:
         return None
     more = len(found) - _SHOWN
-    crops_ = "1 crop" if len(found) == 1 else f"{len(found)} crops"
     return section(
-        f"Diverging sequences: {crops_}",
+        f"Diverging sequences: {counted(len(found), 'crop')}",
         tag("p", "The margin is the lead of the reference's token over its second choice, in log-probability."),
         *(_case(divergence, crops.get(divergence.get("crop"))) for divergence in found[:_SHOWN]),
-        tag("p", f"{more} more are in the JSON file.", class_="note") if more > 0 else None,
+        tag("p", f"The JSON file lists {counted(more, 'more crop')}.", class_="note") if more > 0 else None,
     )
 
 
@@ -200,8 +202,10 @@ def _scores(report: Mapping[str, Any]) -> Html | None:
         rows.append((key, _score(before), _score(after), change))
     heads = ("score, %", "checkpoint", "bundle", "change")
     people = scores.get("people")
-    where = f"Scores on {people:,} labelled people" if known(people) else "Scores"
-    return section(where, table(heads, rows, label="Scores"))
+    title = (
+        f"Scores on {counted(people, 'labelled person', 'labelled people')}" if isinstance(people, int) else "Scores"
+    )
+    return section(title, table(heads, rows, label="Scores"))
 
 
 def _score(value: Any) -> str:

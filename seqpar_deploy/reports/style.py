@@ -5,14 +5,12 @@ from __future__ import annotations
 _LIGHT = """
   color-scheme: light; --paper: #ffffff; --panel: #f5f7f9; --ink: #1c2228; --faint: #59636e; --line: #dfe4e9;
   --good: #0a6b45; --good-paper: #e3f4ec; --bad: #a3271b; --bad-paper: #fcebe8; --accent: #0b62a8; --rest: #8c98a4;
-  --c1: #0072b2; --c2: #d55e00; --c3: #008f68; --c4: #b0528a;
-  --c5: #8a6d00; --c6: #5a4fcf; --c7: #3d8fb8; --c8: #6b7480;
+  --c1: #0072b2; --c2: #d55e00; --c4: #b0528a;
 """
 _DARK = """
   color-scheme: dark; --paper: #14181c; --panel: #1d2328; --ink: #e8ecef; --faint: #a3adb7; --line: #333b43;
   --good: #63d3a3; --good-paper: #12352a; --bad: #ff9a8d; --bad-paper: #43201c; --accent: #63b5f0; --rest: #6d7883;
-  --c1: #56b4e9; --c2: #f0883e; --c3: #2fc596; --c4: #e08fc0;
-  --c5: #d9bd45; --c6: #a79df5; --c7: #8fd0ea; --c8: #9aa4ae;
+  --c1: #56b4e9; --c2: #f0883e; --c4: #e08fc0;
 """
 
 STYLE = f"""
@@ -43,14 +41,17 @@ code {{ font: 13px ui-monospace, monospace; }}
 .facts dd {{ margin: 0; min-width: 0; }}
 .breaches {{ background: var(--bad-paper); border-left: 4px solid var(--bad); border-radius: 4px; margin: 20px 0;
   padding: 10px 16px 10px 34px; }}
-.scroll {{ overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; overflow-wrap: normal; }}
+.scroll {{ overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; overflow-wrap: normal;
+  width: fit-content; max-width: 100%; min-width: min(100%, 360px); }}
 table {{ border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 7px 12px; text-align: right; white-space: nowrap; vertical-align: top; }}
+th, td {{ padding: 7px 8px; text-align: right; white-space: nowrap; vertical-align: top; }}
 th {{ font-weight: 500; color: var(--faint); background: var(--panel); vertical-align: bottom; white-space: normal;
   overflow-wrap: normal; }}
 th:first-child, td:first-child {{ position: sticky; left: 0; }}
 td:first-child {{ background: var(--paper); }}
 td {{ border-top: 1px solid var(--line); }}
+tr.best td {{ color: var(--accent); font-weight: 600; }}
+tr.best td:first-child {{ box-shadow: inset 3px 0 var(--accent); }}
 .word {{ text-align: left; }}
 td.long {{ white-space: normal; min-width: 230px; }}
 td .note {{ display: block; }}
@@ -60,7 +61,7 @@ figcaption {{ font-weight: 600; margin-bottom: 6px; }}
 svg {{ display: block; width: 100%; max-width: 540px; height: auto; overflow: visible; }}
 svg text {{ font: 12.5px system-ui, sans-serif; fill: var(--ink); font-variant-numeric: tabular-nums; }}
 svg text.faint {{ fill: var(--faint); font-size: 11.5px; }}
-svg text.strong {{ font-weight: 600; }}
+svg .strong {{ font-weight: 600; }}
 svg .grid {{ stroke: var(--line); stroke-width: 1; }}
 svg .thread {{ stroke: var(--rest); stroke-width: 0.6; }}
 svg .halo {{ stroke: var(--paper); stroke-width: 3; paint-order: stroke; }}
@@ -81,8 +82,9 @@ svg .halo {{ stroke: var(--paper); stroke-width: 3; paint-order: stroke; }}
   h1 {{ font-size: 24px; }}
   .tiles {{ grid-template-columns: 1fr 1fr; }}
   .facts dt {{ flex-basis: 92px; }}
-  th, td {{ padding: 6px 9px; }}
-  td.long {{ min-width: 150px; }}
+  th, td {{ padding: 6px 7px; }}
+  td.word {{ white-space: normal; }}
+  td.long {{ min-width: 138px; }}
   .case {{ gap: 12px; }}
   .case .facts > div {{ display: block; }}
   .case img, .case .nothing {{ width: 84px; }}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from seqpar_deploy.reports.markup import Html, join, tag
 
 WIDTH = 420.0
-SERIES = 8  # number of colours in style.py
 _DIGIT = 6.6  # width of a digit, about
 
 
@@ -37,7 +36,7 @@ class Scale:
         return self.start + place * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round numbers: 1, 2 and 5 of each power of ten, or fewer, where the axis spans many."""
+        """Round numbers: 1, 2 and 5 of each power of ten, or fewer if the axis spans many."""
         if not self.log:
             step = _step(self.high)
             return [step * i for i in range(round(self.high / step) + 1)]
@@ -93,20 +92,13 @@ def box(x: float, y: float, width: float, height: float, *, tip: str | None = No
     return tag("rect", inside, x=x, y=y, width=max(0.0, width), height=height, **look)
 
 
-def mark(x: float, y: float, series: int, *, tip: str) -> Html:
-    """A point whose shape and colour identify its series."""
-    look = {"fill": colour(series), "stroke": "var(--paper)", "stroke_width": 1}
+def mark(x: float, y: float, look: Mapping[str, object], *, square: bool = False, tip: str) -> Html:
+    """A point of a chart, a circle or a square. `look` holds its fill."""
+    drawn = {"stroke": "var(--paper)", "stroke_width": 1.2, **look}
     tooltip = tag("title", tip)
-    shape = series % 3
-    if shape == 0:
-        return tag("circle", tooltip, cx=x, cy=y, r=4.2, **look)
-    r = 3.8 if shape == 1 else 5.4
-    corners = [(-r, -r), (r, -r), (r, r), (-r, r)] if shape == 1 else [(0, -r), (r, 0), (0, r), (-r, 0)]
-    return tag("polygon", tooltip, points=" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners), **look)
-
-
-def colour(series: int) -> str:
-    return f"var(--c{series % SERIES + 1})"
+    if square:
+        return tag("rect", tooltip, x=x - 3.8, y=y - 3.8, width=7.6, height=7.6, **drawn)
+    return tag("circle", tooltip, cx=x, cy=y, r=4.2, **drawn)
 
 
 def x_axis(scale: Scale, top: float, bottom: float, title: str, format_tick: Callable[[float], str]) -> Html:
@@ -129,7 +121,7 @@ def y_axis(scale: Scale, left: float, right: float, title: str, format_tick: Cal
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels near `places`, at least `gap` apart and, where there is room, between `low` and `high`."""
+    """Places for labels near `places`, at least `gap` apart and, if there is room, between `low` and `high`."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     found = [0.0] * len(places)
     at = low - gap

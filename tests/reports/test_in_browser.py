@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from seqpar_deploy.reports.parity_page import parity_page
 
 pytestmark = pytest.mark.slow
 
+MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "comparison-x86_64-cpu.json"
 DESK, PHONE = (1280, 900), (390, 844)
 # Finds texts of charts that leave the page or overlap.
 _CLASHES = """
@@ -29,6 +31,26 @@ for (const svg of document.querySelectorAll("svg")) {
 }
 return found;
 """
+# Finds numbers in the roofline that cover a point of it.
+_COVERED_POINTS = """
+const found = [], chart = document.querySelector("svg[aria-label^=Roofline]");
+for (const text of chart?.querySelectorAll("text") ?? [])
+  for (const point of chart.querySelectorAll("circle, rect")) {
+    const a = text.getBoundingClientRect(), b = point.getBoundingClientRect();
+    if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4)
+      found.push(text.textContent + " over " + point.textContent);
+  }
+return found;
+"""
+# Finds tables wider than the box around them that cannot be scrolled.
+_TABLES_CUT_OFF = """
+return [...document.querySelectorAll(".scroll")].filter(box => {
+  box.scrollLeft = 9999;
+  const rest = box.scrollWidth - box.clientWidth - box.scrollLeft;
+  box.scrollLeft = 0;
+  return rest > 1;
+}).map(box => box.ariaLabel);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +58,7 @@ def pages(crops: list[Crop], tmp_path_factory: pytest.TempPathFactory) -> dict[s
     folder = tmp_path_factory.mktemp("reports")
     documents = {
         "speed": bench_page(bench_result()),
+        "measured": bench_page(json.loads(MEASURED.read_text(encoding="utf-8"))),
         "parity": parity_page(parity_report(), dict(enumerate(crops)), parity_bundle()),
     }
     for name, document in documents.items():
@@ -44,19 +67,21 @@ def pages(crops: list[Crop], tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-@pytest.mark.parametrize("name", ["speed", "parity"])
+@pytest.mark.parametrize("name", ["speed", "measured", "parity"])
 def test_reads_well(browser: Browser, pages: dict[str, Path], name: str, size: tuple[int, int]) -> None:
     driver = browser.open(pages[name], *size)
     assert browser.sideways() <= 0
     assert browser.complaints() == []
     assert driver.execute_script(_CLASHES) == []
+    assert driver.execute_script(_COVERED_POINTS) == []
+    assert driver.execute_script(_TABLES_CUT_OFF) == []
     # The answer is on the first screen.
     for selector in ("h1", ".badge", ".tiles"):
         box = driver.find_element("css selector", selector).rect
         assert box["height"] > 0
         assert box["y"] + box["height"] <= size[1]
     words = driver.find_element("tag name", "body").text
-    assert ("PyTorch, as published" if name == "speed" else "person-09-f0478.png") in words
+    assert ("person-09-f0478.png" if name == "parity" else "PyTorch, as published") in words
     broken = "return [...document.images].filter(image => !image.naturalWidth).length"
     assert driver.execute_script(broken) == 0
 

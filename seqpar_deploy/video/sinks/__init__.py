@@ -1,7 +1,7 @@
-"""Outputs of the pipeline: one module per sink, and `Sinks`, which calls them all and survives their faults.
+"""Outputs of the pipeline: one module per sink, and `Sinks`, which calls several sinks and survives their errors.
 
-`jsonl`, `mqtt` and the HTML `report` take events; `annotated` writes videos; `preview` and `metrics` are served over
-HTTP by a `WebServer` while the pipeline runs. The names in `__all__` are public.
+`jsonl`, `mqtt` and the HTML `report` receive events. `annotated` writes videos. A `WebServer` serves `preview` and
+`metrics` over HTTP while the pipeline runs. The names in `__all__` are public.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The streams as video files, with boxes and attributes drawn in."""
+"""Writes streams as video files, with boxes and attributes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.draw import draw_people
 from seqpar_deploy.video.sinks.fan_out import one_line
+from seqpar_deploy.video.sinks.placing import Place
 from seqpar_deploy.video.types import Frame, Person, TrackedBox
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
 
 _CLOCK = 90_000  # ticks per second
-_KEY_SECONDS = 2.0  # between key frames: precision of a jump, and the most a kill costs
+_KEY_SECONDS = 2.0  # between key frames: the precision of a jump, and the maximum loss after a kill
 _FORMATS = {
-    # Written in complete fragments; converted to a plain file when it is closed.
+    # Written in complete fragments, and converted to a plain file on close.
     ".mp4": ("mp4", {"movflags": "hybrid_fragmented+frag_keyframe+empty_moov+default_base_moof"}),
     ".mkv": ("matroska", {"cluster_time_limit": "2000"}),
 }
@@ -47,13 +48,13 @@ def files_for(path: Path, streams: Sequence[str]) -> dict[str, Path]:
 
 
 class AnnotatedSink(BaseSink):
-    """Writes one stream as H.264, each frame at its own timestamp.
+    """Writes one stream as H.264 video, with each frame at its own timestamp.
 
-    The file is playable at any time, except for its last two seconds, also after a kill. An existing file is
-    overwritten with the first frame. Frames of another size than the first are fitted into it. Drawing and encoding run
-    in the caller's thread. While an .mp4 is open it keeps 72 bytes per frame in memory, 6.5 MB per hour at 25 frames
-    per second: use .mkv, which does not, for runs of days. If the file cannot be written any more, `frame` closes it
-    and raises SinkError.
+    The file is playable at any time, also after a kill, except for its last two seconds. The first frame overwrites an
+    existing file. Frames of another size are scaled to the size of the first. Drawing and encoding run in the caller's
+    thread. An open .mp4 file needs 72 bytes of memory per frame, which is 6.5 MB per hour at 25 frames per second. Use
+    .mkv, which needs none, for runs of days. If the file can no longer be written, `frame` closes it and raises
+    SinkError.
 
     Args:
         stream: Name of the stream to write.
@@ -61,8 +62,14 @@ class AnnotatedSink(BaseSink):
         quality: x264's constant rate factor, 0 (lossless) to 51. Default: 23.
         preset: x264's preset. Default: "superfast".
 
+    Attributes:
+        path: The file.
+
     Raises:
-        SinkError: Another suffix, a file that cannot be written, or PyAV is not installed.
+        SinkError: The suffix is invalid, the file cannot be written, or PyAV is not installed.
+
+    Example:
+        watch("street.mp4", recognizer, sinks=[AnnotatedSink("street", Path("out.mp4"))])
     """
 
     def __init__(self, stream: str, path: Path, *, quality: int = 23, preset: str = "superfast") -> None:
@@ -82,17 +89,18 @@ class AnnotatedSink(BaseSink):
         self._stream, self.path = stream, path
         self._options = {"crf": str(quality), "preset": preset, "tune": "zerolatency"}
         self._writer: _Writer | None = None
+        self._places: dict[int, Place] = {}
         self._closed = False
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         if self._closed or frame.stream != self._stream:
             return
         try:
-            sheet = draw_people(frame.image, boxes, people)
+            sheet = draw_people(frame.image, boxes, people, self._places)
             if self._writer is None:
                 self._writer = _open(self.path, frame, self._options)
             self._writer.write(frame.timestamp, sheet)
-        except Exception as error:  # of any kind: a video that ends is better than one with a hole
+        except Exception as error:  # of any kind: a video that ends early is better than a video with a gap
             self._closed = True
             if self._writer is None:
                 self._remove_empty()
@@ -115,7 +123,7 @@ class AnnotatedSink(BaseSink):
             raise SinkError(f"cannot be finished: {one_line(error)}") from None
 
     def _remove_empty(self) -> None:
-        """Without any frame remove the file, but not one of an earlier run."""
+        """Remove a file without frames, unless it is of an earlier run."""
         if self._created:
             with contextlib.suppress(OSError):
                 self.path.unlink()
@@ -128,7 +136,7 @@ class AnnotatedSink(BaseSink):
 
 @dataclasses.dataclass(kw_only=True)
 class _Writer:
-    """A file being written. `last` and `key` are ticks: of the last frame, and of the last one to jump to."""
+    """An open file. `last` and `key` are ticks of the last frame and the last key frame."""
 
     container: OutputContainer
     video: VideoStream
@@ -174,9 +182,9 @@ def _open(path: Path, frame: Frame, encoder: dict[str, str]) -> _Writer:
 
 
 def _fitted(sheet: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An odd row or column is cut off; another size is scaled, with black beside it."""
+    """Fit a frame to `size`: cut off an odd row or column, or scale it with a black margin."""
     if sheet.size == size:
         return sheet
-    if all(0 <= side - wanted <= 1 for side, wanted in zip(sheet.size, size, strict=True)):
+    if all(0 <= side - target <= 1 for side, target in zip(sheet.size, size, strict=True)):
         return sheet.crop((0, 0, *size))
     return ImageOps.pad(sheet, size)

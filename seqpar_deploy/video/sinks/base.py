@@ -1,4 +1,4 @@
-"""A sink to inherit from."""
+"""The base class of sinks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 
 class BaseSink:
-    """A `Sink` that ignores everything; override the methods you need.
+    """A `Sink` that ignores everything. Override the methods that you need.
 
-    The class attribute or property `name` is used in log lines and metrics. Default: the name of the class.
+    Attributes:
+        name: Name of the sink in log lines and metrics. Default: the name of the class.
 
     Example:
         class Doorbell(BaseSink):
@@ -26,12 +27,16 @@ class BaseSink:
 
         Args:
             frame: The frame.
-            boxes: Everyone who is tracked in it.
+            boxes: All tracked people in it.
             people: The stream's people who have attributes, by track ID.
         """
 
     def event(self, event: Event) -> None:
-        """Receive an event; those of one track come in order."""
+        """Receive an event. Events of one track arrive in order.
+
+        Args:
+            event: The event.
+        """
 
     def close(self) -> None:
         """Flush and close at the end of the run. Safe to call twice."""

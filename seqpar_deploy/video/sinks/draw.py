@@ -1,37 +1,59 @@
-"""Frames with people's boxes, numbers and attributes drawn in."""
+"""Frames with people's boxes, track IDs and attributes drawn in."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 from seqpar_deploy.annotate import BACKGROUND, INK, fit
 from seqpar_deploy.preprocess import RgbImage
+from seqpar_deploy.video.sinks.placing import Edges, Place, place_labels
 from seqpar_deploy.video.types import Person, TrackedBox
 
-_MOST_LINES = 7
+_MOST_LINES, _SHORT_LINES = 7, 3
 _COLOURS = ((0, 114, 178), (190, 76, 0), (0, 128, 94), (156, 62, 122), (112, 92, 0), (90, 79, 207))
-Edges = tuple[int, int, int, int]  # left, top, right, bottom
 _PAPER = (*BACKGROUND, 205)  # the scene shows through
 
 
-def draw_people(image: RgbImage, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> Image.Image:
-    """Draw each box with its track ID beside it, and below that the attributes the person has."""
+def draw_people(
+    image: RgbImage,
+    boxes: Sequence[TrackedBox],
+    people: Mapping[int, Person],
+    places: MutableMapping[int, Place] | None = None,
+) -> Image.Image:
+    """Draw each box and, beside it, a panel with the track ID and the attributes that the person has.
+
+    A panel covers neither a person nor another panel: it moves, then shortens to its most certain attributes, then to
+    the track ID. A line connects a panel to its box if there is a gap between them.
+
+    Args:
+        image: The frame, uint8 RGB (h, w, 3). It is not changed.
+        boxes: The people in the frame.
+        people: Attributes by track ID. People without any get their track ID only.
+        places: Places of the panels in the previous frame, which panels keep if they can. It is updated. Default: none.
+
+    Returns:
+        The frame with everything drawn in.
+    """
     sheet = Image.fromarray(image)
     draw = ImageDraw.Draw(sheet)
     size = max(10, round(image.shape[0] / 46))
     found = {tracked.track_id: _edges(tracked) for tracked in boxes}
     for track_id, edges in found.items():
         draw.rectangle(edges, outline=_colour(track_id), width=max(2, size // 6))
-    taken: list[Edges] = []
-    for track_id, edges in sorted(found.items(), key=lambda pair: -pair[1][3]):  # the nearest choose first
-        person = people.get(track_id)
-        panel = _panel(track_id, _words(person) if person else (), _colour(track_id), size)
-        place = _place(panel, edges, sheet, [*taken, *(other for key, other in found.items() if key != track_id)])
-        sheet.paste(panel, place[:2], panel)
-        taken.append(place)
+    panels = {track_id: _panels(track_id, people.get(track_id), size) for track_id in found}
+    sizes = {track_id: [panel.size for panel in versions] for track_id, versions in panels.items()}
+    placed = place_labels(sheet.size, found, sizes, places)
+    for track_id, place in placed.items():
+        _connect(draw, found[track_id], place, _colour(track_id))
+    for track_id, place in placed.items():
+        panel = panels[track_id][place.version]
+        sheet.paste(panel, place.edges[:2], panel)
+    if places is not None:
+        places.clear()
+        places.update(placed)
     return sheet
 
 
@@ -44,43 +66,40 @@ def _edges(tracked: TrackedBox) -> Edges:
     return left, top, max(left, round(tracked.box.right)), max(top, round(tracked.box.bottom))
 
 
-def _place(panel: Image.Image, edges: Edges, sheet: Image.Image, others: Sequence[Edges]) -> Edges:
-    """Right of the box, left of it, below or above, even with one of its ends: where it hides least, in this order."""
-    left, top, right, bottom = edges
-    after, before, under, over = right + 1, left - panel.width, bottom + 1, top - panel.height
-    ended, risen = right - panel.width, bottom - panel.height
-    corners = [(after, top), (before, top), (left, under), (left, over)]
-    corners += [(after, risen), (before, risen), (ended, under), (ended, over)]
-    least, best = float("inf"), (0, 0, 0, 0)
-    for rank, (x, y) in enumerate(corners):
-        x, y = _within(x, sheet.width - panel.width), _within(y, sheet.height - panel.height)
-        place = (x, y, x + panel.width, y + panel.height)
-        cost = sum(_overlap(place, other) for other in (edges, *others)) + 0.05 * rank * panel.width * panel.height
-        if cost < least:
-            least, best = cost, place
-    return best
+def _connect(draw: ImageDraw.ImageDraw, box: Edges, place: Place, colour: tuple[int, int, int]) -> None:
+    """Draw a line from the box to its panel, between their nearest points, if they do not touch."""
+    (start, end), (upper, lower) = (_nearest(box[i::2], place.edges[i::2]) for i in (0, 1))
+    if max(abs(start - end), abs(upper - lower)) > 2:
+        draw.line((start, upper, end, lower), fill=colour, width=2)
 
 
-def _within(value: int, most: int) -> int:
-    return max(0, min(value, most))
+def _nearest(a: Sequence[int], b: Sequence[int]) -> tuple[int, int]:
+    """A point of each of two ranges, as near to each other as possible."""
+    low, high = max(a[0], b[0]), min(a[1], b[1])
+    if low <= high:
+        return (low + high) // 2, (low + high) // 2
+    return (a[1], b[0]) if a[1] < b[0] else (a[0], b[1])
 
 
-def _overlap(a: Edges, b: Edges) -> int:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+def _panels(track_id: int, person: Person | None, size: int) -> list[Image.Image]:
+    """The panel with all attributes, with the most certain ones, and with none; no two of the same length."""
+    found = [(name, one.probability) for name, one in person.attributes.items() if one.state == "yes"] if person else []
+    counts = {len(found) if len(found) <= _MOST_LINES else _MOST_LINES - 1: None}
+    if len(found) > _SHORT_LINES:
+        counts[_SHORT_LINES - 1] = None
+    counts[0] = None
+    surest = sorted(found, key=lambda pair: -pair[1])
+    colour, panels = _colour(track_id), []
+    for count in counts:
+        words = [name for name, probability in found if (name, probability) in surest[:count]]
+        more = (f"+{len(found) - count} more",) if 0 < count < len(found) else ()
+        panels.append(_panel(track_id, (*words, *more), colour, size))
+    return panels
 
 
-def _words(person: Person) -> tuple[str, ...]:
-    """The attributes the person has, the surest first where there are many."""
-    found = [(name, attribute.probability) for name, attribute in person.attributes.items() if attribute.state == "yes"]
-    if len(found) > _MOST_LINES:
-        found = sorted(found, key=lambda pair: -pair[1])[: _MOST_LINES - 1]
-        return (*(name for name, _ in found), "\N{HORIZONTAL ELLIPSIS}")
-    return tuple(name for name, _ in found)
-
-
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _panel(track_id: int, words: tuple[str, ...], colour: tuple[int, int, int], size: int) -> Image.Image:
-    """The number on the track's colour, and the words below it on paper; RGBA."""
+    """The track ID on the track's colour, and the words below it on paper; RGBA."""
     font = _font(size)
     probe = ImageDraw.Draw(Image.new("L", (1, 1)))
     number, line, margin = f"#{track_id}", round(size * 1.25), max(2, size // 4)

@@ -1,4 +1,4 @@
-"""An event as JSON. docs/events.md documents the schema; `SCHEMA` grows when readers have to change."""
+"""Converts events to JSON. docs/reference/events.md documents the schema. `SCHEMA` grows if readers must change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA = 2
 
 
 def event_line(event: Event, at: datetime.datetime | None = None) -> str:
-    """Return the event as one line of JSON, without a newline; `at` is the time of writing, default now."""
+    """Return the event as one line of JSON without a newline. `at` is the time of writing. Default: now."""
     return json.dumps(event_values(event, at or datetime.datetime.now(datetime.timezone.utc)), ensure_ascii=False)
 
 
@@ -47,4 +47,4 @@ def _sighting(sighting: Sighting) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode("utf-8")  # file names may contain what UTF-8 cannot encode
+    return value.encode("utf-8", "replace").decode("utf-8")  # file names may contain bytes that are not UTF-8

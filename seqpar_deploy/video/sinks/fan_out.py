@@ -1,4 +1,4 @@
-"""All sinks as one, so that a fault in one does not affect the others."""
+"""Calls several sinks, so that an error of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ _log = logging.getLogger(__name__)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, after its class unless it is ours or the system's (or FFmpeg's)."""
+    """Return an error's message in one line, with its class unless it is our own error or an OSError."""
     name, text = type(error).__name__, " ".join(str(getattr(error, "strerror", None) or error).split())
     return text or name if isinstance(error, (SeqparError, OSError)) else ": ".join(filter(None, (name, text)))
 
 
+def _counted(number: int, what: str) -> str:
+    return f"1 {what.removesuffix('s')}" if number == 1 else f"{number} {what}"
+
+
 @dataclasses.dataclass(kw_only=True)
 class _Calls:
-    """State of one kind of call of a sink. After a failure with the reason `why` it pauses until `until`."""
+    """State of one kind of call (frames or events) of a sink. After a failure, `why`, it pauses until `until`."""
 
     why: str | None = None
     pause: float = _FIRST_PAUSE
@@ -34,7 +38,7 @@ class _Calls:
 
 @dataclasses.dataclass(kw_only=True)
 class _State:
-    """State of a sink. `fatal` is the error that disabled it; `incomplete` if it lacks events or its end."""
+    """State of a sink. `fatal` is the error that disabled it. `incomplete` if it lacks events or was not finished."""
 
     sink: Sink
     name: str
@@ -52,18 +56,18 @@ class _State:
 
 
 class Sinks:
-    """A `Sink` that passes everything on to several sinks, and never raises.
+    """A `Sink` that calls several sinks and never raises.
 
-    A sink that raises SinkError is closed and disabled. After any other exception that kind of call (frames, or events)
-    pauses, for 5 s at first and 5 minutes at most, and is retried; calls missed meanwhile are counted. The start and
-    the end of a failure are logged, and it is a problem of `health` meanwhile.
+    A sink that raises SinkError is closed and disabled. After any other exception, calls of that kind (frames or
+    events) pause for 5 s, then are retried. The pause doubles with each failure, up to 5 minutes. Missed calls are
+    counted. The start and the end of a failure are logged, and until its end `health` reports it.
 
     Args:
         sinks: The sinks to call, in this order.
-        metrics: Counts events, failures and missed calls.
-        health: Reports failing and disabled sinks.
-        none_left: Called when the last sink is disabled.
-        clock: Returns monotonic seconds.
+        metrics: Metrics that count events, failures and missed calls. Default: not published.
+        health: Health checks that report failing and disabled sinks. Default: not published.
+        none_left: Function to call after the last sink was disabled. Default: none.
+        clock: Function that returns monotonic seconds. Default: `time.monotonic`.
     """
 
     def __init__(
@@ -89,25 +93,38 @@ class Sinks:
 
     @property
     def all_lost(self) -> list[SinkError]:
-        """The error that disabled each sink, if all are disabled; else empty."""
+        """The error of each sink if all sinks are disabled, else an empty list."""
         lost = [state.fatal for state in self._states if state.fatal is not None]
         return lost if len(lost) == len(self._states) else []
 
     @property
     def incomplete(self) -> list[str]:
-        """Names of the sinks that were disabled, missed events or failed to close; not those whose reader has gone."""
+        """Names of the sinks that were disabled, missed events or failed to close, except those without a reader."""
         return [state.name for state in self._states if state.incomplete]
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        """Pass a frame to all sinks.
+
+        Args:
+            frame: The frame.
+            boxes: All tracked people in it.
+            people: The stream's people who have attributes, by track ID.
+        """
         for state in self._states:
             self._call(state, state.frames, "frames", lambda sink: sink.frame(frame, boxes, people))
 
     def event(self, event: Event) -> None:
+        """Pass an event to all sinks.
+
+        Args:
+            event: The event.
+        """
         self._events.labels(event.person.stream, event.kind).inc()
         for state in self._states:
             self._call(state, state.events, "events", lambda sink: sink.event(event))
 
     def close(self) -> None:
+        """Close all sinks. Errors are logged. Safe to call twice."""
         for state in self._states:
             if not state.closed:
                 state.closed = True
@@ -116,9 +133,9 @@ class Sinks:
                 except Exception as error:
                     state.incomplete = True
                     self._failures.labels(state.name).inc()
-                    _log.warning("%s: %s; its end may be missing", state.name, one_line(error))
+                    _log.warning("%s: %s; the end of its output may be missing", state.name, one_line(error))
                 if state.events.missed:
-                    _log.warning("%s: %d events were missed", state.name, state.events.missed)
+                    _log.warning("%s: %s missed", state.name, _counted(state.events.missed, "events"))
             if state.fatal is None:
                 self._health.forget(state.name)
 
@@ -134,7 +151,7 @@ class Sinks:
             else:
                 self._seconds.labels(state.name).observe(time.perf_counter() - start)
                 if calls.why is not None:
-                    _log.info("%s: works again, %d %s were missed", state.name, calls.missed, what)
+                    _log.info("%s: works again; %s missed", state.name, _counted(calls.missed, what))
                     calls.why, calls.pause, calls.missed = None, _FIRST_PAUSE, 0
                 return
         if what == "events" and not isinstance(state.fatal, ReaderGoneError):

@@ -1,4 +1,4 @@
-"""Events as JSON Lines, in a file or on standard output."""
+"""Writes events as JSON Lines, to a file or standard output."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from seqpar_deploy.video.sinks.events import event_line
 from seqpar_deploy.video.types import Event
 
 STDOUT = "-"
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that never do
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # the file system does not support fsync
 
 
 class JsonlSink(BaseSink):
-    """Appends one line per event. Each is written in one call, so that a kill cannot tear it.
+    """Appends one line of JSON per event, as in docs/reference/events.md.
 
-    `event` raises OSError if a line cannot be written, and leaves no part of it in a file, so the next may succeed.
-    It raises ReaderGoneError if nobody reads the pipe any more.
+    Each line is written in one call, so a kill leaves no partial line. If a line cannot be written, `event` raises
+    OSError and removes the part that was written, so the next line can succeed. If the reader of the pipe has gone, it
+    raises ReaderGoneError.
 
     Args:
         path: A file, or "-" for standard output.
 
     Raises:
         SinkError: The file cannot be opened.
+
+    Example:
+        watch("street.mp4", recognizer, sinks=[JsonlSink("people.jsonl")])
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,7 +52,7 @@ class JsonlSink(BaseSink):
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except BrokenPipeError:
-            raise ReaderGoneError("its reader has gone") from None
+            raise ReaderGoneError("the reader of its output has gone") from None
         except OSError:
             if self._is_file:
                 with contextlib.suppress(OSError):
@@ -72,10 +76,10 @@ def _open(path: str | Path) -> int:
     if str(path) == STDOUT:
         return os.dup(1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    mode = os.O_WRONLY if Path(path).is_fifo() else os.O_RDWR  # else our own end would keep the pipe open
+    mode = os.O_WRONLY if Path(path).is_fifo() else os.O_RDWR  # with O_RDWR our own end would keep the pipe open
     descriptor = os.open(path, mode | os.O_CREAT | os.O_APPEND, 0o644)
-    with contextlib.suppress(OSError):  # a device has no end to look at
+    with contextlib.suppress(OSError):  # a device cannot be read at an offset
         size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a power cut tore the last line
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a power cut left a partial line
             os.write(descriptor, b"\n")
     return descriptor

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a pipeline, and whether all is well. Thread-safe."""
+"""Prometheus metrics and health checks of a pipeline. Thread-safe."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ Some = TypeVar("Some")
 
 
 class Metrics:
-    """Prometheus metrics in a registry of their own, so that several pipelines fit into one process.
+    """Prometheus metrics in a separate registry, so that one process can run several pipelines.
 
-    `counter`, `gauge` and `histogram` return prometheus_client's classes; the same name and labels return the same
-    object. Add metrics of your own to `registry`; `text` includes them. A `Metrics` is a prometheus_client collector:
-    `prometheus_client.REGISTRY.register(metrics)` exports it from an application's own endpoint.
+    `counter`, `gauge` and `histogram` return objects of prometheus_client. A second call with the same name and labels
+    returns the same object. You can add your own metrics to `registry`, and `text` includes them. A `Metrics` is a
+    prometheus_client collector, so your application's endpoint can export it.
+
+    Attributes:
+        registry: The `prometheus_client.CollectorRegistry`.
 
     Raises:
         SinkError: prometheus_client is not installed.
-        ValueError: a name is already used by another kind of metric, or with other labels.
+
+    Example:
+        metrics = Metrics()
+        prometheus_client.REGISTRY.register(metrics)
+        watch("rtsp://camera/1", recognizer, metrics=metrics)
     """
 
     def __init__(self) -> None:
@@ -39,17 +46,46 @@ class Metrics:
         self._lock = threading.Lock()
 
     def counter(self, name: str, help_: str, *labels: str) -> Counter:
+        """Return a counter.
+
+        Args:
+            name: Name of the metric. By convention it ends in `_total`.
+            help_: Description.
+            labels: Names of its labels.
+
+        Raises:
+            ValueError: The name is in use by another kind of metric, or with other labels.
+        """
         from prometheus_client import Counter
 
         return self._once(("counter", name, *labels), lambda: Counter(name, help_, labels, registry=self.registry))
 
     def gauge(self, name: str, help_: str, *labels: str) -> Gauge:
+        """Return a gauge.
+
+        Args:
+            name: Name of the metric.
+            help_: Description.
+            labels: Names of its labels.
+
+        Raises:
+            ValueError: The name is in use by another kind of metric, or with other labels.
+        """
         from prometheus_client import Gauge
 
         return self._once(("gauge", name, *labels), lambda: Gauge(name, help_, labels, registry=self.registry))
 
     def histogram(self, name: str, help_: str, *labels: str) -> Histogram:
-        """A histogram of seconds, 1 ms to 5 s."""
+        """Return a histogram of seconds, with buckets from 1 ms to 5 s.
+
+        Args:
+            name: Name of the metric. By convention it ends in `_seconds`.
+            help_: Description.
+            labels: Names of its labels.
+
+        Raises:
+            ValueError: The name is in use by another kind of metric, or with other labels.
+        """
         from prometheus_client import Histogram
 
         return self._once(
@@ -65,8 +101,10 @@ class Metrics:
             return made
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics, without the `_created` series, which double their number. Label values are valid UTF-8: one
-        file name that is not would otherwise fail the whole scrape."""
+        """Yield all metrics, without the `_created` series, which would double their number.
+
+        Label values are converted to valid UTF-8, because one invalid file name would fail the whole scrape.
+        """
         for metric in self.registry.collect():
             metric.samples = [
                 sample._replace(labels={name: _utf8(value) for name, value in sample.labels.items()})
@@ -76,7 +114,7 @@ class Metrics:
             yield metric
 
     def text(self) -> str:
-        """All metrics in Prometheus' text format 0.0.4."""
+        """Return all metrics in Prometheus' text format 0.0.4."""
         from prometheus_client import generate_latest
 
         return generate_latest(self).decode("utf-8")
@@ -87,7 +125,16 @@ def _utf8(text: str) -> str:
 
 
 class Health:
-    """Whether everything that should be going on is. A check returns what is wrong, None if nothing is."""
+    """Health checks of a pipeline. A check returns a description of the problem, or None.
+
+    Args:
+        clock: Function that returns monotonic seconds. Default: `time.monotonic`.
+
+    Example:
+        health = Health()
+        health.watch("disk", lambda: None if shutil.disk_usage("/").free > 1e9 else "less than 1 GB free")
+        print(health.problems())  # [] if all is well
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -95,22 +142,39 @@ class Health:
         self._lock = threading.Lock()
 
     def watch(self, name: str, check: Callable[[], str | None]) -> None:
-        """Ask `check` from now on."""
+        """Add a check.
+
+        Args:
+            name: Name of the check. An earlier check of that name is replaced.
+            check: Function that returns a description of the problem, or None. Any thread may call it.
+        """
         with self._lock:
             self._checks[name] = check
 
     def forget(self, name: str) -> None:
-        """Ask no more: it ended as it should."""
+        """Remove a check.
+
+        Args:
+            name: Name of the check. An unknown name is ignored.
+        """
         with self._lock:
             self._checks.pop(name, None)
 
     def heartbeat(self, name: str, *, within: float) -> Callable[[], None]:
-        """A function to call at least every `within` seconds, from any thread; the first time is now."""
+        """Add a check that reports a problem if a function is not called often enough.
+
+        Args:
+            name: Name of the check.
+            within: Longest time between two calls, in seconds. The first interval starts now.
+
+        Returns:
+            The function to call, from any thread.
+        """
         last = [self._clock()]
 
         def stale() -> str | None:
             silent = self._clock() - last[0]
-            return f"nothing for {silent:.0f} s, wanted within {within:g} s" if silent > within else None
+            return f"no activity for {silent:.0f} s, expected within {within:g} s" if silent > within else None
 
         def beat() -> None:
             last[0] = self._clock()
@@ -119,11 +183,15 @@ class Health:
         return beat
 
     def thread(self, thread: threading.Thread) -> None:
-        """The stage is dead where its thread is, until `forget(thread.name)`."""
+        """Add a check, with the thread's name, that the thread is alive. Remove it with `forget`.
+
+        Args:
+            thread: A started thread.
+        """
         self.watch(thread.name, lambda: None if thread.is_alive() else "the thread has died")
 
     def problems(self) -> list[str]:
-        """One line each."""
+        """Return the problems of all checks as lines `name: problem`, an empty list if all is well."""
         with self._lock:
             checks = list(self._checks.items())
         return [f"{name}: {problem}" for name, check in checks if (problem := check())]

@@ -1,9 +1,10 @@
-"""Events to an MQTT broker, which may come and go.
+"""Publishes events to an MQTT broker, which need not be available all the time.
 
-paho's own queue is bypassed, for three reasons measured with paho-mqtt 2.2: if full, it refuses new messages, so that
-consumers would keep tracks that have ended; a message published between the connection and the broker's CONNACK
-overtakes those that wait; and after a reconnection all 10,000 are sent at once, whatever its limit of messages in
-flight.
+paho's own queue is not used, for three reasons that were measured with paho-mqtt 2.2:
+
+- If it is full, it refuses new messages, so consumers would keep tracks that have ended.
+- A message that is published between the connection and the broker's CONNACK overtakes the waiting ones.
+- After a reconnection it sends all 10,000 messages at once and ignores the limit of messages in flight.
 """
 
 from __future__ import annotations
@@ -25,22 +26,32 @@ from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
-_IN_FLIGHT = 20  # messages the broker has not acknowledged yet
-_PREFIX = "seqpar"  # of topics, unless given
+_IN_FLIGHT = 20  # maximum number of unacknowledged messages
+_PREFIX = "seqpar"  # default prefix of topics
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 _log = logging.getLogger(__name__)
 
 
 class MqttSink:
-    """Publishes each event, as docs/events.md has it, to PREFIX/STREAM/TRACK_ID with QoS 1.
+    """Publishes each event, as in docs/reference/events.md, to the topic PREFIX/STREAM/TRACK_ID with QoS 1.
 
-    `address` is `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` (TLS); the prefix is `seqpar` by default.
-    Nothing here waits for the broker: events queue up, `outbox` of them at most; then the oldest make room for new ones
-    and are counted. It reconnects by itself, 1 s to 30 s apart; meanwhile that is a problem of `health`. `close` waits
-    `linger` seconds at most for what is left.
+    The pipeline never waits for the broker. Without a connection, events are queued. If the queue is full, the oldest
+    event is dropped and counted. The sink reconnects without limit, with pauses of 1 s to 30 s.
 
-    Raises SinkError where the address is none or paho-mqtt is missing, and in `close` where any event was lost.
+    Args:
+        address: `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` for TLS. The default port is 1883, or 8883
+            with TLS. The default prefix is `seqpar`.
+        outbox: Maximum number of queued events. Default: 10,000.
+        linger: Seconds that `close` waits for the queue at most. Default: 3.
+        metrics: Metrics that count published and dropped events. Default: not published.
+        health: Health checks that report a lost connection. Default: not published.
+
+    Raises:
+        SinkError: The address is invalid, or paho-mqtt is not installed. `close` raises it if events were lost.
+
+    Example:
+        watch("rtsp://camera/1", recognizer, sinks=[MqttSink("mqtt://broker/entrance")])
     """
 
     def __init__(
@@ -59,8 +70,8 @@ class MqttSink:
         self._waiting: collections.deque[tuple[str, str]] = collections.deque()
         self._change = threading.Condition()
         self._connected = self._closing = self._closed = False
-        self._resending = False  # paho sends again what was unacknowledged when the connection broke
-        self._trouble: str | None = None  # with the connection, told once
+        self._resending = False  # paho repeats the messages that were unacknowledged before a reconnection
+        self._trouble: str | None = None  # problem of the connection, logged once
         self._in_flight = self._lost_events = self._dropped_in_spell = 0
         metrics = metrics or Metrics()
         dropped = metrics.counter("seqpar_mqtt_dropped_total", "Events dropped while the broker was away.", "sink")
@@ -82,11 +93,11 @@ class MqttSink:
 
     @property
     def dropped(self) -> int:
-        """Events dropped so far."""
+        """Number of events dropped so far."""
         return self._lost_events
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        """Frames are not told."""
+        """Do nothing: frames are not published."""
 
     def event(self, event: Event) -> None:
         topic = f"{self._prefix}/{_level(event.person.stream)}/{event.person.track_id}"
@@ -128,7 +139,7 @@ class MqttSink:
         return not self._waiting and not self._in_flight
 
     def _publish(self) -> None:
-        """One thread publishes, so that the events of a person stay in order."""
+        """Publish in one thread, so that the events of a person stay in order."""
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._closing or self._may_publish())
@@ -139,7 +150,7 @@ class MqttSink:
             self._client.publish(topic, line.encode("utf-8"), qos=1)
 
     def _may_publish(self) -> bool:
-        """Never while paho sends older messages again: a new one would overtake them."""
+        """Return False while paho repeats older messages, because a new one would overtake them."""
         ready = self._connected and not self._resending
         return ready and bool(self._waiting) and self._in_flight < _IN_FLIGHT
 
@@ -161,10 +172,10 @@ class MqttSink:
             self._trouble, self._dropped_in_spell = None, 0
             self._change.notify_all()
         if trouble:
-            _log.info("%s: connected again, %d events were dropped", self.name, dropped)
+            _log.info("%s: reconnected; %d %s dropped", self.name, dropped, "event" if dropped == 1 else "events")
 
     def _lost(self, what: str) -> None:
-        """Told once, until there is a connection again."""
+        """Log the problem of the connection, once until the next connection."""
         self._up.set(0)
         with self._change:
             self._connected = False
@@ -182,7 +193,8 @@ def _client(address: str) -> tuple[str, int, str, Client]:
         parts, host, port = urlsplit(""), None, 0
     if parts.scheme not in _PORTS or not host or not port:
         raise SinkError(
-            "the MQTT address is not understood, wanted mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://"
+            "the MQTT address must be mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://, got another form; write "
+            "%40 for an @ in a password"
         )
     levels = (unquote(parts.path).strip("/") or _PREFIX).split("/")
     try:
@@ -190,7 +202,7 @@ def _client(address: str) -> tuple[str, int, str, Client]:
         from paho.mqtt.enums import CallbackAPIVersion
     except ImportError:
         raise SinkError("paho-mqtt is not installed; pip install 'seqpar-deploy[video]'") from None
-    # An ID of its own: brokers may refuse an empty one, and drop a client when another connects with the same ID.
+    # A unique ID, because brokers may refuse an empty ID, and drop a client if another connects with its ID.
     client = Client(CallbackAPIVersion.VERSION2, client_id=f"{_PREFIX}{uuid.uuid4().hex[:16]}")
     if parts.username:
         client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
@@ -200,6 +212,6 @@ def _client(address: str) -> tuple[str, int, str, Client]:
 
 
 def _level(name: str) -> str:
-    """A name as one level of a topic: without what separates levels or stands for several."""
+    """Return a name as one level of a topic: MQTT's separator and wildcards are replaced."""
     clean = name.encode("utf-8", "replace").decode("utf-8").translate({ord(bad): "_" for bad in "/+#"})
     return "".join(letter if letter.isprintable() else "_" for letter in clean) or "_"

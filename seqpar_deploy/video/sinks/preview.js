@@ -23,7 +23,11 @@ function cell(number) {
   return { box, image, name, clock, list, timestamp: -1, changed: Date.now() };
 }
 
-// As the report has it: 1:02:03.4
+function counted(count, one, many = `${one}s`) {
+  return `${count} ${count === 1 ? one : many}`;
+}
+
+// The same format as in the report: 1:02:03.4
 function time(seconds) {
   const tenths = Math.round(10 * seconds), minutes = Math.floor(tenths / 600), hours = Math.floor(minutes / 60);
   const tail = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
@@ -32,7 +36,7 @@ function time(seconds) {
 
 function line(person) {
   const yes = person.yes.map(([name, p]) => element("span", "chip", `${name} ${Math.round(100 * p)} %`));
-  const words = element("div", "", ...(yes.length ? yes : [element("span", "faint", "none of the attributes")]));
+  const words = element("div", "", ...(yes.length ? yes : [element("span", "faint", "no attributes")]));
   if (person.unknown.length) words.append(element("span", "faint", ` unknown: ${person.unknown.join(", ")}`));
   return element("li", "", element("b", "", `#${person.track_id}`), words,
     element("span", "since", `since ${time(person.since)}`));
@@ -44,14 +48,14 @@ function show(stream, number) {
   const still = stream.ended || Date.now() - at.changed > 5000;
   at.box.classList.toggle("still", still);
   at.name.textContent = stream.stream;
-  const dropping = stream.dropped_recently && !still ? `, ${stream.dropped_recently} frames dropped in the last 5 s` : "";
+  const dropping = stream.dropped_recently && !still ? `, ${counted(stream.dropped_recently, "frame")} dropped in the last 5 s` : "";
   at.clock.textContent = time(stream.timestamp) + (stream.ended ? ", ended" : still ? ", no new frames" : dropping);
   at.clock.classList.toggle("dropping", dropping !== "");
-  at.clock.title = stream.dropped ? `${stream.dropped} frames dropped in all` : "";
+  at.clock.title = stream.dropped ? `${counted(stream.dropped, "frame")} dropped in total` : "";
   [at.image.width, at.image.height] = stream.size;
-  at.image.alt = `${stream.stream}, ${stream.people.length} people with attributes`;
+  at.image.alt = `${stream.stream}, ${counted(stream.people.length, "person", "people")} with attributes`;
   const waiting = stream.waiting.map(id => element("li", "",
-    element("b", "", `#${id}`), element("span", "faint", "not recognised yet")));
+    element("b", "", `#${id}`), element("span", "faint", "attributes not known yet")));
   at.list.replaceChildren(...stream.people.map(line), ...waiting);
 }
 
@@ -62,10 +66,10 @@ async function poll() {
     while (cells.length > found.length) cells.pop().box.remove();
     const people = found.reduce((sum, stream) => sum + stream.people.length + stream.waiting.length, 0);
     state.textContent = found.length
-      ? `${found.length} ${found.length === 1 ? "stream" : "streams"}, ${people} people in sight`
-      : "No frame has come yet.";
+      ? `${counted(found.length, "stream")}, ${counted(people, "person", "people")} in view`
+      : "Waiting for the first frame.";
   } catch {
-    state.textContent = "The pipeline does not answer; trying again.";
+    state.textContent = "No answer from the pipeline; retrying.";
     for (const { box } of cells) box.classList.add("still");
   }
   setTimeout(poll, 500);

@@ -1,4 +1,4 @@
-"""A live preview in a browser: every stream with boxes and attributes drawn in, and a list of its people."""
+"""A live preview in the browser: each stream with boxes and attributes, and a list of its people."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.page import page, policy
 from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.draw import draw_people
+from seqpar_deploy.video.sinks.placing import Place
 from seqpar_deploy.video.sinks.server import Answer, Route
 from seqpar_deploy.video.types import Frame, Person, TrackedBox
 
@@ -24,13 +25,19 @@ _SOURCES = "img-src 'self'; connect-src 'self'"
 
 
 class PreviewSink(BaseSink):
-    """Keeps the latest frame of each stream, and draws and compresses it only when it is requested.
+    """Keeps the latest frame of each stream. It draws and compresses a frame only on request.
 
-    Pass its `routes` to a `WebServer`: `/` is the page, `/streams/N.jpg` an image, `/streams/N.mjpg` Motion JPEG (N
-    counts the streams from 0, in the order of their first frames), `/people.json` the status of each stream.
+    Pass `routes()` to a `WebServer`. The routes are `/` (the page), `/streams/N.jpg` (an image), `/streams/N.mjpg`
+    (Motion JPEG) and `/people.json` (the status of each stream). N is the number of the stream from 0, in the order of
+    first frames.
 
     Args:
         quality: JPEG quality, 1 to 95. Default: 75.
+
+    Example:
+        preview = PreviewSink()
+        server = WebServer(preview.routes())
+        watch("rtsp://camera/1", recognizer, sinks=[preview])
     """
 
     def __init__(self, *, quality: int = 75) -> None:
@@ -39,7 +46,7 @@ class PreviewSink(BaseSink):
         self._streams: dict[str, _Live] = {}
 
     def routes(self) -> dict[str, Route]:
-        """Return the function that answers each path."""
+        """Return the routes of the preview for a `WebServer`, by path."""
         return {
             "/": self._page,
             "/people.json": self._people,
@@ -88,6 +95,7 @@ class _Live:
         self._change = threading.Condition()
         self._drawing = threading.Lock()
         self._shown: tuple[Frame, tuple[TrackedBox, ...], dict[int, Person]] | None = None
+        self._places: dict[int, Place] = {}  # of the labels in the image drawn last
         self._number = 0
         self._dropped = 0  # frames missing between those shown: dropped, or damaged
         self._drops: collections.deque[tuple[float, int]] = collections.deque()  # recent: when, how many
@@ -122,7 +130,8 @@ class _Live:
             if shown and number != self._drawn[0]:
                 frame, boxes, people = shown
                 buffer = io.BytesIO()
-                draw_people(frame.image, boxes, people).save(buffer, format="JPEG", quality=self._quality)
+                sheet = draw_people(frame.image, boxes, people, self._places)
+                sheet.save(buffer, format="JPEG", quality=self._quality)
                 self._drawn = number, buffer.getvalue()
             return self._drawn
 

@@ -38,8 +38,9 @@ function update() {
     person.card.hidden = !fits;
     shown += fits;
   }
-  by("found").textContent = !people.length ? "" : shown === people.length ? `All ${shown} shown` : `${shown} of ${people.length} shown`;
-  if (chips.length) by("set").textContent = wanted.size ? `Attributes, ${wanted.size} set` : "Attributes";
+  by("found").textContent = !people.length ? "" : shown === people.length ? `${shown} ${shown === 1 ? "person" : "people"} shown`
+    : `${shown} of ${people.length} ${people.length === 1 ? "person" : "people"} shown`;
+  if (chips.length) by("set").textContent = wanted.size ? `Attributes, ${wanted.size} ${wanted.size === 1 ? "filter" : "filters"}` : "Attributes";
   by("nobody").hidden = shown > 0 || !people.length;
 }
 
@@ -50,8 +51,8 @@ function sort() {
 
 function paint(chip) {
   const number = +chip.dataset.attribute, state = wanted.get(number) ?? "";
-  chip.className = `filter ${state}`;
   const count = people.filter(person => person.states.get(number) === (state || "yes")).length;
+  chip.className = `filter ${state} ${count ? "" : "empty"}`;
   chip.querySelector("small").textContent = state && state !== "yes" ? `${state} ${count}` : count;
   chip.setAttribute("aria-pressed", state ? "true" : "false");
   chip.setAttribute("aria-label", `${chip.querySelector(".name").textContent}: ${state || "any"}, ${count}`);

@@ -1,4 +1,4 @@
-"""Everyone who was seen, as one searchable HTML file."""
+"""All people of a run as one searchable HTML file."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from seqpar_deploy.video.sinks.report_page import Scene, card, people_page
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 Key = tuple[str, int]
-_PAUSES = 50  # pause until the next write, in durations of a write: sinks wait meanwhile
+_PAUSES = 50  # minimum pause between two writes, in durations of a write, because all sinks wait for it
 
 
 class ReportSink(BaseSink):
-    """Writes an HTML page of all people, whole each time: on `close`, and every `interval` seconds before.
+    """Writes an HTML page of all people, every `interval` seconds and on `close`. Each write replaces the whole file.
 
-    It writes less often if that would take more than a fiftieth of the time. A person takes 3 to 8 kB, 20 kB at most,
-    in memory and in the file. A failure after the first costs that write alone.
+    It writes less often if writing would take more than 2 % of the time. A person takes 3 to 8 kB, 20 kB at most, in
+    memory and in the file. If a later write fails, the previous file stays.
 
     Args:
         path: The HTML file.
-        videos: Each stream's video, source or annotated, for the page to jump into. The page links to it by relative
-            path, so that both can be moved together. Default: no links.
-        interval: Seconds between two writes at least. Default: 30.
-        most: People to keep, the last to appear. Default: 2000.
-        clock: Returns monotonic seconds.
+        videos: Video file of each stream, source or annotated, that the page links to. Links are relative, so page and
+            videos can be moved together. Default: no links.
+        interval: Minimum seconds between two writes. Default: 30.
+        most: Maximum number of people to keep, the latest to appear. Default: 2000.
+        clock: Function that returns monotonic seconds. Default: `time.monotonic`.
 
     Raises:
         SinkError: The file cannot be written.
+
+    Example:
+        watch("street.mp4", recognizer, sinks=[ReportSink(Path("people.html"), videos={"street": Path("street.mp4")})])
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class ReportSink(BaseSink):
         self._videos = {stream: _address(video, path.parent) for stream, video in (videos or {}).items()}
         self._scenes: dict[str, Scene] = {}
         self._cards: dict[Key, bytes] = {}  # UTF-8, in order of first appearance
-        self._attributes: dict[str, None] = {}  # in the label set's order
+        self._attributes: dict[str, None] = {}  # an ordered set, in the label set's order
         self._people = 0
         self._written: int | None = None
         self._version = 0
@@ -81,7 +84,7 @@ class ReportSink(BaseSink):
         person = event.person
         key = person.stream, person.track_id
         if key not in self._cards:
-            if event.kind != "appeared":  # dropped to make room for others
+            if event.kind != "appeared":  # the card was dropped for a newer one
                 return
             self._people += 1
             if len(self._cards) >= self._most:

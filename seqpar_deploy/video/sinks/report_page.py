@@ -12,15 +12,16 @@ from PIL import Image
 
 from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.reports.markup import Html, join, tag
-from seqpar_deploy.reports.numbers import percent
+from seqpar_deploy.reports.numbers import counted, percent
 from seqpar_deploy.reports.page import page
 from seqpar_deploy.video.types import Attribute, Person
 
-_CROP, _SCENE = (180, 300), 200  # pixels at most: a person, and the longer side of a scene
-_MOST_BYTES = 12_000  # of a picture; people from cameras of many pixels, sharp all over, need more at full quality
+_CROP, _SCENE = (180, 300), (640, 640)  # largest width and height in pixels; a scene is 340 wide on a phone
+_CROP_BYTES = 12_000  # at most; sharp crops from high-resolution cameras need more at full quality
+_SCENE_BYTES = 60_000
 _MOST_UNKNOWN = 6  # attributes to list on a card
 _STATES = {"yes": "y", "no": "n", "unknown": "u"}
-_CARDS = Html("<!-- cards -->")  # where they stand in the page; no text becomes this, it would be escaped
+_CARDS = Html("<!-- cards -->")  # their place in the page; no text can be equal to it, as texts are escaped
 # Videos lie beside the report, on a disk or on the server it is read from.
 _SOURCES = "img-src data:; media-src 'self' file:"
 
@@ -38,7 +39,7 @@ class Scene:
     def of(cls, image: RgbImage, *, number: int) -> Scene:
         """From a frame, uint8 RGB (h, w, 3)."""
         height, width = image.shape[:2]
-        data = _jpeg(image, (_SCENE, _SCENE), quality=55)
+        data = _jpeg(image, _SCENE, quality=70, most_bytes=_SCENE_BYTES)
         style = f".scene-{number} {{ background-image: url({data}); aspect-ratio: {width} / {height}; }}\n"
         return cls(number=number, width=width, height=height, style=style)
 
@@ -49,11 +50,11 @@ def people_page(
     """Return the document before and after its cards, which may be many megabytes.
 
     `attributes` by number, as in the cards; of `seen` people `shown` have a card."""
-    heading = f"{seen:,} {'person' if seen == 1 else 'people'} in {streams} {'stream' if streams == 1 else 'streams'}"
+    heading = f"{counted(seen, 'person', 'people')} in {counted(streams, 'stream')}"
     body = join(
         tag("p", "People report", class_="kind"),
-        tag("h1", heading if seen else "Nobody was seen"),
-        tag("p", f"The last {shown:,} to appear are shown.", class_="note") if shown < seen else None,
+        tag("h1", heading if seen else "No people detected yet"),
+        tag("p", f"Only the {shown:,} most recent people are shown.", class_="note") if shown < seen else None,
         _controls(attributes) if shown else None,
         tag("p", id="found", class_="found", role="status"),
         tag("div", _CARDS, id="people"),
@@ -79,7 +80,7 @@ def _controls(attributes: Sequence[str]) -> Html:
     )
     orders = (("first", "first seen"), ("last", "last seen"), ("sure", "most certain"), ("unsure", "least certain"))
     options = (tag("option", words, value=value) for value, words in orders)
-    hint = "Click an attribute for yes, again for no, again for unknown, again for any. All that are set must hold."
+    hint = "Click an attribute to filter by it: yes, then no, then unknown, then any. People must match all filters."
     return tag(
         "form",
         tag(
@@ -118,12 +119,12 @@ def card(person: Person, numbers: Mapping[str, int], scene: Scene | None, video:
     yes = [_chip(name, one) for name, one in items if one.state == "yes"]
     title = tag("h3", f"#{person.track_id} ", tag("span", person.stream, class_="stream"))
     when = f"{clock(person.first.timestamp)} \N{EN DASH} {clock(person.last.timestamp)}"
-    crops = f"from {person.crops} {'crop' if person.crops == 1 else 'crops'}"
+    crops = f"from {counted(person.crops, 'crop')}"
     words = tag(
         "div",
         title,
         tag("p", when, tag("span", f", {crops}", class_="faint"), class_="when"),
-        tag("p", *yes, None if yes else "none of the attributes", class_="yes"),
+        tag("p", *yes, None if yes else "no attributes", class_="yes"),
         _others(person),
         class_="words",
     )
@@ -154,21 +155,29 @@ def _chip(name: str, one: Attribute) -> Html:
 
 
 def _others(person: Person) -> Html:
-    """The attributes that are not known, and behind a click those the person does not have, the likeliest first. Many
-    that are not known are behind a click as well: cards are to stay small."""
+    """List unknown attributes, and in a closed list those the person does not have, the most likely first.
+
+    More than a few unknown attributes are in a closed list as well, to keep cards small."""
     unknown = [name for name, one in person.attributes.items() if one.state == "unknown"]
     no = sorted(((one.probability, name) for name, one in person.attributes.items() if one.state == "no"), reverse=True)
     names = ", ".join(f"{name} {percent(probability)}" for probability, name in no)
     return join(
         _unknown(unknown) if unknown else None,
-        tag("details", tag("summary", f"no: {len(no)} others"), tag("p", names), class_="faint") if no else None,
+        tag("details", tag("summary", f"no: {counted(len(no), 'attribute')}"), tag("p", names), class_="faint")
+        if no
+        else None,
     )
 
 
 def _unknown(names: Sequence[str]) -> Html:
     if len(names) <= _MOST_UNKNOWN:
         return tag("p", "unknown: ", ", ".join(names), class_="faint")
-    return tag("details", tag("summary", f"unknown: {len(names)} others"), tag("p", ", ".join(names)), class_="faint")
+    return tag(
+        "details",
+        tag("summary", f"unknown: {counted(len(names), 'attribute')}"),
+        tag("p", ", ".join(names)),
+        class_="faint",
+    )
 
 
 def _jump(person: Person, video: str | None) -> Html | None:
@@ -184,30 +193,35 @@ def _picture(person: Person) -> Html:
     if person.best_crop.size == 0:
         return tag("div", class_="crop")
     alt = f"#{person.track_id} at {clock(person.best.timestamp)}"
-    return tag("img", src=_jpeg(person.best_crop, _CROP, quality=80), alt=alt, loading="lazy", class_="crop")
+    return tag(
+        "img",
+        src=_jpeg(person.best_crop, _CROP, quality=80, most_bytes=_CROP_BYTES),
+        alt=alt,
+        loading="lazy",
+        class_="crop",
+    )
 
 
 def _map(person: Person, scene: Scene) -> Html:
-    """Where in the frame the best crop is from."""
+    """The scene with the box of the best crop; the rest of it is darkened."""
     box = person.best.box
-    drawn = tag(
-        "rect",
-        x=round(box.left),
-        y=round(box.top),
-        width=max(1, round(box.right - box.left)),
-        height=max(1, round(box.bottom - box.top)),
-        vector_effect="non-scaling-stroke",
+    left, top = round(box.left), round(box.top)
+    width, height = max(1, round(box.right) - left), max(1, round(box.bottom) - top)
+    around = f"M0 0H{scene.width}V{scene.height}H0ZM{left} {top}v{height}h{width}v{-height}Z"
+    drawn = (
+        tag("path", d=around),
+        tag("rect", x=left, y=top, width=width, height=height, vector_effect="non-scaling-stroke"),
     )
-    label = f"at {round(box.left)}, {round(box.top)} of {scene.width} x {scene.height}"
+    label = f"box at {left}, {top} in a frame of {scene.width} x {scene.height} pixels"
     return tag(
         "div",
-        tag("svg", drawn, viewBox=f"0 0 {scene.width} {scene.height}", role="img", aria_label=label),
+        tag("svg", *drawn, viewBox=f"0 0 {scene.width} {scene.height}", role="img", aria_label=label),
         class_=f"scene scene-{scene.number}",
     )
 
 
-def _jpeg(image: RgbImage, most: tuple[int, int], *, quality: int) -> str:
-    """As a data URI, no larger than `most` (width, height), of lower quality where it has more than _MOST_BYTES."""
+def _jpeg(image: RgbImage, most: tuple[int, int], *, quality: int, most_bytes: int) -> str:
+    """As a data URI, no larger than `most` (width, height), in lower quality if it has more than `most_bytes`."""
     picture = Image.fromarray(image)
     picture.thumbnail(most)
     data = b""
@@ -215,7 +229,7 @@ def _jpeg(image: RgbImage, most: tuple[int, int], *, quality: int) -> str:
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=attempt, optimize=True)
         data = buffer.getvalue()
-        if len(data) <= _MOST_BYTES:
+        if len(data) <= most_bytes:
             break
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 

@@ -22,7 +22,7 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An HTTP response: `body` at once, or in pieces for as long as the client stays."""
+    """An HTTP response. `body` is sent at once, or in pieces until the iterator or the connection ends."""
 
     body: bytes | Iterator[bytes]
     type: str = "text/plain; charset=utf-8"
@@ -30,12 +30,20 @@ class Answer:
     policy: str = "default-src 'none'"
 
 
-# Takes what follows the route's path, for example a number; empty if nothing does. None: not found.
+# Takes the rest of the path after the route, for example a number, which may be empty. Returns None for "not found".
 Route = Callable[[str], "Answer | None"]
 
 
 def metrics_routes(metrics: Metrics, health: Health) -> dict[str, Route]:
-    """Return routes for a `WebServer`: /metrics for Prometheus, and /healthz, 200 or 503 with one line per problem."""
+    """Return routes for a `WebServer`: `/metrics` for Prometheus, and `/healthz`.
+
+    Args:
+        metrics: Metrics to serve.
+        health: Health checks to serve. `/healthz` has status 200, or 503 with one line per problem.
+
+    Returns:
+        The functions that answer, by path.
+    """
 
     def scrape(_rest: str) -> Answer:
         return Answer(body=metrics.text().encode("utf-8"), type="text/plain; version=0.0.4; charset=utf-8")
@@ -49,19 +57,27 @@ def metrics_routes(metrics: Metrics, health: Health) -> dict[str, Route]:
 
 
 class WebServer:
-    """Answers GET requests from its routes, in threads of its own, until it is closed.
+    """An HTTP server that answers GET requests in background threads until it is closed.
 
-    It shows people, so by default it listens on this machine alone. It then refuses requests for another host name, so
-    that web pages elsewhere cannot read it. A client that is idle for 5 s is dropped.
+    By default it listens on this machine only, because it shows people. It then refuses requests with another host
+    name, so that web pages of other sites cannot read it. A client that is idle for 5 s is dropped.
 
     Args:
-        routes: Function that answers each path. A path that ends in `/` also matches longer ones.
-        address: Address to listen on. Default: "127.0.0.1".
-        port: Port to listen on; 0 takes a free one. Default: 8080.
-        clients: Clients served at a time; others get 503. Default: 32.
+        routes: Functions that answer, by path. A path that ends in `/` also matches longer paths.
+        address: Address to listen on. "0.0.0.0" admits other machines. Default: "127.0.0.1".
+        port: Port to listen on. 0 selects a free port. Default: 8080.
+        clients: Maximum number of clients at the same time. Others get status 503. Default: 32.
+
+    Attributes:
+        url: Address of the server, for example "http://127.0.0.1:8080/".
 
     Raises:
-        SinkError: The port is taken, or the address is not this machine's.
+        SinkError: The port is in use, or the address is not an address of this machine.
+
+    Example:
+        metrics, health, preview = Metrics(), Health(), PreviewSink()
+        server = WebServer({**preview.routes(), **metrics_routes(metrics, health)})
+        watch("rtsp://camera/1", recognizer, sinks=[preview], metrics=metrics, health=health)
     """
 
     def __init__(
@@ -103,19 +119,19 @@ class _Server(http.server.ThreadingHTTPServer):
         self.local = _is_local(place[0])
 
     def server_bind(self) -> None:
-        """Bind without looking up this machine's name, which may take long."""
+        """Bind without a lookup of this machine's name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for it, or refuse it if too many are served already."""
+        """Start a thread for the request, or refuse it if there are too many clients."""
         if self._free.acquire(blocking=False):
             with self._lock:
                 self._open.add(request)
             super().process_request(request, client_address)
             return
         request.settimeout(0.2)
-        with contextlib.suppress(OSError):  # it need not even take that
+        with contextlib.suppress(OSError):  # the client may have gone
             request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         self.shutdown_request(request)
 
@@ -128,10 +144,10 @@ class _Server(http.server.ThreadingHTTPServer):
             self._free.release()
 
     def hang_up(self) -> None:
-        """Wake the threads that wait for their clients."""
+        """Close all connections, to wake the threads that wait for clients."""
         with self._lock:
             for request in self._open:
-                with contextlib.suppress(OSError):  # it may be gone already
+                with contextlib.suppress(OSError):  # the client may have gone
                     request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -145,7 +161,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.server.local and not self._asks_for_this_machine():
-            self._send(Answer(body=b"this server answers under this machine's own name alone\n", status=403))
+            self._send(Answer(body=b"the host name must be localhost or an address of this machine\n", status=403))
             return
         answer = self._answer(urlsplit(self.path).path)
         self._send(answer or Answer(body=b"not found\n", status=404))

@@ -61,6 +61,9 @@ def click(driver: Any, name: str, times: int = 1) -> None:
 def test_filters_leave_the_right_people(browser: Browser, people_report: Path, size: tuple[int, int]) -> None:
     driver = browser.open(people_report, *size)
     assert browser.sideways() <= 0
+    scene = driver.find_element("css selector", ".scene").rect
+    assert scene["width"] >= (320 if size == PHONE else 220)
+    assert scene["height"] == pytest.approx(scene["width"] * 288 / 384, abs=1)
     assert shown(driver) == list(range(1, 21))
     click(driver, "female")
     assert shown(driver) == [track for track in range(1, 21) if track % 4 in (0, 1)]
@@ -70,7 +73,7 @@ def test_filters_leave_the_right_people(browser: Browser, people_report: Path, s
     click(driver, "backpack", 2)  # any
     click(driver, "hat", 3)  # unknown
     assert shown(driver) == list(range(2, 21, 2))
-    assert driver.find_element("id", "found").text == "10 of 20 shown"
+    assert driver.find_element("id", "found").text.startswith("10 of 20 ")
     click(driver, "female")
     click(driver, "boots")
     assert shown(driver) == []
@@ -121,7 +124,7 @@ def test_a_thousand_people_stay_usable(browser: Browser, crops: list[Crop], tmp_
         "return performance.now() - start"
     )
     assert took < 1000
-    assert driver.find_element("id", "found").text == "All 1000 shown"
+    assert driver.find_element("id", "found").text.startswith("1000 ")
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
@@ -131,14 +134,14 @@ def test_the_preview_shows_streams_and_people(browser: Browser, size: tuple[int,
     hostile = "<img src=x onerror=alert(1)>"
     try:
         driver = browser.open(server.url, *size)
-        _wait(lambda: "No frame has come yet" in driver.find_element("tag name", "body").text)
+        _wait(lambda: "first frame" in driver.find_element("id", "state").text)
         preview.frame(frame(), boxes(person(1), person(2)), {1: person(1)})
         preview.frame(frame(stream=hostile, size=(100, 300)), [], {})
-        _wait(lambda: "2 streams, 2 people in sight" in driver.find_element("id", "state").text)
+        _wait(lambda: "2 streams, 2 people" in driver.find_element("id", "state").text)
         words = driver.find_element("id", "streams").text
         assert hostile in words
         assert "backpack 93 %" in words
-        assert "not recognised yet" in words
+        assert "not known yet" in words
         loaded = "return [...document.images].map(image => [image.naturalWidth, image.naturalHeight])"
         _wait(lambda: driver.execute_script(loaded) == [[768, 576], [300, 100]])
         preview.frame(frame(3, timestamp=7.5), [], {})
@@ -146,7 +149,7 @@ def test_the_preview_shows_streams_and_people(browser: Browser, size: tuple[int,
         assert browser.sideways() <= 0
         assert browser.complaints() == []
         server.close()
-        _wait(lambda: "does not answer" in driver.find_element("id", "state").text)
+        _wait(lambda: "No answer" in driver.find_element("id", "state").text)
         assert len(driver.find_elements("css selector", ".stream.still")) == 2
     finally:
         preview.close()

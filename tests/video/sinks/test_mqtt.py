@@ -90,7 +90,8 @@ def test_a_dead_broker_costs_the_oldest_events_and_no_wait(caplog: pytest.LogCap
     lost, back = caplog.messages
     assert lost.startswith(f"mqtt broker 127.0.0.1:{port}: it does not answer; ")
     assert "the last 30 events are kept" in lost
-    assert back == f"mqtt broker 127.0.0.1:{port}: connected again, 70 events were dropped"
+    assert back.startswith(f"mqtt broker 127.0.0.1:{port}: reconnected")
+    assert "70 events" in back
 
 
 def test_two_sinks_of_one_broker_do_not_share_their_metrics() -> None:
@@ -188,5 +189,5 @@ def test_two_of_one_broker_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "http://host/x", "mqtt://", "mqtt://host:port", "mqtt://[::1"])
 def test_an_address_that_is_none(address: str) -> None:
-    with pytest.raises(SinkError, match="wanted mqtt://"):
+    with pytest.raises(SinkError, match="must be mqtt://"):
         MqttSink(address)

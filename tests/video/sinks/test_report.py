@@ -29,7 +29,7 @@ def test_it_grows_with_time_and_is_whole_when_closed(tmp_path: Path) -> None:
     now = [0.0]
     path = tmp_path / "out" / "people.html"
     sink = ReportSink(path, interval=10, clock=lambda: now[0])
-    assert "Nobody was seen" in path.read_text()
+    assert "<h1>No people" in path.read_text()
     sink.frame(frame(), [], {})
     sink.event(event())
     sink.frame(frame(), [], {})
@@ -59,7 +59,7 @@ def test_an_earlier_report_stays_until_there_is_another(tmp_path: Path) -> None:
     nobody = ReportSink(path)
     nobody.frame(frame(), [], {})
     nobody.close()
-    assert "Nobody was seen" in path.read_text()
+    assert "<h1>No people" in path.read_text()
     with pytest.raises(SinkError, match="Is a directory"):
         ReportSink(tmp_path)
 
@@ -84,7 +84,7 @@ def test_the_last_people_are_kept(tmp_path: Path) -> None:
     text = (tmp_path / "people.html").read_text()
     assert re.findall(r"<h3>#(\d+)", text) == ["8", "9", "10"]
     assert "10 people in 1 stream" in text
-    assert "The last 3 to appear are shown." in text
+    assert re.search(r"class=\"note\">[^<]*\b3\b", text)
 
 
 def test_a_person_takes_little_room(tmp_path: Path, crops: list[Crop]) -> None:
@@ -159,7 +159,7 @@ def test_a_crop_without_pixels_and_attributes_of_another_set(tmp_path: Path) -> 
     sink.event(event(who=person(3, attributes=attributes((), many, many))))
     sink.close()
     assert cards(tmp_path / "people.html") == 3
-    assert "<summary>unknown: 40 others</summary>" in (tmp_path / "people.html").read_text()
+    assert "<summary>unknown: 40 " in (tmp_path / "people.html").read_text()
 
 
 def test_times_read_as_on_a_clock() -> None:
