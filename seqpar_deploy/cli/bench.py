@@ -1,4 +1,4 @@
-"""`seqpar bench`: measure a bundle against its alternatives, compare two results."""
+"""`seqpar bench`: measure a bundle against its alternatives, or compare two results."""
 
 from __future__ import annotations
 
@@ -21,45 +21,66 @@ from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.resources import sample_crops
 
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checkpoint of the bundle. Also measure the PyTorch variants and other exports of it.",
+        metavar="FILE",
+        show_default="measure the backends only",
+    ),
+]
+_Only = Annotated[
+    str | None,
+    typer.Option(help="Variants to measure, for example openvino,onnxruntime.", metavar="NAMES", show_default="all"),
+]
+_Skip = Annotated[
+    str | None,
+    typer.Option(help="Variants to skip, for example published,eager.", metavar="NAMES", show_default="none"),
+]
+_Batches = Annotated[
+    str | None,
+    typer.Option(
+        help="Batch sizes to measure throughput at, comma-separated.",
+        metavar="SIZES",
+        show_default="1,4,16, up to the largest batch of the bundle",
+    ),
+]
+_Seconds = Annotated[
+    float,
+    typer.Option(help="Seconds to measure each throughput and each limit of the machine.", metavar="SECONDS", min=0.01),
+]
+
 
 def run(
     bundle: options.BundleArgument,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint of the bundle, to measure PyTorch variants too. Default: only the backends."),
-    ] = None,
+    checkpoint: _Checkpoint = None,
     decoder_heads: options.DecoderHeads = None,
     encoder: options.Encoder = None,
-    only: Annotated[str | None, typer.Option(help="Variants to measure, comma-separated. Default: all.")] = None,
-    skip: Annotated[str | None, typer.Option(help="Variants to skip, comma-separated. Default: none.")] = None,
-    crops: Annotated[int, typer.Option(help="Crops per timed run, from the sample crops.", min=1)] = 1,
-    runs: Annotated[int, typer.Option(help="Timed runs of each variant.", min=1)] = 5,
-    batches: Annotated[
-        str | None,
-        typer.Option(
-            help="Batch sizes to measure throughput at, comma-separated. Default: 1,4,16, up to the bundle's largest "
-            "batch."
-        ),
-    ] = None,
+    only: _Only = None,
+    skip: _Skip = None,
+    crops: Annotated[int, typer.Option(help="Crops per timed run, taken from the sample crops.", min=1)] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs per variant.", min=1)] = 5,
+    batches: _Batches = None,
     threads: options.Threads = None,
-    device: Annotated[options.Device, typer.Option(help="Device of the PyTorch variants.")] = "cpu",
-    seconds: Annotated[
-        float, typer.Option(help="Seconds to measure each throughput and each limit of the machine.", min=0.01)
-    ] = 0.5,
+    device: Annotated[options.Device, typer.Option(help="With --checkpoint: device of the PyTorch variants.")] = "cpu",
+    seconds: _Seconds = 0.5,
     as_json: options.AsJson = False,
     output: options.Output = None,
-    html: Annotated[Path | None, typer.Option(help="Also write the result to this HTML page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the result to this HTML page.", metavar="FILE")] = None,
 ) -> None:
     """Measure a bundle against its alternatives on this machine.
 
-    Runs the variants in turn, end to end, and prints their times, memory, energy, and share of the machine's limits.
-    The exit code is 1 if a variant in native precision returns different tokens.
+    Run the variants in turn, from crops to attributes, and print time, memory, energy, and the share of the machine's
+    limits that each reaches. The exit code is 1 if a variant in native precision returns different tokens.
 
     Examples:
       seqpar bench run bundles/peta --output today.json
       seqpar bench run bundles/peta --checkpoint f1_best.pth --html speed.html
     """
     check_writable(output, html)
+    if checkpoint is None:
+        needing = {"--device cuda": device == "cuda", "--encoder": encoder, "--decoder-heads": decoder_heads}
+        options.check_needed("--checkpoint", needing)
     settings = Settings(
         crops=crops, runs=runs, batches=_batches(batches) if batches else None, threads=threads, seconds=seconds
     )
@@ -88,22 +109,26 @@ def run(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Baseline: a file of `seqpar bench run --output`.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Result to compare with it.", show_default=False)],
+    first: Annotated[
+        Path, typer.Argument(help="Baseline: a file that seqpar bench run --output wrote.", metavar="FIRST")
+    ],
+    second: Annotated[Path, typer.Argument(help="Result to compare with the baseline.", metavar="SECOND")],
     fail_above: Annotated[
         float | None,
         typer.Option(
-            help="Exit with code 1 if a variant of the second is slower by more than this factor, for example 1.1, or "
-            "is missing or returns wrong tokens. Default: never."
+            help="Exit with code 1 if a variant takes more than this factor of its time in FIRST, is missing from "
+            "SECOND, or returns different tokens there. For example, 1.1 allows 10 % more time.",
+            metavar="FACTOR",
+            show_default="never",
         ),
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Variant to compare. Default: all.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant to compare.", metavar="NAME", show_default="all")] = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
-    """Compare two results of `seqpar bench run`.
+    """Compare two results of seqpar bench run.
 
-    Prints the median time of each variant in both results, their ratio, and what else differs.
+    Print the median time per variant in both results, their ratio, and other differences, for example of machines.
 
     Examples:
       seqpar bench compare yesterday.json today.json
@@ -111,7 +136,7 @@ def compare(
     """
     check_writable(output)
     if fail_above is not None and not 0 < fail_above < float("inf"):
-        raise SeqparError(f"--fail-above must be a number above 0, got {fail_above}; 1.1 allows 10 % more time")
+        raise SeqparError(f"--fail-above must be a number above 0, got {fail_above}; for example, 1.1 allows 10 % more")
     found = compare_results(first, second, variant=variant)
     verdict = _verdict(found, first.name, second.name, fail_above)
     text = f"{found.format()}\n\n{verdict}" if verdict else found.format()
@@ -124,11 +149,11 @@ def _verdict(found: Regression, first: str, second: str, fail_above: float | Non
     if fail_above is None:
         return None
     if found.lost:
-        return f"{second} has lost, or returns other tokens on: {', '.join(found.lost)}"
+        return f"{second} lacks these variants, or they return different tokens: {', '.join(found.lost)}"
     if slower := found.slower_than(fail_above):
         listed = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slower.items())
         return f"{second} is slower than {first} by more than {fail_above:g}: {listed}"
-    return f"{second} is nowhere slower than {first} by more than {fail_above:g}"
+    return f"{second} has no variant slower than in {first} by more than {fail_above:g}"
 
 
 def _comparison_values(found: Regression, fail_above: float | None) -> dict[str, Any]:
@@ -154,5 +179,5 @@ def _batches(text: str) -> tuple[int, ...]:
     except ValueError:
         batches = ()
     if not batches or min(batches) < 1:
-        raise SeqparError(f"--batches must be batch sizes such as 1,4,16, got {text!r}")
+        raise SeqparError(f"--batches must be whole numbers above 0, got {text!r}; for example 1,4,16")
     return batches

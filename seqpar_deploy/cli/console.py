@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors, clean interruption, progress, JSON on standard output, writable outputs."""
+"""Parts shared by the commands: one-line errors, clean interruption, progress, and results on standard output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -25,16 +25,16 @@ _log = logging.getLogger(__name__)
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-_RECORD_EVERY = 60.0  # seconds between progress records where there is no terminal
+_RECORD_EVERY = 60.0  # seconds between progress records if standard error is not a terminal
 _REDRAW_EVERY = 0.1
 
-_interruptions: list[int] = []  # signals that came while `run_app` runs
+_interruptions: list[int] = []  # signals received while `run_app` runs
 
 
 def run_app(app: typer.Typer) -> None:
     """Run an application and exit.
 
-    A SeqparError becomes one line and exit code 2; Ctrl-C and SIGTERM clean up and become exit code 130.
+    A SeqparError becomes one line and exit code 2. Ctrl-C and SIGTERM clean up and become exit code 130.
     """
     _interruptions.clear()
 
@@ -44,32 +44,32 @@ def run_app(app: typer.Typer) -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
-    logs.configure(log_json="--log-json" in sys.argv)  # errors in the other options are JSON too
+    logs.configure(log_json="--log-json" in sys.argv)  # before options are parsed, so that their errors are JSON too
     try:
         code = app(standalone_mode=False)
     except BaseException as error:
-        # typer turns an interruption into an exit of its own, and libraries into errors of theirs.
+        # typer turns an interruption into an exit, and libraries turn it into errors of their own.
         if not _interruptions or getattr(error, "code", None) == 0:
             sys.exit(_exit_code(error))
         code = INTERRUPTED
     if _interruptions:  # also one that native code swallowed
-        _log.warning("interrupted; nothing was left half-written")
+        _log.warning("interrupted; no incomplete file is left behind")
         code = INTERRUPTED
     sys.exit(code)
 
 
 def _exit_code(error: BaseException) -> int:
-    """Report an error that is the user's to mend. Others are raised again, with their traceback."""
+    """Report an error that the user can fix and return its exit code. Raise others again, with their traceback."""
     if isinstance(error, SeqparError):
         print_error(error)
         return USAGE_ERROR
-    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # typer's word for the same
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # typer exits so
         error = error.__context__
-    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
-        with contextlib.suppress(OSError):  # which may go down the same pipe
+    if isinstance(error, BrokenPipeError):  # the reader of our output is gone, as after `| head`
+        with contextlib.suppress(OSError):  # standard error may be the same pipe
             sys.stderr.close()
         return 0
-    if hasattr(error, "format_message") and hasattr(error, "show"):  # click's UsageError, which typer has its own of
+    if hasattr(error, "format_message") and hasattr(error, "show"):  # click's UsageError, or typer's copy of it
         if logs.writes_json():
             _log.error("%s", error.format_message())
         else:
@@ -82,7 +82,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 def print_error(error: object) -> None:
-    """Log `error: ...` in one line; with --verbose, the traceback too."""
+    """Log `error: ...` in one line, with --verbose the traceback too."""
     _log.error("%s", error, exc_info=error if isinstance(error, BaseException) else None)
 
 
@@ -95,15 +95,16 @@ def emit_result(values: Any, text: str, *, as_json: bool, output: Path | None = 
 
 
 def print_line(text: str) -> bool:
-    """Print to standard output; False if its reader is gone, as `| head` goes. Raises SeqparError if it is full.
+    """Print to standard output. Returns False if its reader is gone, as after `| head`.
 
-    Commands write their files first and print last, so that a reader that goes costs no result.
+    Raises SeqparError if standard output is full. Commands write their files first and print last, so that a reader
+    that is gone costs no result.
     """
     raise_interruption()
     try:
         print(text, flush=True)
     except OSError as error:
-        with contextlib.suppress(OSError, ValueError):  # else Python tries again, and fails, when it ends
+        with contextlib.suppress(OSError, ValueError):  # otherwise Python tries again, and fails, at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return False
@@ -111,8 +112,18 @@ def print_line(text: str) -> bool:
     return True
 
 
+def print_and_exit(text: str) -> NoReturn:
+    """Print help or version and exit, with code 1 and one line of error if standard output is full."""
+    try:
+        print_line(text)
+    except SeqparError as error:
+        print_error(error)
+        raise typer.Exit(1) from None
+    raise typer.Exit
+
+
 def raise_interruption() -> None:
-    """Raise KeyboardInterrupt if a signal came: native code that was importing may have swallowed the first one."""
+    """Raise KeyboardInterrupt if a signal was received. Native code may have swallowed the first one."""
     if _interruptions:
         raise KeyboardInterrupt
 
@@ -121,7 +132,7 @@ def raise_interruption() -> None:
 def stage(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a stage of work and the seconds it took. Yields a function that takes (done, total).
 
-    On a terminal this is a progress bar, elsewhere and with --log-json log records; --quiet shows nothing.
+    On a terminal this is a progress bar. Elsewhere and with --log-json it is log records. --quiet shows nothing.
     """
     shown = _log.isEnabledFor(logging.INFO)
     live = shown and sys.stderr.isatty() and not logs.writes_json()
@@ -144,13 +155,13 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     text = TextColumn("{task.description} ...", markup=False)
-    # No thread that redraws: it would run beside what bench and tune measure.
+    # No redrawing thread: it would disturb the measurements of bench and tune.
     with Progress(
         text,
         console=Console(stderr=True),
         auto_refresh=False,
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else rich would send results to standard error
+        redirect_stdout=sys.stdout.isatty(),  # otherwise rich sends results to standard error
     ) as progress:
         task = progress.add_task(title, total=None)
         progress.refresh()
@@ -170,7 +181,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
 @contextlib.contextmanager
 def _records(title: str) -> Iterator[Callable[[int, int], None]]:
     last = start = time.monotonic()
-    first: int | None = None  # a resumed run does not begin at 0
+    first: int | None = None  # above 0 in a resumed run
 
     def update(done: int, total: int) -> None:
         nonlocal first, last

@@ -1,4 +1,4 @@
-"""`seqpar doctor`: what this machine has, which backends would run on it, and what to install."""
+"""`seqpar doctor`: the hardware of this machine, the backends that run on it, and packages to install."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def doctor(
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
-    """Show what this machine can run, and what to install.
+    """Show the backends this machine can run, and packages to install.
 
-    Prints its processor, container limits and GPU, which backends would run here and why the others would not, and the
-    installed packages. A probe that fails is part of the report; the exit code is 0 whatever is found.
+    Print processor, container limits and GPU, the backends that run here, the reason that others do not, and the
+    installed packages. A check that fails is reported as a line. The exit code is always 0.
 
     Examples:
       seqpar doctor
@@ -44,9 +44,9 @@ def doctor(
 
 
 def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The backend that `auto` would take for a bundle without engines, and how to get a faster one."""
+    """Return the backend that `auto` would take for a bundle without engines, and the way to a faster one."""
     if "error" in report["backends"]:
-        return {"backend": None, "text": f"the backends could not be examined: {report['backends']['error']}"}
+        return {"backend": None, "text": f"the backends could not be checked: {report['backends']['error']}"}
     backends = {status["name"]: status for status in report["backends"]}
     usable = [name for name, status in backends.items() if status["available"]]
     taken = next((name for name in usable if name not in RUNTIMES), None)
@@ -61,21 +61,28 @@ def verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 def _faster(
     taken: str | None, engines: str | None, backends: Mapping[str, Mapping[str, Any]], report: Mapping[str, Any]
 ) -> str:
-    """What to do next, in words; `taken` is the backend without engines, `engines` the one with."""
+    """Return the next step to a faster backend.
+
+    Args:
+        taken: The first usable backend that needs no engines.
+        engines: The first usable backend that needs engines.
+        backends: All backends by name.
+        report: The whole report.
+    """
     if engines is not None:
-        return f"seqpar export engine BUNDLE builds engines for {engines}, which auto then takes"
+        return f"run seqpar export engine BUNDLE to build engines for {engines}, which auto then takes"
     gpu_backends = (*RUNTIMES, "onnxruntime-cuda")
     if _has_gpu(report) and taken not in gpu_backends:
         offers = {status["install"]: None for name, status in backends.items() if name in gpu_backends}
-        return f"for the GPU: {' or '.join(filter(None, offers)) or 'mend what the backends above lack'}"
+        return f"for the GPU: {' or '.join(filter(None, offers)) or 'fix the faults of the backends above'}"
     if taken is None:
         return _CPU_INSTALL
     if taken == "onnxruntime" and not backends["openvino"]["available"]:
         return f"openvino may be faster: {backends['openvino']['install'] or _CPU_INSTALL}"
     reduced = [name for name in backends[taken]["compute_precisions"] if name != "native"]
     if reduced:
-        return f"seqpar tune BUNDLE measures whether {' or '.join(reduced)} is faster"
-    return "seqpar tune BUNDLE finds the fastest settings"
+        return f"run seqpar tune BUNDLE to measure whether {' or '.join(reduced)} is faster"
+    return "run seqpar tune BUNDLE to find the fastest settings"
 
 
 def _has_gpu(report: Mapping[str, Any]) -> bool:
@@ -99,9 +106,9 @@ def _machine(report: Mapping[str, Any]) -> Lines:
     else:
         yield "processor", f"{processor['name']}, {processor['architecture']}"
         features = processor["features"]
-        has, lacks = ([name for name, there in features.items() if there is wanted] for wanted in (True, False))
+        has, lacks = ([name for name, value in features.items() if value is present] for present in (True, False))
         text = f"{', '.join(has)} (no {', '.join(lacks)})" if lacks else ", ".join(has)
-        yield "features", text if features else "the system does not list them"
+        yield "features", text if features else "not listed by the system"
     if "error" in cores:
         yield "cores", _unknown(cores)
     else:
@@ -161,7 +168,7 @@ def _packages(report: Mapping[str, Any]) -> Lines:
         for kind, versions in packages.items():
             yield kind, ", ".join(f"{name} {version}" for name, version in versions.items()) or "none"
         if {"onnxruntime", "onnxruntime-gpu"} <= packages["runtimes"].keys():
-            yield "", "onnxruntime and onnxruntime-gpu exclude each other; pip uninstall one of them"
+            yield "", "onnxruntime and onnxruntime-gpu exclude each other; run pip uninstall on one of them"
         if "torch" not in packages["workstation"]:
             yield "torch", "not installed; only export and train need it: pip install 'seqpar-deploy[export]'"
     if "error" in video:

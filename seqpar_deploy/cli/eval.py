@@ -1,4 +1,4 @@
-"""`seqpar eval`: the published scores of a checkpoint, or of a bundle on any backend."""
+"""`seqpar eval`: the published metrics of a checkpoint, or of a bundle on any backend."""
 
 from __future__ import annotations
 
@@ -30,43 +30,73 @@ from seqpar_deploy.modeling.load import export_extra, load_network
 _CHECKPOINT_ROWS = 64  # of a decoder batch in PyTorch
 
 
+_Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Dataset: its folder as published, or a CSV or JSON Lines file.",
+        metavar="PATH",
+    ),
+]
+_Backend = Annotated[
+    options.ModelBackendName,
+    typer.Option(
+        help="Backend that runs the model: torch or torch-cuda for a checkpoint, another for a bundle. auto takes "
+        "the first that can open the model."
+    ),
+]
+_BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Crops per inference.",
+        show_default=f"the largest batch of a bundle, {_CHECKPOINT_ROWS} for a checkpoint",
+        min=1,
+    ),
+]
+_Limit = Annotated[
+    int | None, typer.Option(help="Evaluate only the first N people of the split.", show_default="all", min=1)
+]
+_Picture = Annotated[
+    Path | None, typer.Option(help="Also write a chart of the scores per attribute to this PNG.", metavar="FILE")
+]
+_Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write the generated sequence per person to this JSON Lines file, for --against.", metavar="FILE"
+    ),
+]
+_Against = Annotated[
+    Path | None,
+    typer.Option(help="Count the sequences that differ from this --predictions file of another run.", metavar="FILE"),
+]
+
+
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(help="Checkpoint (.pth or .safetensors) or bundle folder.", show_default=False)
-    ],
-    data: Annotated[
-        Path, typer.Option("--data", "-d", help="Dataset: its folder as published, or a CSV or JSON Lines file.")
-    ],
+    model: Annotated[Path, typer.Argument(help="Checkpoint (.pth or .safetensors) or bundle folder.", metavar="MODEL")],
+    data: _Data,
     split: options.Split = None,
-    backend: Annotated[
-        options.ModelBackendName,
-        typer.Option(help="Backend. torch and torch-cuda run checkpoints, the others run bundles."),
-    ] = "auto",
+    backend: _Backend = "auto",
     beam: options.Beam = 1,
-    batch_size: options.BatchSize = None,
+    batch_size: _BatchSize = None,
     threads: options.Threads = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Evaluate only this many people, the first ones. Default: all.", min=1)
-    ] = None,
+    limit: _Limit = None,
     label_set: options.LabelSet = None,
     sentences: options.Sentences = False,
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the scores of each attribute to this PNG.")] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Also write each person's sequence to this JSON Lines file, for --against.")
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="--predictions file of another run; count the sequences that differ.")
-    ] = None,
+    picture: _Picture = None,
+    predictions: _Predictions = None,
+    against: _Against = None,
 ) -> None:
     """Evaluate a checkpoint or a bundle on a labelled dataset.
 
-    Prints mA, accuracy, precision, recall and F1 as the paper defines them, and the scores of each attribute. On the
-    test split of a dataset the paper reports, the paper's scores are printed beside them. An image that cannot be read
-    ends the run, because scores over the other images would not be comparable.
+    Print mA, accuracy, precision, recall and F1 as the paper defines them, and the scores per attribute. For the test
+    split of a dataset in the paper, also print the paper's scores.
+
+    If an image cannot be read, the command fails: scores over the other images would not be comparable.
 
     Examples:
       seqpar eval bundles/peta --data PETA
@@ -75,7 +105,7 @@ def evaluate(
     check_writable(output, picture, predictions)
     strategy = Greedy() if beam == 1 else Beam(width=beam)
     if picture:
-        check_available()  # rather now than after an hour
+        check_available()  # fails now if matplotlib is missing, not after an hour of evaluation
     with stage("loading"):
         open_model = _open_bundle if model.is_dir() else _open_checkpoint
         loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads)
@@ -111,9 +141,9 @@ def evaluate(
 def _format_scores(
     model: Model, dataset: Dataset, metrics: Metrics, paper: Mapping[str, float] | None, beam: int, seconds: float
 ) -> str:
-    where = f"{model.backend.name} ({model.backend.device})"
+    device = f"{model.backend.name} ({model.backend.device})"
     return (
-        f"{model.name} ({model.kind}, {model.precision}) on {where}, {'greedy' if beam == 1 else f'beam {beam}'}\n"
+        f"{model.name} ({model.kind}, {model.precision}) on {device}, {'greedy' if beam == 1 else f'beam {beam}'}\n"
         f"{dataset.name} {dataset.split}: {len(dataset)} people, {len(dataset) / seconds:.1f} per second\n\n"
         f"{format_attributes(metrics, model.label_set)}\n\n{format_overall(metrics, paper)}"
     )
@@ -129,11 +159,17 @@ def _open_bundle(
     decoder_heads: int | None,
 ) -> Model:
     if backend == "torch" or backend == "torch-cuda":
-        raise BackendUnavailableError(f"--backend of a bundle must not be {backend}, which runs checkpoints; omit it")
+        raise BackendUnavailableError(
+            f"--backend must be one that runs bundles, got {backend}, which runs checkpoints; omit --backend"
+        )
     if sentences or encoder or decoder_heads:
-        raise BackendUnavailableError("--sentences, --encoder and --decoder-heads are of a checkpoint; omit them")
+        raise BackendUnavailableError(
+            "--sentences, --encoder and --decoder-heads need a checkpoint, got a bundle; omit them"
+        )
     if label_set is not None:
-        raise LabelSetError(f"bundle {path.name} says itself what it was trained on; leave out --label-set")
+        raise LabelSetError(
+            f"--label-set needs a checkpoint, got bundle {path.name}, which has its own; omit --label-set"
+        )
     bundle = Bundle.open(path)
     return Model(
         name=path.resolve().name,
@@ -157,7 +193,9 @@ def _open_checkpoint(
     decoder_heads: int | None,
 ) -> Model:
     if not path.exists():
-        raise CheckpointError(f"no model at {path}; wanted a .pth or .safetensors file or a bundle folder")
+        raise CheckpointError(
+            f"model must be a .pth or .safetensors file or a bundle folder, got {path}, which is missing"
+        )
     if backend not in ("auto", "torch", "torch-cuda"):
         raise BackendUnavailableError(
             f"--backend of a checkpoint must be auto, torch or torch-cuda, got {backend}; only bundles run on it"
@@ -168,7 +206,9 @@ def _open_checkpoint(
         from seqpar_deploy.modeling.eager import CachedEagerBackend
 
     if backend == "torch-cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError("torch-cuda finds no NVIDIA GPU; use --backend torch")
+        raise BackendUnavailableError(
+            "--backend torch-cuda needs an NVIDIA GPU, and PyTorch finds none; use --backend torch"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_network(
@@ -192,7 +232,7 @@ def _open_checkpoint(
 
 
 def _without_unknown(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """An attribute's scores, None in place of those that nobody's label gives."""
+    """Return an attribute's scores, with None for those that have no labels to be computed from."""
     missing = {"recall_yes"} if scores["positives"] == 0 else set()
     missing |= {"recall_no"} if scores["positives"] == scores["known"] else set()
     missing |= {name for name, value in scores.items() if isinstance(value, float)} if scores["known"] == 0 else set()

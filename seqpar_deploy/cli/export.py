@@ -22,29 +22,33 @@ def checkpoint(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Checkpoint: .pth as the published training saves it, or .safetensors.", show_default=False
+            help="Checkpoint: .pth as written by the published training, or .safetensors.", metavar="CHECKPOINT"
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.", metavar="FOLDER")],
     label_set: options.LabelSet = None,
     sentences: options.Sentences = False,
     recipe: Annotated[
         str,
         typer.Option(
-            help=f"Export recipe: {', '.join(recipe_names())} (fp16 for NVIDIA GPUs, int8 for CPUs), or a TOML file."
+            help=f"Export recipe: {', '.join(recipe_names())}, or a TOML file. fp16 is for NVIDIA GPUs, int8 for CPUs.",
+            metavar="NAME",
         ),
     ] = "fp32",
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle at --out.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an existing bundle at --out.", show_default="fail if one exists"),
+    ] = False,
     engine: Annotated[bool, typer.Option("--engine", help="Also build TensorRT engines for this machine.")] = False,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
     """Export a checkpoint to a bundle and verify it.
 
-    The export fails, and writes no bundle, unless the bundle reproduces the checkpoint's outputs on real crops within
-    the recipe's tolerances.
+    The last step compares the bundle with the checkpoint on real crops. If outputs differ by more than the recipe
+    allows, the command prints a one-line diagnosis, writes no bundle, and exits with code 2.
 
     Examples:
       seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
@@ -55,7 +59,7 @@ def checkpoint(
     if engine:
         from seqpar_deploy.build_engines import build_engines, runtime_to_build_with
 
-        runtime_to_build_with()  # before minutes of work
+        runtime_to_build_with()  # fails now if none is installed, not after minutes of export
     chosen_recipe = load_recipe(recipe)
     with export_extra():
         from seqpar_deploy.exporting.export import export_bundle
@@ -108,31 +112,49 @@ def _format_export(bundle: Bundle) -> str:
 def engine(
     bundle: options.BundleArgument,
     runtime: Annotated[
-        Runtime | None, typer.Option(help="TensorRT flavour to build for. Default: the installed one.")
+        Runtime | None,
+        typer.Option(
+            help="TensorRT flavour to build for.", show_default="the installed one, tensorrt before tensorrt_rtx"
+        ),
     ] = None,
     batch: Annotated[
         list[str] | None,
         typer.Option(
-            help="Batch profile as MIN,OPT,MAX crops, for example 1,8,32. Repeatable. Default: the bundle's profiles."
+            help="Batch profile as MIN,OPT,MAX crops, for example 1,8,32. Repeatable.",
+            metavar="MIN,OPT,MAX",
+            show_default="the profiles of the bundle",
         ),
     ] = None,
     hardware_compatible: Annotated[
         bool,
-        typer.Option("--hardware-compatible", help="Build for every GPU from Ampere on; slower than for one GPU."),
+        typer.Option(
+            "--hardware-compatible",
+            help="Build for all GPUs from Ampere on. These engines are slower.",
+            show_default="for this GPU only",
+        ),
     ] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Build for later versions of the same major version too.")
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="Build for later TensorRT releases of the same major version too.",
+            show_default="for this release only",
+        ),
     ] = False,
     strip_weights: Annotated[
-        bool, typer.Option("--strip-weights", help="Omit the weights; opening refits them from the graphs.")
+        bool,
+        typer.Option(
+            "--strip-weights",
+            help="Omit the weights from the engines. They are read from the bundle's graphs on opening.",
+        ),
     ] = False,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
     """Build TensorRT engines from a bundle, on the target machine.
 
-    The engines are written to the bundle's folder. PyTorch is not needed. TensorRT builds for the GPU it finds;
-    TensorRT-RTX needs no GPU to build and its engines run on all GPUs it supports.
+    The command writes the engines to the bundle's folder and needs no PyTorch. TensorRT builds for the GPU of this
+    machine. TensorRT-RTX builds without a GPU, for all GPUs that it supports.
 
     Examples:
       seqpar export engine bundles/peta-fp16
@@ -157,7 +179,9 @@ def _batch_profile(text: str) -> BatchProfile:
     try:
         least, usual, most = (int(part) for part in text.split(","))
     except ValueError:
-        raise EngineError(f"--batch must be three numbers such as 1,8,32, got {text!r}") from None
+        raise EngineError(
+            f"--batch must be three whole numbers, got {text!r}; write MIN,OPT,MAX such as 1,8,32"
+        ) from None
     if not 1 <= least <= usual <= most:
-        raise EngineError(f"--batch must be MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, got {text!r}")
+        raise EngineError(f"--batch must be MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, got {text!r}; for example 1,8,32")
     return BatchProfile(min=least, opt=usual, max=most)

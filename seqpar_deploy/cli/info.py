@@ -1,4 +1,4 @@
-"""`seqpar info`: what a bundle holds, how it was made and checked, and what of it fits this machine."""
+"""`seqpar info`: contents of a bundle, its origin and checks, and the parts of it that fit this machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ Lines = Iterator[tuple[str, str]]
 def info(
     bundle: options.BundleArgument,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check the SHA-256 of every file, about 1 s per GB. Default: sizes only.")
+        bool,
+        typer.Option(
+            "--verify", help="Check the SHA-256 of every file, about 1 s per GB.", show_default="check sizes only"
+        ),
     ] = False,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
-    """Show what a bundle holds, and what of it fits this machine.
+    """Show the contents of a bundle, and the parts that fit this machine.
 
-    Prints its label set, dimensions, precision, parity result, engines, tuning and files. The exit code is 2 if the
+    Print its label set, dimensions, precision, parity result, engines, tuning and files. The exit code is 2 if the
     bundle cannot be opened.
 
     Examples:
@@ -44,8 +47,8 @@ def info(
         facts = {**_facts(opened), "hashes_checked": verify}
         text = format_sections(_sections(facts))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"it lacks key {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleFormatError(f"{opened.path / MANIFEST} is malformed: {what}; export the bundle again") from None
+        fault = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleFormatError(f"{opened.path / MANIFEST} is malformed: {fault}; export the bundle again") from None
     emit_result(facts, text, as_json=as_json, output=output)
 
 
@@ -56,7 +59,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     fit: Any = {"engines": {}, "tuned": None}
     if has_engines or tuning is not None:
         fit = guarded(lambda: Isolated("fit", str(bundle.path.resolve())).result())
-    if tuning is not None and "error" not in fit:  # what fits may be in the user's cache folder, behind another
+    if tuning is not None and "error" not in fit:  # the one that fits may be a second file, in the user's cache folder
         tuning = tuning | {"fits": False} if fit["tuned"] is None else {"fits": True, "choice": fit["tuned"]}
     groups: dict[str, list[str]] = {name: [] for name in label_set.groups}
     for attribute in label_set.attributes:
@@ -92,7 +95,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _read_json(bundle: Bundle, name: str, is_sound: Callable[[Any], bool] = lambda _: True) -> Any:
-    """The values of the first sound sidecar, as its users read it; None if there is none, `{"error": "why"}` if bad."""
+    """Return the values of the first sound sidecar, None if there is none, `{"error": "why"}` if none is sound."""
     problem: dict[str, str] | None = None
     for path, content in sidecars(bundle, name):
         try:
@@ -150,7 +153,7 @@ def _bundle(facts: Mapping[str, Any]) -> Lines:
     yield "producer", f"seqpar-deploy {producer.get('seqpar_deploy', 'unknown')}{commit}, {tools}"
     yield "checkpoint", f"{checkpoint.get('file', 'unknown')}, sha256 {str(checkpoint.get('sha256'))[:12]}.."
     yield "recipe", f"{facts['recipe']}"
-    yield "hashes", "match" if facts["hashes_checked"] else "not checked; --verify checks them"
+    yield "hashes", "match" if facts["hashes_checked"] else "not checked; pass --verify to check them"
 
 
 def _model(facts: Mapping[str, Any]) -> Lines:
@@ -184,32 +187,32 @@ def _machine(facts: Mapping[str, Any]) -> Lines:
     if "error" in engines:
         yield "engines", f"cannot be checked: {engines['error']}"
     elif not engines:
-        yield "engines", "none; seqpar export engine builds them on the target GPU"
+        yield "engines", "none; run seqpar export engine on the target GPU to build them"
     else:
         for folder, engine in engines.items():
             yield "engines", f"{folder}: {'fits' if engine['fits'] else engine['reason']}"
     yield "tuning", _tuning(facts["tuning"], facts["path"])
     yield from _verified(facts["verified"])
     calibration = facts["calibration"]
-    yield "calibration", "none" if calibration is None else calibration.get("error", "there")
+    yield "calibration", "none" if calibration is None else calibration.get("error", "present")
 
 
 def _verified(verified: Mapping[str, Any] | None) -> Lines:
-    """Checks of NVIDIA backends against the golden sequences."""
+    """Lines of the checks of NVIDIA backends against the golden sequences."""
     if verified is None:
-        yield "verified", "no NVIDIA backend yet"
+        yield "verified", "no NVIDIA backend checked yet"
     elif "error" in verified:
         yield "verified", verified["error"]
     else:
         for result in verified["results"]:
             subject, failure = result["subject"], result["failure"]
-            where = f"{subject['backend']} {subject['version']}, {subject['gpu']}, driver {subject['driver']}"
-            yield "verified", f"{where}: {failure or 'reproduces the golden sequences'}"
+            place = f"{subject['backend']} {subject['version']}, {subject['gpu']}, driver {subject['driver']}"
+            yield "verified", f"{place}: {failure or 'reproduces the golden sequences'}"
 
 
 def _tuning(tuning: Mapping[str, Any] | None, path: str) -> str:
     if tuning is None:
-        return f"none; seqpar tune {path} finds the fastest way to run it here"
+        return f"none; run seqpar tune {path} to find the fastest way to run it here"
     if "error" in tuning:
         return str(tuning["error"])
     choice = ", ".join(f"{name} {value}" for name, value in tuning.get("choice", {}).items() if value is not None)

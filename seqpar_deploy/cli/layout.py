@@ -1,4 +1,4 @@
-"""Text that `seqpar doctor` and `seqpar info` share: titled sections of aligned lines."""
+"""Text layout of `seqpar doctor` and `seqpar info`: titled sections of aligned lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def format_sections(sections: Mapping[str, Iterable[tuple[str, str]]]) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for a person: `1.2 GB`."""
+    """Return a number of bytes with a readable unit, for example `1.2 GB`."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

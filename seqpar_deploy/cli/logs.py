@@ -14,19 +14,19 @@ _PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRI
 
 
 class _StandardError(logging.Handler):
-    """Writes to what `sys.stderr` is at the time: progress bars and tests exchange it."""
+    """Writes to the current `sys.stderr`, which progress bars and tests replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(self.format(record), file=sys.stderr, flush=True)
-        except OSError:  # the terminal or the reader of a pipe is gone; the work goes on
+        except OSError:  # the terminal or the reader of the pipe is gone, but the work continues
             pass
         except Exception:
             self.handleError(record)
 
 
 class _Text(logging.Formatter):
-    """Info as it is; warnings and errors with their level and in one line; tracebacks only with --verbose."""
+    """Info as it is, warnings and errors in one line with their level, tracebacks only with --verbose."""
 
     def __init__(self, *, verbose: bool) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One object per line: time (ISO 8601, UTC), level, logger, message; of faults, or with --verbose, exception."""
+    """One object per line: time (ISO 8601, UTC), level, logger, message. Faults and --verbose add the exception."""
 
     def __init__(self, *, verbose: bool) -> None:
         super().__init__()
@@ -68,25 +68,25 @@ _handler = _StandardError()
 
 
 def configure(*, verbose: bool = False, quiet: bool = False, log_json: bool = False) -> None:
-    """Log to standard error, Python's warnings too. Calling it again changes the options.
+    """Send the log and Python's warnings to standard error. A second call changes the options.
 
     Args:
-        verbose: Log debug messages, tracebacks, and what other libraries log.
+        verbose: Also log debug messages, tracebacks, and the messages of other libraries.
         quiet: Log only warnings and errors.
         log_json: Write one JSON object per line.
     """
     _handler.setFormatter(_Json(verbose=verbose) if log_json else _Text(verbose=verbose))
     _PACKAGE.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
-    root = logging.getLogger()  # other libraries' warnings belong in the same format
+    root = logging.getLogger()  # warnings of other libraries get the same format
     root.setLevel(logging.INFO if verbose else logging.WARNING)
     if _handler not in root.handlers:
         root.addHandler(_handler)
-    # Not logging.captureWarnings, whose messages are several lines with a file name and a line of source.
+    # logging.captureWarnings would log several lines per warning, with a file name and a line of source.
     warnings.showwarning = _log_warning  # type: ignore[assignment]
 
 
 def writes_json() -> bool:
-    """Whether standard error is to hold nothing but JSON."""
+    """Return whether standard error may hold nothing but JSON."""
     return isinstance(_handler.formatter, _Json)
 
 

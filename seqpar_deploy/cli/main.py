@@ -9,8 +9,8 @@ export_app = new_app(
     """Export a checkpoint to a bundle, or a bundle to TensorRT engines.
 
     Examples:
-      seqpar-export checkpoint f1_best.pth --label-set peta --out bundles/peta
-      seqpar-export engine bundles/peta-fp16
+      seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
+      seqpar export engine bundles/peta-fp16
     """,
     {
         "checkpoint": Command("export:checkpoint", "Export a checkpoint to a bundle and verify it."),
@@ -21,15 +21,15 @@ export_app = new_app(
 bench_app = new_app(
     """Measure a bundle against its alternatives, or compare two results.
 
-    `seqpar-bench BUNDLE` is `seqpar-bench run BUNDLE`.
+    seqpar bench BUNDLE is short for seqpar bench run BUNDLE.
 
     Examples:
-      seqpar-bench bundles/peta --output today.json
-      seqpar-bench compare yesterday.json today.json --fail-above 1.1
+      seqpar bench bundles/peta --output today.json
+      seqpar bench compare yesterday.json today.json --fail-above 1.1
     """,
     {
         "run": Command("bench:run", "Measure a bundle against its alternatives on this machine."),
-        "compare": Command("bench:compare", "Compare two results of `seqpar bench run`."),
+        "compare": Command("bench:compare", "Compare two results of seqpar bench run."),
     },
     default="run",
 )
@@ -37,14 +37,17 @@ bench_app = new_app(
 app = new_app(
     """Predict pedestrian attributes with SequencePAR, from checkpoint to edge.
 
+    Run seqpar COMMAND --help for the options of a command.
+
     Examples:
       seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
       seqpar predict photos/ --bundle bundles/peta
       seqpar video street.mp4 --bundle bundles/peta --report people.html
     """,
     {
+        "demo": Command("demo:demo", "Try the demo model on the sample people and a street clip."),
         "predict": Command("predict:predict", "Predict the attributes of people in image files."),
-        "video": Command("video:video", "Track people in videos and streams; emit their attributes."),
+        "video": Command("video:video", "Track people in videos and streams, and emit their attributes."),
         "export": export_app,
         "parity": Command("parity:parity", "Check that a bundle reproduces its checkpoint on this machine."),
         "tune": Command("tune:tune", "Find the fastest way to run a bundle on this machine."),
@@ -52,8 +55,8 @@ app = new_app(
         "eval": Command("eval:evaluate", "Evaluate a checkpoint or a bundle on a labelled dataset."),
         "train": Command("train:train", "Train SequencePAR on labelled images."),
         "synth": Command("synth:synth", "Render a synthetic dataset in PA-100K's format."),
-        "info": Command("info:info", "Show what a bundle holds, and what of it fits this machine."),
-        "doctor": Command("doctor:doctor", "Show what this machine can run, and what to install."),
+        "info": Command("info:info", "Show the contents of a bundle, and the parts that fit this machine."),
+        "doctor": Command("doctor:doctor", "Show the backends this machine can run, and packages to install."),
     },
 )
 

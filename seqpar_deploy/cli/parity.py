@@ -1,4 +1,4 @@
-"""`seqpar parity`: does a bundle, on this machine and backend, say what its checkpoint says?"""
+"""`seqpar parity`: compare the outputs of a bundle, on this machine and backend, with those of its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import emit_result, stage
 from seqpar_deploy.datasets import Dataset, check_images, load_dataset
 from seqpar_deploy.decoding import Greedy
-from seqpar_deploy.errors import ParityError
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import compute_metrics
 from seqpar_deploy.files import check_writable, write_whole
@@ -30,52 +29,76 @@ from seqpar_deploy.resources import sample_crops
 if TYPE_CHECKING:
     from seqpar_deploy.exporting.explain.explain import Explanation
 
-_EXPLAINED = 4  # crops: every tensor between the stages is kept of them
+_CROPS = 64  # with --checkpoint
+_EXPLAINED = 4  # crops of --explain, which keeps every intermediate tensor of each in memory
 _MARKS = {"passed": "ok     ", "failed": "WRONG  ", "skipped": "skipped"}
 _SHARES = {"median": "median", "p99": "99 %", "max": "at most"}
+
+
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Compare with this checkpoint in PyTorch, on more crops. Needs the export extra.",
+        metavar="FILE",
+        show_default="compare with the golden data in the bundle",
+    ),
+]
+_Crops = Annotated[
+    int | None,
+    typer.Option(
+        help="With --checkpoint: real and rendered crops to compare. Adversarial crops are added.",
+        show_default=str(_CROPS),
+        min=1,
+    ),
+]
+_Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        "-d",
+        help="With --checkpoint: also evaluate checkpoint and bundle on this dataset, as seqpar eval does.",
+        metavar="PATH",
+    ),
+]
+_Explained = Annotated[
+    bool, typer.Option("--explain", help="With --checkpoint: also find the first graph node whose output differs.")
+]
+_Html = Annotated[
+    Path | None, typer.Option(help="Also write the report, with images, to this HTML page.", metavar="FILE")
+]
 
 
 def parity(
     bundle: options.BundleArgument,
     backend: options.Backend = "auto",
     threads: options.Threads = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Compare with this checkpoint in PyTorch, on more crops. Needs the export extra. Default: compare "
-            "with the bundle's golden data."
-        ),
-    ] = None,
-    crops: Annotated[
-        int, typer.Option(help="With --checkpoint: real and rendered crops. Adversarial crops are added.", min=1)
-    ] = 64,
+    checkpoint: _Checkpoint = None,
+    crops: _Crops = None,
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="With --checkpoint: also evaluate both on this dataset, as seqpar eval."),
-    ] = None,
+    data: _Data = None,
     split: options.Split = None,
-    explained: Annotated[
-        bool, typer.Option("--explain", help="With --checkpoint: find the first graph node whose output differs.")
-    ] = False,
+    explained: _Explained = False,
     as_json: options.AsJson = False,
     output: options.Output = None,
-    html: Annotated[Path | None, typer.Option(help="Also write the report to this HTML page, with images.")] = None,
+    html: _Html = None,
 ) -> None:
     """Check that a bundle reproduces its checkpoint on this machine.
 
-    If a check fails, the command prints a one-line diagnosis and the exit code is 2. Without --checkpoint the bundle's
-    golden data are the reference, and PyTorch is not needed.
+    Print one line per check. If a check fails, the command prints a one-line diagnosis and exits with code 2.
+
+    Without --checkpoint the reference is the golden data in the bundle, and PyTorch is not needed.
 
     Examples:
       seqpar parity bundles/peta
       seqpar parity bundles/peta --checkpoint f1_best.pth --html parity.html
     """
     check_writable(output, html)
-    needing = {"--data": data, "--explain": explained, "--encoder": encoder, "--decoder-heads": decoder_heads}
-    if checkpoint is None and (given := [option for option, value in needing.items() if value]):
-        raise ParityError(f"{given[0]} needs --checkpoint; add it, or leave {given[0]} out")
+    if checkpoint is None:
+        needing = {"--crops": crops, "--data": data, "--explain": explained}
+        options.check_needed("--checkpoint", {**needing, "--encoder": encoder, "--decoder-heads": decoder_heads})
+    if data is None:
+        options.check_needed("--data", {"--split": split})
     with stage("loading"):
         opened = Bundle.open(bundle)
         tolerances = tolerances_of(opened)
@@ -87,7 +110,7 @@ def parity(
         dataset = load_dataset(opened.label_set, data, split or ("test" if data.is_dir() else None)) if data else None
         if dataset is not None:
             check_images(dataset)
-    reference = _reference(opened, model, crops)
+    reference = _reference(opened, model, crops or _CROPS)
     with closing(open_backend(opened, backend, threads=threads)) as running:
         with stage(f"comparing on {running.name}") as progress:
             report = check_parity(
@@ -159,18 +182,18 @@ def _score(bundle: Bundle, backend: Backend[Any], dataset: Dataset) -> dict[str,
 
 
 def format_report(report: Mapping[str, Any], name: str) -> str:
-    """A parity report as a table for the terminal."""
+    """Return a parity report as a table for the terminal."""
     kinds = ", ".join(f"{number} {kind}" for kind, number in report["kinds"].items() if number)
     lines = [f"{name} on {report['backend']} against {report['reference']}: {report['crops']} crops ({kinds})"]
     width = max(len(check["name"]) for check in report["checks"])
     for check in report["checks"]:
         lines.append(f"  {_MARKS[check['status']]}  {check['name']:{width}}  {check['detail']}")
     for d in report["divergences"]:
-        where = f"{d['name']} at step {d['step']}"
-        tokens = f"token {d['got']}, wanted {d['wanted']}, margin {d['margin']:.2g}"
-        lines.append(f"  {'tie' if d['tie'] else 'WRONG'}: {where}: {tokens}")
+        place = f"{d['name']} at step {d['step']}"
+        tokens = f"expected token {d['wanted']}, got {d['got']}, margin {d['margin']:.2g}"
+        lines.append(f"  {'tie' if d['tie'] else 'WRONG'}: {place}: {tokens}")
     same = f"{report['identical']} sequences and {report['identical_sets']} sets of attributes identical"
-    shares = (f"{report[f'log_prob_{key}']:.1e} ({what})" for key, what in _SHARES.items())
+    shares = (f"{report[f'log_prob_{key}']:.1e} ({share})" for key, share in _SHARES.items())
     lines.append(f"{same}, {report['ties']} ties; log-probabilities differ by {', '.join(shares)}")
     if scores := report["scores"]:
         for kind, values in (("checkpoint", scores["wanted"]), ("bundle", scores["got"])):

@@ -1,4 +1,4 @@
-"""`seqpar predict`: attributes of people in picture files."""
+"""`seqpar predict`: attributes of people in image files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from seqpar_deploy.backends import BackendName, ComputePrecision
+from seqpar_deploy.backends import ComputePrecision
+from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import USAGE_ERROR, print_error, print_line
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
@@ -22,54 +23,74 @@ from seqpar_deploy.recognizer import Prediction, Recognizer
 
 _log = logging.getLogger(__name__)
 
-_READ_AHEAD = 256  # pictures in memory at a time
+_READ_AHEAD = 256  # images in memory at a time
+
+
+_Pictures = Annotated[
+    list[str],
+    typer.Argument(
+        help='Image files, folders or quoted globs such as "crops/*.jpg". Each image shows one person.',
+        metavar="PICTURES",
+    ),
+]
+_Speculative = Annotated[
+    bool,
+    typer.Option(
+        "--speculative",
+        help="Decode speculatively: the same tokens as greedy decoding, usually in less time. Excludes --beam.",
+    ),
+]
+_ComputePrecision = Annotated[
+    ComputePrecision | None,
+    typer.Option(
+        help="Precision of the computation on CPUs. native is the precision of the bundle. bf16 and int8 are "
+        "usually faster and need --fallback-margin.",
+        show_default="native",
+    ),
+]
+_FallbackMargin = Annotated[
+    float | None,
+    typer.Option(
+        help="With --compute-precision bf16 or int8: re-run a crop in native precision if the log-probability "
+        "margin of any token is below this value, for example 0.25. 0 re-runs none.",
+        min=0,
+    ),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per image, instead of text.")]
+_Annotate = Annotated[
+    Path | None,
+    typer.Option(help="Also write each image, with its attributes beside it, to this folder.", metavar="FOLDER"),
+]
 
 
 def predict(
-    pictures: Annotated[
-        list[str],
-        typer.Argument(help="Image files, folders or quoted globs, one person per image.", show_default=False),
-    ],
+    pictures: _Pictures,
     bundle: options.BundleOption,
-    backend: Annotated[
-        BackendName, typer.Option(help="Backend. auto takes the tuned one, else the first that opens the bundle.")
-    ] = "auto",
+    backend: options.TunedBackend = "auto",
     beam: options.Beam = 1,
-    speculative: Annotated[
-        bool, typer.Option("--speculative", help="Decode speculatively: the same tokens as greedy, often faster.")
-    ] = False,
+    speculative: _Speculative = False,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
-    compute_precision: Annotated[
-        ComputePrecision | None,
-        typer.Option(
-            help="Precision on CPUs: native is the bundle's own; bf16 and int8 are faster. Default: the tuned one, "
-            "else native.",
-        ),
-    ] = None,
-    fallback_margin: Annotated[
-        float | None,
-        typer.Option(
-            help="With bf16 or int8: re-run a crop in native precision if the log-probability margin of any token is "
-            "below this value. Default: the tuned one.",
-            min=0,
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per image.")] = False,
-    annotate: Annotated[
-        Path | None, typer.Option(help="Also write each image with its attributes drawn into this folder.")
-    ] = None,
-    verify: Annotated[bool, typer.Option(help="Check the bundle's file hashes first.")] = True,
+    compute_precision: _ComputePrecision = None,
+    fallback_margin: _FallbackMargin = None,
+    as_json: _AsJson = False,
+    annotate: _Annotate = None,
+    verify: Annotated[bool, typer.Option(help="Check the SHA-256 of the bundle's files first.")] = True,
 ) -> None:
     """Predict the attributes of people in image files.
 
-    Prints each image's attributes with their probabilities. An image that cannot be read is reported on standard error
-    and skipped; the exit code is then 2.
+    Print one line per image: the attributes that the model finds, with their probabilities. If an image cannot be
+    read, the command reports it on standard error, continues with the others, and exits with code 2.
+
+    If seqpar tune has run on this machine, its result sets backend, precision and decoding, unless --backend, --beam,
+    --speculative, --batch-size, --threads, --compute-precision or --fallback-margin is given.
 
     Examples:
       seqpar predict photos/ --bundle bundles/peta
       seqpar predict "crops/*.jpg" --bundle bundles/peta --json > attributes.jsonl
     """
+    if fallback_margin is not None and compute_precision not in REDUCED_PRECISIONS:
+        options.check_needed("--compute-precision bf16 or int8", {"--fallback-margin": fallback_margin})
     check_writable(annotate, folder=True)
     paths = find_pictures(pictures)
     strategy = _strategy(beam, speculative)
@@ -97,14 +118,19 @@ def predict(
                 if annotate is not None:
                     _annotate(annotate, names[path], crops[path], prediction)
                 if not print_line(row) and annotate is None:
-                    raise typer.Exit(USAGE_ERROR if failed else 0)  # nobody reads the others
-        _log.info("%d people, on %s (%s)", len(paths) - failed, recognizer.backend.name, recognizer.backend.device)
+                    raise typer.Exit(
+                        USAGE_ERROR if failed else 0
+                    )  # the reader of standard output is gone, so nobody needs the rest
+        done = len(paths) - failed
+        _log.info(
+            "%d image%s on %s (%s)", done, "" if done == 1 else "s", recognizer.backend.name, recognizer.backend.device
+        )
     if failed:
         raise typer.Exit(USAGE_ERROR)
 
 
 def _read(paths: list[Path]) -> dict[Path, Crop]:
-    """The images that can be read. Errors of the others are logged."""
+    """Return the images that can be read, and log an error for each of the others."""
     crops: dict[Path, Crop] = {}
     for path in paths:
         try:
@@ -115,10 +141,10 @@ def _read(paths: list[Path]) -> dict[Path, Crop]:
 
 
 def _strategy(beam: int, speculative: bool) -> Strategy | None:
-    """None where nothing is asked for: greedy, or as tuned."""
+    """Return the strategy of the options, or None without any: greedy, or as tuned."""
     if speculative:
         if beam != 1:
-            raise StrategyError(f"--speculative is greedy, --beam is {beam}; leave one of them out")
+            raise StrategyError(f"--beam must be 1 with --speculative, got {beam}; omit one of them")
         return Speculative()
     return None if beam == 1 else Beam(width=beam)
 
@@ -129,7 +155,7 @@ def _chunks(paths: list[Path], size: int) -> Iterator[list[Path]]:
 
 
 def _short_names(paths: list[Path]) -> dict[Path, str]:
-    """File names, with as many of their folders as it takes to tell them apart."""
+    """Return the name to print per path: the file name, or the whole path if two file names are equal."""
     names = {path: path.name for path in paths}
     if len(set(names.values())) < len(paths):
         names = {path: str(path) for path in paths}
@@ -163,14 +189,14 @@ def _annotate(folder: Path, name: str, crop: Crop, prediction: Prediction) -> No
 
 
 def _annotated_path(folder: Path, name: str) -> Path:
-    """Where a picture's annotated one goes; `a.jpg` and `a.png` do not go to the same."""
+    """Return the file for an annotated image: `a.jpg.png` for `a.jpg`, so that it differs from that of `a.png`."""
     flat = name.strip("/").replace("/", "_")
     return folder / (flat if flat.lower().endswith(".png") else f"{flat}.png")
 
 
 def _check_apart(paths: list[Path], folder: Path, names: dict[Path, str]) -> None:
-    """Raise ImageError if an annotated picture would take the place of one that is read."""
+    """Raise ImageError if an annotated image would overwrite an input."""
     read = {path.resolve() for path in paths}
     for path in paths:
         if (written := _annotated_path(folder, names[path])).resolve() in read:
-            raise ImageError(f"{written} is one of the pictures, it is not overwritten; give --annotate another folder")
+            raise ImageError(f"--annotate must not overwrite an input, got {written}; name another folder")

@@ -1,6 +1,6 @@
-"""What `seqpar doctor` and `seqpar info` look at: each probe on its own, so that one that fails stops no other.
+"""Probes of `seqpar doctor` and `seqpar info`. Each runs on its own, so that one that fails does not stop the others.
 
-Probes that load other people's libraries run in a process of their own: one that crashes or hangs there is reported.
+Probes that load third-party libraries run in a process of their own, so that a crash or a hang there is reported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from seqpar_deploy.bundle import Bundle
 
 TIMEOUT = 20.0  # seconds for a probe in its own process
-_NVIDIA_SMI = 5.0  # seconds; it takes a second or two when it has to wake the driver
+_NVIDIA_SMI = 5.0  # seconds; nvidia-smi takes one or two if it has to wake the driver
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "runtimes": (
@@ -47,8 +47,8 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def examine() -> dict[str, Any]:
-    """Run every probe; a section of a probe that failed is `{"error": "why"}`."""
-    isolated = {name: Isolated(name) for name in ("backends", "cuda", "video")}  # at work while the others are
+    """Run every probe. The section of a probe that failed is `{"error": "why"}`."""
+    isolated = {name: Isolated(name) for name in ("backends", "cuda", "video")}  # these run beside the others
     found = {
         "package": guarded(_package),
         "processor": guarded(_processor),
@@ -62,7 +62,7 @@ def examine() -> dict[str, Any]:
 
 
 def guarded(probe: Callable[[], Any]) -> Any:
-    """The probe's answer, or why there is none."""
+    """Return the probe's result, or `{"error": "why"}`."""
     try:
         return probe()
     except Exception as error:
@@ -71,10 +71,10 @@ def guarded(probe: Callable[[], Any]) -> Any:
 
 
 class Isolated:
-    """A probe of `PROBES` at work in a process of its own."""
+    """A probe of `PROBES` that runs in a process of its own."""
 
     def __init__(self, name: str, *arguments: str) -> None:
-        # Without the working folder in the path: a file of the user's may be called like a library.
+        # Without the working folder in the path: a file there may have the name of a library.
         code = "import sys; sys.path[:] = filter(None, sys.path); from seqpar_deploy.cli import probes; probes.answer()"
         self._deadline = time.monotonic() + TIMEOUT
         self._process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Isolated:
         )
 
     def result(self) -> Any:
-        """Wait for the answer. Raises RuntimeError if the process ended without one, or gave none in time."""
+        """Wait for the result. Raises RuntimeError if the process ended without one, or did not end in time."""
         try:
             output, _ = self._process.communicate(timeout=max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -97,16 +97,16 @@ class Isolated:
         if code < 0:
             raise RuntimeError(f"the process that loads it ended with {signal.Signals(-code).name}")
         try:
-            return json.loads(output.splitlines()[-1])  # libraries print lines of their own before
+            return json.loads(output.splitlines()[-1])  # libraries may print lines before it
         except (IndexError, ValueError):
             raise RuntimeError(f"the process that loads it ended with exit code {code}") from None
 
 
 def answer() -> None:
-    """The other side of `Isolated`: print one probe's answer as a line of JSON."""
+    """Run in the process of an `Isolated`: print the result of one probe as a line of JSON."""
     name, *arguments = sys.argv[1:]
     print("\n" + json.dumps(guarded(lambda: PROBES[name](*arguments))), flush=True)
-    os._exit(0)  # without the ends of libraries, which may crash too
+    os._exit(0)  # skips the exit handlers of libraries, which may crash too
 
 
 def _backends() -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ def _imported(name: str) -> dict[str, Any]:
 
 
 def _fit(path: str) -> dict[str, Any]:
-    """Which engines beside a bundle, and whether its tuning, hold on this machine."""
+    """Return the engines in a bundle, whether each fits this machine, and the tuning that does."""
     from seqpar_deploy.backends.gpu.engine_files import list_engines
     from seqpar_deploy.bundle import Bundle
     from seqpar_deploy.tuned import load_tuned
@@ -193,18 +193,20 @@ def _memory() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    """GPUs as NVIDIA's own tool lists them; the release of Linux for Tegra on a Jetson."""
+    """Return the GPUs that nvidia-smi lists and, on a Jetson, the release of Linux for Tegra."""
     found: dict[str, Any] = {"devices": [], "driver": None, "cuda": None, "jetson": _jetson(), "reason": None}
     program = shutil.which("nvidia-smi")
     if program is None:
         return found | {"reason": "nvidia-smi is not installed"}
     query, form = "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"
     done = _run(program, f"{query},compute_cap", form)
-    if done.returncode != 0:  # old ones have no field compute_cap
+    if done.returncode != 0:  # old versions have no field compute_cap
         done = _run(program, query, form)
     if done.returncode != 0:
-        said = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "no message")
-        return found | {"reason": f"nvidia-smi ended with exit code {done.returncode}: {said}"}
+        message = next(
+            (line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "no message"
+        )
+        return found | {"reason": f"nvidia-smi ended with exit code {done.returncode}: {message}"}
     for row in done.stdout.splitlines():
         name, driver, memory, *capability = (value.strip() for value in row.split(","))
         found["driver"] = driver
@@ -216,13 +218,13 @@ def _gpu() -> dict[str, Any]:
             }
         )
     if not found["devices"]:
-        return found | {"reason": "nvidia-smi lists none"}
+        return found | {"reason": "nvidia-smi lists no GPU"}
     cuda = re.search(r"CUDA Version\s*:\s*([\d.]+)", _run(program).stdout)
     return found | {"cuda": cuda[1] if cuda else None}
 
 
 def _jetson(file: Path = Path("/etc/nv_tegra_release")) -> str | None:
-    """NVIDIA's release of Linux for Tegra: `36.4.3`; None if this is no Jetson."""
+    """Return the release of Linux for Tegra, for example `36.4.3`. None if this is no Jetson."""
     try:
         line = file.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""`seqpar synth`: a rendered pedestrian set in PA-100K's file format."""
+"""`seqpar synth`: render a synthetic dataset in PA-100K's file format."""
 
 from __future__ import annotations
 
@@ -11,29 +11,36 @@ from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import emit_result, stage
 from seqpar_deploy.files import check_writable
 
+_TRAIN, _VAL, _TEST = 50_000, 2_000, 5_000  # images
+
 
 def synth(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder to write. An interrupted dataset with the same options is resumed.", show_default=False
+            help="Folder to write the dataset to. An interrupted run with the same options is resumed. May be omitted "
+            "with --sheet.",
+            metavar="FOLDER",
         ),
     ] = None,
-    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 50_000,
-    val: Annotated[int, typer.Option(min=0, help="Validation images.")] = 2_000,
-    test: Annotated[int, typer.Option(min=0, help="Test images.")] = 5_000,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed renders the same images.")] = 0,
+    train: Annotated[int | None, typer.Option(help="Training images.", show_default=str(_TRAIN), min=0)] = None,
+    val: Annotated[int | None, typer.Option(help="Validation images.", show_default=str(_VAL), min=0)] = None,
+    test: Annotated[int | None, typer.Option(help="Test images.", show_default=str(_TEST), min=0)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed. The same seed renders the same images.", min=0)] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that render. Default: 2, or 1 if only one core is usable.")
+        int | None,
+        typer.Option(help="Processes that render.", show_default="2, or 1 if only one core is usable", min=1),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Also write the first 48 people of this seed, with labels, to this PNG.")
+        Path | None,
+        typer.Option(help="Also write the first 48 people of this seed, with labels, to this PNG.", metavar="FILE"),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Render a synthetic dataset in PA-100K's format.
 
-    The people have PA-100K's 26 attributes. Use the dataset to pre-train and to test; it contains no photographs.
+    The rendered people have PA-100K's 26 attributes. The dataset contains no photographs. It is for pre-training and
+    for tests.
 
     Examples:
       seqpar synth data/synthetic
@@ -41,18 +48,27 @@ def synth(
     """
     check_writable(folder, folder=True)
     check_writable(sheet)
+    if folder is None and sheet is not None:
+        options.check_needed("FOLDER", {"--train": train, "--val": val, "--test": test, "--workers": workers})
     from seqpar_deploy.synth import contact_sheet, write_pa100k
 
     if folder is None and sheet is None:
-        raise typer.BadParameter("FOLDER or --sheet is required; pass a folder to write, a PNG for the sheet, or both")
+        raise typer.BadParameter(
+            "FOLDER or --sheet must be given, got neither; add a folder, a PNG for --sheet, or both"
+        )
     lines = []
     if sheet is not None:
         contact_sheet(sheet, seed=seed)
         lines.append(f"{sheet}: the first people of seed {seed}, synthetic")
+    counts = {"train": _or(train, _TRAIN), "val": _or(val, _VAL), "test": _or(test, _TEST)}
     if folder is not None:
-        with stage(f"rendering {train + val + test} synthetic people") as update:
-            write_pa100k(folder, train=train, val=val, test=test, seed=seed, workers=workers, progress=update)
-        lines.append(f"{folder}: {train} train, {val} val, {test} test, synthetic, PA-100K format")
+        with stage(f"rendering {sum(counts.values())} synthetic people") as update:
+            write_pa100k(folder, **counts, seed=seed, workers=workers, progress=update)
+        images = ", ".join(f"{count} {split}" for split, count in counts.items())
+        lines.append(f"{folder}: {images} images, synthetic, PA-100K format")
     places = {"folder": str(folder) if folder else None, "sheet": str(sheet) if sheet else None}
-    counts = {"train": train, "val": val, "test": test} if folder else {}
-    emit_result({**places, "seed": seed, **counts}, "\n".join(lines), as_json=as_json)
+    emit_result({**places, "seed": seed, **(counts if folder else {})}, "\n".join(lines), as_json=as_json)
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given

@@ -1,4 +1,4 @@
-"""`seqpar train`: data -> checkpoint."""
+"""`seqpar train`: train SequencePAR on datasets and write checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seqpar_deploy.cli.console import INTERRUPTED, stage
+from seqpar_deploy.cli import options
+from seqpar_deploy.cli.console import INTERRUPTED, print_line, stage
 from seqpar_deploy.errors import BackendUnavailableError, DatasetError
 from seqpar_deploy.files import check_writable, finite
 from seqpar_deploy.progress import silent
@@ -27,52 +28,96 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+_Data = Annotated[
+    list[str],
+    typer.Option(
+        help="Dataset: its folder as published, or a CSV or JSON Lines file. Repeatable. PATH@SPLIT selects a "
+        "split, by default trainval for a folder and all rows for a file. PATH=SHARE sets the share of a mix.",
+        metavar="PATH",
+    ),
+]
+_LabelSet = Annotated[
+    str, typer.Option(help=f"Label set: {', '.join(label_set_names())}, or a TOML file.", metavar="NAME")
+]
+_Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Output folder. An interrupted run in it is resumed.", metavar="FOLDER")
+]
+_Validation = Annotated[
+    str | None,
+    typer.Option(
+        help="Dataset to evaluate after each epoch, written as for --data. The default split of a folder is test.",
+        metavar="PATH",
+        show_default="no validation",
+    ),
+]
+_Recipe = Annotated[
+    str,
+    typer.Option(help=f"Training recipe: {', '.join(training_recipe_names())}, or a TOML file.", metavar="NAME"),
+]
+_Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", help="SequencePAR checkpoint to start from.", metavar="FILE", show_default="the recipe's weights"
+    ),
+]
+_Sentences = Annotated[
+    bool,
+    typer.Option(
+        "--sentences",
+        help="Use the label set's sentences as text prompts.",
+        show_default="its phrases, which are shorter",
+    ),
+]
+_Epochs = Annotated[int | None, typer.Option(help="Number of epochs.", show_default="as in the recipe", min=1)]
+_Workers = Annotated[int, typer.Option(help="Processes that read images. 0 reads in the training process.", min=0)]
+_ValidateEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="With --validation: epochs per validation. The last epoch is always validated.",
+        show_default="1",
+        min=1,
+    ),
+]
+_SaveEvery = Annotated[
+    float,
+    typer.Option(
+        help="Seconds between saved states. A state is also saved after each epoch.", metavar="SECONDS", min=0
+    ),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch, instead of text.")]
+
+
 def train(
-    data: Annotated[
-        list[str],
-        typer.Option(
-            help="Dataset: its folder as published, or a CSV or JSON Lines file. Repeatable. PATH@SPLIT selects a "
-            "split; default: trainval for a folder, all rows for a file. PATH=SHARE sets its share of a mix."
-        ),
-    ],
-    label_set: Annotated[str, typer.Option(help=f"Label set: {', '.join(label_set_names())}, or a TOML file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder. An interrupted run in it is resumed.")],
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            help="Dataset to score after each epoch, as --data, with test as a folder's default split. Default: none."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str, typer.Option(help=f"Training recipe: {', '.join(training_recipe_names())}, or a TOML file.")
-    ] = "published",
-    # Not --start: torchrun would take it for its own --start-method.
-    start: Annotated[
-        Path | None, typer.Option("--from", help="SequencePAR checkpoint to start from. Default: the recipe's weights.")
-    ] = None,
-    eos: Annotated[bool, typer.Option(help="End the targets with <eos>; the published code does not.")] = True,
-    sentences: Annotated[
-        bool, typer.Option("--sentences", help="Encode the label set's sentences instead of its phrases.")
-    ] = False,
-    epochs: Annotated[int | None, typer.Option(help="Number of epochs. Default: the recipe's.", min=1)] = None,
+    data: _Data,
+    label_set: _LabelSet,
+    out: _Out,
+    validation: _Validation = None,
+    recipe: _Recipe = "published",
+    # Not --start: torchrun reads it as an abbreviation of its own --start-method.
+    start: _Start = None,
+    eos: Annotated[bool, typer.Option(help="End the target sequences with <eos>. The published code does not.")] = True,
+    sentences: _Sentences = False,
+    epochs: _Epochs = None,
     seed: Annotated[int, typer.Option(help="Random seed of weights, order, augmentation and dropout.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that read images.", min=0)] = 1,
-    validate_every: Annotated[int, typer.Option(help="Epochs between validations.", min=1)] = 1,
-    save_every: Annotated[
-        float, typer.Option(help="Seconds between saved states; each epoch's end is saved too.", min=0)
-    ] = 300.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch.")] = False,
+    workers: _Workers = 1,
+    validate_every: _ValidateEvery = None,
+    save_every: _SaveEvery = 300.0,
+    as_json: _AsJson = False,
 ) -> None:
     """Train SequencePAR on labelled images.
 
-    Writes best-f1, best-ma and last .safetensors, recipe.json, log.csv and learning curves. Interrupted, the same
-    command resumes. For several GPUs: torchrun --nproc-per-node N -m seqpar_deploy train ...
+    Write best-f1.safetensors, best-ma.safetensors and last.safetensors, recipe.json, log.csv and learning curves to the
+    output folder. After an interruption, the same command resumes the run.
+
+    For several GPUs, start it as: torchrun --nproc-per-node N -m seqpar_deploy train ...
 
     Examples:
       seqpar train --data PETA --label-set peta --validation PETA --out runs/peta
       seqpar train --data my.csv --label-set my.toml --from peta.pth --out runs/my
     """
     check_writable(out, folder=True)
+    if validation is None:
+        options.check_needed("--validation", {"--validate-every": validate_every})
     labels = load_label_set(label_set, sentences=sentences)
     chosen = _chosen_recipe(recipe, eos=eos, epochs=epochs)
     try:
@@ -92,7 +137,7 @@ def train(
         start=checkpoint.sha256 if checkpoint else None,
         seed=seed,
         workers=workers,
-        validate_every=validate_every,
+        validate_every=validate_every or 1,
         save_every=save_every,
     )
     model = model_from_checkpoint(checkpoint, labels) if checkpoint else new_model(chosen.model, labels, seed=seed)
@@ -108,12 +153,12 @@ def _chosen_recipe(name: str, *, eos: bool, epochs: int | None) -> TrainingRecip
 
 def _not_installed(error: ModuleNotFoundError) -> BackendUnavailableError:
     return BackendUnavailableError(
-        f"training needs {error.name}, which is not installed; pip install 'seqpar-deploy[train]'"
+        f"training needs {error.name}, which is not installed; run pip install 'seqpar-deploy[train]'"
     )
 
 
 def _run(run: Run, model: SequencePAR, *, as_json: bool) -> None:
-    """Train, and print a line per epoch."""
+    """Train, and print one line per epoch."""
     try:
         from seqpar_deploy.training.loop import train as run_training
         from seqpar_deploy.training.run import joined_processes
@@ -127,13 +172,13 @@ def _run(run: Run, model: SequencePAR, *, as_json: bool) -> None:
             progress = stack.enter_context((stage if first else silent)("training"))
             for row in run_training(run, model, process, progress=progress):
                 if first:
-                    print(json.dumps(finite(row)) if as_json else _line(row), flush=True)
+                    print_line(json.dumps(finite(row)) if as_json else _line(row))
         except KeyboardInterrupt:
             if first:
                 _log.warning("interrupted; the same command resumes the run")
             raise typer.Exit(INTERRUPTED) from None
     if first and row is None:
-        _log.warning("%s is a finished run; choose another --out to train again", run.out)
+        _log.warning("%s holds a finished run; pass another --out to train again", run.out)
 
 
 def _source(text: str, labels: LabelSet, split: str) -> Source:
@@ -148,8 +193,10 @@ def _source(text: str, labels: LabelSet, split: str) -> Source:
     except ValueError:
         weight = -1.0
     if weight <= 0:
-        raise DatasetError(f"the share in {text!r} must be a number above 0, got {share!r}")
-    chosen = named or (split if Path(path).is_dir() else None)  # a table may be taken whole
+        raise DatasetError(
+            f"share in --data {text} must be a number above 0, got {share!r}; write PATH=SHARE such as a.csv=0.5"
+        )
+    chosen = named or (split if Path(path).is_dir() else None)  # a file without splits is used whole
     return Source(dataset=load_dataset(labels, path, chosen), share=weight)
 
 
@@ -157,5 +204,5 @@ def _line(row: dict[str, Any]) -> str:
     scores = f"  mA {row['ma']:.4f}  F1 {row['f1']:.4f}" if "f1" in row else ""
     return (
         f"epoch {row['epoch']:3}  loss {row['loss']:.4f}{scores}  {row['images_per_second']:.0f} images/s, "
-        f"{row['waiting']:.0%} of the time waiting for them"
+        f"{row['waiting']:.0%} of the time waiting for images"
     )

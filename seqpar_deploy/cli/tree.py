@@ -1,4 +1,4 @@
-"""A tree of commands: each is imported when it runs, all take the same logging options, help keeps its lines."""
+"""The tree of commands. A command is imported when it runs, and all share the logging options."""
 
 from __future__ import annotations
 
@@ -10,35 +10,49 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from seqpar_deploy import __version__
 from seqpar_deploy.cli import logs
+from seqpar_deploy.cli.console import print_and_exit
+from seqpar_deploy.cli.help import HelpCommand, HelpGroup, complete, split_examples, write_table
 
-_LOGGING = "seqpar_deploy.logging"  # key of the options given so far, from the outermost command on
+_LOGGING = "seqpar_deploy.logging"  # key in the context of the options given so far, outermost group first
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command by its place, `module:function` of this package, with the first line of its docstring."""
+    """A command that is not imported yet.
+
+    Attributes:
+        place: `module:function` in this package.
+        summary: The first line of the function's docstring, for the list of commands.
+    """
 
     place: str
     summary: str
 
     def load(self, name: str) -> Any:
-        """Import the function and make a click command of it."""
+        """Import the function and return its click command."""
         module, _, function = self.place.partition(":")
         command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name, help=_keep_examples(inspect.getdoc(command) or ""))(_with_common_options(command))
+        text, examples = split_examples(command.__doc__ or "")
+        app.command(name, help=text, epilog=examples, cls=HelpCommand)(_with_common_options(command))
         return get_command(app)
 
 
 def new_app(
     help_text: str, commands: Mapping[str, Command | typer.Typer], *, default: str | None = None
 ) -> typer.Typer:
-    """A group of commands and of other groups. Its first argument may leave out the name of the `default` command."""
+    """Return a group of commands and of other groups.
+
+    Args:
+        help_text: Summary, paragraphs, and a last block that begins with `Examples:`.
+        commands: The commands and groups by name.
+        default: Command to run if the first argument is not the name of one. Default: none.
+    """
+    text, examples = split_examples(help_text)
 
     class Group(_LazyGroup):
         entries = commands
@@ -46,7 +60,8 @@ def new_app(
 
     app = typer.Typer(
         cls=Group,
-        help=_keep_examples(inspect.cleandoc(help_text)),
+        help=text,
+        epilog=examples,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -55,7 +70,7 @@ def new_app(
     return app
 
 
-class _LazyGroup(TyperGroup):
+class _LazyGroup(HelpGroup):
     """Lists its commands without importing them."""
 
     entries: Mapping[str, Command | typer.Typer] = {}
@@ -72,8 +87,7 @@ class _LazyGroup(TyperGroup):
         return entry.load(cmd_name) if entry else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _summary(entry)) for name, entry in self.entries.items()])
+        write_table(formatter, "Commands", [(name, _summary(entry)) for name, entry in self.entries.items()])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
@@ -88,33 +102,30 @@ def _summary(entry: Command | typer.Typer) -> str:
     return entry.summary if isinstance(entry, Command) else str(entry.info.help).partition("\n")[0]
 
 
-def _keep_examples(text: str) -> str:
-    """Tell click not to fill the lines of the block that begins with `Examples:`."""
-    return text.replace("\nExamples:\n", "\n\b\nExamples:\n")
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"seqpar-deploy {__version__}")
-        raise typer.Exit
+def _print_version(given: bool) -> None:
+    if given:
+        print_and_exit(f"seqpar-deploy {__version__}")
 
 
 def _common_options(
     *,
     ctx: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log debug messages too.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors; no progress.")] = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, one object per line.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Also log debug messages and tracebacks."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log only warnings and errors, no progress.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object per line.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """The options of every command and group. One that was given to an outer one holds for the inner ones."""
+    """The options of every command and group. An option given to a group also holds for its commands."""
     given: dict[str, bool] = ctx.meta.setdefault(_LOGGING, {})
     for name, value in (("verbose", verbose), ("quiet", quiet), ("log_json", log_json)):
         given[name] = given.get(name, False) or value
     if given["verbose"] and given["quiet"]:
-        raise typer.BadParameter("--verbose and --quiet exclude each other; leave out one of them")
+        raise typer.BadParameter("--verbose and --quiet exclude each other; omit one of them")
     logs.configure(**given)
 
 
@@ -127,5 +138,5 @@ def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
         _common_options(**{name: values.pop(name) for name in common})
         function(**values)
 
-    command.__signature__ = inspect.Signature([*own.values(), *common.values()])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([complete(each) for each in (*own.values(), *common.values())])  # type: ignore[attr-defined]
     return command

@@ -1,4 +1,4 @@
-"""`seqpar tune`: the quickest way to run a bundle on this machine that changes no token."""
+"""`seqpar tune`: find the fastest way to run a bundle on this machine that changes no token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seqpar_deploy.tuned import save_tuned
 
 _log = logging.getLogger(__name__)
 
-_SEED = 4000  # of no training, no calibration, no parity crop and no test
+_SEED = 4000  # of rendered people; training, calibration, parity and tests use other seeds
 
 
 def tune(
@@ -32,21 +32,24 @@ def tune(
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Crops from your own cameras: image files, folders or quoted globs. Default: 20 sample crops.",
-            show_default=False,
+            help="Crops from your own cameras: image files, folders or quoted globs.",
+            metavar="PICTURES",
+            show_default="20 sample crops",
         ),
     ] = None,
     crops: Annotated[
-        int, typer.Option(help="Crops to measure on; rendered people are added up to this number.", min=100)
+        int, typer.Option(help="Crops to measure on. Rendered people are added up to this number.", min=100)
     ] = 200,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
     """Find the fastest way to run a bundle on this machine.
 
-    Measures every backend and compute precision, and keeps the fastest whose tokens equal native precision's.
-    `Recognizer.from_bundle`, `seqpar predict` and `seqpar video` use it from then on, unless options override it.
-    Bundles exported with the int8 recipe contain faster graphs to choose from.
+    Measure every backend and compute precision, and keep the fastest one that returns the tokens of native precision.
+    The result is written to tuned.json in the bundle. seqpar predict, seqpar video and Recognizer.from_bundle use it,
+    unless options override it.
+
+    A bundle exported with --recipe int8 has 8-bit graphs, which are usually faster on CPUs.
 
     Examples:
       seqpar tune bundles/peta
@@ -62,7 +65,7 @@ def tune(
     values = {"machine": machine, "bundle": opened.digest, **dataclasses.asdict(tuning)}
     kept = save_tuned(opened, tuning.choice, dataclasses.asdict(tuning))
     emit_result(values, _format(opened, tuning, machine), as_json=as_json, output=output)
-    _log.info("tuned: wrote %s", kept)
+    _log.info("wrote %s", kept)
 
 
 def _format(bundle: Bundle, tuning: Tuning, machine: Mapping[str, Any]) -> str:
@@ -82,4 +85,4 @@ def _format(bundle: Bundle, tuning: Tuning, machine: Mapping[str, Any]) -> str:
 
 
 def _describe(threads: int | None) -> str:
-    return "the runtime's default threads" if threads is None else f"threads {threads}"
+    return "default threads" if threads is None else f"threads {threads}"

@@ -42,71 +42,117 @@ _log = logging.getLogger(__name__)
 _Threads = Annotated[
     int | None,
     typer.Option(
-        help="CPU threads per inference, and of OpenCV. Default: the cores this process may use.", min=1, max=1024
+        help="CPU threads per inference, and of OpenCV.",
+        show_default="the tuned number, else the usable cores",
+        min=1,
+        max=1024,
     ),
 ]
 _Port = Annotated[
-    int | None, typer.Option(help="Serve a live preview, /metrics and /healthz on this port.", min=0, max=65535)
+    int | None,
+    typer.Option(
+        help="Serve a live preview, Prometheus /metrics and /healthz on this port. 0 takes a free one.",
+        metavar="PORT",
+        min=0,
+        max=65535,
+    ),
 ]
 _Address = Annotated[
     str | None,
     typer.Option(
-        help="Address --serve listens on; 0.0.0.0 accepts other machines. Default: 127.0.0.1.", show_default=False
+        help="Address that --serve listens on. 0.0.0.0 accepts other machines.",
+        metavar="ADDRESS",
+        show_default="127.0.0.1",
+    ),
+]
+
+
+_Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Video files, folders or quoted globs. Or live sources: a camera such as 0 or /dev/video0, an "
+        "rtsp:// or http:// URL. One run takes files or live sources, not both.",
+        metavar="SOURCES",
+    ),
+]
+_Backend = Annotated[
+    BackendName,
+    typer.Option(
+        help="Backend that runs the bundle and an ONNX detector. auto takes the one that seqpar tune chose on "
+        "this machine, else the first that can open the bundle."
+    ),
+]
+_Detector = Annotated[
+    str,
+    typer.Option(
+        help="Person detector: motion (built in, for fixed cameras), an .onnx file, or a .jsonl file of boxes.",
+        metavar="NAME",
+    ),
+]
+_Events = Annotated[
+    str | None,
+    typer.Option(
+        help="Write events as JSON Lines to this file. - is standard output.",
+        metavar="FILE",
+        show_default="-, if no other output is given",
+    ),
+]
+_Annotate = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the video with boxes and attributes drawn: .mp4, or .mkv for runs of several days. Several "
+        "sources are written to NAME-SOURCE.mp4 each.",
+        metavar="FILE",
+    ),
+]
+_Mqtt = Annotated[
+    str | None,
+    typer.Option(
+        help="Publish events to this MQTT broker, for example mqtts://user:password@host:8883/prefix.",
+        metavar="URL",
+    ),
+]
+_MaxCropsPerSecond = Annotated[
+    float,
+    typer.Option(
+        help="Crops to classify per second on average, over all sources. First results of new people may exceed it.",
+        metavar="N",
+        min=0.1,
+    ),
+]
+_MaxLatency = Annotated[
+    float,
+    typer.Option(
+        help="Seconds to wait for a good crop of a new person. The best crop so far is classified then.",
+        metavar="SECONDS",
+        min=0,
     ),
 ]
 
 
 def video(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Video files, folders or quoted globs; live sources such as 0, /dev/video0, rtsp:// or http:// URLs.",
-            show_default=False,
-        ),
-    ],
+    sources: _Sources,
     bundle: options.BundleOption,
-    backend: Annotated[
-        BackendName,
-        typer.Option(help="Backend, of an ONNX detector too. auto takes the tuned one, else the first that opens."),
-    ] = "auto",
-    detector: Annotated[
-        str,
-        typer.Option(
-            help="Person detector: motion (built in, for fixed cameras), an .onnx file, or a .jsonl file of boxes."
-        ),
-    ] = "motion",
-    events: Annotated[
-        str | None,
-        typer.Option(
-            help="Write events (docs/events.md) as JSON Lines to this file, - for standard output. Default: - if no "
-            "other output is given."
-        ),
-    ] = None,
-    annotate: Annotated[
-        Path | None,
-        typer.Option(help="Write the video with boxes and attributes: .mp4, or .mkv for runs of several days."),
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML page of all tracked people.")] = None,
-    mqtt: Annotated[
-        str | None,
-        typer.Option(help="Publish events to this MQTT broker, for example mqtts://user:password@host:8883/prefix."),
-    ] = None,
+    backend: _Backend = "auto",
+    detector: _Detector = "motion",
+    events: _Events = None,
+    annotate: _Annotate = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page of all people.", metavar="FILE")] = None,
+    mqtt: _Mqtt = None,
     serve: _Port = None,
     address: _Address = None,
-    max_crops_per_second: Annotated[
-        float, typer.Option(help="Limit of crops to classify per second, over all sources.", min=0.1)
-    ] = 10,
-    max_latency: Annotated[
-        float, typer.Option(help="Target, in seconds, from a person's first frame to the first attributes.", min=0)
-    ] = 0.5,
+    max_crops_per_second: _MaxCropsPerSecond = 10,
+    max_latency: _MaxLatency = 0.5,
     threads: _Threads = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Log the time each stage took.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Log the time per stage at the end.")] = False,
 ) -> None:
-    """Track people in videos and streams; emit their attributes.
+    """Track people in videos and streams, and emit their attributes.
 
-    Attributes are emitted when they are first known and when they change. Ctrl-C ends the run: frames already read
-    are processed, files are finished, and the exit code is 130. The exit code is 2 if a source could not be read or an
-    output is incomplete.
+    An event is emitted when a person's attributes are first known, when they change, and when the person leaves. If
+    seqpar tune has run on this machine, its result is used, unless --backend or --threads is given.
+
+    Ctrl-C ends the run: frames already read are processed, files are completed, and the exit code is 130. The exit
+    code is 2 if a source could not be read or an output is incomplete.
 
     Examples:
       seqpar video street.mp4 --bundle bundles/peta --report people.html
@@ -133,7 +179,7 @@ def video(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Request:
-    """The options of the command."""
+    """The options of the command, parsed."""
 
     sources: list[str]
     bundle: Path
@@ -177,7 +223,7 @@ def _run(request: _Request) -> None:
             health=health,
             on_progress=_open_progress(specs, stack),
         )
-        raise_interruption()  # one that came while runtimes were imported
+        raise_interruption()  # if Ctrl-C came while runtimes were imported
         with stop_on_signal(pipeline.request_stop) as interrupted:
             summary = pipeline.run()
     nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
@@ -192,32 +238,34 @@ def _run(request: _Request) -> None:
 
 def _check_options(request: _Request) -> None:
     if request.address is not None and request.serve is None:
-        raise VideoError(f"--address {request.address} needs --serve with a port; add it, or leave --address out")
+        raise VideoError(f"--address {request.address} needs --serve with a port; add --serve, or omit --address")
     for option, value in (("--events", request.events), ("--mqtt", request.mqtt), ("--address", request.address)):
         if value == "":
-            raise VideoError(f"{option} must not be empty; give it a value, or leave it out")
+            raise VideoError(f"{option} must have a value, got an empty one; add a value, or omit {option}")
     if request.report is not None and str(request.report) in ("-", "."):
-        raise VideoError(f"--report must be a file, for example people.html, got {request.report}")
+        raise VideoError(f"--report must be a file, got {request.report}; name one, for example people.html")
 
 
 def _check_apart(request: _Request, specs: list[SourceSpec], annotated: list[Path]) -> None:
     """Refuse an output that is a source, the detector's file, or another output."""
     detector = Path(request.detector)
     read = [Path(spec.place) for spec in specs if not spec.is_url] + [detector] * detector.is_file()
-    taken = {path.resolve(): "an input" for path in read}
+    taken = {path.resolve(): "which is also an input" for path in read}
     outputs = [*annotated, request.report, Path(request.events) if request.events else None]
     for path in outputs:
         if path is None or str(path) == "-":
             continue
         if path.resolve() in taken:
-            raise VideoError(f"output {path} is also {taken[path.resolve()]}; name another file")
-        taken[path.resolve()] = "another output"
+            raise VideoError(
+                f"each output must be a file of its own, got {path}, {taken[path.resolve()]}; name another"
+            )
+        taken[path.resolve()] = "which is also another output"
 
 
 def _open_sinks(
     request: _Request, files: dict[str, Path], metrics: Metrics, health: Health, stack: contextlib.ExitStack
 ) -> list[Sink]:
-    """Open the outputs. Those that write files come last, so that if another cannot be opened no file is left."""
+    """Open the outputs, files last: if another output cannot be opened, no file is created."""
     sinks: list[Sink] = []
     with contextlib.ExitStack() as unused:
 
@@ -245,20 +293,20 @@ def _open_sinks(
 
 
 def _open_progress(specs: list[SourceSpec], stack: contextlib.ExitStack) -> OnProgress | None:
-    """Show progress through files; live sources have no end."""
+    """Show progress through files. Live sources have no end, so they have no progress."""
     if specs[0].live:
         return None
     return stack.enter_context(stage(specs[0].shown if len(specs) == 1 else f"{len(specs)} files"))
 
 
 def _log_summary(summary: Summary, files: list[Path], *, profile: bool) -> None:
-    """Log the result of the run: standard output may be events."""
+    """Log the result of the run. Standard output is not free for it: it may carry the events."""
     frames, dropped = sum(summary.frames.values()), sum(summary.dropped.values())
     lost = f", {dropped} dropped" if dropped else ""
-    unrecognized = f" and {summary.unrecognized} never seen well enough" if summary.unrecognized else ""
+    unrecognized = f" and {summary.unrecognized} without a good enough crop" if summary.unrecognized else ""
     rate = frames / summary.seconds if summary.seconds else 0.0
     people = f"{summary.people} {'person' if summary.people == 1 else 'people'}{unrecognized}"
-    _log.info("%s, %d crops recognised; %d frames%s, %.0f per second", people, summary.crops, frames, lost, rate)
+    _log.info("%s, %d crops classified, %d frames%s, %.0f per second", people, summary.crops, frames, lost, rate)
     for file in files:
         _log.info("wrote %s", file)
     if profile:
@@ -270,10 +318,12 @@ def _log_summary(summary: Summary, files: list[Path], *, profile: bool) -> None:
 def _raise_failures(summary: Summary, sinks: Sinks, *, sources: int, outputs: int) -> None:
     """Raise VideoError if the run is incomplete."""
     if sinks.all_lost:
-        raise VideoError("no output is left to write to, see above")
+        raise VideoError("every output failed; the log above names the causes")
     if summary.failed:
-        raise VideoError(f"{len(summary.failed)} of {sources} sources could not be read, see above")
+        raise VideoError(
+            f"{len(summary.failed)} of {sources} sources could not be read; the log above names the causes"
+        )
     if summary.hung:
-        raise VideoError("an output hung; it and those after it may lack events")
+        raise VideoError("an output hung and was abandoned; it and the outputs after it may lack events")
     if sinks.incomplete:
-        raise VideoError(f"{len(sinks.incomplete)} of {outputs} outputs are incomplete, see above")
+        raise VideoError(f"{len(sinks.incomplete)} of {outputs} outputs are incomplete; the log above names the causes")

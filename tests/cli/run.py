@@ -1,4 +1,4 @@
-"""Commands run in this process, as a user types them: output, errors and exit code as of a process."""
+"""Run commands in this process, with the output, errors and exit code of a process of their own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(command: str, *arguments: object, code: int = 0) -> Done:
 
 @contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
-    """Put back what commands change for a process: signal handlers, logging, the way warnings are shown."""
+    """Restore the state that commands change in a process: signal handlers, logging, the way warnings are shown."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root, package = logging.getLogger(), logging.getLogger("seqpar_deploy")
     handlers, levels, show, hook = (

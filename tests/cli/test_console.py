@@ -98,7 +98,7 @@ def test_tuning_that_cannot_be_kept_is_not_measured(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no fallback for a bundle that cannot be written
     monkeypatch.setattr(tune, "TUNED", str(Path("manifest.json", "tuned.json")))
     monkeypatch.setattr(tune, "tune_bundle", None)
-    assert "tuned.json cannot be written" in run("seqpar", "tune", bundle_dir, code=2).error
+    assert "tuned.json" in run("seqpar", "tune", bundle_dir, code=2).error
 
 
 def seqpar(*words: object, stdout: int) -> subprocess.CompletedProcess[str]:
@@ -120,7 +120,16 @@ def test_a_full_standard_output_is_one_line(bundle_dir: Path) -> None:
     with open("/dev/full", "w") as full:
         done = seqpar("info", bundle_dir, stdout=full.fileno())
     assert done.returncode == 2
-    assert done.stderr.startswith("error: standard output cannot be written")
+    assert done.stderr.startswith("error: standard output")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("--help",), ("predict", "--help"), ("--version",)], ids=" ".join)
+def test_help_and_version_on_a_full_standard_output_are_one_line(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = seqpar(*words, stdout=full.fileno())
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output")
     assert done.stderr.count("\n") == 1
 
 

@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM in the middle of an export: one line, exit code 130, and nothing left behind.
 
-What `kill -9` leaves behind is in tests/test_bundle.py.
+The state after `kill -9` is tested in tests/test_bundle.py.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CROP = sample_crops()[0]
 
 def test_quiet_leaves_warnings_and_errors(bundle_dir: Path) -> None:
     words = ("predict", CROP, "-b", bundle_dir)
-    assert run("seqpar", *words).stderr.startswith("1 people, on ")
+    assert run("seqpar", *words).stderr.startswith("1 image on ")
     assert run("seqpar", "-q", *words).stderr == run("seqpar", *words, "--quiet").stderr == ""
     assert "nowhere" in run("seqpar", "-q", "predict", CROP, "-b", "nowhere", code=2).error
 
@@ -40,7 +40,7 @@ def test_log_json_is_one_object_per_line(bundle_dir: Path, tmp_path: Path, place
     error, info = (json.loads(line) for line in done.stderr.splitlines())
     assert (error["level"], info["level"]) == ("error", "info")
     assert "bad.png" in error["message"]
-    assert info["message"].startswith("1 people, on ")
+    assert info["message"].startswith("1 image on ")
     assert info["logger"] == "seqpar_deploy.cli.predict"
     time = datetime.datetime.fromisoformat(info["time"])
     assert time.utcoffset() == datetime.timedelta(0)

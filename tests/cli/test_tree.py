@@ -1,9 +1,10 @@
-"""What all commands have in common: help, version, names, completion."""
+"""Parts that all commands share: help, version, names, completion."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ def walk(app: typer.Typer, *names: str) -> Iterator[tuple[tuple[str, ...], Comma
 
 
 TREE = dict(walk(main.app))
+ROOTS = {"seqpar": main.app, "seqpar-export": main.export_app, "seqpar-bench": main.bench_app}
 PROGRAMS = [("seqpar",), ("seqpar-export",), ("seqpar-bench",), *(("seqpar", *names) for names in TREE)]
 
 
@@ -34,14 +36,74 @@ def test_every_command_answers_help_and_version(words: tuple[str, ...], monkeypa
     printed = run(*words, "--help").stdout
     lines = printed.splitlines()
     assert lines[0].startswith(f"Usage: {' '.join(words)} ")
-    assert "..." not in printed.split("Commands:")[-1].split("Examples:")[-1] or "Commands:" not in printed
-    start = lines.index("  Examples:")
-    examples = lines[start + 1 : lines.index("", start)]
+    assert max(map(len, lines)) <= 80
+    examples = lines[lines.index("Examples:") + 1 :]  # the help ends with them
     assert examples
-    assert all(example.startswith("    seqpar") and len(example) <= 80 for example in examples)
+    assert all(example.startswith("  seqpar ") for example in examples)
     for option in ("--verbose", "--quiet", "--log-json", "--version", "--help"):
         assert option in printed
     assert run(*words, "--version").stdout == f"seqpar-deploy {__version__}\n"
+
+
+@pytest.mark.parametrize("words", PROGRAMS, ids=" ".join)
+def test_help_states_defaults_limits_and_required_options(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command, context = typer.main.get_command(ROOTS[words[0]]), None
+    for name in words[1:]:
+        context = typer.Context(command, parent=context)
+        command = command.get_command(context, name)  # type: ignore[attr-defined]
+    rows = table_rows(run(*words, "--help").stdout)
+    for parameter in command.params:
+        name = parameter.metavar if parameter.param_type_name == "argument" else max(parameter.opts, key=len)
+        text = rows[str(name)]
+        is_off = parameter.default is False and not parameter.secondary_opts
+        if parameter.required:
+            assert text.endswith("Required."), name
+        elif parameter.default is not None and not is_off:
+            assert "Default: " in text, name
+        if getattr(parameter, "min", None) is not None:
+            assert "Minimum: " in text or "Range: " in text, name
+
+
+def table_rows(printed: str) -> dict[str, str]:
+    """The texts of a help page by the name of the argument or the last name of the option."""
+    rows: dict[str, str] = {}
+    name = ""
+    for line in printed.partition("\nExamples:")[0].splitlines():
+        if re.match(r"  (-|[A-Z]+ )", line):
+            cells = re.split(r"  +", line.strip(), maxsplit=1)
+            words = re.findall(r"--[\w-]+|^[A-Z]+", cells[0])
+            name = words[0]
+            rows[name] = cells[1] if len(cells) > 1 else ""
+        elif not line.startswith(" "):
+            name = ""
+        elif name:
+            rows[name] = f"{rows[name]} {line.strip()}".strip()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "expected"),
+    [
+        (("predict",), "--beam", ("Default: 1.", "Range: 1 to 64.")),
+        (("predict",), "--backend", ("openvino", "Default: auto.")),
+        (("predict",), "--verify", ("Default: --verify.",)),
+        (("train",), "--save-every", ("Default: 300.", "Minimum: 0.")),
+        (("train",), "--eos", ("Default: --eos.",)),
+        (("parity",), "--crops", ("--checkpoint", "Default: 64.", "Minimum: 1.")),
+        (("synth",), "--val", ("Default: 2000.",)),
+        (("eval",), "--data", ("Required.",)),
+        (("tune",), "PICTURES", ("Default: 20 ",)),
+    ],
+    ids=str,
+)
+def test_facts_in_help_stand_in_order(words: tuple[str, ...], option: str, expected: tuple[str, ...]) -> None:
+    text = table_rows(run("seqpar", *words, "--help").stdout)[option]
+    places = [text.find(fact) for fact in expected]
+    assert -1 not in places
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize("names", [names for names, entry in TREE.items() if isinstance(entry, Command)], ids=" ".join)
@@ -57,7 +119,7 @@ def test_the_summary_is_the_docstrings_first_line(names: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("before", [(), ("--runs", 1), ("-q",), ("-q", "--runs", 1)], ids=str)
 def test_seqpar_bench_takes_a_bundle(before: tuple[object, ...]) -> None:
     short = run("seqpar-bench", *before, "no-bundle", code=2)
-    assert "no-bundle does not exist" in short.error
+    assert "no-bundle" in short.error
     assert short.error == run("seqpar", "bench", "run", "no-bundle", *before, code=2).error
 
 

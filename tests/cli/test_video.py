@@ -1,4 +1,4 @@
-"""`seqpar video` as a clumsy user types it. What it does when all is well is in tests/video/test_pipeline.py."""
+"""`seqpar video` with wrong options and failing outputs. Runs without faults are in tests/video/test_pipeline.py."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_a_terminal_that_is_gone_is_no_fault(clip: Path, bundle_dir: Path, monke
 
     monkeypatch.chdir(clip.parent)
     monkeypatch.setattr("sys.stderr", Gone())
-    command.video([str(clip)], bundle_dir, detector="walk.jsonl", events="told.jsonl")
-    assert len((clip.parent / "told.jsonl").read_text().splitlines()) >= 2
+    command.video([str(clip)], bundle_dir, detector="walk.jsonl", events="events.jsonl")
+    assert len((clip.parent / "events.jsonl").read_text().splitlines()) >= 2
 
 
 def test_it_ends_with_its_last_output(
@@ -75,11 +75,12 @@ def test_it_ends_with_its_last_output(
     monkeypatch.setattr(command, "Health", lambda: health)
     monkeypatch.setattr(command, "JsonlSink", Full)
     monkeypatch.setattr(Pipeline, "request_stop", lambda _self: asked.append(True))
-    with pytest.raises(VideoError, match="no output is left"):
+    with pytest.raises(VideoError, match="every output failed"):
         command.video([str(clip)], bundle_dir, events="e.jsonl")
     assert asked == [True]
-    assert health.problems() == ["events in e.jsonl: the disk is full; disabled"]
-    assert caplog.messages[-1] == "events in e.jsonl: the disk is full; no output is left"
+    (problem,) = health.problems()
+    for line in (problem, caplog.messages[-1]):
+        assert line.startswith("events in e.jsonl: the disk is full")
 
 
 def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +96,12 @@ def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypa
     ("options", "message"),
     [
         ({"address": "0.0.0.0"}, r"--address 0\.0\.0\.0 needs --serve"),
-        ({"address": "", "serve": 0}, "--address must not be empty"),
-        ({"events": ""}, "--events must not be empty"),
-        ({"mqtt": ""}, "--mqtt must not be empty"),
-        ({"report": Path("-")}, "--report must be a file, .* got -"),
-        ({"report": Path("")}, r"--report must be a file, .* got \."),
-        ({"detector": "walk.jsonl", "events": "walk.jsonl"}, "walk.jsonl is also an input"),
+        ({"address": "", "serve": 0}, "--address .*empty"),
+        ({"events": ""}, "--events .*empty"),
+        ({"mqtt": ""}, "--mqtt .*empty"),
+        ({"report": Path("-")}, "--report .* got -"),
+        ({"report": Path("")}, r"--report .* got \."),
+        ({"detector": "walk.jsonl", "events": "walk.jsonl"}, "walk.jsonl.* input"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
