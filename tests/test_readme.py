@@ -1,4 +1,4 @@
-"""Every figure in the README is one that a script in benchmarks/ wrote."""
+"""Figures in the README and in the page on speed are those that scripts in benchmarks/ wrote."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SPEED = (ROOT / "docs" / "explanation" / "speed.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -23,9 +24,8 @@ COMPARISON = {variant["description"]: variant for variant in result("comparison-
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """(variant, milliseconds, speed-up) of the table under "How fast"."""
-    section = README.split("## Is it right, and how fast")[1].split("\n## ")[0]
-    found = re.findall(r"^\| (\w.*?) \| (\d+) \| ([\d.]+) \|", section, re.MULTILINE)
+    """(variant, milliseconds, speed-up) of the table in the README."""
+    found = re.findall(r"^\| (\w.*?) \| (\d+) \| ([\d.]+) \|", README, re.MULTILINE)
     assert len(found) >= 5
     return found
 
@@ -39,14 +39,35 @@ def test_the_table_is_the_result(name: str, milliseconds: str, faster: str) -> N
 
 
 def test_every_result_that_is_named_exists() -> None:
-    named = re.findall(r"benchmarks/results/[\w.-]+", README)
+    named = re.findall(r"benchmarks/results/[\w.-]+", README + SPEED)
     assert named
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def near(fact: str, word: str, distance: int = 120) -> bool:
-    """Whether the README says this figure within so many characters of this word."""
-    text = " ".join(README.split())
+def test_the_versions_beside_the_table_are_the_results() -> None:
+    packages = result("comparison-x86_64-cpu.json")["machine"]["packages"]
+    for name, package in (("PyTorch", "torch"), ("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
+        assert near(packages[package], name, 20)
+
+
+def test_the_time_of_the_demo_is_the_result() -> None:
+    found = result("first-minutes.json")
+    assert found["within_limit"]
+    assert near(f"{found['demo']['limit_seconds']:.0f} s", "seqpar demo")
+    assert near(f"{found['people_printed']} sample people", "seqpar-demo", 200)
+
+
+def test_the_picture_is_small() -> None:
+    assert (ROOT / "docs" / "images" / "street.png").stat().st_size <= 300_000
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def near(fact: str, word: str, distance: int = 120, page: str = README) -> bool:
+    """Whether the page has this figure within so many characters of this word."""
+    text = " ".join(page.split())
     places = [
         [found.start() for found in re.finditer(pattern, text)] for pattern in (rf"(?<![\d.,]){re.escape(fact)}", word)
     ]
@@ -54,8 +75,8 @@ def near(fact: str, word: str, distance: int = 120) -> bool:
 
 
 def test_near_can_fail() -> None:
-    assert near("ViT-L/14", "CLIP")
-    assert not near("ViT-L/15", "CLIP")
+    assert near("ViT-L/14", "PETA")
+    assert not near("ViT-L/15", "PETA")
     assert not near("ViT-L/14", "Prometheus")
 
 
@@ -69,7 +90,7 @@ def test_the_figures_of_video_are_the_results() -> None:
     labelled = max(each["seconds_from_first_label_to_first_attributes"]["max"] for each in live)
     soonest = math.ceil(100 * max(each["seconds_to_first_attributes"]["max"] for each in live)) / 100
     back = math.ceil(10 * max(streams[kind]["worst_in_metrics"] for kind in ("http", "rtsp_gstreamer"))) / 10
-    assert all(soak[what]["first"] == soak[what]["last"] for what in ("threads", "files"))
+    assert all(soak[count]["first"] == soak[count]["last"] for count in ("threads", "files"))
     assert 59 < soak["minutes"] < 61
     for fact, word in (
         (f"{soak['frames']:,} frames", "streams"),
@@ -106,8 +127,12 @@ def test_the_figures_of_speed_are_the_results() -> None:
         (f"{100 * found['fallback_share']:.0f} %", "crops"),
         (f"{1e3 * expected:.0f} ms", "average"),
         (f"{COMPARISON['PyTorch, as published']['p50'] / expected:.1f} times", "average"),
+    ):
+        assert near(fact, word), (fact, word)
+        assert near(fact, word, page=SPEED), (fact, word)
+    for fact, word in (
         (f"{100 * shares['openvino', 'encoder']['share_of_gemm']:.0f} %", "FP32"),
         (f"{100 * shares['openvino-int8', 'encoder']['share_of_gemm']:.0f} %", "int8"),
         (f"{1 / shares['openvino', 'decoder_step']['share_of_bandwidth']:.1f} times", "reading|bandwidth"),
     ):
-        assert near(fact, word), (fact, word)
+        assert near(fact, word, page=SPEED), (fact, word)
