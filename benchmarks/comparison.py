@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/comparison.py
 
-Takes 40 minutes, 4 GB of disk in runs/ and 2 GB in /tmp. All variants are in memory at the same time.
+It takes 40 minutes, 4 GB of disk in runs/ and 2 GB in /tmp. All variants are in memory at the same time.
 
-Weights are random from a seed, so the labels mean nothing. They never emit `<eos>`: every sequence has the full 35
+Weights are random from a seed, so the labels have no meaning. They never emit `<eos>`: every sequence has the full 35
 tokens, the most that a PETA checkpoint can emit. The number of steps of speculative decoding depends on the weights.
 Nearly all of their choices are near-ties, so variants in reduced precision return other tokens. exactness.py measures
 how reduced precision changes the tokens of trained weights, and how the fallback prevents that.
@@ -29,7 +29,10 @@ def main() -> None:
     parser.add_argument("--only", help="variants to measure, comma-separated; default: all")
     parser.add_argument("--skip", help="variants to skip, comma-separated, for example eager-compiled")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "runs" / "full-size", help="folder for checkpoint and bundle"
+        "--work",
+        type=Path,
+        default=ROOT / "runs" / "full-size",
+        help="folder for checkpoint and bundle; default: runs/full-size",
     )
     parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()

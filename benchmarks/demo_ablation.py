@@ -1,4 +1,4 @@
-"""Measure what rendered people, real people and augmentation add to the demo model, in short trainings without each.
+"""Measure the effect of rendered people, real people and augmentation on the demo model, in short trainings.
 
     .venv/bin/python benchmarks/demo_ablation.py --people PEOPLE.csv [--street runs/vtest/people.csv]
 

@@ -1,4 +1,4 @@
-"""The demo model as a bundle, for the benchmarks that need one."""
+"""Exports the demo model for the benchmarks that need a bundle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHECKPOINT = ROOT / "models" / "demo" / "demo.safetensors"
 
 
 def export_demo(out: Path, recipe: str = "fp32", *, progress: Progress = silent) -> Bundle:
-    """Export the demo model to the folder `out`. It imports torch here, so that `--help` of the scripts is quick."""
+    """Export the demo model to the folder `out`. torch is imported here, so that `--help` of the scripts is fast."""
     from seqpar_deploy.exporting.export import export_bundle
     from seqpar_deploy.exporting.recipe import load_recipe
 

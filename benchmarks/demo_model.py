@@ -1,9 +1,9 @@
-"""Make the demo model: render people, train, store it small, and score it before and after export.
+"""Make the demo model: render people, train, save the weights in FP16, and score them before and after export.
 
     .venv/bin/python benchmarks/demo_model.py --people PEOPLE.csv [--street runs/vtest/people.csv] [--score-only]
 
-Writes models/demo/demo.safetensors and the JSON file that models/demo/README.md quotes. An interrupted run resumes. Two
-training processes with one core each are faster on two cores than one process with both.
+It writes models/demo/demo.safetensors and the JSON file of the figures in models/demo/README.md. An interrupted run
+resumes. On two cores, two training processes with one core each are faster than one process with both.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def arguments(description: str | None, out: Path) -> argparse.Namespace:
-    """The options of both scripts about the demo model."""
+    """Parse the options, which demo_model.py and demo_ablation.py share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=Path, required=True, help="CSV of real people, with groups")
     parser.add_argument(
@@ -72,7 +72,7 @@ def draw(folder: Path, *, train: int = 0, val: int = 0, test: int = 0, seed: int
 
 
 def sources(options: argparse.Namespace, rendered: Path) -> dict[str, float]:
-    """Where the pictures of training come from, and in what shares."""
+    """Return the data sets of the training and their shares."""
     shares = {f"{rendered}@train": 0.84, f"{options.people}@train": 0.13}
     return shares | ({f"{options.street}@train": 0.03} if options.street else {})
 
@@ -91,7 +91,7 @@ def train(recipe: str | Path, out: Path, shares: dict[str, float], *more: object
 
 
 def speed(run_folder: Path) -> dict[str, float]:
-    """Of the epochs of a training: pictures a second, and the share of the time it waited for pictures."""
+    """Return a training's pictures per second, and the share of the time spent on waiting for pictures."""
     with (run_folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     columns = ("images_per_second", "waiting")
@@ -99,7 +99,7 @@ def speed(run_folder: Path) -> dict[str, float]:
 
 
 def store(trained: Path, path: Path) -> None:
-    """Save in float16, without the words that no phrase uses."""
+    """Save the weights in float16, without the embeddings of words that no phrase uses."""
     import torch
 
     from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
@@ -121,7 +121,7 @@ def score(model: Path, name: str, data: Path, split: str, *more: object) -> dict
 
 
 def export_and_score(recipe: str) -> dict[str, Any]:
-    """Scores of the bundle on each backend, and how many of the sequences differ from the checkpoint's."""
+    """Return the bundle's scores on each backend, and the number of sequences that differ from the checkpoint's."""
     bundle = RUNS / f"demo-{recipe}"
     export = Path(sys.executable).parent / "seqpar-export"
     run(export, "checkpoint", MODEL, "--recipe", recipe, "--out", bundle, "--overwrite")

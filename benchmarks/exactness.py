@@ -1,9 +1,9 @@
-"""Measure how many crops of the demo model get other tokens in reduced precision, without and with the fallback.
+"""Count the crops whose tokens change in reduced precision, without and with the fallback, for the demo model.
 
     .venv/bin/python benchmarks/exactness.py
 
-Takes about 4 minutes. `seqpar tune` measures the fallback margin on 200 crops. Then 1,000 other crops are classified,
-without the fallback and with it, and their tokens compared with those of eager PyTorch in FP32.
+It takes about 4 minutes. `seqpar tune` measures the fallback margin on 200 crops. Then the script classifies 1,000
+other crops, without the fallback and with it, and compares their tokens with those of eager PyTorch in FP32.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ TUNING_SEED, TEST_SEED = 4000, 2000  # rendered people, of no training and no ca
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--tune-crops", type=int, default=200, help="crops that the margin is measured on; default: 200"
-    )
-    parser.add_argument("--crops", type=int, default=1000, help="crops to compare, 20 real, the others rendered")
+    parser.add_argument("--tune-crops", type=int, default=200, help="crops to measure the margin on; default: 200")
+    parser.add_argument("--crops", type=int, default=1000, help="crops to compare, of which 20 are real; default: 1000")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "exactness", help="folder for the bundle")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
@@ -84,7 +82,7 @@ def tokens(recognizer: Recognizer, crops: list[Crop]) -> list[tuple[int, ...]]:
 def compare(
     bundle: Bundle, measured: MeasuredConfiguration, crops: list[Crop], expected: list[tuple[int, ...]]
 ) -> dict[str, Any]:
-    """How many crops get other tokens, without the fallback and with the tuned margin."""
+    """Count the crops whose tokens change, without the fallback and with the tuned margin."""
 
     def differing(fallback_margin: float) -> int:
         options: dict[str, Any] = {"backend": measured.backend, "compute_precision": measured.compute_precision}

@@ -1,6 +1,6 @@
-"""The stages of gpu_check.py for one backend: its answers, its speed, and where ONNX Runtime places nodes.
+"""The stages of gpu_check.py for one backend: its tokens, its speed, and the placement of nodes by ONNX Runtime.
 
-Each is a function of a `Job` and a `Report`. The reference stage has run before.
+Each stage is a function of a `Job` and a `Report`. The reference stage must run before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SOAK_ROUNDS = 3  # at least: the first one loads libraries, the growth is that o
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A backend, and the answers it is held against."""
+    """A backend, and the reference to compare it with."""
 
     bundle: Bundle
     backend: Backend[Any]
@@ -56,7 +56,7 @@ class Subject:
         return strategy.generate(self.backend, state, max_steps=self.max_steps)
 
     def batch(self, rows: int, number: int) -> list[int]:
-        """The crops of a batch; of another number, other crops."""
+        """Return the crops of a batch. Batches of different numbers have different crops."""
         return [(7 * number + row) % len(self.answers.crops) for row in range(rows)]
 
 
@@ -68,7 +68,7 @@ def _subject(job: Job, bundle: Bundle, backend: Backend[Any]) -> Subject:
 
 @contextlib.contextmanager
 def opened(job: Job, report: Report, *, graphs: bool | None = None) -> Iterator[Subject]:
-    """The job's backend, with or without CUDA graphs, or as the product opens it."""
+    """Open the job's backend, with or without CUDA graphs, or with the defaults."""
     bundle = job.bundle
     with report.step("opening"):
         backend = open_backend(bundle, job.backend) if graphs is None else _with_graphs(bundle, job.backend, graphs)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def _with_graphs(bundle: Bundle, name: str, graphs: bool) -> Backend[Any]:
 
 
 def can_capture(name: str) -> bool:
-    """Whether a backend has CUDA graphs to turn on and off."""
+    """Return whether a backend has a switch for CUDA graphs."""
     backends = {"onnxruntime-cuda": OnnxRuntimeCudaBackend} | dict.fromkeys(RUNTIMES, TensorRtBackend)
     return name in backends and "cuda_graphs" in inspect.signature(backends[name]).parameters
 
@@ -99,7 +99,7 @@ def parity(job: Job, report: Report) -> None:
 
 
 def check_answers(subject: Subject, report: Callable[..., None]) -> None:
-    """Tokens and log-probabilities of all crops, and every slot of a batch, against eager PyTorch in FP32."""
+    """Compare tokens and log-probabilities of all crops, in every slot of a batch, with eager PyTorch in FP32."""
     answers = subject.answers
     found = check_parity(
         subject.backend,
@@ -133,7 +133,7 @@ def speed(job: Job, report: Report) -> None:
 
 
 def baselines(job: Job, report: Report) -> None:
-    """Other baselines of eager PyTorch: cached in FP16, with the text tower folded, and as published."""
+    """Measure other baselines of eager PyTorch: cached in FP16, with folded text tower, and as published."""
     full_precision()
     from seqpar_deploy.exporting.precision import converted, token_table_in
     from seqpar_deploy.modeling.eager import CachedEagerBackend, EagerBackend
@@ -168,7 +168,7 @@ def baselines(job: Job, report: Report) -> None:
 
 
 def placement(job: Job, report: Report) -> None:
-    """Which provider of ONNX Runtime runs how many nodes of each graph. Those on the CPU make a GPU wait."""
+    """Count the nodes of each graph by ONNX Runtime provider. The GPU waits for nodes on the CPU."""
     device = "cuda" if job.backend == "onnxruntime-cuda" else "cpu"
     onnxruntime = import_onnxruntime(device)
     if hasattr(onnxruntime, "preload_dlls") and device == "cuda":
@@ -180,7 +180,7 @@ def placement(job: Job, report: Report) -> None:
 
 
 def nodes_by_provider(onnxruntime: Any, bundle: Bundle, graph: str, device: str) -> dict[str, Any]:
-    """Nodes that ONNX Runtime ran for a batch of two rows, from its own profile, which all versions write."""
+    """Return the nodes that ONNX Runtime ran for a batch of two rows, from its profile, which all versions write."""
     sizes = {"B": 2, "T": 1}
     spec = bundle.manifest["graphs"][graph]
     feed = {

@@ -7,15 +7,15 @@ For the full-size model with random weights and for the demo model, the script e
 engines if TensorRT is installed, and compares each backend with eager PyTorch in FP32: tokens of real and rendered
 crops, with beams, with guesses, in every slot of a batch, in batches of changing size, from two threads, with CUDA
 graphs and without. It measures latency, throughput and the share of the device's roofline, lists the nodes that ONNX
-Runtime places on the CPU, and looks for memory, threads and files that a backend leaves behind.
+Runtime places on the CPU, and checks for leaks of memory, threads and files.
 
-Each stage runs in a process of its own and is killed at its time limit. The file is written whenever a stage has a new
-figure, so that a stage that was killed or crashed keeps what it had, and says where it was. The most important stages
-come first. The summary at the end is also in the file.
+Each stage runs in its own process and is killed at its time limit. The file is written with each new figure, so the
+figures of a stage that was killed or crashed are kept, with the step at which it ended. The most important stages run
+first. The summary at the end is also in the file.
 
-Needs torch, open_clip_torch, onnx, onnxscript, safetensors and cuda-python. Measures onnxruntime-gpu, and tensorrt or
-tensorrt-rtx with polygraphy, if they are installed; gpu_wheels.py takes them to a machine without a network. In a
-checkout, set PYTHONPATH=.
+The script needs torch, open_clip_torch, onnx, onnxscript, safetensors and cuda-python. It measures onnxruntime-gpu,
+and tensorrt or tensorrt-rtx with polygraphy, if they are installed. gpu_wheels.py copies them to a machine without a
+network. In a checkout, set PYTHONPATH=.
 """
 
 from __future__ import annotations
@@ -82,10 +82,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--model", choices=["full", "demo"], nargs="+", default=["full", "demo"], help="default: both")
-    parser.add_argument(
-        "--crops", type=int, default=1000, help="crops for parity, 20 real, the others rendered; default: 1000"
-    )
-    parser.add_argument("--minutes", type=float, default=7.5, help="time limit of the whole; default: 7.5")
+    parser.add_argument("--crops", type=int, default=1000, help="crops for parity, of which 20 are real; default: 1000")
+    parser.add_argument("--minutes", type=float, default=7.5, help="time limit in minutes; default: 7.5")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds per timing; default: 1")
     parser.add_argument("--soak", type=float, default=8.0, help="seconds of opening and closing a backend; default: 8")
     parser.add_argument(
@@ -108,7 +106,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Check:
-    """Runs stages, and keeps their figures in a JSON file."""
+    """Runs stages, and writes their figures to a JSON file."""
 
     def __init__(self, options: argparse.Namespace, signals: Sequence[int]) -> None:
         self._options, self._signals = options, signals
@@ -118,7 +116,7 @@ class Check:
         self.values: dict[str, Any] = {"date": date, "device": options.device, "crops": options.crops}
 
     def run_all(self, models: Sequence[str]) -> None:
-        """All stages, in the order of what matters most."""
+        """Run all stages, the most important first."""
         self.run("machine")
         self.run("roofline")
         full = "full" in models and self.prepare("full")
@@ -132,7 +130,7 @@ class Check:
             self.run("baselines", "full")
 
     def prepare(self, model: str) -> bool:
-        """Whether there is a bundle to check, and answers to hold it against."""
+        """Export the bundle and compute the reference. Return whether both exist."""
         return "digest" in self.run("export", model) and "answers" in self.run(EAGER, model)
 
     def run_backends(self, model: str, stages: Sequence[str]) -> None:
@@ -142,7 +140,7 @@ class Check:
                     self.run(stage, model, backend)
 
     def has(self, model: str, backend: str, stage: str) -> bool:
-        """Whether a backend has a stage, and nothing that came before leaves it pointless."""
+        """Return whether a backend has a stage, and no earlier result makes it useless."""
         found = self.values[model].setdefault(backend, {})
         status = self.values["machine"].get("runtimes", {}).get(backend)
         if status is not None and not status["available"]:
@@ -155,7 +153,7 @@ class Check:
         return stage != "placement" or backend.startswith("onnxruntime")
 
     def run(self, stage: str, model: str = "", backend: str = "") -> dict[str, Any]:
-        """Run one stage, and return its figures; or why it was skipped."""
+        """Run one stage, and return its figures, or the reason if it was skipped."""
         options = self._options
         place = self.values
         for name in filter(None, (model, backend)):

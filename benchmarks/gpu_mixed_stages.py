@@ -1,6 +1,6 @@
-"""The stages of gpu_check.py under mixed work: does a backend stay right, with CUDA graphs too, and free what it took?
+"""The stages of gpu_check.py under mixed work: correctness, also with CUDA graphs, and leaks.
 
-Each is a function of a `Job` and a `Report`. The reference stage has run before.
+Each stage is a function of a `Job` and a `Report`. The reference stage must run before.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SOAK_ROUNDS = 3  # at least: the first one loads libraries, the growth is that o
 
 @dataclasses.dataclass
 class Tally:
-    """Rows that were compared with the reference. A tie is a row that left it where two tokens were as probable."""
+    """Rows that were compared with the reference. A tie is a row that differs after two equally probable tokens."""
 
     rows: int = 0
     ties: int = 0
@@ -55,9 +55,9 @@ class Tally:
 
     def beams(self, subject: Subject, crops: Sequence[int], generations: Sequence[Generation], where: str) -> None:
         for row, (crop, generation) in enumerate(zip(crops, generations, strict=True)):
-            wanted = subject.answers.beam(crop)
-            equal = generation.tokens == wanted
-            said = f"{where}, row {row}: crop {crop}: got {generation.tokens}, expected {wanted}"
+            expected = subject.answers.beam(crop)
+            equal = generation.tokens == expected
+            said = f"{where}, row {row}: crop {crop}: got {generation.tokens}, expected {expected}"
             self._count(said, equal, not equal and _is_tie(subject, crop, generation))
 
     def _count(self, said: str, equal: bool, tie: bool) -> None:
@@ -73,18 +73,18 @@ class Tally:
 
 
 def _is_tie(subject: Subject, crop: int, got: Generation) -> bool:
-    """Whether two beams score the same, or one was let go for another as good, within the tolerance."""
+    """Return whether two beams have the same score within the tolerance, or one was replaced by an equal one."""
     assert subject.answers.beam_margins is not None
-    wanted = subject.answers.beam(crop)
-    fed = np.concatenate([subject.answers.tokens[crop, :1], wanted[:-1]])[None]
+    expected = subject.answers.beam(crop)
+    fed = np.concatenate([subject.answers.tokens[crop, :1], expected[:-1]])[None]
     output = subject.backend.step(subject.backend.encode(subject.answers.crops[[crop]]), fed)
-    score = float(output.log_probs[0, np.arange(len(wanted)), list(wanted)].sum())
+    score = float(output.log_probs[0, np.arange(len(expected)), list(expected)].sum())
     margin = min(abs(score - sum(got.log_probs)), float(subject.answers.beam_margins[crop]))
     return margin < subject.tolerances.tie_margin
 
 
 def mixed(job: Job, report: Report) -> None:
-    """Batches of other sizes in between, beams, guesses, and two threads: always the reference's tokens."""
+    """Compare tokens with the reference in batches of changing size, beams, guesses and two threads."""
     with opened(job, report) as subject:
         for work in (interleaved, beams, speculative, threads):
             with report.step(work.__name__):
@@ -92,7 +92,7 @@ def mixed(job: Job, report: Report) -> None:
 
 
 def interleaved(subject: Subject) -> Tally:
-    """5, 64, 5, 64 rows, each three times, of other crops each time."""
+    """Run batches of 5, 64, 5 and 64 rows three times, with other crops each time."""
     tally = Tally()
     for place, rows in enumerate((SMALL, subject.large, SMALL, subject.large)):
         for time_ in range(TIMES):
@@ -102,7 +102,7 @@ def interleaved(subject: Subject) -> Tally:
 
 
 def beams(subject: Subject) -> Tally:
-    """Three beams of some crops in one batch, three times."""
+    """Run three beams of some crops in one batch, three times."""
     tally, crops = Tally(), subject.answers.beamed[: max(SMALL, subject.large // BEAM.width)]
     for time_ in range(TIMES):
         tally.beams(subject, crops, subject.generate(crops, BEAM), f"beams, batch {time_}")
@@ -118,7 +118,7 @@ def speculative(subject: Subject) -> Tally:
 
 
 def threads(subject: Subject) -> Tally:
-    """Two threads at once: one decodes batches of both sizes, the other beams and guesses as well."""
+    """Run two threads at the same time: one decodes batches of both sizes, the other also beams and guesses."""
     begin = threading.Barrier(2)
 
     def greedy() -> Tally:
@@ -146,10 +146,9 @@ def threads(subject: Subject) -> Tally:
 
 
 def replays(job: Job, report: Report) -> None:
-    """The same batches without CUDA graphs and with them, several times each: the same tokens and log-probabilities.
+    """Compare repeated runs of the same batches, without CUDA graphs and with them.
 
-    The first run is what the others are held against, so that the differences without graphs are what the backend's own
-    kernels leave open.
+    The first run is the reference of the others, so differences without graphs come from the backend's kernels.
     """
     report(cuda_graphs=can_capture(job.backend))
     expected: list[Generation] = []
@@ -175,7 +174,7 @@ def replays(job: Job, report: Report) -> None:
 
 
 def _run_again(subject: Subject, expected: list[Generation], found: dict[str, Any]) -> list[Generation]:
-    """Decode batches of three sizes and count what differs from `expected`, or from nothing yet. Returns it."""
+    """Decode batches of three sizes, count differences from `expected` unless it is empty, and return the results."""
     batches = [subject.batch(rows, number) for number, rows in enumerate((1, SMALL, subject.large))]
     got = [generation for batch in batches for generation in subject.generate(batch, Greedy())]
     expected = expected or got
@@ -188,7 +187,7 @@ def _run_again(subject: Subject, expected: list[Generation], found: dict[str, An
 
 
 def _difference(one: Generation, other: Generation) -> float | None:
-    """The largest difference of log-probabilities; None if the tokens are not the same."""
+    """Return the largest difference of log-probabilities, None if the tokens differ."""
     if one.tokens != other.tokens:
         return None
     return float(np.abs(np.subtract(one.log_probs, other.log_probs)).max())
@@ -198,7 +197,7 @@ def _difference(one: Generation, other: Generation) -> float | None:
 
 
 def soak(job: Job, report: Report) -> None:
-    """Open, do mixed work and close, again and again: does memory grow, do threads or files stay?"""
+    """Open, run mixed work and close repeatedly, and measure the growth of memory, threads and open files."""
     looks = [held(job.device)]
     end = time.monotonic() + job.soak_seconds
     rounds = 0
@@ -221,7 +220,7 @@ def soak(job: Job, report: Report) -> None:
 
 
 def held(device: str) -> dict[str, float]:
-    """What this process holds: resident memory, threads and open files; and the GPU's memory in use, by anybody."""
+    """Return this process's resident memory, threads and open files, and the GPU memory in use by all processes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines if ":" in line)
     found = {

@@ -1,10 +1,10 @@
-"""Run one stage of gpu_check.py, and print each of its figures as a line of JSON as soon as it is known.
+"""Run one stage of gpu_check.py, and print each figure as a line of JSON as soon as it is available.
 
     python benchmarks/gpu_process.py gpu_stages:roofline '{"model": "demo", "device": "cpu", "work": "runs/gpu-check"}'
 
-`run_stage` does so in a process of its own, which it kills at a time limit: what the stage printed until then is kept.
-A stage is a function of a job and a `Report`. The job is the decoded JSON argument: an object of the class `Job` where
-the module has one, else a dict.
+`run_stage` does this in a separate process, and kills it at a time limit. Figures until then are kept. A stage is a
+function of a job and a `Report`. The job is the decoded JSON argument: an object of the class `Job` if the module has
+one, else a dict.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from typing import Any, BinaryIO
 from seqpar_deploy.errors import BackendUnavailableError, SeqparError
 
 POLL = 0.2  # seconds between two looks at the limit and at signals
-MOST_WORDS = 3000  # characters kept of what a process wrote to stderr
+MOST_WORDS = 3000  # characters to keep of a process's stderr
 ASKED_WHERE = signal.SIGUSR1  # a stage writes the stack of each of its threads
 ORPHANED = 15  # seconds past its limit at which a stage ends by itself, should its parent have been killed
 
 
 class Report:
-    """Writes the figures of a stage, a line of JSON at a time. Threads may share it."""
+    """Writes the figures of a stage as lines of JSON. Thread-safe."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -44,7 +44,7 @@ class Report:
         self._seconds: dict[str, float] = {}
 
     def __call__(self, **values: Any) -> None:
-        """Write these figures. A later value of the same name replaces the earlier one."""
+        """Write figures. A later value of the same name replaces the earlier one."""
         line = json.dumps(values).encode() + b"\n"
         with self._lock:
             self._file.write(line)
@@ -52,7 +52,7 @@ class Report:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Say which step is at work. A stage that is killed or fails in it leaves the name; one that ends, the time."""
+        """Write the name of the current step, and its duration at the end. A stage that dies leaves the name."""
         self(at=name)
         start = time.monotonic()
         yield
@@ -70,9 +70,9 @@ def run_stage(
 ) -> dict[str, Any]:
     """Run `module:function` for at most `seconds`, less if `stopping()` becomes true, and return its figures.
 
-    `on_values` gets all figures so far whenever there are new ones. How it ended, if not well, is among the figures:
-    `failed` or `unavailable` (its exception), `crashed`, `stopped`; and `at`, the step at work. `said` is the end of
-    what it wrote to stdout and stderr.
+    `on_values` is called with all figures so far when there are new ones. If the stage did not succeed, the figures
+    include the reason, `failed` or `unavailable` (with the exception), `crashed` or `stopped`, and `at`, the current
+    step. `said` is the end of its stdout and stderr.
     """
     values: dict[str, Any] = {}
     start = time.monotonic()
@@ -109,7 +109,7 @@ def run_stage(
 
 
 class _Figures:
-    """The figures that come out of a pipe."""
+    """The figures that are read from a pipe."""
 
     def __init__(self, pipe: int, values: dict[str, Any], on_values: Callable[[dict[str, Any]], None]) -> None:
         self.pipe = pipe
@@ -118,7 +118,7 @@ class _Figures:
         self._since = time.monotonic()
 
     def read(self) -> bool:
-        """Read what there is; False at the end."""
+        """Read the available data. Returns False at the end."""
         chunk = os.read(self.pipe, 1 << 16)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
@@ -131,14 +131,14 @@ class _Figures:
         return bool(chunk)
 
     def drain(self) -> None:
-        """Read what a process that has ended left in the pipe."""
+        """Read the rest of the pipe of a process that has ended."""
         os.set_blocking(self.pipe, False)
         with contextlib.suppress(BlockingIOError):
             while self.read():
                 pass
 
     def where(self, ended: float) -> str:
-        """The step at work, and for how long."""
+        """Return the current step and its duration so far."""
         at = self._values.get("at")
         return f", {max(0.0, ended - self._since):.0f} s into: {at}" if at else ""
 
@@ -146,7 +146,7 @@ class _Figures:
 def _follow(
     process: subprocess.Popen[bytes], figures: _Figures, end: float, stopping: Callable[[], object]
 ) -> str | None:
-    """Read figures until the process has ended: None; or why it has to be stopped."""
+    """Read figures until the process has ended. Returns None, or the reason to stop it."""
     is_open = True
     while True:
         if stopping():
@@ -164,14 +164,14 @@ def _follow(
 
 
 def _kill(process: subprocess.Popen[bytes], words: Any) -> None:
-    """End a process that has not ended, with all it has started. It writes first where its threads are."""
+    """End a process and its children. It writes the stacks of its threads first."""
     if process.poll() is not None:
         return
     size, end = os.fstat(words.fileno()).st_size, time.monotonic() + 10 * POLL
     process.send_signal(ASKED_WHERE)
     while os.fstat(words.fileno()).st_size == size and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
-    time.sleep(POLL)  # the rest of what it writes
+    time.sleep(POLL)  # for the rest of its output
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -182,7 +182,7 @@ def _ending(code: int) -> str:
 
 
 def _end_of(words: Any) -> list[str]:
-    """The last lines of a file, without empty ones."""
+    """Return the last lines of a file, without empty ones."""
     size = words.seek(0, os.SEEK_END)
     words.seek(max(0, size - MOST_WORDS))
     lines = words.read().decode(errors="replace").splitlines()
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, default=1, help="file descriptor for the figures; default: 1, stdout")
     parser.add_argument("--seconds", type=float, default=600, help="time limit in seconds; default: 600")
     options = parser.parse_args()
-    os.set_inheritable(options.fd, False)  # the pipe ends with this process, whatever it starts
+    os.set_inheritable(options.fd, False)  # children do not inherit the pipe, so it ends with this process
     faulthandler.enable()
     faulthandler.register(ASKED_WHERE)
     signal.alarm(math.ceil(options.seconds) + ORPHANED)
@@ -216,7 +216,7 @@ def main() -> None:
 
 
 def _where(error: Exception) -> list[str]:
-    """The innermost places an exception came through."""
+    """Return the innermost frames of an exception's traceback."""
     frames = []
     traceback = error.__traceback__
     while traceback is not None:

@@ -1,6 +1,6 @@
-"""The stages of gpu_check.py that come before its backends: the machine, the bundle, engines, and the reference.
+"""The stages of gpu_check.py before the backends: the machine, the bundle, engines and the reference.
 
-Each is a function of a `Job` and a `Report`. torch is imported in the stages that need it.
+Each stage is a function of a `Job` and a `Report`. Only the stages that need torch import it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NEVER = -1  # no token: decoding goes on to the last step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """One model on one backend. Its files lie in the folder `work`."""
+    """One model on one backend. Its files are in the folder `work`."""
 
     model: str  # "full" or "demo"
     device: str  # "cuda" or "cpu"
@@ -70,7 +70,7 @@ class Job:
 
     @property
     def large(self) -> int:
-        """Rows of a large batch."""
+        """Return the number of rows of a large batch."""
         return BATCH if self.device == "cuda" else 8
 
 
@@ -78,7 +78,7 @@ class Job:
 
 
 def machine(job: Job, report: Report) -> None:
-    """The processor, the GPU, and what each backend's SDK says of this machine."""
+    """Describe the processor, the GPU, and each backend's SDK."""
     report(**describe_machine())
     if job.device == "cuda":
         report(gpu=dataclasses.asdict(find_gpu()))
@@ -91,7 +91,7 @@ def roofline(job: Job, report: Report) -> None:
 
 
 def full_precision() -> None:
-    """FP32 means FP32, in convolutions too; for matrix products it does by default."""
+    """Disable TF32 in convolutions. In matrix products it is off by default."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = False
@@ -101,7 +101,7 @@ def full_precision() -> None:
 
 
 def export(job: Job, report: Report) -> None:
-    """An FP16 bundle with profiles for one crop and for many. Parity is checked on few crops: this is the CPU."""
+    """Export an FP16 bundle with profiles for one crop and for many. Parity runs on the CPU, on few crops."""
     import torch
 
     from seqpar_deploy.exporting.export import export_bundle
@@ -125,7 +125,7 @@ def export(job: Job, report: Report) -> None:
 
 
 def build(job: Job, report: Report) -> None:
-    """TensorRT engines. Those that were built but fail their first check are used by the next stages all the same."""
+    """Build TensorRT engines. The next stages also use engines that fail their first check."""
     from seqpar_deploy.build_engines import build_engines
 
     bundle = job.bundle
@@ -139,7 +139,7 @@ def build(job: Job, report: Report) -> None:
 
 
 def shown_by(report: Report) -> Callable[[str], contextlib.AbstractContextManager[OnProgress]]:
-    """A `Progress` whose stages are steps of a report."""
+    """Return a `Progress` whose stages are steps of a report."""
 
     @contextlib.contextmanager
     def progress(name: str) -> Iterator[OnProgress]:
@@ -153,7 +153,7 @@ def shown_by(report: Report) -> Callable[[str], contextlib.AbstractContextManage
 
 
 def eager_cached(job: Job, report: Report) -> None:
-    """Eager PyTorch in FP32: the answers that the backends are held against, and the baseline of their speed."""
+    """Run eager PyTorch in FP32, the reference of the backends' tokens and the baseline of their speed."""
     full_precision()
     from seqpar_deploy.modeling.eager import CachedEagerBackend
     from seqpar_deploy.modeling.load import load_network
@@ -180,7 +180,7 @@ def eager_cached(job: Job, report: Report) -> None:
 
 
 def crops_of(number: int) -> list[Crop]:
-    """Real crops, as many as there are, and rendered ones."""
+    """Return all real crops, and rendered ones for the rest."""
     from seqpar_deploy.images import read_image
     from seqpar_deploy.synth.render import render_person
 
@@ -204,7 +204,7 @@ def load_reference(job: Job) -> Reference:
 def measure_speed(
     job: Job, bundle: Bundle, backend: Backend[Any], answers: Reference, precision: str, report: Callable[..., None]
 ) -> None:
-    """Latency and throughput from raw crops to attributes, and the two graphs as shares of the device's roofline."""
+    """Measure latency and throughput from raw crops to attributes, and each graph's share of the device's roofline."""
     recognizer = Recognizer(bundle, backend, batch_size=BATCH)
     real = itertools.cycle(crops_of(min(20, job.crops)))
     one = durations(lambda: recognizer.predict([next(real)]), job.device, seconds=job.seconds)
@@ -219,7 +219,7 @@ def measure_speed(
 def graph_speed(
     job: Job, bundle: Bundle, backend: Backend[Any], answers: Reference, precision: str, rows: int
 ) -> dict[str, Any]:
-    """Times of encoding and of one decoder step; all steps are run, so that those that ran are those that count."""
+    """Return the times of encoding and of one decoder step. It runs all steps, so the number of steps is known."""
     steps = bundle.dimensions.capacity - 1
     prepared = np.resize(answers.crops, (rows, *answers.crops.shape[1:]))
     encode = median_seconds(lambda: backend.encode(prepared), job.device, seconds=job.seconds)
@@ -239,16 +239,16 @@ def graph_speed(
     if job.roofline:
         flops = rows * encoder_flops(bundle)
         result["encoder_share_of_gemm"] = flops / encode / job.roofline[f"{precision}_flops"]
-        # May be over 1 where a cache holds the weights of a small model.
+        # Above 1 if a cache holds the weights of a small model.
         result["step_share_of_copying"] = step_bytes(bundle, precision, rows) / step / job.roofline["copied_bytes"]
     return result
 
 
 def decode_steps(backend: Backend[Any], state: Any, steps: int) -> None:
-    """Decode exactly `steps` steps greedily, whatever the rows say.
+    """Decode exactly `steps` steps greedily, also after all rows have ended.
 
-    A backend whose device works on its own is some steps ahead of the host when the last row stops: what it returns is
-    then less than what it ran. Here no row stops. Raises ValueError if fewer steps come back, or the state says so.
+    A backend with an asynchronous device is some steps ahead of the host when the last row stops, so it returns fewer
+    steps than it ran. Here no row stops. Raises ValueError if fewer steps are returned or counted in the state.
     """
     if isinstance(backend, GreedyBackend):
         returned = backend.greedy(state, stop=NEVER, max_steps=steps).next_token.shape[1]
@@ -258,4 +258,4 @@ def decode_steps(backend: Backend[Any], state: Any, steps: int) -> None:
             tokens = backend.step(state, tokens[:, None]).next_token[:, 0]
         returned = int(state.lengths.min())
     if returned != steps:
-        raise ValueError(f"expected {steps} decoder steps, got {returned}; the time of a step would be wrong")
+        raise ValueError(f"decoder steps must be {steps}, got {returned}; the time of a step would be wrong")

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/gpu_stress.py [--schedules 10000] [--seed 0] [--processes 2]
 
-Each schedule is decided by its seed: batches and profiles, threads and who of them goes on, when the device works, what
-fails, when garbage is collected, who closes the backend. The tokens must be the host backend's, nothing may leak or
-wait for ever, and no call may be one that hardware does not forgive. No GPU is needed; see tests/fakes/stress.py.
+The seed determines the schedule: batches and profiles, the order of threads, the progress of the device, failures,
+garbage collections, and the thread that closes the backend. Tokens must equal those of the host backend. Leaks,
+deadlocks and calls that are undefined on hardware are failures. No GPU is needed (see tests/fakes/stress.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=10_000, help="number of schedules; default: 10000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first schedule; default: 0")
     parser.add_argument("--processes", type=int, default=2, help="number of processes; default: 2")
-    parser.add_argument("--take-back", metavar="NAME", help="plant a fault: remove one mend; see tests/fakes/faults.py")
+    parser.add_argument("--take-back", metavar="NAME", help="undo one fix, to plant a fault; see tests/fakes/faults.py")
     parser.add_argument("--until-failure", action="store_true", help="stop after the first failure")
     parser.add_argument("--allow", metavar="KIND,...", default="", help="kinds of failure that do not count")
     parser.add_argument("--bundle", type=Path, help="a tiny FP16 bundle; default: one is exported first, in 20 s")
@@ -82,7 +82,7 @@ def export_tiny(folder: Path) -> Path:
 
 
 def stress(bundle: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run the schedules, and sum up what they did and which failed."""
+    """Run the schedules, and return their totals and failures."""
     found = Findings()
     started = time.perf_counter()
     last = options.seed + options.schedules
@@ -128,7 +128,7 @@ def stress(bundle: Path, folder: Path, options: argparse.Namespace) -> dict[str,
 
 
 class Findings:
-    """What the schedules did, summed up."""
+    """Totals of the schedules."""
 
     def __init__(self) -> None:
         self.schedules, self.failed = 0, 0
@@ -166,12 +166,12 @@ class Findings:
 
 
 def sort_of(reason: str) -> str:
-    """A reason without its figures."""
+    """Return a reason without its figures, to group failures."""
     return re.sub(r"\s+", " ", re.sub(r"0x[0-9a-f]+|\d+|[\[(].*[\])]", "#", reason))[:160]
 
 
 def prepare(bundle: Path, folder: Path) -> None:
-    """Make ready a process that runs schedules. Ctrl-C is for the process that started it."""
+    """Set up a process that runs schedules. It ignores Ctrl-C, which the parent handles."""
     global _material
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from fakes.stress import Material

@@ -1,4 +1,4 @@
-"""What gpu_check.py says at its end: at most ten lines on what works on this card, and the targets for an H100."""
+"""The summary of gpu_check.py: at most ten lines on the state of each backend, and the targets for an H100."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEAKS = {"device_mb": 8.0, "resident_mb": 64.0, "threads": 0.5, "files": 0.5}  #
 
 
 def summary(values: Mapping[str, Any], backends: Sequence[str]) -> list[str]:
-    """A line for the card, one per model and backend, and one for what did not run."""
+    """Return a line for the card, one per model and backend, and one for stages that did not run."""
     models = [name for name in ("full", "demo") if name in values]
     lines = [_card(values, models)]
     for model in models:
@@ -56,13 +56,13 @@ def _backend(model: Mapping[str, Any], name: str) -> str:
 
 
 def _without_answers(stage: str, result: Mapping[str, Any]) -> str:
-    """Why a runtime gave no answers: it said so itself, or it was killed, crashed or had no time."""
+    """Return the reason for missing results: unavailable, killed, crashed or out of time."""
     verdict = "not supported" if {"failed", "unavailable"} & result.keys() else "not known"
     return f"{verdict}: {stage} {_ending(result) or 'did not run'}"
 
 
 def _figures(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Speed, replays, nodes on the CPU, and leaks, as far as they were measured."""
+    """Return speed, replays, nodes on the CPU and leaks, if measured."""
     parts = []
     speed, replays, soak = (found.get(stage, {}) for stage in ("speed", "replays", "soak"))
     if "latency_ms" in speed:
@@ -101,7 +101,7 @@ def _placement(placement: Mapping[str, Any]) -> str:
 
 
 def _wrong(found: Mapping[str, Any]) -> list[str]:
-    """Which checks found tokens that are not the reference's, ties aside."""
+    """Return the checks with tokens that differ from the reference, except ties."""
     parity, mixed, replays = (found.get(stage, {}) for stage in ("parity", "mixed", "replays"))
     wrong = [_short(breach) for breach in parity.get("breaches", [])[:1]]
     if parity.get("slots_that_differ"):
@@ -120,14 +120,14 @@ def _wrong(found: Mapping[str, Any]) -> list[str]:
 
 
 def _ending(result: Any) -> str:
-    """How a stage ended, if not well."""
+    """Return the reason if a stage failed."""
     if not isinstance(result, Mapping):
         return ""
     return "; ".join(f"{ending} {_short(result[ending])}" for ending in ENDINGS if ending in result)
 
 
 def _unfinished(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """The stages that were skipped or did not end well, and why."""
+    """Return the stages that were skipped or failed, with reasons."""
     for ending in ("skipped", "failed", "crashed", "stopped"):
         if ending in values:
             return [(" ".join(path), f"{ending} {values[ending]}" if ending != "skipped" else values[ending])]
@@ -140,7 +140,7 @@ def _short(words: str) -> str:
 
 
 def targets(full: Mapping[str, Any]) -> dict[str, Any]:
-    """The targets for an H100, per backend of the full-size model, and whether they are reached."""
+    """Return the targets for an H100, per backend of the full-size model, and whether each is reached."""
     eager = full.get(EAGER, {}).get("latency_ms")
     found: dict[str, Any] = {}
     for name, stages in full.items():

@@ -1,7 +1,7 @@
-"""Take the wheels that gpu_check.py needs to a GPU machine without a network, in parts small enough to carry.
+"""Copy the wheels for gpu_check.py to a GPU machine without a network, in small parts.
 
     python benchmarks/gpu_wheels.py plan                  # here: downloads, splits, and prints the calls in order
-    python benchmarks/gpu_wheels.py keep FOLDER           # there, in each call: moves what was carried out of the way
+    python benchmarks/gpu_wheels.py keep FOLDER           # there, in each call: moves the copied parts to a safe folder
     python benchmarks/gpu_wheels.py install               # there, in the last call: joins, checks, and installs
 
 `plan` writes groups of parts, each small enough for one call, and a manifest with the SHA-256 of each wheel and part.
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = "wheels.json"
 MB = 1_000_000
 PYTHON = "3.12"
-# pip takes each platform literally, the newest first.
+# pip matches platforms literally, so all are listed, the newest first.
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (35, 34, 31, 28, 27, 24, 17)] + ["manylinux2014_x86_64"]
-# Small ones first: the demo model on eager PyTorch needs no more than these.
+# The smallest first: they are sufficient for the demo model in eager PyTorch.
 PACKAGES = (
     "msgspec",
     "wcwidth",
@@ -50,7 +50,7 @@ EXCLUDES = {"onnxruntime_gpu": "onnxruntime"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of a wheel, in one of the groups."""
+    """A part of a wheel, in one of the groups."""
 
     file: str
     group: str
@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
     plan = commands.add_parser("plan", help="download the wheels, split them, and print the calls in order")
     plan.add_argument("packages", nargs="*", default=PACKAGES, help="pip requirements; default: all of gpu_check.py's")
     plan.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu-wheels", help="folder for wheels and groups")
-    plan.add_argument("--constraint", type=Path, help="file of versions for pip; default: the newest")
+    plan.add_argument("--constraint", type=Path, help="constraints file for pip; default: the newest versions")
     plan.add_argument(
         "--call-mb", type=float, default=48, help="MB that one call can carry beside the checkout; default: 48"
     )
@@ -100,11 +100,9 @@ def arguments() -> argparse.Namespace:
     install.add_argument("--kept", type=Path, default=there, help=f"folder of the parts; default: {there}")
     install.add_argument("--target", type=Path, help="folder to install into; default: this Python's own packages")
     install.add_argument(
-        "--some", action="store_true", help="install the wheels that are whole; default: all have to be"
+        "--some", action="store_true", help="install only the complete wheels; default: fail if one is incomplete"
     )
-    install.add_argument(
-        "--replace", action="store_true", help="replace packages that are installed; default: leave them alone"
-    )
+    install.add_argument("--replace", action="store_true", help="replace installed packages; default: keep them")
     install.set_defaults(work=install_wheels)
     return parser.parse_args()
 
@@ -122,15 +120,15 @@ def make_plan(options: argparse.Namespace) -> None:
 
 
 def download(package: str, folder: Path, constraint: Path | None) -> str:
-    """Bring one wheel, without its dependencies, and return its name. An sdist in pure Python becomes a wheel."""
+    """Download one wheel without its dependencies, and return its name. A pure Python sdist is built to a wheel."""
     common = ["--quiet", "--disable-pip-version-check", "--no-deps"]
     common += ["--constraint", str(constraint)] if constraint else []
     platform = [word for name in PLATFORMS for word in ("--platform", name)]
-    wanted = [*platform, "--python-version", PYTHON, "--implementation", "cp", "--only-binary=:all:"]
+    target = [*platform, "--python-version", PYTHON, "--implementation", "cp", "--only-binary=:all:"]
     pip = [sys.executable, "-m", "pip"]
     with tempfile.TemporaryDirectory(dir=folder) as new:
         tried = [
-            [*pip, "download", *common, *wanted, "--dest", new, package],
+            [*pip, "download", *common, *target, "--dest", new, package],
             [*pip, "wheel", *common, "--wheel-dir", new, package],
         ]
         for command in tried:
@@ -141,7 +139,9 @@ def download(package: str, folder: Path, constraint: Path | None) -> str:
         else:
             raise WheelError(f"{package} cannot be downloaded: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         if command is tried[1] and not made[0].name.endswith("-none-any.whl"):
-            raise WheelError(f"{package} has no wheel for Python {PYTHON}, and {made[0].name} fits this machine alone")
+            raise WheelError(
+                f"{package} must have a wheel for Python {PYTHON}, got {made[0].name}, which is for this machine only"
+            )
         shutil.move(made[0], folder / made[0].name)
     return made[0].name
 
@@ -175,7 +175,7 @@ def split(files: Sequence[Path], out: Path, most: int) -> list[Path]:
 
 
 def calls(groups: Sequence[Path]) -> list[str]:
-    """What to carry in which call, and the commands to run there."""
+    """Return the groups to copy in each call, and the commands to run there."""
     lines = [f"{len(groups)} calls, in this order; run the commands in the checkout:"]
     for number, group in enumerate(groups, 1):
         path = group.relative_to(ROOT) if group.is_relative_to(ROOT) else group
@@ -214,7 +214,7 @@ def install_wheels(options: argparse.Namespace) -> None:
     offline = ["--no-index", "--no-deps", "--no-cache-dir"]
     command = [*pip, "install", *quiet, *offline, *where, *map(str, wheels.values())]
     if subprocess.run(command, check=False).returncode != 0:
-        raise WheelError("pip did not install the wheels, see above")
+        raise WheelError("pip failed to install the wheels; see its output above")
     print(f"installed {', '.join(wheels)}" + (f"; set PYTHONPATH={options.target}" if options.target else ""))
 
 
@@ -229,7 +229,7 @@ def installed_version(name: str) -> str | None:
 def join(kept: Path, *, some: bool = False) -> list[Path]:
     """The wheels, joined from their parts in a folder; with `some`, those that have all of their parts.
 
-    Raises WheelError if parts are missing, or are not what was split.
+    Raises WheelError if parts are missing or changed.
     """
     try:
         described = json.loads((kept / MANIFEST).read_text())["wheels"]
@@ -241,7 +241,7 @@ def join(kept: Path, *, some: bool = False) -> list[Path]:
     }
     groups = sorted(set().union(*lacking.values()))
     if groups and not some:
-        raise WheelError(f"{kept} lacks parts of {', '.join(groups)}; carry them, or pass --some")
+        raise WheelError(f"{kept} must contain all parts, got none of {', '.join(groups)}; copy them, or pass --some")
     joined = []
     for wheel in described:
         if lacking[wheel["file"]]:
@@ -249,18 +249,20 @@ def join(kept: Path, *, some: bool = False) -> list[Path]:
         pieces = [_checked(kept / part["file"], part["sha256"], part["group"]) for part in wheel["parts"]]
         content = b"".join(pieces)
         if sha256(content) != wheel["sha256"]:
-            raise WheelError(f"{wheel['file']} has another SHA-256 than the wheel that was split; run plan again")
+            raise WheelError(
+                f"SHA-256 of {wheel['file']} must be that of the wheel before the split, got another; run plan again"
+            )
         (kept / wheel["file"]).write_bytes(content)
         joined.append(kept / wheel["file"])
     if not joined:
-        raise WheelError(f"{kept} holds no whole wheel; carry {groups[0]}")
+        raise WheelError(f"{kept} must contain a complete wheel, got none; copy {groups[0]}")
     return joined
 
 
 def _checked(file: Path, expected: str, group: str) -> bytes:
     content = file.read_bytes()
     if (got := sha256(content)) != expected:
-        raise WheelError(f"{file} has SHA-256 {got[:12]}.., expected {expected[:12]}..; carry {group} again")
+        raise WheelError(f"SHA-256 of {file} must be {expected[:12]}.., got {got[:12]}..; copy {group} again")
     return content
 
 

@@ -68,7 +68,7 @@ def command(folder: Path, run: str) -> list[str]:
 
 
 def write_recipe(folder: Path) -> Path:
-    """The demo recipe, shortened."""
+    """Write a shortened demo recipe."""
     text = (Path(__file__).parents[1] / "train" / "demo.toml").read_text()
     lines = [f"epochs = {EPOCHS}" if line.startswith("epochs =") else line for line in text.splitlines()]
     lines = ["pictures_per_epoch = 320" if line.startswith("pictures_per_epoch") else line for line in lines]

@@ -1,4 +1,4 @@
-"""Compare methods of 8-bit quantisation on the demo model: share of crops that need the fallback, and speed.
+"""Compare methods of 8-bit quantisation on the demo model, by speed and by the share of crops that need the fallback.
 
     .venv/bin/python benchmarks/quantization.py
 
@@ -52,7 +52,7 @@ Method = Callable[[Path, Path, Crops], None]  # (FP32 graph, 8-bit graph to writ
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crops", type=int, default=200, help="crops to compare, 20 real, the others rendered")
+    parser.add_argument("--crops", type=int, default=200, help="crops to compare, of which 20 are real; default: 200")
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds; default: 40")
     parser.add_argument("--only", nargs="+", help="methods to measure, by name; default: all")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "quantization", help="folder for the bundles")
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def methods() -> dict[str, tuple[str, Method]]:
-    """Each method by name, with the graph that it quantises."""
+    """Return each method by name, with the graph that it quantises."""
     found: dict[str, tuple[str, Method]] = {
         f"onnxruntime {name}": (ENCODER, static(name)) for name in ("MinMax", "Percentile", "Entropy")
     }
@@ -137,7 +137,7 @@ class Reader:
 
 
 def nncf_static(*, smooth_quant: bool, by_weights: bool = False) -> Method:
-    """NNCF's post-training quantisation for Transformers: all it knows, or multiplications `by_weights` only."""
+    """Quantise with NNCF for Transformers: all supported operators, or only multiplications `by_weights`."""
 
     def write(graph: Path, out: Path, crops: Crops) -> None:
         import nncf
@@ -183,7 +183,7 @@ def save(model: Any, path: Path) -> None:
 
 
 def quantised(ours: Bundle, folder: Path, graph: str, method: Method) -> Bundle:
-    """A copy of our bundle in which `method` wrote one of the 8-bit graphs."""
+    """Return a copy of our bundle in which `method` wrote one of the 8-bit graphs."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ours.path, folder)
     out = folder / {ENCODER: INT8_ENCODER, DECODER_STEP: INT8_DECODER_STEP}[graph]
@@ -240,7 +240,7 @@ def accuracy(bundle: Bundle, backend: Backend[Any], crops: Crops, reference: Ref
 
 
 def time_all(backends: dict[str, Backend[Any]], crops: Crops, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of the encoder on one crop and of a step of one token; the backends are interleaved."""
+    """Return median seconds of the encoder on one crop and of a step of one token. Backends are interleaved."""
     taken: dict[str, dict[str, list[float]]] = {name: {"encoder": [], "step": []} for name in backends}
     token = np.array([[BOS]], dtype=np.int64)
     for number in range(rounds + 1):

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/soak.py [--minutes 60] [--streams 4]
 
-The demo model, with every sink that writes to this machine. The streams run as fast as they are read; frames that are
-too many are dropped at their source. Memory, threads and open files are sampled every few seconds and written at once,
-so that a run that ends early keeps its samples. Slopes are of the last three quarters.
+It runs the demo model with all sinks that write to this machine. The streams run at full speed, and sources drop frames
+that arrive too fast. Memory, threads and open files are sampled every few seconds and written at once, so a run that
+ends early keeps its samples. Slopes are of the last three quarters.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def soak(folder: Path, options: argparse.Namespace) -> None:
 
 
 class Watch:
-    """A sink that counts frames and events, and times each frame from its detection on."""
+    """A sink that counts frames and events, and measures the latency of each frame from its detection."""
 
     def __init__(self) -> None:
         self.frames = self.events = 0
@@ -108,11 +108,11 @@ class Watch:
         self.events += 1
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class WatchedDetector:
-    """A detector that tells a Watch when a frame comes in."""
+    """A detector that records in a Watch the time at which each frame arrives."""
 
     def __init__(self, detector: Any, watch: Watch) -> None:
         self._detector, self._watch = detector, watch
@@ -127,7 +127,7 @@ class WatchedDetector:
 
 
 def look(watch: Watch) -> dict[str, float]:
-    """Resident megabytes, threads, open files; frames so far, and the latency of those since the last look, in ms."""
+    """Return memory in MB, threads, open files, frames so far, and the latency in ms since the last call."""
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines if ":" in line)
     since, watch.latencies = watch.latencies, []

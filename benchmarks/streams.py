@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/streams.py [--kills 20] [--freezes 3] [--only http] [--seed 0]
 
-Over HTTP (MPEG-TS with damaged packets) and over RTSP from Debian's GStreamer server, which is skipped if it is not
-installed (tests/video/gst_rtsp_server.py names its packages). The first connection also sees a clip of another size.
-The server is killed and restarted, then frozen and thawed, while the script reads the command's /metrics. At the end
-the command gets SIGTERM, and the script checks the files it wrote.
+The stream comes over HTTP (MPEG-TS with damaged packets), then over RTSP from Debian's GStreamer server. RTSP is
+skipped if that server is not installed (tests/video/gst_rtsp_server.py lists its packages). The first connection also
+contains a clip of another size. The server is killed and restarted, then frozen and thawed, while the script reads the
+command's /metrics. At the end the command gets SIGTERM, and the script checks the files it wrote.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STREET = ROOT / "samples" / "vtest" / "street.mp4"  # 10 s
 SIZES = (768, 576), (384, 288)
 DAMAGE = 0.01  # share of transport packets
 FROZEN = 10.0  # seconds a server is frozen
-SAID = {"lost": " is lost: ", "not back yet": " is not back yet: ", "back": " is back after "}
+SAID = {"lost": ": connection lost: ", "not back yet": ": not reconnected yet: ", "back": ": reconnected after "}
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def servers(folder: Path) -> dict[str, tuple[StreamServer, str, dict[str, Any]]]:
-    """Each with what to read from it, and what is to be said of it."""
+    """Yield each server with its URL and its description."""
     http = StreamServer()
     clips = [recode(STREET, folder / f"{width}.ts", size=(width, height)) for width, height in SIZES]
     found = {"http": (http, http.url(clips=clips, damage=DAMAGE), {"damaged_transport_packets": DAMAGE})}
@@ -82,13 +82,13 @@ def servers(folder: Path) -> dict[str, tuple[StreamServer, str, dict[str, Any]]]
         )
         found["rtsp_gstreamer"] = (rtsp, rtsp.url(), {"damaged_transport_packets": 0, "transport": "TCP"})
     else:
-        print("Debian's GStreamer RTSP server is not installed, and left out", flush=True)
+        print("Debian's GStreamer RTSP server is not installed; skipping rtsp_gstreamer", flush=True)
     return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What /metrics said of the source."""
+    """The source's values in /metrics at one time."""
 
     at: float
     frames: int
@@ -99,7 +99,7 @@ class Sample:
 
 
 class Command:
-    """`seqpar video`, with all that writes to this machine, and what it says and shows as time goes by."""
+    """A running `seqpar video` with all outputs on this machine, its log lines and its metrics over time."""
 
     def __init__(self, url: str, bundle: Path, folder: Path) -> None:
         self.events, self.annotated, self.report = (folder / name for name in ("e.jsonl", "out.mkv", "people.html"))
@@ -124,7 +124,7 @@ class Command:
             thread.join()
 
     def said(self, words: str, since: float = 0.0) -> list[float]:
-        """When it said so."""
+        """Return the times of the log lines with these words."""
         return [at for at, line in list(self.lines) if words in line and at >= since]
 
     def _listen(self) -> None:
@@ -196,8 +196,7 @@ def drive(server: StreamServer, command: Command, options: argparse.Namespace) -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """An outage: seconds `away`, until the command said that the stream is back, until /metrics showed it, and the
-    highest back-off that they showed before."""
+    """An outage: seconds `away`, until log and /metrics showed the reconnection, and the highest back-off before."""
 
     away: float
     picture: float
@@ -229,7 +228,7 @@ def outage(command: Command, begin: Callable[[], None], away: float, end: Callab
 
 
 def events(path: Path, told: list[bytes]) -> dict[str, Any]:
-    """Whether what was told before each outage is there, and everyone's end."""
+    """Check that the events before each outage and the end of each track are in the file."""
     content = path.read_bytes()
     kinds: dict[str, set[int]] = {}
     for line in content.splitlines():
@@ -245,14 +244,12 @@ def events(path: Path, told: list[bytes]) -> dict[str, Any]:
 
 
 def files(command: Command) -> dict[str, Any]:
-    """Whether the files are whole: pictures in the video, and people in the report."""
+    """Check that the files are complete: pictures in the video, and people in the report."""
     with av.open(str(command.annotated)) as container:
         seconds = [float(picture.time or 0) for picture in container.decode(video=0)]
     page = command.report.read_text()
     return {
-        "frames_in_summary": int(
-            re.findall(r"crops recognised; (\d+) frames", " ".join(line for _, line in command.lines))[-1]
-        ),
+        "frames_in_summary": int(re.findall(r"crops .* (\d+) frames", " ".join(line for _, line in command.lines))[-1]),
         "pictures_in_annotated_video": len(seconds),
         "seconds_of_annotated_video": round(seconds[-1] - seconds[0], 1),
         "report_is_whole": page.startswith("<!doctype html>") and page.rstrip().endswith("</html>"),
@@ -264,7 +261,7 @@ def wait_for(true: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
-            raise SystemExit("it does not come back")
+            raise SystemExit(f"seqpar video must react within {seconds:g} s, got no reaction; see the log above")
         time.sleep(0.01)
 
 

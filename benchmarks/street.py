@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/street.py vtest.avi [--runs 3] [--only tracks|speed]
 
-Built-in detector, ByteTracker and demo model; all values are taken at the sinks. With --only, nothing is written.
+It uses the built-in detector, ByteTracker and demo model, and measures at the sinks. With --only it writes no file.
 
 Tracks: people found and identity switches are counted as in tracking.py. Each detected track is then compared with the
 labels of the person that most of its matched boxes show: its attributes at the end, beside those of each of its crops
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 class Watch:
-    """A sink that keeps what it is given, and notes the time of it all: decoding, detection, events."""
+    """A sink that keeps all frames and events, with the times of decoding, detection and events."""
 
     def __init__(self, most: int | None = None) -> None:
         self.found: Found = {}
@@ -120,11 +120,11 @@ class Watch:
             self.ended[event.person.track_id] = event.person
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class WatchedSource(Source):
-    """Tells when a frame was decoded."""
+    """A source that records the time at which each frame was decoded."""
 
     def __init__(self, spec: SourceSpec, watch: Watch) -> None:
         super().__init__(spec)
@@ -137,7 +137,7 @@ class WatchedSource(Source):
 
 
 class WatchedDetector:
-    """The built-in detector; tells when a frame came to it."""
+    """The built-in detector, which records the time at which each frame arrives."""
 
     def __init__(self, watch: Watch) -> None:
         self._detector, self._watch = open_detector(), watch
@@ -151,7 +151,7 @@ class WatchedDetector:
 
 
 class WatchedFusion(AttributeFusion):
-    """Keeps what was said of each crop."""
+    """An attribute fusion that keeps the prediction of each crop."""
 
     def __init__(self, watch: Watch, *rest: Any) -> None:
         super().__init__(*rest)
@@ -163,7 +163,7 @@ class WatchedFusion(AttributeFusion):
 
 
 def play(place: str, recognizer: Recognizer, watch: Watch, sinks: Sequence[Sink] = ()) -> Summary:
-    """A source through the pipeline into a watch and other sinks."""
+    """Run a source through the pipeline into a Watch and other sinks."""
     source = WatchedSource(expand_sources([place])[0], watch)
     with contextlib.closing(WatchedDetector(watch)) as detector:
         watched = functools.partial(WatchedFusion, watch)
@@ -184,11 +184,11 @@ def crowds(labels: tracking.Labels, found: Found) -> dict[str, Any]:
     }
 
 
-# What is found, and said.
+# Tracks and attributes.
 
 
 def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Recognizer) -> dict[str, Any]:
-    """What the sinks were given beside the labels, by split."""
+    """Compare the sinks' results with the labels, by split."""
     label_set = recognizer.bundle.label_set
     right, splits = ablation.read_labels(label_set)
     alone, _ = ablation.recognise(ablation.read_scene(video), recognizer)
@@ -235,8 +235,10 @@ def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Re
 
 
 def assign(labels: tracking.Labels, found: Found) -> dict[int, tuple[int, list[int], float]]:
-    """Whom each detected track shows: the labelled track that most of its matched boxes are of, in which frames that
-    is, and what share of them all."""
+    """Return the labelled person of each detected track, with the frames and their share of all matched frames.
+
+    It is the person of most of the track's matched boxes.
+    """
     shows: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for frame, of, _ in tracking.matches(labels, found):
         for place, column in of.items():
@@ -249,7 +251,7 @@ def assign(labels: tracking.Labels, found: Found) -> dict[int, tuple[int, list[i
 
 
 def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tracks beside the single crops of the same people, each track counting once."""
+    """Compare tracks with single crops of the same people. Each track counts once."""
     scores = [key for key in rows[0] if key.startswith("f1_")]
     lose = [row["track"] for row in rows if row["f1_fused"] < row["f1_its_crops"] - 1e-9]
     means = {key: round(statistics.mean(row[key] for row in rows), 4) for key in scores}
@@ -260,7 +262,7 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def race(video: Path, recognizer: Recognizer, folder: Path, runs: int) -> dict[str, Any]:
-    """The file as fast as it goes, with and without an annotated video; of each, the run of median speed."""
+    """Run the file at full speed, with and without annotated video. Return the run of median speed of each."""
     found: dict[str, list[dict[str, Any]]] = {"events and report": [], "annotated video too": []}
     for _ in range(runs):
         for name, done in found.items():
@@ -279,7 +281,7 @@ def race(video: Path, recognizer: Recognizer, folder: Path, runs: int) -> dict[s
 
 
 def costs(summary: Summary, watch: Watch, processor_seconds: float) -> dict[str, Any]:
-    """Of a run: speed, speed while many are there, and what each stage took."""
+    """Return a run's speed, its speed in crowded frames, and the time per stage."""
     frames = sum(summary.frames.values())
     starts = sorted(watch.detecting.items())
     crowded = [
@@ -307,7 +309,7 @@ def stages(summary: Summary) -> dict[str, Any]:
 
 
 def live(video: Path, recognizer: Recognizer, folder: Path, labels: tracking.Labels) -> dict[str, Any]:
-    """The video as a stream of 25 frames a second: what is dropped, and how long people and frames wait."""
+    """Play the video as a stream of 25 frames per second. Return dropped frames, and latencies of people and frames."""
     result = {}
     with StreamServer() as server:
         for name, stamps in (("stamps of 25 a second", RATE), ("stamps of 10 a second", 10)):
@@ -338,14 +340,14 @@ def live(video: Path, recognizer: Recognizer, folder: Path, labels: tracking.Lab
 
 
 def dropped_later(watch: Watch) -> int:
-    """Frames dropped more than a second after the first: what came while connecting is there all at once."""
+    """Count frames dropped more than 1 s after the first. Earlier drops are of frames buffered while connecting."""
     begun = min(watch.decoded.values())
     last = max(watch.detecting)
     return sum(at - begun > 1 and index not in watch.detecting for index, at in watch.decoded.items() if index <= last)
 
 
 def from_label(labels: tracking.Labels, watch: Watch, count: int) -> dict[str, float]:
-    """Seconds by the clock from the first labelled box of everyone who walks in until anything is said of them."""
+    """Return seconds from the first labelled box of each person who walks in to the person's first event."""
     came: dict[int, float] = {}
     for number, (person, _, _) in assign(labels, watch.found).items():
         if number in watch.appeared and watch.appeared[number][0].first.frame < count:
@@ -365,7 +367,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def transcode(video: Path, clip: Path, stamps: int) -> int:
-    """As H.264 in a transport stream, with time stamps of so many a second; the number of frames."""
+    """Encode as H.264 in a transport stream with timestamps of a given rate. Return the number of frames."""
     count = 0
     with av.open(str(video)) as recorded, av.open(str(clip), "w", format="mpegts") as out:
         source = recorded.streams.video[0]

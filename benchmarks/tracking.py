@@ -7,8 +7,8 @@ The video is OpenCV's sample; samples/vtest/tracks.csv labels all people in ever
 
 A labelled box is found if a box overlaps it by IoU 0.5 or more, one to one. A person (a labelled track) is found if at
 least half of their boxes are. Identity switches are changes of the number that a labelled person's found boxes have;
-fragments are the times they are lost and found again. The built-in detector's constants were chosen on this very video,
-so expect less elsewhere.
+fragments are the times they are lost and found again. The built-in detector's constants were chosen on this video, so
+other videos have lower scores.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ Labels = dict[int, list[tuple[int, int, Edges]]]  # frame: track, occlusion, edg
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path, help="vtest.avi")
-    parser.add_argument("--detector", default=MOTION, help=f"{MOTION}, an ONNX file or a JSON Lines file of boxes")
+    parser.add_argument(
+        "--detector", default=MOTION, help=f"{MOTION}, an ONNX file or a JSON Lines file of boxes; default: {MOTION}"
+    )
     parser.add_argument("--out", type=Path, help="JSON file; default: benchmarks/results/tracking.json")
     options = parser.parse_args()
     detected, tracked, cost = run(options.video, options.detector)
@@ -67,9 +69,9 @@ def main() -> None:
     print(text)
 
 
-def run(video: Path, wanted: str) -> tuple[Found, Found, dict[str, Any]]:
-    """What is detected and tracked in each frame, and what that cost."""
-    detector, tracker = open_detector(wanted), ByteTracker()
+def run(video: Path, name: str) -> tuple[Found, Found, dict[str, Any]]:
+    """Detect and track people in each frame. Return both, and the times."""
+    detector, tracker = open_detector(name), ByteTracker()
     detected: Found = {}
     tracked: Found = {}
     times: dict[str, list[float]] = {"detect": [], "track": []}
@@ -110,7 +112,7 @@ def read_labels() -> Labels:
 
 
 def matches(labels: Labels, found: Found) -> Iterator[tuple[int, dict[int, int], Edges]]:
-    """Of each labelled frame: its index, the box found of each label (by place), and all overlaps."""
+    """Yield for each labelled frame its index, the matched box of each label, and all overlaps."""
     for frame, people in labels.items():
         overlaps = overlap(np.array([edges for _, _, edges in people]), edges_of(found.get(frame, [])))
         pairs = zip(*linear_sum_assignment(-np.where(overlaps >= FOUND, overlaps, 0)), strict=True)
@@ -118,7 +120,7 @@ def matches(labels: Labels, found: Found) -> Iterator[tuple[int, dict[int, int],
 
 
 def score(labels: Labels, found: Found) -> dict[str, Any]:
-    """Recall and precision of boxes, and people found."""
+    """Return recall and precision of boxes, and the number of people found."""
     right, wrong = 0, 0
     for frame, of, overlaps in matches(labels, found):
         ignored = [place for place, (track, _, _) in enumerate(labels[frame]) if track in IGNORED]
@@ -129,7 +131,7 @@ def score(labels: Labels, found: Found) -> dict[str, Any]:
 
 
 def recall(labels: Labels, found: Found, among: Container[int] | None = None) -> dict[str, Any]:
-    """Boxes and people found, of all labelled tracks or those `among` them."""
+    """Return boxes and people found, of all labelled tracks, or of those in `among`."""
     hits: dict[int, list[bool]] = defaultdict(list)
     visible: list[bool] = []
     for frame, of, _ in matches(labels, found):
@@ -151,7 +153,7 @@ def recall(labels: Labels, found: Found, among: Container[int] | None = None) ->
 
 
 def identities(labels: Labels, found: Found, among: Container[int] | None = None) -> dict[str, int]:
-    """How the numbers of tracks fit people, all who are labelled or those `among` them."""
+    """Return identity switches and fragments of all labelled people, or of those in `among`."""
     numbers: dict[int, list[int | None]] = defaultdict(list)
     for frame, of, _ in matches(labels, found):
         for place, (track, _, _) in enumerate(labels[frame]):
@@ -171,7 +173,7 @@ def counts(track: int, among: Container[int] | None) -> bool:
 
 
 def used(found: Found) -> set[int]:
-    """The numbers of tracks."""
+    """Return the IDs of tracks."""
     return {number for boxes in found.values() for _, number in boxes}
 
 
@@ -181,7 +183,7 @@ def edges_of(found: list[tuple[Box, int]]) -> Edges:
 
 
 def overlap(some: Edges, others: Edges) -> Edges:
-    """Intersection over union (N, M)."""
+    """Return the intersection over union, (N, M)."""
     start = np.maximum(some[:, None, :2], others[None, :, :2])
     end = np.minimum(some[:, None, 2:], others[None, :, 2:])
     inside = np.clip(end - start, 0, None).prod(axis=-1)

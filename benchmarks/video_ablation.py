@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/video_ablation.py vtest.avi
 
-The labelled boxes replace detector and tracker, at every 5th frame, twice per second; the demo model answers at once.
+The labelled boxes replace detector and tracker, at every 5th frame, twice per second. The demo model answers at once.
 F1 is the mean over tracks at their end; unknown labels count neither in the label nor in the prediction. Because there
 are few tracks, each policy runs from each of the first eight frames, so that it selects other crops; the result is the
 mean. The demo model was trained on crops of the split `train`.
@@ -45,7 +45,7 @@ SPLITS = ("held_out", "train")
 STARTS = range(8)
 VIEWS = {"front": "Front", "side": "Side", "back": "Back"}
 
-Scene = list[tuple[Frame, list[TrackedBox], dict[int, str]]]  # with who is seen from which side, where that is labelled
+Scene = list[tuple[Frame, list[TrackedBox], dict[int, str]]]  # frame, boxes, and labelled views by track
 Answers = dict[tuple[int, int], Prediction]  # of (track, frame)
 Said = npt.NDArray[np.bool_]
 Take = Callable[[Frame, list[TrackedBox], dict[int, Person]], list[Candidate]]
@@ -101,7 +101,7 @@ EDGES = ("left", "top", "right", "bottom")
 
 
 def read_labels(label_set: LabelSet) -> tuple[dict[int, Labels], dict[int, str]]:
-    """Labels (n,) and split of each track that has any."""
+    """Return labels (n,) and split of each labelled track."""
     labels, splits = {}, {}
     with (data_dir("samples") / "vtest" / "labels.csv").open() as file:
         for row in csv.DictReader(file):
@@ -113,7 +113,7 @@ def read_labels(label_set: LabelSet) -> tuple[dict[int, Labels], dict[int, str]]
 
 
 def recognise(scene: Scene, recognizer: Recognizer) -> tuple[Answers, float]:
-    """Every box's answer, and the seconds a crop took."""
+    """Return the prediction of each box, and the seconds per crop."""
     where = [(tracked, frame) for frame, boxes, _ in scene for tracked in boxes]
     start = time.perf_counter()
     predictions = recognizer.predict([cut_out(frame.image, tracked.box) for tracked, frame in where])
@@ -123,7 +123,7 @@ def recognise(scene: Scene, recognizer: Recognizer) -> tuple[Answers, float]:
 
 
 def policies() -> dict[str, tuple[Callable[[], Take], FusionOptions]]:
-    """Ours, what it is compared with, and ours with one part taken out."""
+    """Return our policy, the alternatives, and our policy without one part each."""
     usual = FusionOptions()
     made: dict[str, tuple[Callable[[], Take], FusionOptions]] = {
         "every box": (lambda: every(1), usual),
@@ -146,7 +146,7 @@ def policies() -> dict[str, tuple[Callable[[], Take], FusionOptions]]:
 
 
 def every(n: int) -> Take:
-    """The first box of a track, and each n-th after it."""
+    """Select the first box of a track, and each n-th box after it."""
     seen: dict[int, int] = defaultdict(int)
 
     def take(frame: Frame, boxes: list[TrackedBox], people: dict[int, Person]) -> list[Candidate]:
@@ -183,7 +183,7 @@ def candidate(frame: Frame, tracked: TrackedBox, boxes: list[TrackedBox]) -> Can
 
 
 class Judge:
-    """Runs a policy and scores what is believed of each labelled track when it ends."""
+    """Runs a policy and scores the attributes of each labelled track at its end."""
 
     def __init__(
         self, label_set: LabelSet, labels: dict[int, Labels], splits: dict[int, str], answers: Answers
@@ -191,7 +191,7 @@ class Judge:
         self._label_set, self._labels, self._splits, self._answers = label_set, labels, splits, answers
 
     def single(self, scene: Scene, split: str) -> dict[str, float]:
-        """F1 of single crops, the mean over each track's boxes and then over tracks; and of each track's best crop."""
+        """Return F1 of single crops (mean over boxes, then tracks) and of each track's best crop."""
         scores, best = [], []
         for track in self._tracks(split):
             crops = [candidate(f, t, boxes) for f, boxes, _ in scene for t in boxes if t.track_id == track]
@@ -281,23 +281,23 @@ class Judge:
 
 
 def encode(label_set: LabelSet, names: tuple[str, ...]) -> Said:
-    """What a prediction emitted, (n,) in the label set's order."""
+    """Return the attributes of a prediction, (n,) in the label set's order."""
     return np.array([attribute.name in names for attribute in label_set.attributes])
 
 
 def values(label_set: LabelSet, person: Person, of: Callable[[Attribute], bool]) -> Said:
-    """What is believed of a person, (n,) in the label set's order."""
+    """Return the attributes of a person, (n,) in the label set's order."""
     return np.array([of(person.attributes[attribute.name]) for attribute in label_set.attributes])
 
 
 def f1(said: Said, labels: Labels, among: Said | None = None) -> float:
-    """Of one person's attributes, all that are labelled or those `among` them."""
+    """Return F1 of one person's labelled attributes, or of those in `among`."""
     counted = labels if among is None else np.where(among, labels, UNKNOWN)
     return compute_metrics(said[None], counted[None]).f1 if (counted != UNKNOWN).any() else 0.0
 
 
 def mean(runs: list[Any]) -> Any:
-    """Of numbers in like-shaped results."""
+    """Return the mean of results of one structure."""
     if isinstance(runs[0], dict):
         return {key: mean([run.get(key, 0) for run in runs]) for key in {key: None for run in runs for key in run}}
     return round(statistics.mean(runs), 4)

@@ -58,7 +58,7 @@ def cut_tracks(video: Path, out: Path) -> None:
 
 
 def read_labels() -> tuple[dict[str, dict[str, str]], list[str]]:
-    """The row of each labelled track, and the phrases of the attributes."""
+    """Return the row of each labelled track, and the phrases of the attributes."""
     with (data_dir("samples") / "vtest" / "labels.csv").open() as file:
         reader = csv.DictReader(file)
         phrases = list(reader.fieldnames or [])[5:]

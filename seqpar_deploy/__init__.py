@@ -1,4 +1,10 @@
-"""SequencePAR from checkpoint to edge: pedestrian attributes, generated as a sequence, without PyTorch at run time."""
+"""Recognise pedestrian attributes with SequencePAR bundles, without PyTorch at run time.
+
+>>> from seqpar_deploy import Recognizer, read_image
+>>> with Recognizer.from_bundle("bundles/peta") as recognizer:
+...     for prediction in recognizer.predict([read_image("person.jpg")]):
+...         print(prediction.attributes, prediction.scores)
+"""
 
 import logging
 

@@ -1,7 +1,7 @@
-"""bundle -> TensorRT engines, on the machine that will run them. Needs no PyTorch.
+"""Build TensorRT engines from a bundle, on the machine that will run them. Needs no PyTorch.
 
-One path for TensorRT 10, TensorRT 11 and TensorRT-RTX: the bundle's graphs say every type themselves, and the network
-is built strongly typed. Polygraphy hides the little that differs.
+TensorRT 10, TensorRT 11 and TensorRT-RTX share this code: the bundle's graphs declare all tensor types, so the network
+is built strongly typed. Polygraphy covers the few API differences.
 """
 
 from __future__ import annotations
@@ -40,11 +40,20 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What else engines are to be, where the runtime can."""
+    """Configure optional properties of the engines.
 
-    hardware_compatible: bool = False  # run on every GPU from Ampere on, slower than on its own
-    version_compatible: bool = False  # run on later versions of the same major one
-    strip_weights: bool = False  # leave out the weights; opening puts them back from the bundle's graphs
+    Attributes:
+        hardware_compatible: Build engines that run on every GPU from Ampere on. They are slower than engines built for
+            one GPU. Default: False.
+        version_compatible: Build engines that later versions of the same major TensorRT release can load.
+            Default: False.
+        strip_weights: Leave the weights out of the engine files. They are refitted from the bundle's graphs when the
+            engines are opened. Default: False.
+    """
+
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    strip_weights: bool = False
 
 
 def build_engines(
@@ -55,15 +64,28 @@ def build_engines(
     options: EngineOptions | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Build both engines of a bundle, in a folder beside it, which is returned. What the same build left is replaced.
+    """Build the encoder and decoder engines of a bundle, and check them if there is a GPU.
 
-    `runtime` is the flavour that is installed, TensorRT before TensorRT-RTX, unless given; `batches` are the bundle's.
+    The engines are compared with the bundle's golden sequences. The result is stored in `verified.json`, and
+    `backend="auto"` skips engines that failed. Engines of an earlier build with the same settings are replaced.
 
-    If there is a GPU, the engines are then checked against the bundle's golden sequences; the result is kept in
-    `verified.json`, and `backend="auto"` does not take engines that failed.
+    Args:
+        bundle: The bundle to build from.
+        runtime: `tensorrt` or `tensorrt_rtx`. Default: the installed one, `tensorrt` if both are.
+        batches: Batch profiles, in crops per batch. Default: the bundle's.
+        options: Optional properties of the engines. Default: `EngineOptions()`.
+        progress: Receives the progress of each stage. Default: none is reported.
 
-    Raises BackendUnavailableError (no TensorRT, no GPU where it needs one), EngineError (they do not build, or do not
-    reproduce the golden sequences).
+    Returns:
+        The folder of the engines, inside the bundle's folder `engines`.
+
+    Raises:
+        BackendUnavailableError: TensorRT is not installed, or it needs a GPU to build and finds none.
+        EngineError: The engines do not build, cannot be written, or do not reproduce the golden sequences.
+
+    Examples:
+        >>> bundle = Bundle.open("bundles/peta-fp16")
+        >>> folder = build_engines(bundle, batches=[BatchProfile(min=1, opt=4, max=8)])
     """
     options = options or EngineOptions()
     runtime = runtime or runtime_to_build_with()
@@ -86,7 +108,9 @@ def build_engines(
                 try:
                     (folder / f"{name}.plan").write_bytes(plan)
                 except OSError as error:
-                    raise EngineError(f"{out} cannot be written: {error.strerror}") from None
+                    raise EngineError(
+                        f"{out} cannot be written: {error.strerror}; free some space, or copy the bundle elsewhere"
+                    ) from None
         write_engine_json(folder, identity)
     with progress("checking the engines on this machine"):
         _verify(bundle, runtime, out)
@@ -97,13 +121,13 @@ def _verify(bundle: Bundle, runtime: Runtime, engines: Path) -> None:
     try:
         verify_backend(bundle, runtime)
     except BackendUnavailableError as error:  # TensorRT-RTX builds without a GPU
-        _log.info("%s are not checked here, opening them will: %s", engines, error)
+        _log.info("engines in %s are not checked on this machine, opening them will check: %s", engines, error)
     except BackendError as error:
-        raise EngineError(f"the engines in {engines} were built, but must not be used: {error}") from None
+        raise EngineError(f"engines in {engines} were built but failed their check, do not use them: {error}") from None
 
 
 def runtime_to_build_with() -> Runtime:
-    """The flavour of TensorRT that is installed. Raises BackendUnavailableError."""
+    """Return the installed runtime, `tensorrt` before `tensorrt_rtx`. Raises BackendUnavailableError."""
     installed = installed_runtimes()
     if not installed:
         raise BackendUnavailableError(
@@ -113,32 +137,32 @@ def runtime_to_build_with() -> Runtime:
 
 
 def _gpu_to_build_on(runtime: Runtime) -> Gpu | None:
-    """The GPU an engine is tuned on. TensorRT-RTX builds for all it knows, with or without one."""
+    """Return the GPU to tune for. None for TensorRT-RTX, which builds for all GPUs it supports and needs none."""
     return None if runtime == "tensorrt_rtx" else find_gpu()
 
 
 class _Build:
-    """Builds engines with one flavour of TensorRT through Polygraphy."""
+    """Build engines with TensorRT or TensorRT-RTX, through Polygraphy."""
 
     def __init__(self, trt: Any, options: EngineOptions, *, timing_cache: Path) -> None:
         self._trt = trt
         self._rtx = trt.__name__ == "tensorrt_rtx"
         self._options = options
-        self._timing_cache = None if self._rtx else str(timing_cache)  # RTX compiles at run time and keeps none
+        self._timing_cache = None if self._rtx else str(timing_cache)  # RTX compiles at run time, it has no cache
         self._polygraphy = _polygraphy(rtx=self._rtx)
 
     def plan_from_onnx(self, onnx: Path, profiles: Sequence[InputShapes], on_progress: OnProgress) -> bytes:
-        """A serialised engine. Raises EngineError; Ctrl-C stops the builder and is raised on."""
+        """Return a serialised engine. Raises EngineError. Ctrl-C stops the builder and is re-raised."""
         monitor = _monitor(self._trt)
         built: list[bytes | BaseException] = []
-        done = threading.Event()  # `Thread.join` believes that a thread has ended when it is interrupted itself
+        done = threading.Event()  # an interrupted `Thread.join` marks a running thread as ended
 
         def build() -> None:
             try:
                 with _complaints() as complaints:
                     built.append(self._build(onnx, profiles, monitor, complaints))
             except EngineError as error:
-                # Without its frames: they hold the builder, which must not live until the interpreter goes.
+                # Drop the frames: they hold the builder, which must be destroyed before the interpreter exits.
                 error.__context__ = None
                 built.append(error.with_traceback(None))
             except BaseException as error:
@@ -146,7 +170,7 @@ class _Build:
             finally:
                 done.set()
 
-        # In a thread: the builder calls the monitor from C++, where an exception, Ctrl-C's for one, has no way out.
+        # In a thread: the builder calls the monitor from C++, which an exception such as Ctrl-C's cannot pass.
         thread = threading.Thread(target=build, name=f"build {onnx.stem}")
         try:
             with _signals_held():
@@ -155,7 +179,7 @@ class _Build:
                 on_progress(*monitor.so_far())
         except BaseException:
             monitor.cancelled = True
-            if thread.ident is not None:  # it was started
+            if thread.ident is not None:  # started
                 done.wait()
             raise
         result = built[0]
@@ -188,25 +212,29 @@ class _Build:
                 (builder, network), config=config, save_timing_cache=self._timing_cache
             )
         except PolygraphyException as error:
-            said = complaints[-1] if complaints else str(error)
+            message = complaints[-1] if complaints else str(error)
             raise EngineError(
-                f"{trt.__name__} {trt.__version__} does not build {onnx}: {' '.join(said.split())[:300]}"
+                f"{trt.__name__} {trt.__version__} cannot build an engine from {onnx}: "
+                f"{' '.join(message.split())[:300]}"
             ) from None
         return bytes(plan)
 
 
 def drop_unused_outputs(network: Any) -> None:
-    """A runtime wants an address for every output of an engine; decoding on the device reads `USED_OUTPUTS` alone."""
+    """Unmark the outputs that decoding on the device never reads: a runtime needs a buffer for each marked output."""
     for output in [network.get_output(index) for index in range(network.num_outputs)]:
         if output.name not in USED_OUTPUTS:
             network.unmark_output(output)
 
 
 def _check_layer_norms(trt: Any, network: Any, onnx: Path) -> None:
-    """Layer normalisation squares activations, which overflows in FP16, and a network computes as it is typed."""
+    """Raise EngineError unless layer normalisations are FP32: they square activations, which overflows in FP16."""
     for layer in network:
         if layer.type == trt.LayerType.NORMALIZATION and layer.get_output(0).dtype != trt.float32:
-            raise EngineError(f"{onnx} normalises in {layer.get_output(0).dtype} ({layer.name}); export it again")
+            raise EngineError(
+                f"{onnx}: layer normalisation {layer.name} must be FP32, got {layer.get_output(0).dtype}; "
+                "export the bundle again with seqpar-export"
+            )
 
 
 def _profile(polygraphy: Any, shapes: InputShapes) -> Any:
@@ -217,26 +245,26 @@ def _profile(polygraphy: Any, shapes: InputShapes) -> Any:
 
 
 def _polygraphy(*, rtx: bool) -> Any:
-    """Polygraphy's TensorRT functions for a flavour, which it asks for once, when it is imported."""
+    """Return Polygraphy's TensorRT module for one runtime. Polygraphy reads the choice once, at its import."""
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if rtx else "0"
     try:
         from polygraphy import config
         from polygraphy.backend import trt as polygraphy
     except ImportError:
         raise BackendUnavailableError(
-            "building engines needs polygraphy, which is not installed; pip install 'seqpar-deploy[tensorrt]' or [rtx]"
+            "polygraphy, which builds engines, is not installed; pip install 'seqpar-deploy[tensorrt]' or [rtx]"
         ) from None
     if rtx != config.USE_TENSORRT_RTX:
         raise EngineError(
-            "this process has built with the other flavour of TensorRT already; build in one of its own: "
-            "seqpar-export engine"
+            f"this process already builds with {'tensorrt' if rtx else 'tensorrt_rtx'}, it cannot change to "
+            f"{'tensorrt_rtx' if rtx else 'tensorrt'}; build in another process, for example with seqpar-export engine"
         )
     return polygraphy
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals come after the block: within `Thread.start`, one would leave a thread that nobody knows to be running."""
+    """Defer signals until the block ends: one inside `Thread.start` would leave a running thread without an owner."""
     signals = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -247,15 +275,15 @@ def _signals_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What Polygraphy and the builder complain about meanwhile, which they would print."""
+    """Collect the errors that Polygraphy and the builder log during the block, in place of printing them."""
     from polygraphy.logger import G_LOGGER
 
-    said: list[str] = []
+    messages: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno >= logging.ERROR:
-                said.append(record.getMessage())
+                messages.append(record.getMessage())
 
     logger, handler = logging.getLogger("Polygraphy"), Collect()
     before = G_LOGGER.use_python_logging_system, logger.propagate
@@ -263,14 +291,14 @@ def _complaints() -> Iterator[list[str]]:
     logger.addHandler(handler)
     try:
         with G_LOGGER.verbosity(G_LOGGER.ERROR):
-            yield said
+            yield messages
     finally:
         logger.removeHandler(handler)
         G_LOGGER.use_python_logging_system, logger.propagate = before
 
 
 def _monitor(trt: Any) -> Any:
-    """TensorRT's progress monitor: phases within phases, of which the outermost is shown."""
+    """Return a TensorRT progress monitor. Build phases are nested, and it reports the outermost."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

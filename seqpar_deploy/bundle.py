@@ -1,13 +1,14 @@
-"""A bundle: the folder that holds everything an edge device needs, and nothing of PyTorch.
+"""Bundles: the folders that hold all files an edge device needs to run a model, without PyTorch.
 
     manifest.json   encoder.onnx (+ .data)   decoder_step.onnx (+ .data)   golden.npz   model_card.md
-    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), if the recipe asks for them
+    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), if the recipe includes them
 
-The manifest lists what `export` wrote, with sizes and hashes, and nothing that is made later: its SHA-256, the
-digest, names the bundle to engines, tuning and checks. `Bundle.open` trusts nothing: the manifest's form, the SHA-256
-of every file, and the places where the ONNX graphs look for their weights are checked before a runtime sees any of it.
+The manifest lists the files that `export` wrote, with sizes and hashes. Files made later are never added, so the
+SHA-256 of the manifest (the digest) identifies the bundle in engines, tuning results and checks. `Bundle.open` checks
+the manifest's form, the SHA-256 of every file, and the external-data paths in the ONNX graphs before any runtime reads
+them.
 
-Format 1 opens too, read-only: full padding, no draft, no calibration. What is written is format 2.
+Bundles are written in format 2. Format 1 opens read-only: full padding, no draft, no calibration.
 """
 
 from __future__ import annotations
@@ -53,20 +54,36 @@ _EXPORT_AGAIN = "export the bundle again with seqpar-export"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dimensions:
-    """The sizes of one model's graphs."""
+    """Describe the sizes of one model's graphs.
 
-    image_size: Positive  # pixels per side of the encoder's input
-    image_tokens: Positive  # N: class token and patches
-    layers: Positive  # L: decoder layers
-    heads: Positive  # attention heads of the decoder
-    head_size: Positive  # channels per head
-    capacity: Positive  # C = n + 1: tokens a row's cache holds, `<bos>` included
-    vocabulary: Positive  # V = n + 3
+    Attributes:
+        image_size: Pixels per side of the encoder's input.
+        image_tokens: N, image tokens per crop: the class token and the patches.
+        layers: L, decoder layers.
+        heads: Attention heads per decoder layer.
+        head_size: Channels per head.
+        capacity: C = n + 1 for n attributes: tokens per row of the cache, `<bos>` included.
+        vocabulary: V = n + 3: the attributes and the three special tokens.
+    """
+
+    image_size: Positive
+    image_tokens: Positive
+    layers: Positive
+    heads: Positive
+    head_size: Positive
+    capacity: Positive
+    vocabulary: Positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchProfile:
-    """Crops per batch: the fewest, the usual and the most that an engine is tuned for."""
+    """Describe the batch sizes that an engine is built for, in crops per batch.
+
+    Attributes:
+        min: The smallest batch. Default: 1.
+        opt: The batch size that the engine is tuned for. Default: 8.
+        max: The largest batch. Default: 32.
+    """
 
     min: Positive = 1
     opt: Positive = 8
@@ -74,12 +91,12 @@ class BatchProfile:
 
     def __post_init__(self) -> None:
         if not self.min <= self.opt <= self.max:
-            raise ValueError(f"min <= opt <= max must hold, got {self.min}, {self.opt}, {self.max}")
+            raise ValueError(f"batch sizes must be min <= opt <= max, got {self.min}, {self.opt}, {self.max}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """One file of a bundle as its manifest lists it."""
+    """Describe one file in a bundle's manifest: its size in bytes and its SHA-256 in hexadecimal."""
 
     bytes: NotNegative
     sha256: str
@@ -107,15 +124,23 @@ class _Manifest:
         if d.capacity != n + 1:
             raise ValueError(f"dimensions.capacity must be {n} attributes + 1, got {d.capacity}")
         if not self.batches:
-            raise ValueError("batches must be one or more, got none")
+            raise ValueError("batches must have one profile or more, got none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """An opened bundle. `manifest` is the JSON as it stands in the file.
+    """Hold an opened bundle: its path, manifest, label set and sizes. Open one with `Bundle.open`.
 
-    `padding` says what the model was made for: crops padded to squares (`full`), or `trimmed` to the patch columns
-    that the person covers, in one of the widths `columns`; None allows any width.
+    Attributes:
+        path: The bundle's folder.
+        manifest: The values of `manifest.json`.
+        label_set: The attributes that the model recognises, in token order.
+        dimensions: The sizes of the graphs.
+        precision: The precision of the graphs, `fp32` or `fp16`.
+        batches: The batch profiles that engines are built for.
+        padding: How crops were padded in training: `full` to squares, or `trimmed` to the patch columns that the
+            person covers. Default: `full`.
+        columns: For `trimmed`, the allowed widths in patch columns. Default: None, any width.
     """
 
     path: Path
@@ -129,25 +154,37 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
-        """Read and check a bundle.
+        """Open a bundle and check its files.
 
         Args:
             path: The bundle's folder.
-            verify: Check the hashes too, which takes about a second per gigabyte.
+            verify: Check the SHA-256 of every file, which takes about one second per GB. Default: True. With False,
+                only the files' sizes are checked.
+
+        Returns:
+            The opened bundle.
 
         Raises:
-            BundleFormatError: the folder holds no manifest, or one that is malformed or newer than this package.
-            BundleIntegrityError: a file is not the one the manifest lists.
+            BundleFormatError: The folder has no manifest, or one that is malformed or newer than this package.
+            BundleIntegrityError: A file does not match the manifest.
+
+        Examples:
+            >>> bundle = Bundle.open("bundles/peta")
+            >>> bundle.precision, len(bundle.label_set)
+            ('fp32', 35)
         """
         path = Path(path)
         if not path.is_dir():
-            what = "is a file" if path.exists() else "does not exist"
-            raise BundleFormatError(f"{path} {what}, wanted a bundle folder; make one with seqpar-export")
+            if path.exists():
+                raise BundleFormatError(f"{path} must be a bundle folder, got a file; pass the folder that holds it")
+            raise BundleFormatError(f"{path} does not exist; make a bundle with seqpar-export")
         file = path / MANIFEST
         try:
             content = file.read_bytes()
         except FileNotFoundError:
-            raise BundleFormatError(f"{path} holds no {MANIFEST}, so it is no bundle; {_EXPORT_AGAIN}") from None
+            raise BundleFormatError(
+                f"{path} must be a bundle folder, got one without {MANIFEST}; {_EXPORT_AGAIN}"
+            ) from None
         except OSError as error:
             raise BundleFormatError(f"{file} cannot be read: {error.strerror}; {_EXPORT_AGAIN}") from None
         manifest = parse_json(content, source=str(file), error=BundleFormatError)
@@ -157,12 +194,19 @@ class Bundle:
 
     @classmethod
     def from_manifest(cls, path: Path, manifest: Mapping[str, Any]) -> Bundle:
-        """A bundle in the folder `path` from its manifest's values; the files are not looked at.
+        """Make a bundle from its manifest's values, without checking its files.
 
-        Export compares its graphs with the checkpoint this way, before there is a `manifest.json`.
+        The export uses this to compare its graphs with the checkpoint before it writes `manifest.json`.
+
+        Args:
+            path: The bundle's folder.
+            manifest: The values of `manifest.json`.
+
+        Returns:
+            The bundle.
 
         Raises:
-            BundleFormatError: the manifest is malformed or newer than this package.
+            BundleFormatError: The manifest is malformed or newer than this package.
         """
         source = str(path / MANIFEST)
         number = manifest.get("format")
@@ -170,7 +214,7 @@ class Bundle:
             raise BundleFormatError(f"{source}: format must be 1 to {FORMAT}, got {number!r}; {_EXPORT_AGAIN}")
         if number > FORMAT:
             raise BundleFormatError(
-                f"{source} has format {number}, this package reads up to {FORMAT}; update seqpar-deploy"
+                f"{source}: format must be 1 to {FORMAT}, got {number}; update seqpar-deploy to open newer bundles"
             )
         known = {key: value for key, value in manifest.items() if number > 1 or key not in ("padding", "columns")}
         values = typed(known, _Manifest, source=source, error=BundleFormatError, hint=_EXPORT_AGAIN)
@@ -187,47 +231,54 @@ class Bundle:
 
     @property
     def encoder(self) -> Path:
+        """Path of the encoder's ONNX graph."""
         return self.path / ENCODER
 
     @property
     def decoder_step(self) -> Path:
+        """Path of the decoder step's ONNX graph."""
         return self.path / DECODER_STEP
 
     @property
     def has_int8(self) -> bool:
-        """Whether the bundle holds faster graphs with 8-bit weights beside the exact ones."""
+        """Whether the bundle also has the faster graphs with 8-bit weights."""
         return {INT8_ENCODER, INT8_DECODER_STEP} <= set(self.manifest.get("files", {}))
 
     @property
     def int8_encoder(self) -> Path:
+        """Path of the 8-bit encoder graph. The file exists if `has_int8`."""
         return self.path / INT8_ENCODER
 
     @property
     def int8_decoder_step(self) -> Path:
+        """Path of the 8-bit decoder step graph. The file exists if `has_int8`."""
         return self.path / INT8_DECODER_STEP
 
     @property
     def max_batch(self) -> int:
-        """The most rows a batch may have."""
+        """The largest batch of any profile, in rows."""
         return max(batch.max for batch in self.batches)
 
     @property
     def preprocessing(self) -> Preprocessing:
+        """How crops are padded, resized and normalised. It is part of the label set."""
         return self.label_set.preprocessing
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the manifest, which holds the SHA-256 of every file that export wrote: it names the bundle."""
+        """SHA-256 of the manifest, in hexadecimal. It identifies the bundle: the manifest has every file's SHA-256."""
         return sha256_of(self.path / MANIFEST)
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
-        """The checkpoint's own answers on a few crops: real ones first, then rendered and adversarial ones.
+        """Read the checkpoint's outputs on the golden crops: real crops first, then rendered and adversarial ones.
 
-        `crops` uint8 (G, H, W, 3) prepared, `tokens` int64 (G, C) greedy and right-padded, starting with `<bos>`,
-        `log_probs` float32 (G, C - 1, V) of the step that follows each token; and what `parity/reference.py` says
-        of bundles made since the parity gate, `kinds` (G,) among it.
+        Returns:
+            Arrays by name. `crops` is uint8 (G, H, W, 3), prepared. `tokens` is int64 (G, C): greedy, starting with
+                `<bos>`, right-padded. `log_probs` is float32 (G, C - 1, V): the step that follows each token. Bundles
+                made since the parity gate have more, listed in `parity/reference.py`, for example `kinds` (G,).
 
-        Raises BundleFormatError.
+        Raises:
+            BundleFormatError: `golden.npz` cannot be read.
         """
         import zipfile  # 8 ms, which opening a bundle does not need
 
@@ -235,24 +286,32 @@ class Bundle:
             with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise BundleFormatError(f"{self.path / GOLDEN} cannot be read: {error}; {_EXPORT_AGAIN}") from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged"
+            raise BundleFormatError(
+                f"{self.path / GOLDEN} cannot be read: {reason}; copy the bundle again, or {_EXPORT_AGAIN}"
+            ) from None
 
 
 def new_bundle_dir(out: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:
-    """A folder to write a bundle into, which becomes `out` when the block ends well and vanishes when it does not.
+    """Yield a folder to write a bundle into. It becomes `out` if the block succeeds, and is removed if it fails.
 
-    Raises BundleError where `out` exists, unless `overwrite` says to replace the bundle there, or cannot be written.
+    Args:
+        out: The bundle's folder.
+        overwrite: Replace a bundle at `out`. Default: False.
+
+    Raises:
+        BundleError: `out` exists and may not be replaced, or cannot be written.
     """
     return new_folder(out, marker=MANIFEST, overwrite=overwrite, error=BundleError)
 
 
 def file_entries(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What a manifest says of these files: bytes and SHA-256."""
+    """Return the manifest's entries for these files: bytes and SHA-256."""
     return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write `manifest.json`; `values["files"]` lists what the bundle consists of, see `file_entries`."""
+    """Write `manifest.json`. `values["files"]` lists the bundle's files, as `file_entries` returns them."""
     text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -260,26 +319,28 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
 def _check_files(path: Path, files: Mapping[str, Mapping[str, Any]], *, verify: bool) -> None:
     if not {ENCODER, DECODER_STEP, GOLDEN} <= set(files):
         raise BundleFormatError(
-            f"{path / MANIFEST} does not list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}"
+            f"{path / MANIFEST}: files must list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}"
         )
     root = path.resolve()
     for name, entry in files.items():
         file = path / name
         if not _stays_inside(name) or not file.resolve().is_relative_to(root):
             raise BundleIntegrityError(
-                f"{path / MANIFEST} lists {name!r}, which lies outside the bundle; do not use it"
+                f"{path / MANIFEST} lists {name!r}, which is outside the bundle; do not use this bundle"
             )
         if not file.is_file():
-            raise BundleIntegrityError(f"{file} is missing, the manifest lists it; {_EXPORT_AGAIN} or copy it whole")
+            raise BundleIntegrityError(
+                f"{file} is in the manifest but missing; copy the bundle again, or {_EXPORT_AGAIN}"
+            )
         if file.stat().st_size != entry["bytes"]:
             raise BundleIntegrityError(
-                f"{file} has {file.stat().st_size} bytes, manifest says {entry['bytes']}; "
-                f"{_EXPORT_AGAIN} or copy it whole"
+                f"{file} must have {entry['bytes']} bytes, got {file.stat().st_size}; "
+                f"copy the bundle again, or {_EXPORT_AGAIN}"
             )
         if verify and (digest := sha256_of(file)) != entry["sha256"]:
             raise BundleIntegrityError(
-                f"{file} has sha256 {digest[:12]}.., manifest says {entry['sha256'][:12]}..; "
-                f"{_EXPORT_AGAIN} or copy it whole"
+                f"{file} must have sha256 {entry['sha256'][:12]}.., got {digest[:12]}..; "
+                f"copy the bundle again, or {_EXPORT_AGAIN}"
             )
     for graph in (ENCODER, DECODER_STEP, INT8_ENCODER, INT8_DECODER_STEP):
         if graph not in files:
@@ -287,7 +348,8 @@ def _check_files(path: Path, files: Mapping[str, Mapping[str, Any]], *, verify: 
         for location in external_data_locations(path / graph):
             if location not in files:
                 raise BundleIntegrityError(
-                    f"{path / graph} keeps weights in {location!r}, which the manifest does not list; do not use it"
+                    f"{path / graph} reads weights from {location!r}, which is not in the manifest; "
+                    "do not use this bundle"
                 )
 
 

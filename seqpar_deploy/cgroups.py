@@ -1,7 +1,7 @@
 """Limits of the container this process runs in: control groups (cgroups) v1 and v2.
 
-The limit of a group holds for all groups below it, so the least one counts, from the process's own group up to the root
-of the mount. A file that is missing or cannot be read limits nothing.
+A group's limit applies to all groups below it, so the effective limit is the smallest from the process's own group up
+to the root of the mount. A file that is missing or unreadable sets no limit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-_UNIFIED = ""  # stands for version 2, whose one hierarchy has no controller in its name
+_UNIFIED = ""  # version 2: its single hierarchy has no controller in its name
 _UNLIMITED = 1 << 62  # v1 writes the largest whole number of pages for "no limit"
 
 Limit = TypeVar("Limit", int, float)
@@ -19,24 +19,24 @@ Limit = TypeVar("Limit", int, float)
 
 class _Mount(NamedTuple):
     controllers: frozenset[str]
-    root: PurePosixPath  # the group that lies at `point`
+    root: PurePosixPath  # the group that is mounted at `point`
     point: Path
 
 
 def cpu_limit(root: Path = Path("/")) -> float | None:
-    """Return the processors' time this process may use, in cores (1.5 for example); None if there is no quota.
+    """Return the CPU quota of this process in cores, for example 1.5. None if there is no quota.
 
     Args:
-        root: Where `/proc` and the mount points are looked up.
+        root: The folder that holds `proc` and the mount points. Default: `/`.
     """
     return _least(root, "cpu", _cpu_v1, _cpu_v2)
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Return the memory this process may use, in bytes; None if it is unlimited.
+    """Return the memory limit of this process in bytes. None if there is no limit.
 
     Args:
-        root: Where `/proc` and the mount points are looked up.
+        root: The folder that holds `proc` and the mount points. Default: `/`.
     """
     return _least(root, "memory", _memory_v1, _memory_v2)
 
@@ -49,7 +49,7 @@ def _least(
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the process's own group and its ancestors, as far as they are mounted."""
+    """Yield the mounted folders of the process's own group and its ancestors."""
     group = _own_group(root, controller)
     mounts = [mount for mount in _mounts(root) if controller in mount.controllers]
     if group is None or not mounts:
@@ -59,7 +59,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
         below = group.relative_to(mount.root)
         for path in (below, *below.parents):
             yield mount.point / path
-    if not covering:  # the group was moved out of the namespace: only the mount's own root is known to be above it
+    if not covering:  # the group is outside the namespace: only the mount's own root is a known ancestor
         yield from (mount.point for mount in mounts)
 
 
@@ -75,16 +75,16 @@ def _own_group(root: Path, controller: str) -> PurePosixPath | None:
 def _mounts(root: Path) -> Iterator[_Mount]:
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        where, what = before.split(), after.split()
-        if len(where) < 5 or len(what) < 3 or what[0] not in ("cgroup", "cgroup2"):
+        place, kind = before.split(), after.split()
+        if len(place) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
             continue
-        controllers = what[2].split(",") if what[0] == "cgroup" else [_UNIFIED]
-        mounted_root, point = (_unescaped(text) for text in where[3:5])
+        controllers = kind[2].split(",") if kind[0] == "cgroup" else [_UNIFIED]
+        mounted_root, point = (_unescaped(text) for text in place[3:5])
         yield _Mount(frozenset(controllers), PurePosixPath(mounted_root), root / point.lstrip("/"))
 
 
 def _unescaped(text: str) -> str:
-    """mountinfo writes a space as \\040."""
+    """Decode mountinfo's octal escapes, for example \\040 for a space."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 

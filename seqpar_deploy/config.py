@@ -1,8 +1,8 @@
-"""TOML and JSON files as typed dataclasses, by msgspec. An error is one line that names the file and the key path.
+"""Read TOML and JSON files into typed dataclasses with msgspec. An error is one line with the file and the key path.
 
-    mine.toml: parity.tie_margin must be a number > 0, got -1; see export/fp32.toml for the form
+    mine.toml: parity.tie_margin must be a number > 0, got -1; see export/fp32.toml for an example
 
-Ranges stand in the annotations (`Positive`), what several fields have to agree on in `__post_init__`, as a ValueError.
+Ranges of one field are in its annotation (`Positive`). Rules on several fields are in `__post_init__`, as a ValueError.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from seqpar_deploy.errors import SeqparError
 
 T = TypeVar("T")
 
-_WORDS = {  # msgspec's names of kinds, in ours
+_WORDS = {  # msgspec's names of types, in plain words
     "int": "an integer",
     "float": "a number",
     "bool": "true or false",
@@ -39,19 +39,19 @@ Text = Annotated[str, msgspec.Meta(pattern=r"\S")]  # not empty
 
 
 def parse_toml(content: bytes, *, source: str, error: type[SeqparError]) -> dict[str, Any]:
-    """The plain values of a TOML file; `source` names it in errors. Raises `error`."""
+    """Parse a TOML file to plain values. `source` names the file in errors. Raises `error`."""
     try:
         return dict(msgspec.toml.decode(content))
     except (ValueError, RecursionError) as problem:  # msgspec's errors, and UnicodeDecodeError
-        raise error(f"{source} cannot be read as TOML: {_one_line(problem)}") from None
+        raise error(f"{source} must be TOML: {_one_line(problem)}") from None
 
 
 def parse_json(content: bytes, *, source: str, error: type[SeqparError]) -> dict[str, Any]:
-    """The plain values of a JSON file that holds an object; `source` names it in errors. Raises `error`."""
+    """Parse a JSON file that holds an object to plain values. `source` names the file in errors. Raises `error`."""
     try:
         return dict(msgspec.json.decode(content, type=dict[str, Any]))
     except (ValueError, RecursionError) as problem:
-        raise error(f"{source} cannot be read as JSON: {_one_line(problem)}") from None
+        raise error(f"{source} must be a JSON object: {_one_line(problem)}") from None
 
 
 def typed(
@@ -64,20 +64,23 @@ def typed(
     known_keys_only: bool = False,
     path: str = "",
 ) -> T:
-    """Convert plain values, as `parse_toml` and `parse_json` give them, to a dataclass.
+    """Convert plain values, as `parse_toml` and `parse_json` return them, to a dataclass.
 
     Args:
-        values: What to convert.
-        kind: A dataclass; its fields' annotations say what is expected.
-        source: Names the file in errors.
-        error: The exception to raise.
-        hint: How to mend it; ends the error.
-        known_keys_only: Refuse keys that are no fields, for files that people write. Files of ours may hold keys of
-            later versions.
-        path: Where `values` stand in the file, for example `label_set`.
+        values: The values to convert.
+        kind: The dataclass. Its fields' annotations define the expected types.
+        source: The file's name in errors.
+        error: The exception type to raise.
+        hint: The fix, appended to the error. Default: none.
+        known_keys_only: Reject keys that are not fields, for files that people write. Default: False, since files that
+            this package writes may have keys of later versions.
+        path: The key path of `values` in the file, for example `label_set`. Default: the top level.
+
+    Returns:
+        An instance of `kind`.
 
     Raises:
-        SeqparError: of the type `error`.
+        SeqparError: A value has the wrong type or is out of range. Its type is `error`.
     """
     end = f"; {hint}" if hint else ""
     if known_keys_only and (unknown := _unknown_key(values, kind, path)):
@@ -91,7 +94,7 @@ def typed(
 def without_format(
     values: Mapping[str, Any], expected: int, *, source: str, error: type[SeqparError], hint: str
 ) -> dict[str, Any]:
-    """The values of a file without its key `format`, which must be the expected number. Raises `error`."""
+    """Return the values of a file without its key `format`. Raises `error` if the format is not `expected`."""
     rest = dict(values)
     if (got := rest.pop("format", None)) != expected or isinstance(got, bool):
         raise error(f"{source}: format must be {expected}, got {got!r}; {hint}")
@@ -99,7 +102,7 @@ def without_format(
 
 
 def _complaint(value: object, kind: Any, path: str) -> str:
-    """What is wrong with the first value, the innermost, that is not of its kind."""
+    """Describe the first invalid value, the innermost one."""
     for key, inner, inner_kind in _children(value, kind, path):
         if _problem(inner, inner_kind):
             return _complaint(inner, inner_kind, key)
@@ -112,7 +115,7 @@ def _complaint(value: object, kind: Any, path: str) -> str:
 
 
 def _expected(problem: str, kind: Any) -> str:
-    """The kind in words; empty for a complaint that is not msgspec's own."""
+    """Return the expected type in words. Empty if the error is from a `__post_init__`."""
     bare = _bare(kind)
     if typing.get_origin(bare) is Literal:
         choices = [repr(choice) for choice in typing.get_args(bare)]
@@ -123,12 +126,12 @@ def _expected(problem: str, kind: Any) -> str:
         if meta.pattern:
             return "text that is not empty"
     match = re.match(r"Expected (.+?)(, got .*)?$", problem)
-    said = match[1].replace("`", "").replace("0.0", "0") if match else ""
-    return re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), said)
+    expected = match[1].replace("`", "").replace("0.0", "0") if match else ""
+    return re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), expected)
 
 
 def _problem(value: object, kind: Any) -> str | None:
-    """msgspec's complaint about a value, without the path that it appends; None if there is none."""
+    """Return msgspec's error for a value, without the path that it appends. None if the value is valid."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as problem:
@@ -141,13 +144,13 @@ def _unknown_key(value: object, kind: Any, path: str) -> str | None:
         known = [field.name for field in dataclasses.fields(_bare(kind))]
         for key in value:
             if key not in known:
-                return f"{_join(path, key)} is an unknown key, known are {', '.join(known)}"
+                return f"{_join(path, key)} is an unknown key, expected one of {', '.join(known)}"
     found = (_unknown_key(inner, inner_kind, key) for key, inner, inner_kind in _children(value, kind, path))
-    return next((said for said in found if said), None)
+    return next((problem for problem in found if problem), None)
 
 
 def _children(value: object, kind: Any, path: str) -> Iterator[tuple[str, object, Any]]:
-    """(key path, value, kind) of everything directly inside a value of this kind."""
+    """Yield (key path, value, type) of each direct child of a value."""
     kind = _bare(kind)
     arguments = typing.get_args(kind)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(kind):
@@ -161,7 +164,7 @@ def _children(value: object, kind: Any, path: str) -> Iterator[tuple[str, object
 
 
 def _bare(kind: Any) -> Any:
-    """Without `Annotated`, and without `None` beside one other kind."""
+    """Strip `Annotated`, and `| None` beside one other type."""
     kind = _without_none(kind)
     return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 

@@ -1,107 +1,115 @@
-"""Every exception of the package.
+"""All exceptions of the package.
 
     SeqparError
-    ├── CheckpointError            a checkpoint cannot be read, or does not fit what it is used with
+    ├── CheckpointError            a checkpoint cannot be read or does not match the label set or recipe
     ├── LabelSetError              a label set cannot be found, read or matched
-    ├── RecipeError                an export recipe cannot be found or read
-    ├── ImageError                 a picture cannot be used as a person crop
-    ├── DatasetError               a data set cannot be found or read, or disagrees with its label set
+    ├── RecipeError                an export or training recipe cannot be found or read
+    ├── ImageError                 an image cannot be used as a person crop
+    ├── DatasetError               a dataset cannot be found or read, or does not match its label set
     ├── VideoError                 a video cannot be read or written
-    ├── TrainingError              a training run cannot be started, resumed or gone on with
-    ├── DetectorError              a detector of people cannot be opened or run, or what it says cannot be read
+    ├── TrainingError              a training run cannot start, resume or continue
+    ├── DetectorError              a person detector cannot be opened or run, or its outputs cannot be parsed
     ├── StrategyError              a decoding option is out of range
-    ├── SinkError                  a sink of the video pipeline cannot be opened, or cannot go on
-    │   └── ReaderGoneError        who read a sink's output went away
-    ├── BundleError                a bundle cannot be opened
+    ├── SinkError                  a sink of the video pipeline cannot be opened or cannot continue
+    │   └── ReaderGoneError        the reader of a sink's output closed its end
+    ├── BundleError                a bundle cannot be opened or written
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
-    │   └── BundleIntegrityError   its files are not the ones the manifest vouches for
+    │   └── BundleIntegrityError   its files do not match the manifest
     ├── BackendError               a backend cannot run this bundle
-    │   ├── BackendUnavailableError    the SDK it needs is not installed, or finds no device
-    │   └── EngineError            an engine is missing, cannot be built, or is not for this bundle, runtime and GPU
+    │   ├── BackendUnavailableError    the backend's SDK is not installed, or it finds no device
+    │   └── EngineError            an engine is missing, does not build, or does not match the bundle, runtime or GPU
     └── ExportError                an export cannot be completed
         └── ParityError            the exported bundle does not reproduce the checkpoint
 
-Messages are one line that says what was got, what was wanted, and how to mend it.
+A message is one line: `<thing> must be <expected>, got <actual>; <fix>`. It names the file, if there is one.
 """
 
 from __future__ import annotations
 
 
 class SeqparError(Exception):
-    """Base of every error that is the user's to mend; commands print it in one line and exit with code 2."""
+    """Base class of all errors that a user can fix. Commands print it as one line and exit with code 2.
+
+    Examples:
+        >>> try:
+        ...     Bundle.open("bundles/peta")
+        ... except SeqparError as error:
+        ...     print(error)
+        bundles/peta does not exist; make a bundle with seqpar-export
+    """
 
 
 class CheckpointError(SeqparError):
-    """A checkpoint cannot be read, or does not fit what it is used with."""
+    """Raised if a checkpoint cannot be read or does not match the label set or recipe."""
 
 
 class LabelSetError(SeqparError):
-    """A label set cannot be found, read or matched."""
+    """Raised if a label set cannot be found, read or matched."""
 
 
 class RecipeError(SeqparError):
-    """An export recipe cannot be found or read."""
+    """Raised if an export or training recipe cannot be found or read."""
 
 
 class ImageError(SeqparError):
-    """A picture cannot be used as a person crop."""
+    """Raised if an image cannot be used as a person crop."""
 
 
 class DatasetError(SeqparError):
-    """A data set cannot be found or read, or disagrees with its label set."""
+    """Raised if a dataset cannot be found or read, or does not match its label set."""
 
 
 class VideoError(SeqparError):
-    """A video cannot be read or written."""
+    """Raised if a video cannot be read or written."""
 
 
 class TrainingError(SeqparError):
-    """A training run cannot be started, resumed or gone on with."""
+    """Raised if a training run cannot start, resume or continue."""
 
 
 class DetectorError(SeqparError):
-    """A detector of people cannot be opened or run, or what it says cannot be read."""
+    """Raised if a person detector cannot be opened or run, or its outputs cannot be parsed."""
 
 
 class StrategyError(SeqparError):
-    """A decoding option is out of range."""
+    """Raised if a decoding option is out of range, for example a beam width of 0."""
 
 
 class SinkError(SeqparError):
-    """A sink of the video pipeline cannot be opened, or cannot go on."""
+    """Raised if a sink of the video pipeline cannot be opened or cannot continue."""
 
 
 class ReaderGoneError(SinkError):
-    """Who read a sink's output went away, as `| head` does."""
+    """Raised if the reader of a sink's output closed its end, for example `| head`."""
 
 
 class BundleError(SeqparError):
-    """A bundle cannot be opened."""
+    """Raised if a bundle cannot be opened or written."""
 
 
 class BundleFormatError(BundleError):
-    """The manifest is missing, malformed or newer than this package."""
+    """Raised if a bundle's manifest is missing, malformed or newer than this package."""
 
 
 class BundleIntegrityError(BundleError):
-    """The bundle's files are not the ones the manifest vouches for."""
+    """Raised if a bundle's files do not match the sizes and hashes in its manifest."""
 
 
 class BackendError(SeqparError):
-    """A backend cannot run this bundle."""
+    """Raised if a backend cannot run a bundle."""
 
 
 class BackendUnavailableError(BackendError):
-    """The SDK a backend needs is not installed, or finds no device."""
+    """Raised if a backend's SDK is not installed, or it finds no device."""
 
 
 class EngineError(BackendError):
-    """An engine is missing, cannot be built, or is not for this bundle, runtime and GPU."""
+    """Raised if an engine is missing, does not build, or does not match the bundle, runtime or GPU."""
 
 
 class ExportError(SeqparError):
-    """An export cannot be completed."""
+    """Raised if an export cannot be completed."""
 
 
 class ParityError(ExportError):
-    """The exported bundle does not reproduce the checkpoint."""
+    """Raised if an exported bundle does not reproduce its checkpoint."""

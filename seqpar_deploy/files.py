@@ -1,4 +1,4 @@
-"""Writing files and folders so that a reader sees the old one or the new one, never half of one."""
+"""Write files and folders atomically: a reader sees the old one or the new one, never a partial one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seqpar_deploy.errors import SeqparError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, beside `path`, which takes its place when the block ends well and vanishes when it does not."""
+    """Yield a temporary file beside `path`. It replaces `path` if the block succeeds, and is removed if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, and the folders it lies in. Raises SeqparError."""
+    """Write a file atomically, and make its parent folders. Raises SeqparError."""
     try:
         with replacing(path) as staging:
             staging.write_bytes(content)
@@ -40,9 +40,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def check_writable(*paths: Path | None, folder: bool = False) -> None:
-    """Raise SeqparError, before any work, if an output cannot be written. None, an option not given, is skipped.
+    """Raise SeqparError, before any work, if an output cannot be written.
 
-    With `folder` the paths are folders to write into. Folders that do not exist yet are not made.
+    Args:
+        paths: The outputs. None, an option that was not given, is skipped. Missing folders are not made.
+        folder: Whether the paths are folders to write into. Default: False, they are files.
     """
     for path in paths:
         if path is None:
@@ -50,7 +52,7 @@ def check_writable(*paths: Path | None, folder: bool = False) -> None:
         nearest = path if folder else path.parent
         try:
             if not folder and path.is_dir():
-                raise SeqparError(f"{path} is a folder, not a file; name a file in it")
+                raise SeqparError(f"{path} must be a file, got a folder; name a file in it")
             while not nearest.exists():
                 nearest = nearest.parent
             tempfile.TemporaryFile(dir=nearest).close()
@@ -59,7 +61,7 @@ def check_writable(*paths: Path | None, folder: bool = False) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -69,11 +71,16 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def new_folder(out: Path, *, marker: str, overwrite: bool, error: type[SeqparError]) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when the block ends well and vanishes when it does not.
+    """Yield a folder to write into. It becomes `out` if the block succeeds, and is removed if it fails.
 
-    With `overwrite` it takes the place of a folder at `out` that holds a file named `marker`. The new folder is a
-    hidden sibling of `out`, so that the last step is one rename. What a process that was killed left behind there is
-    removed first. Raises `error`.
+    The new folder is a hidden sibling of `out`, so that the last step is one rename. Leftovers of killed processes are
+    removed first.
+
+    Args:
+        out: The final folder.
+        marker: A file that identifies folders of this kind. Only a folder that has it may be overwritten.
+        overwrite: Replace a folder at `out`.
+        error: The exception type to raise if `out` exists and may not be replaced, or cannot be written.
     """
     out = Path(os.path.abspath(out))
     _check_replaceable(out, marker, overwrite, error)
@@ -82,14 +89,14 @@ def new_folder(out: Path, *, marker: str, overwrite: bool, error: type[SeqparErr
         _remove_leftovers(out)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
     except OSError as problem:
-        raise error(f"{out} cannot be written: {problem.strerror}; choose another place") from None
+        raise error(f"{out} cannot be written: {problem.strerror}; choose another folder") from None
     with _locked(made):
-        # Only now, locked, it takes a name that others look for leftovers under.
+        # Rename only once locked: other processes remove unlocked folders with this prefix.
         staging = made.rename(out.with_name(f"{_partial_prefix(out)}{made.name[-8:]}"))
         try:
             yield staging
             staging.chmod(0o755)  # mkdtemp makes it private
-            _check_replaceable(out, marker, overwrite, error)  # minutes have passed
+            _check_replaceable(out, marker, overwrite, error)  # again: the block may take minutes
             _put_in_place(staging, out)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -97,13 +104,13 @@ def new_folder(out: Path, *, marker: str, overwrite: bool, error: type[SeqparErr
 
 def _check_replaceable(out: Path, marker: str, overwrite: bool, error: type[SeqparError]) -> None:
     if out.exists() and not overwrite:
-        raise error(f"{out} exists already; choose another name or pass --overwrite")
+        raise error(f"{out} already exists; choose another name or pass --overwrite")
     if out.exists() and not (out / marker).is_file():
-        raise error(f"{out} exists and holds no {marker}, it is not overwritten; choose another name")
+        raise error(f"{out} exists without {marker}, so it is not overwritten; choose another name")
 
 
 def _put_in_place(staging: Path, out: Path) -> None:
-    """Rename a folder to `out`. What lies there goes, but is put back if anything comes between."""
+    """Rename a folder to `out`. A folder there is removed, or restored if the rename fails."""
     if not out.exists():
         staging.rename(out)
         return
@@ -122,7 +129,7 @@ def _partial_prefix(out: Path) -> str:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove partial folders that no living process holds locked. On a file system without locks they all stay."""
+    """Remove partial folders that no running process has locked. On a file system without locks all of them stay."""
     for folder in out.parent.iterdir():
         if folder.name.startswith(_partial_prefix(out)) and folder.is_dir():
             with contextlib.suppress(OSError), _locked(folder) as locked:
@@ -132,8 +139,8 @@ def _remove_leftovers(out: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which ends with the process if it is killed. False if it is held already, or has none."""
-    import fcntl  # not on Windows, where bundles can be opened all the same
+    """Lock a folder until the block or the process ends. Yields False if it is already locked, or cannot be."""
+    import fcntl  # missing on Windows, which can open bundles but not write them
 
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -148,7 +155,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON, which has no infinity and no NaN: they become None."""
+    """Return a value for JSON: NaN and infinity, which JSON does not have, become None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -17,24 +17,25 @@ def _do_nothing() -> None:
 
 @contextlib.contextmanager
 def stop_on_signal(request_stop: Callable[[], None] = _do_nothing) -> Iterator[list[int]]:
-    """Defer the first SIGINT or SIGTERM, so that work can finish the step at hand.
+    """Defer the first SIGINT or SIGTERM, so that work can finish its current step.
 
-    The first signal calls `request_stop` and is recorded; a second one raises KeyboardInterrupt at once. The previous
-    handlers are restored at exit. Outside the main thread, where Python delivers no signals, this does nothing.
+    The first signal is recorded and calls `request_stop`. A second one raises KeyboardInterrupt at once. The previous
+    handlers are restored at exit. In other threads than the main one, Python delivers no signals and this does nothing.
 
     Args:
-        request_stop: Called in the main thread, between any two of its instructions. It must not wait for a lock
-            that the main thread may hold: set an attribute, not a `threading.Event` the main thread waits for.
+        request_stop: Called in the main thread, between any two of its instructions. It must not wait for a lock that
+            the main thread may hold: set an attribute, not a `threading.Event` that the main thread waits for.
+            Default: a function that does nothing.
 
     Yields:
-        The numbers of the signals received so far: empty until the first.
+        The numbers of the signals received so far. Empty until the first.
 
-    Example:
-        with stop_on_signal() as received:
-            for step in steps:
-                step()
-                if received:
-                    break
+    Examples:
+        >>> with stop_on_signal() as received:
+        ...     for step in steps:
+        ...         step()
+        ...         if received:
+        ...             break
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -52,4 +53,4 @@ def stop_on_signal(request_stop: Callable[[], None] = _do_nothing) -> Iterator[l
         yield received
     finally:
         for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by C code, not by Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by C code

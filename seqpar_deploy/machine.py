@@ -1,4 +1,4 @@
-"""The machine this process runs on: its processor, the cores and memory it may use, the versions of the runtimes."""
+"""Describe this machine: the processor, the cores and memory that this process may use, and the runtimes' versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = (
     "tensorrt-rtx",
 )
 
-# Instruction sets that decide how fast a bundle runs, by the kernel's names for them; any one of a row counts.
+# Instruction sets that affect speed, and the kernel's flags for them. Any one flag of a row is enough.
 _X86_FEATURES = {
     "avx2": {"avx2"},
     "avx512": {"avx512f"},
@@ -41,7 +41,7 @@ _ARM_FEATURES = {
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GB, and the versions of what computes."""
+    """Return the processor, the cores that this process may use, the memory in GB, and the runtimes' versions."""
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
@@ -54,21 +54,21 @@ def describe_machine() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Return the cores this process may use: its affinity mask, or its container's CPU quota, rounded up, if less."""
+    """Return the number of cores this process may use: its affinity mask, or its CPU quota rounded up if smaller."""
     limit = thread_limit()
     return affinity_cores() if limit is None else limit
 
 
 def affinity_cores() -> int:
-    """Return the cores that the process's affinity mask names."""
+    """Return the number of cores in the process's affinity mask."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_limit() -> int | None:
-    """Return the most threads worth running at once if a CPU quota is tighter than the affinity mask, else None.
+    """Return the thread limit if a CPU quota is tighter than the affinity mask, else None.
 
-    Runtimes see the mask but not the quota. With more threads than the quota allows, the kernel stops all of them for
-    the rest of each period. Without a quota their own choice is the fastest measured.
+    Runtimes read the mask but not the quota. With more threads than the quota allows, the kernel stops all of them for
+    the rest of each period. Without a quota the runtimes' own default was the fastest one measured.
     """
     quota = cgroups.cpu_limit()
     if quota is None or math.ceil(quota) >= affinity_cores():
@@ -77,19 +77,21 @@ def thread_limit() -> int | None:
 
 
 def has_bf16() -> bool:
-    """Whether the processor has bf16 products of its own; without them they are slower than FP32's."""
+    """Return whether the processor has bf16 instructions. Without them, bf16 is slower than FP32."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(_instructions(_cpuinfo()))
 
 
 def lacks_vnni() -> bool:
-    """Whether this is known to be an x86 processor that adds products of 8-bit numbers in pairs and in 16 bits, where
-    two large ones overflow: one without VNNI."""
+    """Return whether this is an x86 processor without VNNI.
+
+    Such a processor adds 8-bit products in pairs in 16 bits, and two large products overflow.
+    """
     instructions = _instructions(_cpuinfo())
     return "sse2" in instructions and not any("vnni" in name for name in instructions)
 
 
 def processor_name() -> str:
-    """Return the processor's name as the system gives it, the board's on ARM; "unknown" if there is none."""
+    """Return the processor's name, on ARM the board's name, or "unknown"."""
     try:  # ARM's cpuinfo has no name, but boards have a device tree
         board = Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
@@ -98,7 +100,7 @@ def processor_name() -> str:
 
 
 def processor_features() -> dict[str, bool]:
-    """Return which instruction sets that matter here the processor has; empty if the system does not tell."""
+    """Return which relevant instruction sets the processor has, by name. Empty if the system does not report them."""
     instructions = _instructions(_cpuinfo())
     if not instructions:
         return {}
@@ -107,7 +109,7 @@ def processor_features() -> dict[str, bool]:
 
 
 def total_memory() -> int | None:
-    """Return the machine's memory in bytes, None if the system does not tell."""
+    """Return the machine's memory in bytes, or None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -136,8 +138,8 @@ def _instructions(fields: dict[str, str]) -> set[str]:
 
 
 def version_of(package: str) -> str | None:
-    """Return the version of an installed distribution, None if it is not installed."""
-    from importlib import metadata  # 13 ms, which `import seqpar_deploy` does not need
+    """Return the version of an installed distribution, or None if it is not installed."""
+    from importlib import metadata  # takes 13 ms, which `import seqpar_deploy` avoids
 
     try:
         return metadata.version(package)

@@ -1,7 +1,7 @@
-"""Just enough of the ONNX file format to see, without the onnx package, where a graph keeps its weights.
+"""Parse the parts of the ONNX file format that name a graph's external weight files, without the onnx package.
 
-An ONNX file names its external-data files itself. A hostile one can name `/etc/passwd` or `../../other`, and runtimes
-differ in what they refuse, so a bundle's graphs are read here before any runtime opens them.
+An ONNX file names its external-data files itself. A hostile one can name `/etc/passwd` or `../../other`. Not all
+runtimes reject such paths, so a bundle's graphs are checked here before any runtime opens them.
 
 Field numbers are those of onnx.proto: ModelProto.graph 7, .functions 25; GraphProto.node 1, .initializer 5,
 .sparse_initializer 15; NodeProto.attribute 5; FunctionProto.node 7; AttributeProto.t 5, .g 6, .tensors 10,
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from seqpar_deploy.errors import BundleIntegrityError
 
-# Which fields of a message hold messages worth entering, and what kind they are.
+# Fields of each message type that hold nested messages to read, and the types of those.
 _CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -27,23 +27,25 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-_MAX_DEPTH = 32  # of nested subgraphs; ours have none
+_MAX_DEPTH = 32  # nested subgraphs; bundles have none
 
 
 def external_data_locations(path: Path) -> set[str]:
-    """The file names an ONNX graph reads its weights from. Raises BundleIntegrityError for a damaged file."""
+    """Return the names of the files that hold an ONNX graph's weights. Raises BundleIntegrityError if it is damaged."""
     try:
         with path.open("rb") as file:
-            # Left to the garbage collector: closing it by hand fails while an error's traceback still holds views.
+            # Not closed by hand: that fails while an error's traceback still holds views of it.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return set(_locations(memoryview(data), "model", 0))
     except (ValueError, IndexError) as error:  # mmap raises ValueError for an empty file
-        raise BundleIntegrityError(f"{path} is no ONNX file: {error}; export the bundle again") from None
+        raise BundleIntegrityError(
+            f"{path} must be an ONNX file: {error}; export the bundle again with seqpar-export"
+        ) from None
 
 
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
-        raise ValueError("its graphs are nested too deeply")
+        raise ValueError(f"its graphs are nested more than {_MAX_DEPTH} deep")
     for field, value in _length_delimited_fields(message):
         child = _CHILDREN[kind].get(field)
         if child == "entry":
@@ -55,15 +57,17 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _length_delimited_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, bytes) of every length-delimited field; other wire types are skipped."""
+    """Yield (field number, bytes) of every length-delimited field. Other wire types are skipped."""
     for field, value in fields(message):
         if not isinstance(value, int):
             yield field, value
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, value) of every field of a message: whole numbers, and what is of a length of its own as bytes;
-    numbers of fixed width are skipped. Raises ValueError or IndexError for a damaged message."""
+    """Yield (field number, value) of the fields of a message: varints as int, length-delimited fields as bytes.
+
+    Fixed-width numbers are skipped. Raises ValueError or IndexError if the message is damaged.
+    """
     at = 0
     while at < len(message):
         tag, at = varint(message, at)
@@ -80,11 +84,11 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             yield field, message[at : at + length]
             at += length
         else:
-            raise ValueError(f"it has wire type {wire_type}")
+            raise ValueError(f"it has the unknown wire type {wire_type}")
 
 
 def varint(message: memoryview, at: int) -> tuple[int, int]:
-    """(number, where it ends) of the whole number that begins at `at`."""
+    """Return (value, end offset) of the varint that begins at offset `at`."""
     value = shift = 0
     while True:
         byte = message[at]
@@ -94,4 +98,4 @@ def varint(message: memoryview, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError("it has an endless number")
+            raise ValueError("it has a varint of more than 64 bits")

@@ -1,8 +1,8 @@
-"""Person crop (uint8 RGB, any size) -> model input (uint8 RGB, square). The same for training, export and edge.
+"""Prepare person crops (uint8 RGB, any size) as model input (uint8 RGB, square), for training, export and edge.
 
-Scaling to [0, 1] and normalisation happen inside the encoder graph, so that the host only ever moves bytes.
-Follows the published evaluation transform: centred black padding to a square, then torchvision's `Resize` on a PIL
-image, which is Pillow's antialiased bilinear filter.
+Scaling to [0, 1] and normalisation are part of the encoder graph, so the host handles bytes only. The steps follow the
+published evaluation transform: centred black padding to a square, then torchvision's `Resize` on a PIL image, which is
+Pillow's antialiased bilinear filter.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ from PIL import Image
 from seqpar_deploy.config import PositiveNumber
 from seqpar_deploy.errors import ImageError
 
-Crop = npt.NDArray[np.uint8]  # one person's pixels, RGB (h, w, 3) of any size
-RgbImage = npt.NDArray[np.uint8]  # a frame's or any picture's pixels, RGB (h, w, 3)
-CropBatch = npt.NDArray[np.uint8]  # crops prepared for the model, RGB (B, H, W, 3)
+Crop = npt.NDArray[np.uint8]  # one person, RGB (h, w, 3), any size
+RgbImage = npt.NDArray[np.uint8]  # a frame or any other image, RGB (h, w, 3)
+CropBatch = npt.NDArray[np.uint8]  # prepared crops, RGB (B, H, W, 3)
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-MAX_PIXELS = 64_000_000  # a person crop is thousands of pixels; beyond this it is a mistake or an attack
+MAX_PIXELS = 64_000_000  # a person crop has thousands of pixels: a larger image is a mistake or an attack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a crop becomes model input. `mean` and `std` are per RGB channel on the scale [0, 1]; `fill` is uint8 RGB."""
+    """Describe how crops are padded, resized and normalised.
+
+    Attributes:
+        pad: Pad crops to a square, or not at all. Default: `square`.
+        fill: The padding colour, uint8 RGB. Default: black.
+        interpolation: The filter of the resize. Default: `bilinear`.
+        mean: Mean per RGB channel, on the scale 0 to 1. Default: 0.5.
+        std: Standard deviation per RGB channel, on the scale 0 to 1. Default: 0.5.
+    """
 
     pad: Literal["square", "none"] = "square"
     fill: tuple[_Byte, _Byte, _Byte] = (0, 0, 0)
@@ -40,23 +48,33 @@ class Preprocessing:
 
 
 def check_crop(crop: object, name: str = "crop") -> Crop:
-    """Return `crop` as it is if it is a uint8 RGB image (h, w, 3); raise ImageError otherwise."""
+    """Return `crop` unchanged if it is a uint8 RGB image (h, w, 3). Raises ImageError, which calls it `name`."""
     if not isinstance(crop, np.ndarray):
-        raise ImageError(f"{name} is a {type(crop).__name__}, wanted a NumPy array uint8 (h, w, 3) in RGB order")
+        raise ImageError(
+            f"{name} must be a NumPy array, uint8 RGB (h, w, 3), got {type(crop).__name__}; "
+            "convert it with numpy.asarray, or read a file with read_image"
+        )
     if crop.dtype != np.uint8:
-        raise ImageError(f"{name} has dtype {crop.dtype}, wanted uint8 (0 to 255), shape (h, w, 3), RGB order")
+        raise ImageError(f"{name} must have dtype uint8, got {crop.dtype}; scale values to 0 to 255 and convert them")
     if crop.ndim != 3 or crop.shape[2] != 3:
-        hint = "; repeat a grey image three times, drop an alpha channel" if crop.ndim in (2, 3) else ""
-        raise ImageError(f"{name} has shape {crop.shape}, wanted (h, w, 3) in RGB order{hint}")
+        fix = (
+            "repeat a grey image three times, drop an alpha channel"
+            if crop.ndim in (2, 3)
+            else "pass a list of single crops"
+        )
+        raise ImageError(f"{name} must have shape (h, w, 3), RGB, got {crop.shape}; {fix}")
     if crop.shape[0] == 0 or crop.shape[1] == 0:
-        raise ImageError(f"{name} has shape {crop.shape}: it is empty; drop boxes that lie outside the frame")
+        raise ImageError(f"{name} must have pixels, got shape {crop.shape}; drop boxes that are outside the frame")
     if crop.shape[0] * crop.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{name} has {crop.shape[0]} x {crop.shape[1]} pixels, at most {MAX_PIXELS} are taken")
+        raise ImageError(
+            f"{name} must have at most {MAX_PIXELS} pixels, got {crop.shape[0]} x {crop.shape[1]}; "
+            "crop the person first"
+        )
     return crop
 
 
 def prepare(crop: Crop, *, image_size: int, preprocessing: Preprocessing) -> Crop:
-    """Pad and resize one crop (h, w, 3) to (image_size, image_size, 3)."""
+    """Pad and resize one crop (h, w, 3) to (image_size, image_size, 3). Raises ImageError."""
     check_crop(crop)
     image = Image.fromarray(crop)
     if preprocessing.pad == "square" and image.width != image.height:
@@ -66,7 +84,7 @@ def prepare(crop: Crop, *, image_size: int, preprocessing: Preprocessing) -> Cro
 
 
 def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Preprocessing) -> CropBatch:
-    """Pad and resize crops of any sizes to one batch (B, image_size, image_size, 3)."""
+    """Pad and resize crops of any sizes to one batch (B, image_size, image_size, 3). Raises ImageError."""
     batch = np.empty((len(crops), image_size, image_size, 3), dtype=np.uint8)
     for row, crop in enumerate(crops):
         batch[row] = prepare(crop, image_size=image_size, preprocessing=preprocessing)
@@ -76,8 +94,8 @@ def prepare_batch(crops: Sequence[Crop], *, image_size: int, preprocessing: Prep
 def _pad_to_square(image: Image.Image, fill: tuple[int, int, int], image_size: int) -> Image.Image:
     side = max(image.size)
     if side * side > MAX_PIXELS:
-        # An extreme strip (1 x 100,000) would make a square of gigabytes. Shorten it first: both ways end in
-        # `image_size` pixels a side, and the strip is less than one pixel wide there.
+        # Padding an extreme strip (1 x 100,000) would make a square of gigabytes. Shorten it first: the result has
+        # `image_size` pixels per side in both cases, and the strip is less than one pixel wide there.
         shortened = max(image_size, int(MAX_PIXELS**0.5))
         scale = shortened / side
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -1,4 +1,4 @@
-"""How long-running work reports its progress to its caller."""
+"""Types for progress callbacks of long-running work."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 OnProgress = Callable[[int, int], None]  # on_progress(done, total)
 
-# progress(stage) opens a stage of work, and yields the `OnProgress` to call while it lasts.
+# progress(stage) opens a stage of work and yields its `OnProgress` callback.
 Progress = Callable[[str], contextlib.AbstractContextManager[OnProgress]]
 
 
 @contextlib.contextmanager
 def silent(_stage: str) -> Iterator[OnProgress]:
-    """A `Progress` that shows nothing."""
+    """Report no progress. This is the default `Progress`."""
     yield lambda _done, _total: None

@@ -1,4 +1,4 @@
-"""The facade a user embeds: crops in, attributes out."""
+"""The main interface for applications: crops in, attributes out."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of one person.
+    """Hold the attributes recognised on one crop.
 
-    `attributes` are names in the label set's order; `scores[i]` is the probability `attributes[i]` was emitted with,
-    given the attributes emitted before it. `tokens` are the ids as generated, `steps` the decoder steps they took.
+    Attributes:
+        attributes: Names, in the label set's order.
+        scores: Probability per attribute, 0 to 1, given the attributes that were generated before it.
+        tokens: Token ids in the order generated, with the `<eos>` if there is one.
+        steps: Decoder steps that the sequence took.
     """
 
     attributes: tuple[str, ...]
@@ -39,19 +42,40 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Fallback:
-    """Re-runs low-margin crops in native precision: those with a choice won by less than `margin`, a difference of
-    log-probabilities."""
+    """Re-run low-margin crops in native precision.
+
+    Attributes:
+        backend: The backend in native precision.
+        margin: Crops are re-run if any token's margin is below this difference of log-probabilities.
+    """
 
     backend: Backend[Any]
     margin: float
 
 
 class Recognizer:
-    """Runs a bundle on pictures of people. A context manager; threads may share one.
+    """Recognise attributes on crops of people. Use it as a context manager. Threads may share one.
 
-    >>> with Recognizer.from_bundle("bundles/peta") as recognizer:
-    ...     for prediction in recognizer.predict(crops):
-    ...         print(prediction.attributes)
+    Open one with `Recognizer.from_bundle`. The constructor is for a backend of your own.
+
+    Args:
+        bundle: The opened bundle.
+        backend: The opened backend. `close` releases it.
+        strategy: The decoding strategy. Default: `Greedy()`.
+        batch_size: Crops per batch, 1 or more. Default: as many as the bundle's largest profile allows.
+        fallback: Re-runs low-margin crops. Default: none.
+
+    Attributes:
+        bundle: The opened bundle.
+        strategy: The decoding strategy.
+
+    Raises:
+        StrategyError: `batch_size` is less than 1.
+
+    Examples:
+        >>> with Recognizer.from_bundle("bundles/peta") as recognizer:
+        ...     for prediction in recognizer.predict(crops):
+        ...         print(prediction.attributes)
     """
 
     def __init__(
@@ -63,11 +87,10 @@ class Recognizer:
         batch_size: int | None = None,
         fallback: Fallback | None = None,
     ) -> None:
-        """Use `from_bundle`; this constructor is for a backend of your own."""
         self.bundle = bundle
         self.strategy: Strategy = Greedy() if strategy is None else strategy
         if batch_size is not None and batch_size < 1:
-            raise StrategyError(f"batch size is {batch_size}, wanted 1 or more")
+            raise StrategyError(f"batch_size must be 1 or more, got {batch_size}; leave it out for the default")
         self._batch_size = largest_batch(bundle.max_batch, backend, self.strategy, batch_size)
         self._backend: Backend[Any] | None = backend
         self._fallback = fallback
@@ -87,19 +110,35 @@ class Recognizer:
     ) -> Recognizer:
         """Open a bundle and load it on a backend.
 
-        `backend` "auto" takes the first that opens the bundle. One on an NVIDIA GPU has to reproduce the bundle's
-        golden sequences on this machine first, which is checked once. One that is named is opened unchecked.
+        If only `path` and `verify` are given, the fastest settings that `seqpar tune` stored for this bundle and
+        machine are used. Without stored settings, the defaults below apply.
 
-        `strategy` is `Greedy()` unless given; `batch_size` bounds the crops of one inference, by default the bundle's
-        profile; `threads` bounds the CPU threads of one inference; `verify=False` trusts the files' hashes.
+        Args:
+            path: The bundle's folder.
+            backend: Name of the backend. Default: `auto`, the first that opens the bundle. Of the NVIDIA backends,
+                `auto` uses only those that reproduce the bundle's golden sequences on this machine, which is checked
+                once. A backend that you name is opened without this check.
+            strategy: The decoding strategy. Default: `Greedy()`.
+            batch_size: Crops per batch, 1 or more. Default: as many as the bundle's largest profile allows.
+            threads: CPU threads per inference, 1 to 1024. Default: the runtime's choice within the CPU quota.
+            compute_precision: `native`, `bf16` or `int8`. Default: `native`, the precision of the bundle's graphs.
+                `bf16` and `int8` are faster and require `fallback_margin`.
+            fallback_margin: Re-run a crop in native precision if any token's margin, a difference of
+                log-probabilities, is below this value. 0 re-runs none, so low-margin tokens may change. Default: none.
+            verify: Check the SHA-256 of every file. Default: True.
 
-        `compute_precision` is "native" (the bundle's own) by default. "bf16" and "int8" are faster and need
-        `fallback_margin`: crops with a choice won by less than this difference of log-probabilities are re-run in
-        native precision (0 re-runs none, and tokens may change).
+        Returns:
+            A recogniser. Close it, or use it in a `with` statement.
 
-        Without any of these it does what `seqpar tune` found best for this bundle on this machine, if that was run.
+        Raises:
+            BundleError: The bundle cannot be opened.
+            BackendUnavailableError: The backend's SDK is missing, or it cannot compute in this precision.
+            BackendError: The backend cannot run this bundle.
+            StrategyError: `batch_size` or `fallback_margin` is out of range, or `fallback_margin` is missing.
 
-        Raises BundleError, BackendError, BackendUnavailableError, StrategyError (an option out of range).
+        Examples:
+            >>> from seqpar_deploy import Recognizer, Speculative
+            >>> recognizer = Recognizer.from_bundle("bundles/peta", backend="openvino", strategy=Speculative())
         """
         bundle = Bundle.open(path, verify=verify)
         given = (strategy, batch_size, threads, compute_precision, fallback_margin)
@@ -107,7 +146,7 @@ class Recognizer:
             try:
                 strategy = Speculative() if tuned.speculative else Greedy()
                 precision, margin = tuned.compute_precision, tuned.fallback_margin
-                _log.debug("tuned for this machine: %s", tuned)
+                _log.debug("using the settings tuned for this machine: %s", tuned)
                 return cls._open(
                     bundle,
                     tuned.backend,
@@ -116,7 +155,7 @@ class Recognizer:
                     tuned.threads,
                     precision,
                     margin,
-                    require_verified=True,  # "auto" was asked for
+                    require_verified=True,  # as for `auto`, which the caller chose
                 )
             except BackendError as error:
                 _log.warning("ignoring tuned.json: %s", error)
@@ -138,7 +177,8 @@ class Recognizer:
     ) -> Recognizer:
         if fallback_margin is not None and not fallback_margin >= 0:
             raise StrategyError(
-                f"fallback_margin must be 0 or more (a difference of log-probabilities), got {fallback_margin}"
+                f"fallback_margin must be 0 or more (a difference of log-probabilities), got {fallback_margin}; "
+                "pass the margin that `seqpar tune` prints"
             )
         with contextlib.ExitStack() as opened:
             quick = open_backend(
@@ -151,8 +191,8 @@ class Recognizer:
             opened.callback(quick.close)
             if compute_precision in REDUCED_PRECISIONS and fallback_margin is None:
                 raise StrategyError(
-                    f"{compute_precision} may change low-margin tokens; pass fallback_margin (--fallback-margin), the "
-                    "margin that `seqpar tune` prints, or 0 to accept the changes"
+                    f"fallback_margin must be given for {compute_precision}, which may change low-margin tokens; pass "
+                    "the margin that `seqpar tune` prints (--fallback-margin), or 0 to accept changes"
                 )
             low_margin = None
             if compute_precision in REDUCED_PRECISIONS and fallback_margin:
@@ -165,20 +205,48 @@ class Recognizer:
 
     @property
     def backend(self) -> Backend[Any]:
-        """The backend it runs on; raises BackendError after `close`."""
+        """The backend in use. Raises BackendError after `close`."""
         if self._backend is None:
             raise BackendError("this Recognizer is closed; open the bundle again")
         return self._backend
 
     def predict(self, crops: Sequence[Crop]) -> list[Prediction]:
-        """Attributes of each crop, uint8 RGB (h, w, 3) of any size, in the order given.
+        """Recognise the attributes of each crop.
 
-        Raises ImageError, StrategyError (a beam too wide for the vocabulary), BackendError (closed).
+        Args:
+            crops: Crops of one person each, uint8 RGB (h, w, 3) of any size.
+
+        Returns:
+            One prediction per crop, in the same order.
+
+        Raises:
+            ImageError: A crop is not a uint8 RGB image. No crop is processed.
+            StrategyError: The beam width is too large for the vocabulary.
+            BackendError: The recogniser is closed, or the backend fails.
+
+        Examples:
+            >>> crops = [read_image(path) for path in ("a.jpg", "b.jpg")]
+            >>> for prediction in recognizer.predict(crops):
+            ...     print(dict(zip(prediction.attributes, prediction.scores)))
         """
         return list(self.predict_iter(crops))
 
     def predict_iter(self, crops: Sequence[Crop]) -> Iterator[Prediction]:
-        """As `predict`, yielding results a batch at a time, for progress bars. All crops are checked first."""
+        """Recognise the attributes of each crop, and yield the predictions batch by batch.
+
+        Use it to show progress. All crops are checked before the first batch.
+
+        Args:
+            crops: Crops of one person each, uint8 RGB (h, w, 3) of any size.
+
+        Yields:
+            One prediction per crop, in the same order.
+
+        Raises:
+            ImageError: A crop is not a uint8 RGB image.
+            StrategyError: The beam width is too large for the vocabulary.
+            BackendError: The recogniser is closed, or the backend fails.
+        """
         for index, crop in enumerate(crops):
             check_crop(crop, f"crops[{index}]")
         size = self._batch_size
@@ -191,7 +259,7 @@ class Recognizer:
                 yield prediction_from_generation(generation, self.bundle.label_set)
 
     def _encode(self, crops: Sequence[Crop]) -> tuple[CropBatch, Any]:
-        """Prepared crops (B, H, W, 3) and the state they start."""
+        """Return prepared crops (B, H, W, 3) and their decode state."""
         image_size = self.bundle.dimensions.image_size
         prepared = prepare_batch(crops, image_size=image_size, preprocessing=self.bundle.preprocessing)
         return prepared, self.backend.encode(prepared)
@@ -202,8 +270,8 @@ class Recognizer:
     def _with_fallback(
         self, fallback: Fallback, prepared: CropBatch, generations: list[Generation]
     ) -> list[Generation]:
-        """Replace low-margin generations by those of native precision."""
-        # NaN is not known to be above anything.
+        """Replace low-margin generations with those of native precision."""
+        # `not >=` also re-runs a crop whose margin is NaN.
         low = [row for row, generation in enumerate(generations) if not generation.margin >= fallback.margin]
         if not low:
             return generations
@@ -231,7 +299,7 @@ class Recognizer:
 
 
 def _one_ahead(batches: Iterator[tuple[CropBatch, Any]]) -> Iterator[tuple[CropBatch, Any]]:
-    """The same batches, each when the one after it has been started: a device encodes that one meanwhile."""
+    """Yield each batch after the next one has been started, so that a device encodes the next one meanwhile."""
     following = next(batches, None)
     while following is not None:
         batch, following = following, next(batches, None)
@@ -239,14 +307,14 @@ def _one_ahead(batches: Iterator[tuple[CropBatch, Any]]) -> Iterator[tuple[CropB
 
 
 def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: int | None = None) -> int:
-    """Crops an inference: as many as `wanted`, or else as make `rows` of a batch, within what the backend holds."""
+    """Return the crops per batch: `wanted`, or as many as fit into `rows`, within the backend's `max_rows`."""
     per_crop = strategy.rows_per_crop()
     crops = wanted or rows // per_crop
     return max(1, crops if backend.max_rows is None else min(crops, backend.max_rows // per_crop))
 
 
 def prediction_from_generation(generation: Generation, label_set: LabelSet) -> Prediction:
-    """The set of attributes in a generated sequence. One that was emitted twice keeps its first score."""
+    """Convert a generated sequence to a prediction. An attribute that was emitted twice keeps its first score."""
     log_prob_of: dict[int, float] = {}
     for token, log_prob in zip(generation.tokens, generation.log_probs, strict=True):
         if label_set.attribute(token) is not None:

@@ -1,9 +1,9 @@
-"""Files made after export that belong to one bundle: `tuned.json`, `verified.json`, `calibration.json`, ...
+"""Read and write sidecars, files made after the export of a bundle: `tuned.json`, `verified.json`, `calibration.json`.
 
     BUNDLE/<name>   or, if the bundle's folder cannot be written,   $XDG_CACHE_HOME/seqpar-deploy/<digest>/<name>
 
-They are never in the manifest, so writing one changes no digest. Each states what it was made for; a reader ignores
-one that does not fit, with one log line.
+They are never in the manifest, so writing one does not change the digest. Each records the bundle, machine or data it
+was made for. A reader ignores one that does not match, and logs one line.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from seqpar_deploy.files import check_writable, write_whole
 
 
 def read_sidecar(bundle: Bundle, name: str) -> bytes | None:
-    """The content of a sidecar: the one in the bundle's folder, else the one in the user's cache folder, else None."""
+    """Return the content of a sidecar, from the bundle's folder or else the user's cache folder, or None."""
     return next((content for _, content in sidecars(bundle, name)), None)
 
 
 def sidecars(bundle: Bundle, name: str) -> Iterator[tuple[Path, bytes]]:
-    """Every readable sidecar of this name, path and content: the bundle folder's, then the user's cache folder's.
+    """Yield (path, content) of every readable sidecar of this name: the bundle folder's, then the user cache's.
 
-    A bundle on a shared read-only disk may carry one that was made on another machine, which hides none in the cache.
+    Both are yielded, since a bundle on a shared read-only disk may have one that was made on another machine.
     """
     for path in _places(bundle, name):
         try:
@@ -36,13 +36,13 @@ def sidecars(bundle: Bundle, name: str) -> Iterator[tuple[Path, bytes]]:
 
 
 def write_sidecar(bundle: Bundle, name: str, content: bytes) -> Path:
-    """Write a sidecar, whole or not at all, into the bundle's folder, or into the user's cache folder if that fails.
+    """Write a sidecar atomically into the bundle's folder, or into the user's cache folder if that fails.
 
     Returns:
-        The path written.
+        The path of the file.
 
     Raises:
-        SeqparError: neither folder can be written.
+        SeqparError: Neither folder can be written.
     """
     problems = []
     for path in _places(bundle, name):
@@ -72,7 +72,7 @@ def _places(bundle: Bundle, name: str) -> list[Path]:
 
 
 def _cache_dir() -> Path | None:
-    """`seqpar-deploy` in the user's cache folder; None for a user without a home."""
+    """Return `seqpar-deploy` in the user's cache folder, or None for a user without a home folder."""
     configured = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(configured):  # the XDG specification ignores relative paths
         return Path(configured) / "seqpar-deploy"

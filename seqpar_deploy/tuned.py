@@ -1,7 +1,7 @@
-"""The fastest way to run a bundle on this machine, as `seqpar tune` measured it: the sidecar `tuned.json`.
+"""Store the fastest settings for a bundle on this machine, measured by `seqpar tune`, in the sidecar `tuned.json`.
 
-It holds for one bundle, processor, number of cores, set of backends and version of the runtimes. Anywhere else it is
-ignored with one log line, and `backend="auto"` chooses as if there were none.
+They apply to one bundle, processor, number of cores, set of backends and version of the runtimes. On any mismatch they
+are ignored with one log line, and `backend="auto"` uses its defaults.
 """
 
 from __future__ import annotations
@@ -31,8 +31,17 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """How to run a bundle. `fallback_margin` is the margin below which a crop is re-run in full precision; None if
-    every crop runs in full precision."""
+    """Describe how to run a bundle.
+
+    Attributes:
+        backend: Name of the backend.
+        compute_precision: `native`, `bf16` or `int8`. Default: `native`.
+        fallback_margin: Crops with a margin below this value are re-run in native precision. Default: None, for
+            `native`.
+        speculative: Whether to decode speculatively. Default: False.
+        threads: CPU threads per inference. Default: None, the runtime's choice.
+        batch_size: Crops per batch. Default: None, as many as the bundle's largest profile allows.
+    """
 
     backend: BackendName
     compute_precision: ComputePrecision = "native"
@@ -47,17 +56,17 @@ class Tuned:
 
 
 def save_tuned(bundle: Bundle, tuned: Tuned, measured: Any = None) -> Path:
-    """Keep a choice beside its bundle, with the measurements (JSON values) it rests on.
+    """Store settings beside their bundle, with the measurements (JSON values) that they are based on.
 
     Returns:
-        The file written, see `sidecars.write_sidecar`.
+        The path of the file, see `sidecars.write_sidecar`.
     """
     values = {"format": FORMAT, **_made_for(bundle), "choice": dataclasses.asdict(tuned), "measured": finite(measured)}
     return write_sidecar(bundle, TUNED, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def load_tuned(bundle: Bundle) -> Tuned | None:
-    """The choice kept for a bundle, if it was made for this bundle, machine and runtimes."""
+    """Return the stored settings, or None if there are none for this bundle, machine and runtimes."""
     reasons = []
     for path, content in sidecars(bundle, TUNED):
         try:
@@ -65,7 +74,7 @@ def load_tuned(bundle: Bundle) -> Tuned | None:
         except SeqparError as error:
             reasons.append(str(error))
     if reasons:
-        _log.warning("ignoring %s: %s; seqpar tune makes one for this machine", TUNED, reasons[0])
+        _log.warning("ignoring %s: %s; run seqpar tune on this machine", TUNED, reasons[0])
     return None
 
 
@@ -73,7 +82,7 @@ def _tuned_from(content: bytes, made_for: dict[str, Any], *, source: str) -> Tun
     values = parse_json(content, source=source, error=SeqparError)
     for key, expected in {"format": FORMAT, **made_for}.items():
         if values.get(key) != expected:
-            raise SeqparError(f"{source} was made for another {key}: {values.get(key)!r}, here it is {expected!r}")
+            raise SeqparError(f"{source}: {key} must be {expected!r}, got {values.get(key)!r}")
     return typed(values.get("choice"), Tuned, source=source, error=SeqparError, path="choice", known_keys_only=True)
 
 
@@ -84,6 +93,6 @@ def _made_for(bundle: Bundle) -> dict[str, Any]:
         "bundle": bundle.digest,
         "processor": machine["processor"],
         "cores": machine["cores"],
-        "backends": backends,  # an engine that was built since may be quicker
+        "backends": backends,  # an engine built later may be faster
         "runtimes": runtime_versions(backends),
     }

@@ -1,6 +1,6 @@
-"""Token ids <-> attributes, and the label set that names them.
+"""Map token ids to attributes, with the label set that names them.
 
-Ids follow the published code: `<bos>` 0, `<eos>` 1, `<pad>` 2, attribute *i* of the data set is 3 + *i*.
+Ids follow the published code: `<bos>` 0, `<eos>` 1, `<pad>` 2, attribute *i* of the dataset is 3 + *i*.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ FORMAT = 1  # of a label set's TOML or JSON
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """One attribute: its name in the data set, the phrase given to the text tower, the group it belongs to."""
+    """Describe one attribute.
+
+    Attributes:
+        name: The name in the dataset.
+        phrase: The input of the text tower.
+        group: The name of its group.
+    """
 
     name: Text
     phrase: Text
@@ -32,8 +38,12 @@ class Attribute:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Attributes that belong together; `exclusive` when at most one of them can be true of one person, `momentary` when
-    they are true of a person for a while only, such as the side they are seen from."""
+    """Describe a group of related attributes.
+
+    Attributes:
+        exclusive: Whether at most one of them can be true of a person. Default: False.
+        momentary: Whether they change while a person is tracked, for example the visible side. Default: False.
+    """
 
     exclusive: bool = False
     momentary: bool = False
@@ -41,9 +51,16 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelSet:
-    """The attributes a model speaks of, in token order, and how its pictures were prepared.
+    """Describe the attributes of a model in token order, and the preprocessing of its crops.
 
-    `paper` holds SequencePAR's published scores in per cent (accuracy, precision, recall, f1), where there are any.
+    Attributes:
+        name: Short name, for example `peta`.
+        attributes: The attributes. Attribute *i* has token id 3 + *i*.
+        groups: The groups by name. Every attribute's group is declared here.
+        preprocessing: How crops are prepared. Default: as published.
+        title: Display name. Default: empty.
+        homepage: Web page of the dataset. Default: empty.
+        paper: SequencePAR's published scores in per cent: accuracy, precision, recall, f1. Default: None.
     """
 
     name: Text
@@ -56,24 +73,27 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         if not self.attributes:
-            raise ValueError("attributes must be one or more, got none")
+            raise ValueError("attributes must have one entry or more, got none")
         for field in ("name", "phrase"):
             texts = [getattr(attribute, field) for attribute in self.attributes]
             if repeated := sorted({text for text in texts if texts.count(text) > 1}):
                 raise ValueError(f"attributes must have different {field}s, got {repeated[0]!r} twice")
         if undeclared := sorted({attribute.group for attribute in self.attributes} - set(self.groups)):
-            raise ValueError(f"every group must be declared under [groups], {undeclared[0]!r} is not")
+            raise ValueError(
+                f"every attribute's group must be declared under [groups], got undeclared {undeclared[0]!r}"
+            )
 
     def __len__(self) -> int:
         return len(self.attributes)
 
     @property
     def vocabulary_size(self) -> int:
-        """V: the attributes and the three special tokens."""
+        """V: the number of attributes and special tokens."""
         return FIRST_ATTRIBUTE + len(self.attributes)
 
     @property
     def phrases(self) -> tuple[str, ...]:
+        """The phrase of each attribute, in token order."""
         return tuple(attribute.phrase for attribute in self.attributes)
 
     @functools.cached_property
@@ -81,18 +101,20 @@ class LabelSet:
         return {attribute.name: FIRST_ATTRIBUTE + i for i, attribute in enumerate(self.attributes)}
 
     def token(self, name: str) -> int:
-        """The token id of an attribute's name; raises LabelSetError for a name that is not in the set."""
+        """Return the token id of an attribute's name. Raises LabelSetError if the name is not in the set."""
         try:
             return self._token_of_name[name]
         except KeyError:
-            raise LabelSetError(f"{name!r} is no attribute of label set {self.name}") from None
+            raise LabelSetError(
+                f"attribute must be in label set {self.name}, got {name!r}; check the name or the label set"
+            ) from None
 
     def attribute(self, token: int) -> Attribute | None:
-        """The attribute of a token id; None for a special token."""
+        """Return the attribute of a token id, or None for a special token."""
         return self.attributes[token - FIRST_ATTRIBUTE] if token >= FIRST_ATTRIBUTE else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest; `from_dict` reads them back."""
+        """Convert to plain values for a manifest. `from_dict` reads them."""
         values = {"format": FORMAT, **dataclasses.asdict(self)}
         values["attributes"] = list(values["attributes"])
         return values
@@ -101,26 +123,33 @@ class LabelSet:
     def from_dict(
         cls, values: Mapping[str, Any], *, source: str, sentences: bool = False, known_keys_only: bool = False
     ) -> LabelSet:
-        """Read a label set from plain values, as a TOML file or `to_dict` gives them.
+        """Read a label set from plain values, as a TOML file or `to_dict` provides them.
 
         Args:
-            values: The values, `format` among them.
-            source: Names the file in errors.
-            sentences: Take the set's full sentences as phrases, for models whose text tower was given those.
-            known_keys_only: Refuse unknown keys, for files that people write.
+            values: The values, including `format`.
+            source: The file's name in errors.
+            sentences: Use the set's full sentences as phrases, for models trained on those. Default: False.
+            known_keys_only: Reject unknown keys, for files that people write. Default: False.
+
+        Returns:
+            The label set.
 
         Raises:
-            LabelSetError: the values are no label set, or it has no sentences.
+            LabelSetError: The values are not a label set, or it has no sentences.
         """
-        where: dict[str, Any] = {"source": source, "error": LabelSetError, "hint": "see models/peta.toml for the form"}
-        values = without_format(values, FORMAT, **where)
-        texts = typed(values.pop("sentences", []), tuple[Text, ...], path="sentences", **where)
-        made = typed(values, cls, known_keys_only=known_keys_only, **where)
+        context: dict[str, Any] = {
+            "source": source,
+            "error": LabelSetError,
+            "hint": "see models/peta.toml for an example",
+        }
+        values = without_format(values, FORMAT, **context)
+        texts = typed(values.pop("sentences", []), tuple[Text, ...], path="sentences", **context)
+        made = typed(values, cls, known_keys_only=known_keys_only, **context)
         if not sentences:
             return made
         if len(texts) != len(made):
             raise LabelSetError(
-                f"{source}: sentences must be {len(made)} texts, one per attribute, got {len(texts)}; "
+                f"{source}: sentences must have {len(made)} texts, one per attribute, got {len(texts)}; "
                 "leave out --sentences to use the short phrases"
             )
         pairs = zip(made.attributes, texts, strict=True)

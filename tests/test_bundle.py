@@ -133,24 +133,24 @@ def test_one_flipped_bit(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
-    with pytest.raises(BundleIntegrityError, match=rf"{name} has sha256 .*, manifest says .*; export the bundle again"):
+    with pytest.raises(BundleIntegrityError, match=rf"{name} .*sha256 .*, got .*export the bundle again"):
         Bundle.open(copy)
 
 
 def test_truncated_and_missing_files(copy: Path) -> None:
     file = copy / "encoder.onnx.data"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(BundleIntegrityError, match=r"bytes, manifest says"):
+    with pytest.raises(BundleIntegrityError, match=r"\d+ bytes, got \d+"):
         Bundle.open(copy, verify=False)
     file.unlink()
-    with pytest.raises(BundleIntegrityError, match="is missing"):
+    with pytest.raises(BundleIntegrityError, match="missing"):
         Bundle.open(copy, verify=False)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=3), "has format 3, this package reads up to 2; update seqpar-deploy"),
+        (lambda m: m.update(format=3), "format must be 1 to 2, got 3; update seqpar-deploy"),
         (lambda m: m.update(format="one"), "format must be 1 to 2, got 'one'"),
         (lambda m: m.update(format=0), "format must be 1 to 2, got 0"),
         (lambda m: m.update(format=True), "format must be 1 to 2, got True"),
@@ -163,9 +163,9 @@ def test_truncated_and_missing_files(copy: Path) -> None:
         (lambda m: m.update(precision="fp8"), "precision must be one of 'fp32', 'fp16', got 'fp8'"),
         (lambda m: m.update(padding="half"), "padding must be one of 'full', 'trimmed', got 'half'"),
         (lambda m: m.update(columns=[4, 0]), r"columns\[1\] must be an integer >= 1, got 0"),
-        (lambda m: m.update(batches=[]), "batches must be one or more"),
+        (lambda m: m.update(batches=[]), "batches .*got none"),
         (lambda m: m["special_tokens"].update(eos=2), "special_tokens must be .*'eos': 1"),
-        (lambda m: m["files"].pop("encoder.onnx"), "does not list encoder.onnx"),
+        (lambda m: m["files"].pop("encoder.onnx"), "files must list encoder.onnx"),
         (lambda m: m["files"]["golden.npz"].pop("sha256"), r"files\.golden\.npz\.sha256 is missing"),
     ],
 )
@@ -178,7 +178,7 @@ def test_malformed_manifests(copy: Path, change: Callable[[dict[str, Any]], obje
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside", "..\\outside"])
 def test_listed_files_stay_inside(copy: Path, name: str) -> None:
     edit(copy, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
-    with pytest.raises(BundleIntegrityError, match="lies outside the bundle"):
+    with pytest.raises(BundleIntegrityError, match="outside the bundle"):
         Bundle.open(copy)
 
 
@@ -186,7 +186,7 @@ def test_links_stay_inside(copy: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.data"
     shutil.move(copy / "encoder.onnx.data", outside)
     (copy / "encoder.onnx.data").symlink_to(outside)
-    with pytest.raises(BundleIntegrityError, match="lies outside the bundle"):
+    with pytest.raises(BundleIntegrityError, match="outside the bundle"):
         Bundle.open(copy)
 
 
@@ -197,24 +197,24 @@ def test_external_data_stays_inside(copy: Path) -> None:
     (copy / "encoder.onnx").write_bytes(graph.SerializeToString())
     file = copy / "encoder.onnx"
     edit(copy, lambda m: m["files"].update({file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}}))
-    with pytest.raises(BundleIntegrityError, match=r"keeps weights in '\.\./\.\./\.\./etc/passwd', which the manifest"):
+    with pytest.raises(BundleIntegrityError, match=r"weights .*'\.\./\.\./\.\./etc/passwd'.* manifest"):
         Bundle.open(copy)
 
 
 def test_what_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleFormatError, match="does not exist"):
         Bundle.open(tmp_path / "nothing")
-    with pytest.raises(BundleFormatError, match=r"holds no manifest\.json"):
+    with pytest.raises(BundleFormatError, match=r"without manifest\.json"):
         Bundle.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(BundleFormatError, match="cannot be read"):
+    with pytest.raises(BundleFormatError, match=r"manifest\.json must be .*JSON"):
         Bundle.open(tmp_path)
 
 
 def test_golden_is_never_unpickled(copy: Path) -> None:
     bundle = Bundle.open(copy)
     np.savez(copy / "golden.npz", crops=np.array([{}], dtype=object))
-    with pytest.raises(BundleFormatError, match="allow_pickle=False"):
+    with pytest.raises(BundleFormatError, match=r"golden\.npz .*damaged"):
         bundle.golden()
 
 
@@ -256,10 +256,10 @@ def test_a_killed_write_is_cleared_away_by_the_next(tmp_path: Path) -> None:
 
 
 def test_overwriting_is_asked_for_and_bundles_only(tmp_path: Path, copy: Path) -> None:
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(BundleError, match="already exists"):
         write(copy, overwrite=False)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(BundleError, match=r"holds no manifest\.json, it is not overwritten"):
+    with pytest.raises(BundleError, match=r"without manifest\.json, .*not overwritten"):
         write(tmp_path / "photos", overwrite=True)
     write(copy, overwrite=True)
     assert (copy / "manifest.json").read_text() == "new"
@@ -271,7 +271,7 @@ def test_what_came_into_being_meanwhile_is_not_overwritten(tmp_path: Path) -> No
         with new_bundle_dir(tmp_path / "new"):
             write(tmp_path / "new", overwrite=False)
 
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(BundleError, match="already exists"):
         slow_write()
     assert names(tmp_path) == ["new"]
     assert names(tmp_path / "new") == ["manifest.json"]

@@ -78,10 +78,10 @@ def test_what_is_wrong_is_named_by_file_and_key(values: object, message: str) ->
 def test_unknown_keys_are_refused_in_files_people_write() -> None:
     values = {"name": "a", "bell": 1, "anything": {"bell": 1}, "parts": {"spare": {"size": 1, "spokes": 3}}}
     assert read(values).anything == {"bell": 1}
-    with pytest.raises(RecipeError, match=r"bike\.toml: bell is an unknown key, known are name, wheels, parts"):
+    with pytest.raises(RecipeError, match=r"bike\.toml: bell is an unknown key, .*name, wheels, parts"):
         read(values, known_keys_only=True)
     del values["bell"]
-    with pytest.raises(RecipeError, match=r"parts\.spare\.spokes is an unknown key, known are size, kind"):
+    with pytest.raises(RecipeError, match=r"parts\.spare\.spokes is an unknown key, .*size, kind"):
         read(values, known_keys_only=True)
     with pytest.raises(RecipeError, match=r"bike\.toml: bike\.parts\.spare\.spokes is"):
         read(values, known_keys_only=True, path="bike")
@@ -89,13 +89,13 @@ def test_unknown_keys_are_refused_in_files_people_write() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": NaN}', b"[" * 100_000])
 def test_json_that_is_no_object(content: bytes) -> None:
-    with pytest.raises(RecipeError, match=r"^x\.json cannot be read as JSON: [^\n]*$"):
+    with pytest.raises(RecipeError, match=r"^x\.json .*JSON[^\n]*$"):
         parse_json(content, source="x.json", error=RecipeError)
 
 
 @pytest.mark.parametrize("content", [b"a =", b"\xff", b"a = 1\na = 2", b"a = " + b"[" * 100_000])
 def test_toml_that_is_none(content: bytes) -> None:
-    with pytest.raises(RecipeError, match=r"^x\.toml cannot be read as TOML: [^\n]*$"):
+    with pytest.raises(RecipeError, match=r"^x\.toml .*TOML[^\n]*$"):
         parse_toml(content, source="x.toml", error=RecipeError)
 
 

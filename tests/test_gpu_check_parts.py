@@ -145,7 +145,7 @@ def test_all_steps_that_run_are_counted() -> None:
     device = Ahead()
     stages.decode_steps(device, crops, 20)
     assert device.executed == 20
-    with pytest.raises(ValueError, match="20 decoder steps, got 19"):
+    with pytest.raises(ValueError, match="20, got 19"):
         stages.decode_steps(Ahead(lost=1), crops, 20)
 
 

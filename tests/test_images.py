@@ -79,35 +79,35 @@ def test_truncated(tmp_path: Path, rng: np.random.Generator) -> None:
         path = tmp_path / f"cut.{suffix}"
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ImageError, match=rf"cut\.{suffix} is"):
+        with pytest.raises(ImageError, match=rf"cut\.{suffix} "):
             read_image(path)
 
 
 def test_enormous_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     Image.new("1", (20_000, 20_000)).save(path)
-    with pytest.raises(ImageError, match="pixels, at most 64000000 are read; cut the person out first"):
+    with pytest.raises(ImageError, match="at most 64000000 pixels"):
         read_image(path)
 
 
 def test_empty(tmp_path: Path) -> None:
     path = tmp_path / "empty.png"
     path.touch()
-    with pytest.raises(ImageError, match=r"empty\.png is empty"):
+    with pytest.raises(ImageError, match=r"empty\.png .*empty file"):
         read_image(path)
 
 
 def test_not_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("not a picture")
-    with pytest.raises(ImageError, match="is not a picture Pillow can read"):
+    with pytest.raises(ImageError, match="Pillow cannot read"):
         read_image(path)
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist"):
         read_image(tmp_path / "nobody.png")
-    with pytest.raises(ImageError, match="is a folder"):
+    with pytest.raises(ImageError, match="got a folder"):
         read_image(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_functions_and_sparse(tmp_path: Path) -> None:
 def test_damaged_files(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "g.onnx"
     path.write_bytes(content)
-    with pytest.raises(BundleIntegrityError, match="is no ONNX file"):
+    with pytest.raises(BundleIntegrityError, match="ONNX file"):
         external_data_locations(path)
 
 
@@ -67,5 +67,5 @@ def test_nesting_is_bounded(tmp_path: Path) -> None:
     inner = graph()
     for _ in range(14):
         inner = graph(helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=graph()))
-    with pytest.raises(BundleIntegrityError, match="nested too deeply"):
+    with pytest.raises(BundleIntegrityError, match="nested more than 32"):
         external_data_locations(save(tmp_path / "g.onnx", inner))

@@ -53,11 +53,12 @@ def test_an_extreme_strip_does_not_exhaust_memory(shape: tuple[int, int]) -> Non
 @pytest.mark.parametrize(
     ("crop", "message"),
     [
-        ("person.png", "crop is a str, wanted a NumPy array"),
-        (np.zeros((4, 4, 3), np.float32), "dtype float32, wanted uint8"),
-        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\), wanted \(h, w, 3\) in RGB order; repeat a grey image"),
-        (np.zeros((4, 4, 4), np.uint8), "drop an alpha channel"),
-        (np.zeros((0, 4, 3), np.uint8), "it is empty"),
+        ("person.png", "crop .*NumPy array.* got str"),
+        (np.zeros((4, 4, 3), np.float32), "uint8, got float32"),
+        (np.zeros((4, 4), np.uint8), r"\(h, w, 3\).* got \(4, 4\); .*grey"),
+        (np.zeros((4, 4, 4), np.uint8), "alpha channel"),
+        (np.zeros((4, 4, 4, 3), np.uint8), "single crops"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
     ],
 )
 def test_what_is_no_crop_is_refused(crop: object, message: str) -> None:
@@ -67,7 +68,7 @@ def test_what_is_no_crop_is_refused(crop: object, message: str) -> None:
 
 def test_too_many_pixels_are_refused() -> None:
     crop = np.lib.stride_tricks.as_strided(np.zeros(3, np.uint8), (9000, 9000, 3), (0, 0, 1))
-    with pytest.raises(ImageError, match="9000 x 9000 pixels"):
+    with pytest.raises(ImageError, match="got 9000 x 9000"):
         prepare(crop, image_size=32, preprocessing=Preprocessing())
 
 

@@ -90,7 +90,7 @@ def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, int8_backend
     assert tokens(compute_precision="int8", fallback_margin=1.0, strategy=Beam(width=3)) == tokens(
         strategy=Beam(width=3)
     )
-    with pytest.raises(StrategyError, match="pass fallback_margin"):
+    with pytest.raises(StrategyError, match="fallback_margin"):
         tokens(compute_precision="int8")
 
 
@@ -140,7 +140,7 @@ def test_fallback_margin_is_a_number(int8_bundle_dir: Path, fallback_margin: flo
 def test_no_crops_and_bad_crops(bundle_dir: Path, crops: list[Crop]) -> None:
     with Recognizer.from_bundle(bundle_dir) as recognizer:
         assert recognizer.predict([]) == []
-        with pytest.raises(ImageError, match=r"crops\[1\] has dtype float64"):
+        with pytest.raises(ImageError, match=r"crops\[1\] .*dtype .*float64"):
             recognizer.predict([crops[0], np.zeros((4, 4, 3))])  # type: ignore[list-item]
 
 
@@ -167,5 +167,5 @@ def test_the_cache_does_not_overflow(bundle_dir: Path, cpu_backend: str) -> None
     backend = open_backend(bundle, cpu_backend)  # type: ignore[arg-type]
     state = backend.encode(np.zeros((1, 32, 32, 3), np.uint8))
     backend.step(state, np.full((1, 27), 3))
-    with pytest.raises(BackendError, match="28 tokens in a row, the cache holds 27"):
+    with pytest.raises(BackendError, match=r"27 tokens.* got 28"):
         backend.step(state, np.array([[3]]))

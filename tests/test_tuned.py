@@ -106,7 +106,7 @@ def test_predict_uses_it_too(bundle: Bundle, capsys: pytest.CaptureFixture[str])
     assert "on onnxruntime (cpu)" in capsys.readouterr().err
     app(["predict", crop, "--bundle", str(bundle.path), "--compute-precision", "native"], standalone_mode=False)
     assert "on openvino (cpu)" in capsys.readouterr().err
-    with pytest.raises(StrategyError, match="pass fallback_margin"):
+    with pytest.raises(StrategyError, match="fallback_margin"):
         app(["predict", crop, "--bundle", str(bundle.path), "--compute-precision", "int8"], standalone_mode=False)
 
 

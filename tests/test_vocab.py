@@ -45,7 +45,7 @@ def test_tokens_and_attributes() -> None:
     first = label_set.attribute(3)
     assert first is not None
     assert (first.name, first.phrase, first.group) == ("Female", "female", "gender")
-    with pytest.raises(LabelSetError, match="'Moustache' is no attribute of label set pa100k"):
+    with pytest.raises(LabelSetError, match="pa100k, got 'Moustache'"):
         label_set.token("Moustache")
 
 
@@ -53,7 +53,7 @@ def test_sentences_replace_phrases() -> None:
     label_set = load_label_set("peta", sentences=True)
     assert label_set.phrases[0] == "A pedestrian wearing a hat"
     assert [a.name for a in label_set.attributes] == [a.name for a in load_label_set("peta").attributes]
-    with pytest.raises(LabelSetError, match=r"rapv1: sentences must be 51 .* got 0"):
+    with pytest.raises(LabelSetError, match=r"rapv1: sentences .*51 .* got 0"):
         load_label_set("rapv1", sentences=True)
 
 
@@ -75,9 +75,9 @@ def test_a_label_set_of_ones_own(tmp_path: Path) -> None:
         (("std = [0.5, 0.5, 0.5]", "std = [0.5, 0.5, 0]"), r"preprocessing\.std\[2\] must be a number > 0, got 0"),
         (("fill = [0, 0, 0]", "fill = [0, 256, 0]"), r"preprocessing\.fill\[1\] must be .* 0 to 255, got 256"),
         (("exclusive = true", 'exclusive = "yes"'), r"groups\.age\.exclusive must be true or false, got 'yes'"),
-        (("name = ", "nom = "), "nom is an unknown key, known are name, attributes"),
-        (("momentary =", "passing ="), r"groups\.view\.passing is an unknown key, known are exclusive, momentary"),
-        (("format = 1", "format = "), "cannot be read as TOML"),
+        (("name = ", "nom = "), "nom is an unknown key, .*name, attributes"),
+        (("momentary =", "passing ="), r"groups\.view\.passing is an unknown key, .*exclusive, momentary"),
+        (("format = 1", "format = "), "TOML"),
     ],
 )
 def test_a_malformed_label_set_is_refused_in_one_line(change: tuple[str, str], message: str, tmp_path: Path) -> None:
@@ -90,5 +90,5 @@ def test_a_malformed_label_set_is_refused_in_one_line(change: tuple[str, str], m
 
 
 def test_an_unknown_label_set_names_those_there_are() -> None:
-    with pytest.raises(LabelSetError, match="no label set 'petra': neither a file nor one of msp60k, pa100k"):
+    with pytest.raises(LabelSetError, match=r"label set .*msp60k, pa100k.* got 'petra'"):
         load_label_set("petra")

@@ -1,4 +1,4 @@
-"""Backends: the runtimes that run a bundle, opened by name. No SDK is imported before it is needed.
+"""Open a bundle, or any ONNX graph, on a runtime. An SDK is imported when its backend is opened.
 
 | name               | runs on     | extra      |
 |--------------------|-------------|------------|
@@ -8,8 +8,7 @@
 | `openvino`         | CPUs        | `openvino` |
 | `onnxruntime`      | CPUs        | `cpu`      |
 
-`auto` takes the first that opens the bundle: of the flavours of TensorRT those that engines lie beside the bundle for,
-of the others those that are installed.
+`auto` opens the first that works: a TensorRT backend if the bundle has engines for it, any other if it is installed.
 """
 
 from __future__ import annotations

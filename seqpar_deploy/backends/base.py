@@ -1,7 +1,7 @@
-"""What a decoding strategy asks of the thing that runs the graphs.
+"""The protocol between decoding strategies and the runtimes that run the graphs.
 
-A backend turns crops into a `DecodeState` and steps it. The state owns the self-attention cache and `cross_kv`, so that
-both can stay on a device; strategies only ever see token ids and log-probabilities.
+A backend encodes crops to a `DecodeState` and advances it step by step. The state owns the self-attention cache and
+`cross_kv`, so both can stay on a device. Strategies handle token ids and log-probabilities only.
 """
 
 from __future__ import annotations
@@ -15,34 +15,47 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 
-# How a backend computes: exactly as the bundle's graphs say; in bfloat16; or with its 8-bit graphs. The last two are
-# faster, and may change low-margin tokens (a `Recognizer` re-runs those crops in native precision).
 ComputePrecision = Literal["native", "bf16", "int8"]
+"""The precision a backend computes in: that of the bundle's graphs, bfloat16, or the bundle's 8-bit graphs. `bf16` and
+`int8` are faster and may change low-margin tokens. A `Recognizer` can re-run those crops in native precision."""
 REDUCED_PRECISIONS: tuple[ComputePrecision, ...] = ("bf16", "int8")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What follows each token: log-probabilities (B, T, V) and the most probable token (B, T)."""
+    """Hold the outputs of one decoder step.
+
+    Attributes:
+        log_probs: Log-probabilities of the token that follows each input token, float32 (B, T, V).
+        next_token: The most probable of those tokens, int64 (B, T).
+    """
 
     log_probs: Float32Array
     next_token: Int64Array
 
 
 class DecodeState(Protocol):
-    """B sequences being generated. Used by one thread at a time."""
+    """Hold B sequences that are being generated. One thread may use a state at a time."""
 
     @property
     def lengths(self) -> Int64Array:
-        """Tokens each row has consumed so far (B,)."""
+        """Tokens that each row has consumed so far, int64 (B,)."""
         ...
 
     def truncate(self, lengths: Int64Array) -> None:
-        """Forget what each row consumed beyond `lengths` (B,). Costs nothing: stale slots are masked."""
+        """Discard the tokens that each row consumed beyond a length. This is free: stale cache slots are masked.
+
+        Args:
+            lengths: The new length of each row, int64 (B,), at most its current one.
+        """
         ...
 
     def reorder(self, rows: Int64Array) -> None:
-        """Make the rows `state[rows]`: drops, repeats and permutes them."""
+        """Replace the rows with `state[rows]`, which can drop, repeat and permute them.
+
+        Args:
+            rows: Indices of current rows, int64 (new B,).
+        """
         ...
 
 
@@ -51,42 +64,71 @@ State = TypeVar("State", bound=DecodeState)
 
 @runtime_checkable
 class GreedyBackend(Protocol):
-    """A backend whose device works on its own: `encode` returns while it is at work, and greedy decoding, where going
-    back to the host at each step would cost, is the backend's own."""
+    """Decode greedily on a device.
+
+    The device works asynchronously: `encode` returns before it is done. Greedy decoding is the backend's own, since a
+    return to the host at each step would be slow.
+    """
 
     def greedy(self, state: Any, *, stop: int, max_steps: int) -> StepOutput:
-        """Feed `<bos>` and then each row's most probable token, until all have said `stop` or `max_steps` are done.
+        """Feed `<bos>`, then each row's most probable token, until every row has emitted `stop`.
 
-        Log-probabilities (B, S, V) and tokens (B, S) of S steps. What a row says after its `stop` means nothing. Uses
-        the state up.
+        Args:
+            state: A fresh state. It cannot be used afterwards.
+            stop: The token that ends a row, `<eos>`.
+            max_steps: The largest number of steps.
+
+        Returns:
+            Log-probabilities (B, S, V) and tokens (B, S) of S steps. Ignore a row's values after its `stop`.
         """
         ...
 
 
 class Backend(Protocol[State]):
-    """Runs one bundle on one device. Threads may share it: each works on states of its own."""
+    """Run one bundle on one device. Threads may share a backend, each with its own states."""
 
     @property
     def name(self) -> str:
-        """`onnxruntime`, `openvino`, ..."""
+        """Name of the backend, for example `onnxruntime`."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu`, `cuda`, ..."""
+        """Device of the backend, for example `cpu` or `cuda`."""
         ...
 
     @property
     def max_rows(self) -> int | None:
-        """The most rows of a batch, where what was built for it sets a limit."""
+        """The largest batch in rows, or None if there is no limit."""
         ...
 
     def encode(self, crops: npt.NDArray[np.uint8]) -> State:
-        """Start B sequences from prepared crops (B, H, W, 3) uint8."""
+        """Encode crops and start one sequence per crop.
+
+        Args:
+            crops: Prepared crops, uint8 RGB (B, H, W, 3).
+
+        Returns:
+            A state of B rows, with no tokens consumed.
+
+        Raises:
+            BackendError: The runtime fails.
+        """
         ...
 
     def step(self, state: State, tokens: Int64Array) -> StepOutput:
-        """Feed tokens (B, T), T >= 1, to the rows of `state` and advance them by T."""
+        """Feed tokens to the rows of a state, and advance each row by T.
+
+        Args:
+            state: A state of this backend, B rows.
+            tokens: Token ids, int64 (B, T), T >= 1.
+
+        Returns:
+            Log-probabilities (B, T, V) and most probable tokens (B, T).
+
+        Raises:
+            BackendError: A row would exceed the capacity of the cache, or the runtime fails.
+        """
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What backends share whose tensors live in host memory: the cache as NumPy arrays, and the checks around a step."""
+"""Base of the backends with tensors in host memory: the cache as NumPy arrays, and the checks around a step."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Cache = npt.NDArray[Any]  # float32 or float16
 
 
 def graphs_for(bundle: Bundle, compute_precision: ComputePrecision) -> tuple[Path, Path]:
-    """Encoder and decoder step to compute with. Raises BackendError if the bundle has none of this precision."""
+    """Return the encoder and decoder step graphs of a precision. Raises BackendUnavailableError if there are none."""
     if compute_precision != "int8":
         return bundle.encoder, bundle.decoder_step
     if not bundle.has_int8:
-        raise BackendUnavailableError(f"{bundle.path} has no 8-bit graphs; export it with --recipe int8")
+        raise BackendUnavailableError(f"{bundle.path} has no 8-bit graphs; export the bundle with --recipe int8")
     return bundle.int8_encoder, bundle.int8_decoder_step
 
 
 class HostState:
-    """A decode state in host memory: `self_kv` (2L, B, heads, C, k) and `cross_kv` (2L, B, heads, N, k)."""
+    """Hold a decode state in host memory: `self_kv` (2L, B, heads, C, k) and `cross_kv` (2L, B, heads, N, k)."""
 
     def __init__(self, self_kv: Cache, cross_kv: Cache) -> None:
         self.self_kv = self_kv
@@ -45,22 +45,22 @@ class HostState:
 
     def truncate(self, lengths: Int64Array) -> None:
         if np.any(lengths > self._lengths) or np.any(lengths < 0):
-            raise ValueError(f"cannot truncate rows of lengths {self._lengths} to {lengths}")
+            raise ValueError(f"truncated lengths must be 0 to the rows' lengths {self._lengths}, got {lengths}")
         self._lengths = np.array(lengths, dtype=np.int64)
 
     def reorder(self, rows: Int64Array) -> None:
         self.self_kv = self.self_kv[:, rows]
         self._lengths = self._lengths[rows]
         crop_of_row = self._crop_of_row[rows]
-        # `cross_kv` is megabytes a row. A beam search shuffles rows of one crop among themselves at each step, and
-        # those are equal: gather only when some row gets another crop.
+        # `cross_kv` takes megabytes per row. Each step of a beam search permutes rows of the same crop, and their
+        # `cross_kv` are equal. Gather only if a row changes its crop.
         if not np.array_equal(crop_of_row, self._crop_of_row):
             self.cross_kv = self.cross_kv[:, rows]
         self._crop_of_row = crop_of_row
 
 
 class HostBackend(abc.ABC):
-    """Base of the host-memory backends: a subclass runs the two graphs, which take and give NumPy arrays."""
+    """Base class of the host-memory backends. A subclass runs the two graphs on NumPy arrays."""
 
     name: str
     device: str
@@ -72,13 +72,13 @@ class HostBackend(abc.ABC):
 
     @abc.abstractmethod
     def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> Cache:
-        """`cross_kv` of prepared crops."""
+        """Return `cross_kv` of prepared crops."""
 
     @abc.abstractmethod
     def _run_decoder_step(
         self, tokens: Int64Array, position: Int64Array, self_kv: Cache, cross_kv: Cache
     ) -> tuple[npt.NDArray[np.float32], Int64Array, Cache]:
-        """(`log_probs`, `next_token`, `self_kv_out`) of one step."""
+        """Return (`log_probs`, `next_token`, `self_kv_out`) of one step."""
 
     def encode(self, crops: npt.NDArray[np.uint8]) -> HostState:
         cross_kv = self._run_encoder(np.ascontiguousarray(crops))
@@ -89,11 +89,13 @@ class HostBackend(abc.ABC):
     def step(self, state: HostState, tokens: Int64Array) -> StepOutput:
         tokens = np.ascontiguousarray(tokens, dtype=np.int64)
         if tokens.ndim != 2 or tokens.shape[0] != len(state.lengths) or tokens.shape[1] < 1:
-            raise ValueError(f"tokens have shape {tokens.shape}, wanted ({len(state.lengths)}, T >= 1)")
-        # Runtimes differ in what they do past the end of the cache; TensorRT drops the write in silence.
+            raise ValueError(f"tokens must have shape ({len(state.lengths)}, T >= 1), got {tokens.shape}")
+        # Runtimes behave differently past the end of the cache. TensorRT, for example, drops the write silently.
         longest = int(state.lengths.max(initial=0)) + tokens.shape[1]
         if longest > self._dimensions.capacity:
-            raise BackendError(f"{longest} tokens in a row, the cache holds {self._dimensions.capacity}")
+            raise BackendError(
+                f"rows must have at most {self._dimensions.capacity} tokens, the capacity of the cache, got {longest}"
+            )
         log_probs, next_token, state.self_kv = self._run_decoder_step(
             tokens, state.lengths, state.self_kv, state.cross_kv
         )
@@ -101,11 +103,11 @@ class HostBackend(abc.ABC):
         return StepOutput(log_probs, next_token)
 
     def close(self) -> None:  # noqa: B027
-        """Nothing to release unless a subclass says so."""
+        """Release nothing. A subclass may override it."""
 
 
 class SessionBackend(HostBackend):
-    """Runs a bundle's graphs in sessions of a runtime on the CPU."""
+    """Run a bundle's graphs in two sessions of a CPU runtime."""
 
     device = "cpu"
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""The backend `onnxruntime`: ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqpar_deploy.bundle import Bundle
 def open_session(
     graph: Graph, *, threads: int | None = None, compute_precision: ComputePrecision = "native"
 ) -> OnnxRuntimeSession:
-    """Open a graph, which is computed as it is. Raises BackendUnavailableError, BackendError."""
+    """Open a graph in its own precision. Raises BackendUnavailableError, BackendError."""
     return OnnxRuntimeSession(graph, threads=threads)
 
 
@@ -28,5 +28,5 @@ SPEC = BackendSpec(
     load_sdk=import_onnxruntime,
     open=_open,
     open_session=open_session,
-    compute_precisions=("native", "int8"),  # on CPUs it has no products in bf16
+    compute_precisions=("native", "int8"),  # it has no bf16 kernels for CPUs
 )

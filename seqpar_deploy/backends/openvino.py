@@ -1,4 +1,4 @@
-"""OpenVINO, on CPUs."""
+"""The backend `openvino`: OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from seqpar_deploy.bundle import Bundle
 
 
 def supports_bf16() -> bool:
-    """Whether the runtime has bf16 products on this processor."""
+    """Return whether OpenVINO has bf16 kernels for this processor."""
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _why_not(compute_precision: ComputePrecision) -> str | None:
     if compute_precision == "bf16" and not supports_bf16():
-        return "this CPU has no bfloat16 instructions; use native or int8"
+        return "bf16 needs a CPU with bfloat16 instructions, which this one lacks; use native or int8"
     if compute_precision == "int8" and machine.lacks_vnni():
         return OPENVINO_OVERFLOWS
     return None

@@ -1,5 +1,6 @@
-"""The runtimes, in the order `auto` tries them. A new one is a file that declares a `BackendSpec`, a line in `SPECS`,
-and its name in `BackendName`.
+"""The registered backends, in the order `auto` tries them.
+
+To add one, declare a `BackendSpec` in a new file, and add it to `SPECS` and its name to `BackendName`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from seqpar_deploy.errors import BackendError, BackendUnavailableError
 _log = logging.getLogger(__name__)
 
 BackendName = Literal["auto", "tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
+"""The name of a backend. `auto` is the first that opens the bundle, in this order."""
 
 SPECS: tuple[BackendSpec, ...] = (*tensorrt.SPECS, onnxruntime_cuda.SPEC, openvino.SPEC, onnxruntime.SPEC)
 MOST_THREADS = 1024
@@ -32,16 +34,16 @@ _NOT_REPRODUCED = "it does not reproduce the bundle's golden sequences on this G
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackendStatus:
-    """What one backend can do on this machine.
+    """Describe the state of one backend on this machine.
 
     Attributes:
-        name: As in `BackendName`.
-        available: Whether it can run here; those that need engines also need them beside a bundle.
-        version: Of the SDK; None if it is not installed.
-        devices: Names of the devices it would use.
-        compute_precisions: Those it has here; "int8" also needs a bundle with 8-bit graphs.
-        reason: Why it is not available, None if it is.
-        install: The command that installs what is missing, None if nothing is.
+        name: Name of the backend, one of `BackendName`.
+        available: Whether it can run here. A TensorRT backend also needs a bundle with engines.
+        version: Version of the SDK, or None if it is not installed.
+        devices: Names of the devices it uses. Empty if it is not available.
+        compute_precisions: The precisions it supports here. `int8` also needs a bundle with 8-bit graphs.
+        reason: Why it is not available, or None if it is.
+        install: The command that installs the missing packages, or None if none are missing.
     """
 
     name: str
@@ -54,7 +56,15 @@ class BackendStatus:
 
 
 def describe() -> list[BackendStatus]:
-    """Every backend, in the order `auto` tries them. Imports the SDKs that are installed."""
+    """Describe every backend on this machine. This imports the SDKs that are installed.
+
+    Returns:
+        One status per backend, in the order `auto` tries them.
+
+    Examples:
+        >>> [status.name for status in describe() if status.available]
+        ['openvino', 'onnxruntime']
+    """
     return [_status(spec) for spec in SPECS]
 
 
@@ -82,7 +92,7 @@ def _status(spec: BackendSpec) -> BackendStatus:
 
 
 def find_spec(name: str) -> BackendSpec:
-    """The spec of a backend. Raises BackendUnavailableError if there is none of this name."""
+    """Return the spec of a backend. Raises BackendUnavailableError if the name is unknown."""
     for spec in SPECS:
         if spec.name == name:
             return spec
@@ -90,13 +100,23 @@ def find_spec(name: str) -> BackendSpec:
 
 
 def available_backends() -> list[str]:
-    """Names of the backends that need no engines and whose SDK is installed, in the order `auto` tries them."""
+    """Return the names of the backends that need no engines and have their SDK installed.
+
+    Returns:
+        Names in the order `auto` tries them.
+    """
     return [spec.name for spec in SPECS if not spec.needs_engines and spec.is_available()]
 
 
 def backends_for(bundle: Bundle) -> list[str]:
-    """Names of the backends that may run a bundle here, in the order `auto` tries them: those that engines lie beside
-    it for, and those that need none."""
+    """Return the names of the backends that may run a bundle on this machine.
+
+    Args:
+        bundle: The opened bundle. A TensorRT backend counts if the bundle has engines for it.
+
+    Returns:
+        Names in the order `auto` tries them.
+    """
     return [
         spec.name
         for spec in SPECS
@@ -105,7 +125,7 @@ def backends_for(bundle: Bundle) -> list[str]:
 
 
 def runtime_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of the SDKs of these backends, where they are installed."""
+    """Return the SDK version of each of these backends that is installed, by name."""
     specs = [find_spec(name) for name in names]
     return {spec.name: str(spec.load_sdk().__version__) for spec in specs if spec.is_available()}
 
@@ -121,24 +141,33 @@ def open_backend(
     """Open a bundle on a backend.
 
     Args:
-        bundle: The bundle.
-        name: The backend; "auto" takes the first that opens the bundle, and of those on NVIDIA GPUs the first that
-            reproduces the bundle's golden sequences on this machine. That is checked once and kept in `verified.json`.
-        threads: Bounds the CPU threads of one inference. Default: the runtime's choice.
-        compute_precision: "native" computes as the bundle's graphs say.
-        require_verified: Hold a backend that was named to the same check as those of "auto". Default: one that failed
-            it is opened, with a warning.
+        bundle: The opened bundle.
+        name: Name of the backend. Default: `auto`, the first that opens the bundle. Of the NVIDIA backends, `auto` uses
+            only those that reproduce the bundle's golden sequences on this machine. This is checked once, and the
+            result is stored in `verified.json`.
+        threads: CPU threads per inference, 1 to 1024. Default: the runtime's choice within the CPU quota.
+        compute_precision: `native`, `bf16` or `int8`. Default: `native`, the precision of the bundle's graphs.
+        require_verified: Require the check of `auto` for a named backend too. Default: False. A named backend that
+            failed the check is then opened with a warning.
+
+    Returns:
+        The backend. Call its `close` when done.
 
     Raises:
-        BackendUnavailableError: The SDK is missing, or cannot compute so here.
-        BackendError: It cannot open this bundle.
+        BackendUnavailableError: The SDK is missing, or does not support this precision on this machine.
+        BackendError: The backend cannot open this bundle, or `threads` is out of range.
+
+    Examples:
+        >>> backend = open_backend(Bundle.open("bundles/peta"), "onnxruntime", threads=2)
+        >>> backend.device
+        'cpu'
     """
     if compute_precision not in get_args(ComputePrecision):
         raise BackendUnavailableError(
             f"compute precision must be one of {', '.join(get_args(ComputePrecision))}, got {compute_precision!r}"
         )
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise BackendError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
+        raise BackendError(f"threads must be 1 to {MOST_THREADS}, got {threads}; leave it out for the default")
     if name == "auto":
         return _open_first(bundle, threads, compute_precision)
     spec = find_spec(name)
@@ -162,7 +191,7 @@ def _check_precision(spec: BackendSpec, compute_precision: ComputePrecision) -> 
         others = [other.name for other in SPECS if compute_precision in other.compute_precisions]
         raise BackendUnavailableError(
             f"compute precision of backend {spec.name} must be {' or '.join(spec.compute_precisions)}, got "
-            f"{compute_precision}; use backend {' or '.join(others)} for that"
+            f"{compute_precision}; use backend {' or '.join(others)} for {compute_precision}"
         )
     if compute_precision != "native":
         spec.load_sdk()
@@ -184,15 +213,15 @@ def _open_first(bundle: Bundle, threads: int | None, compute_precision: ComputeP
                 raise
             # A missing SDK or device is normal, for example where RTX engines are built without a GPU.
             level = logging.INFO if isinstance(error, BackendUnavailableError) else logging.WARNING
-            _log.log(level, "backend %s is skipped, trying %s: %s", name, following, error)
+            _log.log(level, "skipping backend %s, trying %s: %s", name, following, error)
     raise AssertionError("unreachable: the last backend returns or raises")
 
 
 def _open_verified(
     bundle: Bundle, spec: BackendSpec, threads: int | None, compute_precision: ComputePrecision
 ) -> Backend[Any]:
-    """As `_open`, if the backend runs on the CPU or reproduces the bundle's golden sequences. Raises BackendError."""
-    if spec.device == "cpu":  # the export checked these
+    """Open a backend. One on a GPU must reproduce the bundle's golden sequences, or BackendError is raised."""
+    if spec.device == "cpu":  # the export already checks CPU runtimes
         return _open(bundle, spec, threads, compute_precision)
     known = known_result(bundle, subject_of(bundle, spec))
     if known is not None and known.failure:
@@ -208,11 +237,11 @@ def _open_verified(
 
 
 def verify_backend(bundle: Bundle, name: BackendName) -> None:
-    """Check anew whether a backend reproduces the bundle's golden sequences here, and keep the result.
+    """Check whether a backend reproduces the bundle's golden sequences on this machine, and store the result.
 
     Raises:
         BackendUnavailableError: The SDK is missing, or there is no GPU.
-        BackendError: It does not open or run the bundle, or does not reproduce the sequences.
+        BackendError: The backend does not open or run the bundle, or does not reproduce the sequences.
     """
     spec = find_spec(name)
     with contextlib.closing(_open(bundle, spec, None, "native")) as backend:
@@ -235,18 +264,21 @@ def open_session(
     threads: int | None = None,
     compute_precision: ComputePrecision = "native",
 ) -> Session:
-    """Open any ONNX graph, a detector's for one.
+    """Open any ONNX graph, for example a detector's.
 
     Args:
-        graph: The ONNX file, or its content.
-        name: "auto" takes the first runtime on the CPU that opens it. For a backend that runs engines alone, the first
-            other one of its device is taken, or else "auto".
-        threads: Bounds the CPU threads of one inference. Default: the runtime's choice.
-        compute_precision: "native" computes as the graph says.
+        graph: The path of the ONNX file, or its content.
+        name: Name of the backend. Default: `auto`, the first CPU runtime that opens the graph. TensorRT backends run
+            engines only, so the first other backend of their device is used instead, or else `auto`.
+        threads: CPU threads per inference. Default: the runtime's choice within the CPU quota.
+        compute_precision: `native`, `bf16` or `int8`. Default: `native`, the precision of the graph.
+
+    Returns:
+        The session.
 
     Raises:
-        BackendUnavailableError: The runtime is not installed, or computes this graph wrongly on this processor.
-        BackendError: It cannot open the graph.
+        BackendUnavailableError: The runtime is not installed, or cannot compute this graph correctly on this processor.
+        BackendError: The runtime cannot open the graph.
     """
     candidates = _session_specs(name)
     for spec, following in zip(candidates, [*candidates[1:], None], strict=True):
@@ -257,12 +289,12 @@ def open_session(
         except BackendUnavailableError as error:
             if following is None:
                 raise
-            _log.warning("backend %s is skipped, trying %s: %s", spec.name, following.name, error)
+            _log.warning("skipping backend %s, trying %s: %s", spec.name, following.name, error)
     raise BackendUnavailableError("no runtime is installed; pip install 'seqpar-deploy[cpu]'")
 
 
 def _session_specs(name: BackendName) -> list[BackendSpec]:
-    """Those to try, in order."""
+    """Return the specs to try, in order."""
     named = None if name == "auto" else find_spec(name)
     if named is not None and named.open_session is not None:
         return [named]

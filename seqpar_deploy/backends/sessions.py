@@ -1,9 +1,10 @@
-"""The one place that makes ONNX Runtime and OpenVINO sessions, with the guards that every graph needs.
+"""All ONNX Runtime and OpenVINO sessions are created here, with the workarounds that every graph needs.
 
-- ONNX Runtime's `NchwcTransformer` is off: in 1.32 it ends in a segmentation fault when a CPU opens an FP16 encoder.
-- OpenVINO computes in FP32 unless bf16 is asked for: on CPUs with bf16 instructions it would use those by itself.
+- ONNX Runtime's `NchwcTransformer` is disabled: version 1.32 crashes with it (segmentation fault) when a CPU opens an
+  FP16 encoder.
+- OpenVINO computes in FP32 unless bf16 is requested. Its default is bf16 on CPUs with bf16 instructions.
 - x86 processors without VNNI add 8-bit products in pairs in 16 bits, which overflow. ONNX Runtime has other kernels
-  there; OpenVINO has none, so it is refused quantised graphs.
+  for them. OpenVINO has none, so quantised graphs are rejected.
 """
 
 from __future__ import annotations
@@ -33,13 +34,19 @@ Graph = Path | bytes  # an ONNX file, or its content
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 OPENVINO_OVERFLOWS = (
-    "OpenVINO's 8-bit products overflow on this processor, which has no VNNI; use backend onnxruntime, whose do not"
+    "int8 in OpenVINO needs a processor with VNNI, which this one lacks, and would overflow; use backend onnxruntime"
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """An input of a graph. A dimension that is not fixed is None; a type NumPy does not have is `object`."""
+    """Describe an input of a graph.
+
+    Attributes:
+        name: The input's name.
+        shape: The dimensions. A dynamic dimension is None.
+        dtype: The NumPy type, or `object` if NumPy has none.
+    """
 
     name: str
     shape: tuple[int | None, ...]
@@ -47,7 +54,7 @@ class Tensor:
 
 
 class Session(Protocol):
-    """A graph opened in a runtime. Threads may share it."""
+    """Run an ONNX graph in a runtime. Threads may share a session."""
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -56,11 +63,19 @@ class Session(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the exporter wrote into the file."""
+        """The metadata that the exporter wrote into the file."""
         ...
 
     def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Arrays by output name, from arrays by input name. `outputs` defaults to all of the graph's."""
+        """Run the graph once.
+
+        Args:
+            feed: Arrays by input name.
+            outputs: Names of the outputs to return. Default: all.
+
+        Returns:
+            Arrays by output name.
+        """
         ...
 
 
@@ -68,38 +83,45 @@ class Session(Protocol):
 
 
 def import_onnxruntime(device: str = "cpu") -> Any:
-    """The module, built for a device, `cpu` or `cuda`. Raises BackendUnavailableError that says what to install."""
+    """Import ONNX Runtime for a device, `cpu` or `cuda`. Raises BackendUnavailableError, which names the package."""
     try:
         import onnxruntime
     except ImportError:
         raise BackendUnavailableError(f"ONNX Runtime is not installed; pip install 'seqpar-deploy[{device}]'") from None
-    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):  # first: some builds register their provider then
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):  # first: some builds register CUDA only after it
         _load_cuda_libraries(onnxruntime.preload_dlls)
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(
-            f"the installed ONNX Runtime {onnxruntime.__version__} cannot use {device!r}; "
-            "pip uninstall onnxruntime, then pip install 'seqpar-deploy[cuda]' (the two exclude each other)"
+            f"the installed ONNX Runtime {onnxruntime.__version__} does not support {device!r}; "
+            "pip uninstall onnxruntime, then pip install 'seqpar-deploy[cuda]' (they exclude each other)"
         )
     return onnxruntime
 
 
 @functools.cache
 def _load_cuda_libraries(preload: Callable[[], None]) -> None:
-    """CUDA's and cuDNN's libraries from their own packages. If one is missing, ONNX Runtime prints so to stdout."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    """Load CUDA's and cuDNN's libraries from their packages. ONNX Runtime prints missing ones to stdout: log them."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         preload()
-    if said.getvalue():
-        _log.debug("onnxruntime.preload_dlls: %s", " ".join(said.getvalue().split()))
+    if printed.getvalue():
+        _log.debug("onnxruntime.preload_dlls: %s", " ".join(printed.getvalue().split()))
 
 
 def inference_session(onnxruntime: Any, graph: Graph, providers: list[Any], **options: Any) -> Any:
-    """ONNX Runtime's own session; `options` are attributes of its SessionOptions, None leaves one.
+    """Create ONNX Runtime's own session.
 
-    Raises BackendError.
+    Args:
+        onnxruntime: The module.
+        graph: The path of the ONNX file, or its content.
+        providers: ONNX Runtime's execution providers.
+        options: Attributes of its SessionOptions. None keeps the default.
+
+    Raises:
+        BackendError: ONNX Runtime cannot open the graph.
     """
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors only: they are raised as well
+    settings.log_severity_level = 3  # errors only, which are raised as well
     if (limit := machine.thread_limit()) is not None:
         settings.intra_op_num_threads = limit
     for name, value in options.items():
@@ -113,20 +135,26 @@ def inference_session(onnxruntime: Any, graph: Graph, providers: list[Any], **op
             settings,
             providers=providers,
             disabled_optimizers=["NchwcTransformer"],
-            enable_fallback=0,  # it prints, and opens the graph on the CPU without these settings
+            enable_fallback=0,  # the fallback prints, and opens the graph on the CPU without these settings
         )
-    except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         raise _cannot_open("ONNX Runtime", onnxruntime, graph, error) from None
 
 
 class OnnxRuntimeSession:
-    """A graph in ONNX Runtime, in its own precision."""
+    """Run a graph in ONNX Runtime, in its own precision.
+
+    Args:
+        graph: The path of the ONNX file, or its content.
+        device: `cpu` or `cuda`. Default: `cpu`.
+        threads: CPU threads per inference. Default: the runtime's choice within the CPU quota.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime is not installed for this device.
+        BackendError: It cannot open the graph.
+    """
 
     def __init__(self, graph: Graph, *, device: str = "cpu", threads: int | None = None) -> None:
-        """`threads` defaults to the runtime's choice within the CPU quota.
-
-        Raises BackendUnavailableError, BackendError.
-        """
         onnxruntime = import_onnxruntime(device)
         self._session = inference_session(onnxruntime, graph, [PROVIDERS[device]], intra_op_num_threads=threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -167,7 +195,7 @@ _NUMPY_TYPES: dict[str, npt.DTypeLike] = {
 
 
 def import_openvino() -> Any:
-    """The module. Raises BackendUnavailableError that says what to install."""
+    """Import OpenVINO. Raises BackendUnavailableError, which names the package."""
     try:
         import openvino
     except ImportError:
@@ -177,12 +205,12 @@ def import_openvino() -> Any:
 
 @functools.cache
 def openvino_core() -> Any:
-    """One for the process, never destroyed: the last to go unloads the CPU plugin, whose threads may still run."""
+    """Return the process's only Core. It is never destroyed: that unloads the CPU plugin while its threads may run."""
     return import_openvino().Core()
 
 
 def compile_model(model: Any, *, threads: int | None, compute_precision: ComputePrecision) -> Any:
-    """Compile a model for the CPU, from its path or OpenVINO's object, to OpenVINO's own compiled model.
+    """Compile a model, a path or OpenVINO's object, for the CPU. Returns OpenVINO's own compiled model.
 
     Raises BackendUnavailableError, or OpenVINO's RuntimeError.
     """
@@ -200,20 +228,26 @@ def compile_model(model: Any, *, threads: int | None, compute_precision: Compute
 
 
 class OpenVinoSession:
-    """A graph in OpenVINO on the CPU, in FP32 or bf16."""
+    """Run a graph in OpenVINO on the CPU, in FP32 or bf16.
+
+    Args:
+        graph: The path of the ONNX file, or its content.
+        threads: CPU threads per inference. Default: the runtime's choice within the CPU quota.
+        compute_precision: `native` (FP32) or `bf16`. Default: `native`.
+
+    Raises:
+        BackendUnavailableError: OpenVINO is not installed, or 8-bit products of this graph overflow on this processor.
+        BackendError: It cannot open the graph.
+    """
 
     def __init__(
         self, graph: Graph, *, threads: int | None = None, compute_precision: ComputePrecision = "native"
     ) -> None:
-        """`threads` defaults to the runtime's choice within the CPU quota.
-
-        Raises BackendUnavailableError (also for a quantised graph where its products overflow), BackendError.
-        """
         openvino = import_openvino()
         self._graph = graph
         try:
-            # From the path, not from a model that was read: in a process that runs a GStreamer pipeline too, compiling
-            # OpenVINO 2026.4's object ends in a segmentation fault.
+            # Pass the path, not OpenVINO's model object: compiling the object crashes OpenVINO 2026.4 (segmentation
+            # fault) in a process that also runs a GStreamer pipeline.
             model = self._read() if isinstance(graph, bytes) else graph
             self._compiled = compile_model(model, threads=threads, compute_precision=compute_precision)
         except RuntimeError as error:
@@ -221,12 +255,12 @@ class OpenVinoSession:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def _read(self) -> Any:
-        """OpenVINO's own model."""
+        """Read the graph as OpenVINO's model object."""
         return openvino_core().read_model(BytesIO(self._graph) if isinstance(self._graph, bytes) else self._graph)
 
     @functools.cached_property
     def _outputs(self) -> list[str]:
-        """Names of the outputs, in order. A compiled model may call them after the constants they come from."""
+        """Names of the outputs, in order. A compiled model may name them after constants instead."""
         return [output.get_any_name() for output in self._read().outputs]
 
     @functools.cached_property
@@ -255,7 +289,7 @@ class OpenVinoSession:
 
     @contextlib.contextmanager
     def _request(self) -> Iterator[Any]:
-        """A request of its own for each thread; as many come to exist as threads run at once."""
+        """Yield an inference request for one thread. There are as many requests as threads that run at once."""
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
@@ -267,19 +301,20 @@ class OpenVinoSession:
 
 
 def _is_quantised(model: Any) -> bool:
-    """Whether activations are quantised in the graph, or weights have 8 bits."""
+    """Return whether the graph quantises activations or has 8-bit weights."""
     for operation in model.get_ops():
         kind = operation.get_type_name()
         if kind == "FakeQuantize":  # QuantizeLinear
             return True
         if kind == "Constant" and operation.get_element_type().get_type_name() in ("i8", "u8"):
             sizes = [size.get_length() for size in operation.get_output_partial_shape(0)]
-            if len(sizes) > 1 and min(sizes) > 1:  # a matrix: neither a zero point nor a table of them
+            if len(sizes) > 1 and min(sizes) > 1:  # a matrix, not zero points
                 return True
     return False
 
 
 def _cannot_open(runtime: str, module: Any, graph: Graph, error: Exception) -> BackendError:
-    what = graph if isinstance(graph, Path) else "a graph in memory"
+    source = graph if isinstance(graph, Path) else "a graph in memory"
+    _log.debug("%s %s cannot open %s", runtime, module.__version__, source, exc_info=error)
     last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return BackendError(f"{runtime} {module.__version__} cannot open {what}: {last_line}")
+    return BackendError(f"{runtime} {module.__version__} cannot open {source}: {last_line}")

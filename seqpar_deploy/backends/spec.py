@@ -1,5 +1,4 @@
-"""What a runtime declares of itself: one `BackendSpec` in each file of `backends/` that runs bundles, listed in
-`registry.py`."""
+"""The declaration of a backend: `BackendSpec`. Each file in `backends/` that runs bundles has one for `registry.py`."""
 
 from __future__ import annotations
 
@@ -14,25 +13,25 @@ from seqpar_deploy.errors import BackendUnavailableError
 
 
 class SessionOpener(Protocol):
-    """Opens any ONNX graph. Raises BackendUnavailableError, BackendError."""
+    """Open any ONNX graph. Raises BackendUnavailableError, BackendError."""
 
     def __call__(self, graph: Graph, *, threads: int | None, compute_precision: ComputePrecision) -> Session: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackendSpec:
-    """One way to run a bundle.
+    """Declare a backend.
 
     Attributes:
-        name: What users call it.
-        device: What it computes on.
+        name: The backend's public name.
+        device: The device it computes on.
         extra: The extra of this package that installs its SDK.
-        load_sdk: Imports the SDK. Raises BackendUnavailableError that names the extra.
-        open: Opens a bundle, given threads and a compute precision it has.
-        open_session: Opens any ONNX graph, for detectors and measurements. None if it runs engines alone.
-        compute_precisions: Those the runtime has; which of them this machine has, `why_not` says.
-        why_not: Why this machine cannot compute in one of them, None if it can. Called when the SDK is loaded.
-        needs_engines: Whether a bundle runs only if engines were built beside it.
+        load_sdk: Imports the SDK. Raises BackendUnavailableError, which names the extra.
+        open: Opens a bundle with a number of threads and one of `compute_precisions`.
+        open_session: Opens any ONNX graph, for detectors and measurements. None if it runs engines only.
+        compute_precisions: The precisions the runtime supports. `why_not` excludes those this machine lacks.
+        why_not: Returns the reason if this machine cannot compute in a precision, else None. Needs a loaded SDK.
+        needs_engines: Whether it runs only bundles that have engines for it.
     """
 
     name: str
@@ -46,7 +45,7 @@ class BackendSpec:
     needs_engines: bool = False
 
     def is_available(self) -> bool:
-        """Whether the SDK is installed; a device is not looked for."""
+        """Return whether the SDK is installed. Devices are not checked."""
         try:
             self.load_sdk()
         except BackendUnavailableError:

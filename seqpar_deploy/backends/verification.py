@@ -1,10 +1,10 @@
-"""Whether a backend reproduces a bundle's golden sequences on this machine, and the file that keeps the answer.
+"""Check whether a backend reproduces a bundle's golden sequences on this machine, and store the result.
 
-    verified.json   one result for each backend, SDK version, GPU, driver and pair of engines that was checked
+    verified.json   one result per checked combination of backend, SDK version, GPU, driver and engines
 
-`auto` takes a backend on NVIDIA GPUs only after this check: its code depends on a driver, a GPU and an SDK that the
-export never saw. Equal means equal up to ties, as in the parity gate: where the checkpoint's two best tokens are closer
-than the recipe's `tie_margin`, FP16 may choose either.
+`auto` uses an NVIDIA backend only after this check, since its results depend on a driver, a GPU and an SDK that the
+export did not check. Ties count as equal, as in the parity gate: if the margin between the checkpoint's two best tokens
+is below the recipe's `tie_margin`, FP16 may choose either.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from seqpar_deploy.vocab import EOS
 _log = logging.getLogger(__name__)
 
 FORMAT = 1
-_PASSES = 3  # the first inference of a kind runs, the second is captured as a CUDA graph, the third replays it
+_PASSES = 3  # of each shape, the first inference runs, the second is captured as a CUDA graph, the third replays it
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """What a result holds for."""
+    """Identify the combination that a result applies to."""
 
     backend: str
     version: str  # of the SDK
@@ -48,14 +48,14 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """`failure` says in one line what differed, None if nothing did."""
+    """Hold the result of one check. `failure` is a one-line description of the difference, or None."""
 
     subject: Subject
     failure: str | None
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `verified.json`."""
+    """Hold the content of `verified.json`."""
 
     format: int
     bundle: str  # its digest
@@ -63,7 +63,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def subject_of(bundle: Bundle, spec: BackendSpec) -> Subject:
-    """What a check made here and now would hold for. Raises BackendUnavailableError: no SDK, or no GPU."""
+    """Return the subject of a check on this machine. Raises BackendUnavailableError if there is no SDK or no GPU."""
     version, gpu = str(spec.load_sdk().__version__), cuda.find_gpu()
     return Subject(
         backend=spec.name,
@@ -82,28 +82,28 @@ def _engines_digest(bundle: Bundle, runtime: str) -> str:
         try:
             found.append(json.dumps(json.loads(file.read_bytes())["plans"], sort_keys=True))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # opening says what is wrong with it
+            continue  # opening the engines reports the problem
     return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 def known_result(bundle: Bundle, subject: Subject) -> Result | None:
-    """The result that an earlier check of the same subject left."""
+    """Return the stored result of an earlier check of the same subject, or None."""
     found = (result for result in _results(bundle) if result.subject == subject)
     return next(found, None)
 
 
 def keep_result(bundle: Bundle, result: Result) -> None:
-    """Add a result to those of the bundle, in place of one of the same subject."""
+    """Store a result with those of the bundle, and replace one of the same subject."""
     others = (other for other in _results(bundle) if other.subject != result.subject)
     verified = Verified(format=FORMAT, bundle=bundle.digest, results=(*others, result))
     try:
         write_sidecar(bundle, VERIFIED, msgspec.json.format(msgspec.json.encode(verified)) + b"\n")
     except SeqparError as error:
-        _log.warning("%s cannot be kept, so the next opening checks again: %s", VERIFIED, error)
+        _log.warning("cannot store %s, so the check will run again: %s", VERIFIED, error)
 
 
 def _results(bundle: Bundle) -> list[Result]:
-    """Of every readable file, the bundle folder's first."""
+    """Return the results of all readable files, the bundle folder's first."""
     results: list[Result] = []
     for path, content in sidecars(bundle, VERIFIED):
         try:
@@ -117,9 +117,13 @@ def _results(bundle: Bundle) -> list[Result]:
 
 
 def difference_from_golden(bundle: Bundle, backend: Backend[Any]) -> str | None:
-    """Where a backend leaves the checkpoint's greedy sequences of the golden crops, in one line; None if nowhere.
+    """Compare a backend's greedy sequences of the golden crops with the checkpoint's.
 
-    Raises BackendError: it does not run at all.
+    Returns:
+        One line on the first difference, or None if there is none.
+
+    Raises:
+        BackendError: The backend fails.
     """
     assert isinstance(backend, GreedyBackend)
     golden = bundle.golden()
@@ -142,33 +146,39 @@ def difference_from_golden(bundle: Bundle, backend: Backend[Any]) -> str | None:
 
 
 def _problem(
-    bundle: Bundle, golden: dict[str, Any], batch: slice, said: Sequence[Sequence[int]], log_probs: Float32Array
+    bundle: Bundle, golden: dict[str, Any], batch: slice, rows: Sequence[Sequence[int]], log_probs: Float32Array
 ) -> str | None:
     tie_margin = float(bundle.manifest["recipe"]["parity"]["tie_margin"])
-    for crop, tokens in enumerate(said, start=batch.start):
-        wanted = _up_to_eos(golden["tokens"][crop, 1:].tolist())
+    for crop, tokens in enumerate(rows, start=batch.start):
+        expected = _up_to_eos(golden["tokens"][crop, 1:].tolist())
         if not np.isfinite(log_probs[crop - batch.start, : len(tokens)].max(axis=-1)).all():
             return f"golden crop {crop}: log-probabilities must be finite, got NaN or infinity"
-        difference = first_difference(wanted, tokens, golden["log_probs"][crop])
+        difference = first_difference(expected, tokens, golden["log_probs"][crop])
         if difference is not None and not difference[1] < tie_margin:
             step, margin = difference
             return (
-                f"golden crop {crop}, step {step}: tokens must be {wanted[step : step + 3]}, got "
+                f"golden crop {crop}, step {step}: tokens must be {expected[step : step + 3]}, got "
                 f"{list(tokens[step : step + 3])} (margin {margin:.2g}, a tie is below {tie_margin:g})"
             )
     return None
 
 
-def first_difference(wanted: Sequence[int], got: Sequence[int], log_probs: Float32Array) -> tuple[int, float] | None:
-    """The step at which a sequence leaves the reference's, and by how much the reference preferred its own token there.
+def first_difference(expected: Sequence[int], got: Sequence[int], log_probs: Float32Array) -> tuple[int, float] | None:
+    """Find the first step at which a sequence differs from the reference's.
 
-    `log_probs` (S, V) are the reference's along its own sequence. To stop early or to go on after the end is no tie:
-    its margin is infinite. None if the sequences are equal.
+    Args:
+        expected: The reference's tokens.
+        got: The tokens to compare.
+        log_probs: The reference's log-probabilities along its own sequence, (S, V).
+
+    Returns:
+        The step, and the reference's margin there: its log-probability of its own token minus that of the other. The
+            margin is infinite if one sequence ends earlier. None if the sequences are equal.
     """
-    for step, (meant, said) in enumerate(itertools.zip_longest(wanted, got)):
-        if meant != said:
-            either_ended = meant is None or said is None
-            return step, math.inf if either_ended else float(log_probs[step, meant] - log_probs[step, said])
+    for step, (own, other) in enumerate(itertools.zip_longest(expected, got)):
+        if own != other:
+            either_ended = own is None or other is None
+            return step, math.inf if either_ended else float(log_probs[step, own] - log_probs[step, other])
     return None
 
 

@@ -1,1 +1,1 @@
-"""Measuring: alternatives timed against each other in one run, with the machine they ran on."""
+"""Benchmarks: variants timed against each other in one run, together with the machine's roofline."""

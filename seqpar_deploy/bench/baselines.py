@@ -1,4 +1,4 @@
-"""The graphs of `exporting.baseline_graphs` in ONNX Runtime, as backends. They support greedy decoding only."""
+"""Backends that run the graphs of `exporting.baseline_graphs` in ONNX Runtime. They support greedy decoding only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Run = Callable[..., list[Any]]
 
 
 def open_graph(path: Path, *, threads: int | None) -> Run:
-    """Open a graph as a function of its inputs, by name, that returns its outputs. Raises BackendError."""
+    """Open a graph as a function from its named inputs to its outputs. Raises BackendError."""
     session = OnnxRuntimeSession(path, threads=threads)
     return lambda **inputs: list(session.run(inputs).values())
 
 
 class _GrowingState:
-    """Leaves out what greedy decoding does not use."""
+    """Base of the states, without truncation, which greedy decoding does not use."""
 
     def truncate(self, lengths: Int64Array) -> None:
         raise NotImplementedError("baselines decode greedily and never truncate")

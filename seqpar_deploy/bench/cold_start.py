@@ -1,9 +1,9 @@
-"""The time from the start of a process to its first prediction, as after a restart or in a cloud function.
+"""Measure the time from the start of a process to its first prediction, as after a restart or in a cloud function.
 
     python -m seqpar_deploy.bench.cold_start BUNDLE --backend onnxruntime
 
-That process does what the README's example does and prints the seconds of each part. The files are in the system's
-cache, because they were read before.
+That process runs the README's example and prints the seconds of each part. The bundle's files are in the system's
+cache, since they were read before.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ _TIMEOUT = 600  # seconds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColdStart:
-    """Seconds from the start of the process to its first prediction, and of these the seconds of loading and of the
-    first call; peak memory in bytes, None if the system does not report it."""
+    """Hold the times of a cold start.
+
+    Attributes:
+        cold_start_seconds: From the start of the process to its first prediction.
+        load_seconds: The part for loading.
+        first_call_seconds: The part for the first call.
+        peak_memory_bytes: Peak memory of the process, or None if the system does not report it.
+    """
 
     cold_start_seconds: float
     load_seconds: float
@@ -43,7 +49,9 @@ def measure_cold_start(arguments: Sequence[str]) -> ColdStart:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise BackendError(f"a new process did not finish within {_TIMEOUT} s") from None
+        raise BackendError(
+            f"a new process must predict within {_TIMEOUT} s, it took longer; leave this variant out"
+        ) from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
         raise BackendError(f"a new process failed: {last}") from None

@@ -1,8 +1,8 @@
-"""A comparison of variants: each does the same job end to end, from raw crops to attributes.
+"""Compare variants: each does the same work end to end, from raw crops to attributes.
 
-Variants are interleaved, so that a drift of the machine's speed affects all of them alike. Ratios are of medians within
-one run. Each turn takes other crops, because decoding takes longer for some than for others. Tokens are compared too: a
-faster variant that returns other tokens does not count.
+Variants are interleaved, so that a drift of the machine's speed affects all of them equally. Ratios are of medians
+within one run. Each turn uses other crops, since decoding time depends on the crop. Tokens are compared too: a faster
+variant that returns other tokens does not count.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Input:
-    """Raw crops, and how they are prepared as batches."""
+    """Hold raw crops, and the settings to prepare them as batches."""
 
     crops: Sequence[Crop]
     dimensions: Dimensions
     preprocessing: Preprocessing
 
     def chosen(self, start: int, batch: int) -> list[Crop]:
-        """`batch` crops from index `start` on, modulo their number."""
+        """Return `batch` crops from index `start` on, modulo their number."""
         return [self.crops[(start + i) % len(self.crops)] for i in range(batch)]
 
     def prepared(self, crops: Sequence[Crop]) -> npt.NDArray[np.uint8]:
@@ -78,11 +78,17 @@ class Stages:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """All runs of one variant.
+    """Hold all runs of one variant.
 
-    `seconds` are end to end; `stages`, `steps` and `step_seconds` are medians. `joules_per_crop` is None if the machine
-    has no energy counter. `identical`: every run returned the reference's tokens, which is the first variant that is
-    not reduced.
+    Attributes:
+        variant: The variant.
+        is_reference: Whether the other variants' tokens are compared with this one's.
+        seconds: Seconds per run, end to end.
+        stages: Median seconds per stage.
+        steps: Median decoder steps per run.
+        step_seconds: Median seconds per decoder step.
+        joules_per_crop: Energy, or None if the machine has no readable counter.
+        identical: Whether every run returned the tokens of the reference, the first variant that is not reduced.
     """
 
     variant: Variant
@@ -144,8 +150,10 @@ def run_comparison(
 
 
 def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: float) -> float:
-    """Crops per second in batches of this size, from raw crops to attributes: the median of runs for about `seconds`,
-    after one warm-up run."""
+    """Return crops per second in batches of this size, from raw crops to attributes.
+
+    It is the median of runs for about `seconds`, after one warm-up run.
+    """
     crops, max_steps = given.chosen(0, batch), given.dimensions.capacity - 1
 
     def work() -> None:
@@ -155,7 +163,7 @@ def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: f
 
 
 def _take_turn(variant: Variant, crops: Sequence[Crop], given: Input, meter: ReadJoules | None) -> _Turn:
-    # A GreedyBackend decodes without calls of `step`, so its decoding counts as a whole.
+    # A GreedyBackend decodes without calls of `step`, so its decoding is timed as a whole.
     watch = None if isinstance(variant.backend, GreedyBackend) else _Stopwatch(variant.backend)
     before = meter() if meter else 0.0
     start = time.perf_counter()
@@ -177,7 +185,7 @@ def _take_turn(variant: Variant, crops: Sequence[Crop], given: Input, meter: Rea
 
 
 class _Stopwatch:
-    """A backend that adds up the seconds of its steps."""
+    """Wrap a backend, and add up the seconds of its steps."""
 
     def __init__(self, backend: Backend[Any]) -> None:
         self._backend = backend

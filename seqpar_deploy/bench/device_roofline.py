@@ -1,4 +1,4 @@
-"""The roofline of a GPU, or of PyTorch on a CPU. For a CPU with all its libraries, see `roofline.py`."""
+"""Measure the roofline of a GPU, or of PyTorch on a CPU. `roofline.py` measures all libraries of a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energy of a processor, from its counters if it has any: RAPL for CPUs, NVML for NVIDIA GPUs."""
+"""Read the energy counters of a processor: RAPL for CPUs, NVML for NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ReadJoules = Callable[[], float]  # joules since an arbitrary moment
 
 
 def open_meter(device: str, *, powercap: Path = POWERCAP) -> ReadJoules | None:
-    """Open the energy counter of `cpu` or `cuda`; None if the machine has none that can be read.
+    """Open the energy counter of `cpu` or `cuda`. Returns None if the machine has no readable one.
 
-    It counts the whole processor, for all processes: measure on an otherwise idle machine.
+    It counts the whole processor, for all processes, so measure on an otherwise idle machine.
     """
     if device.startswith("cuda"):
         return _nvml_meter()
@@ -24,7 +24,7 @@ def open_meter(device: str, *, powercap: Path = POWERCAP) -> ReadJoules | None:
 
 
 def _is_package(folder: Path) -> bool:
-    """Whether this is a whole processor, not a part of one, with a readable counter (often only root may read it)."""
+    """Return whether this is a whole processor with a readable counter. Often only root may read it."""
     try:
         int((folder / "energy_uj").read_text())
         int((folder / "max_energy_range_uj").read_text())

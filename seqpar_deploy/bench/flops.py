@@ -1,4 +1,4 @@
-"""FLOPs and bytes of a model, counted in a bundle's graphs.
+"""Count FLOPs and bytes of a model in a bundle's graphs.
 
 Matrix multiplications and convolutions count, 2 FLOPs per multiply-add, as in torch's FlopCounterMode. The ONNX files
 are read without the onnx package. Field numbers are those of onnx.proto: GraphProto.node 1, .initializer 5, .input 11,
@@ -24,32 +24,34 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gemm:
-    """A matrix multiplication or convolution of a graph; `sides` are (rows, inner, columns) if it is by a weight."""
+    """Describe a matrix multiplication or convolution. `sides` is (rows, inner, columns) if an operand is a weight."""
 
     flops: int
     sides: tuple[int, int, int] | None
 
 
 def encoder_flops(bundle: Bundle, rows: int = 1) -> int:
-    """FLOPs of the encoder on `rows` crops. Raises BundleFormatError."""
+    """Return the FLOPs of the encoder on `rows` crops. Raises BundleFormatError."""
     return sum(gemm.flops for gemm in graph_gemms(bundle.encoder, {"B": rows}))
 
 
 def encoder_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
-    """Bytes the encoder must move: it reads weights and crops and writes `cross_kv`."""
+    """Return the bytes that the encoder must move: it reads weights and crops, and writes `cross_kv`."""
     d = bundle.dimensions
     cross_kv = 2 * d.layers * d.heads * d.head_size * d.image_tokens * BYTES_OF[_activations(bundle, precision)]
     return _weight_bytes(bundle, bundle.encoder, precision) + rows * (3 * d.image_size**2 + cross_kv)
 
 
 def step_flops(bundle: Bundle, rows: int = 1) -> int:
-    """FLOPs of one decoder step of one token per row. Raises BundleFormatError."""
+    """Return the FLOPs of one decoder step of one token per row. Raises BundleFormatError."""
     return sum(gemm.flops for gemm in graph_gemms(bundle.decoder_step, {"B": rows, "T": 1}))
 
 
 def step_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
-    """Bytes a decoder step must move: it reads weights and the image tokens' keys and values, and reads and writes the
-    cache."""
+    """Return the bytes that a decoder step must move.
+
+    It reads weights and the image tokens' keys and values, and reads and writes the cache.
+    """
     d = bundle.dimensions
     slots = rows * (d.image_tokens + 2 * d.capacity)
     cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[_activations(bundle, precision)]
@@ -57,11 +59,15 @@ def step_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
 
 
 def largest_gemm(bundle: Bundle) -> tuple[int, int, int]:
-    """(rows, inner, columns) of the encoder's largest GEMM by a weight, for one crop. Raises BundleFormatError."""
+    """Return (rows, inner, columns) of the encoder's largest GEMM with a weight, for one crop.
+
+    Raises BundleFormatError.
+    """
     by_weights = [gemm for gemm in graph_gemms(bundle.encoder, {"B": 1}) if gemm.sides]
     if not by_weights:
         raise BundleFormatError(
-            f"{bundle.encoder} must hold matrix multiplications by weights; export the bundle again"
+            f"{bundle.encoder} must have matrix multiplications with weights, got none; "
+            "export the bundle again with seqpar-export"
         )
     sides = max(by_weights, key=lambda gemm: gemm.flops).sides
     assert sides is not None
@@ -69,7 +75,10 @@ def largest_gemm(bundle: Bundle) -> tuple[int, int, int]:
 
 
 def graph_gemms(graph: Path, sizes: Mapping[str, int]) -> list[Gemm]:
-    """The GEMMs and convolutions of an ONNX graph, with these sizes for its dimensions. Raises BundleFormatError."""
+    """Return the GEMMs and convolutions of an ONNX graph, with these sizes for its dimensions.
+
+    Raises BundleFormatError.
+    """
     try:
         return list(_graph_gemms(memoryview(graph.read_bytes()), sizes))
     except (KeyError, ValueError, IndexError) as error:
@@ -77,7 +86,7 @@ def graph_gemms(graph: Path, sizes: Mapping[str, int]) -> list[Gemm]:
 
 
 def _activations(bundle: Bundle, precision: str) -> str:
-    """The precision of a graph's inputs and outputs: int8 graphs have smaller weights only."""
+    """Return the precision of a graph's inputs and outputs. In int8 graphs, only weights are smaller."""
     return bundle.precision if precision == "int8" else precision
 
 
@@ -92,7 +101,7 @@ def _weight_bytes(bundle: Bundle, graph: Path, precision: str) -> int:
 def _graph_gemms(model: memoryview, sizes: Mapping[str, int]) -> Iterator[Gemm]:
     graph = next(_messages(model, 7), None)
     if graph is None:
-        raise ValueError("the file holds no graph")
+        raise ValueError("the file has no graph")
     weights = dict(_initializer(tensor) for tensor in _messages(graph, 5))
     values = {_texts(value, 1)[0]: value for field in (11, 12, 13) for value in _messages(graph, field)}
 
@@ -136,7 +145,7 @@ def _size(dimension: memoryview, sizes: Mapping[str, int]) -> int:
 
 
 def _evaluate(text: str, sizes: Mapping[str, int]) -> int:
-    """Sums and products of numbers and names, for example `T + 27`."""
+    """Evaluate sums and products of numbers and names, for example `T + 27`."""
     if "+" in text:
         return sum(_evaluate(part, sizes) for part in text.split("+"))
     if "*" in text:

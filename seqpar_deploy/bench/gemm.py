@@ -1,7 +1,7 @@
-"""The peak rate of matrix multiplication (GEMM) on this CPU, over all installed libraries.
+"""Measure the peak rate of matrix multiplication (GEMM) on this CPU, over all installed libraries.
 
 A single library can be slow on some CPUs (for example MKL on AMD), and a share of its rate would flatter the model.
-So every library is measured, at the model's largest shape and at a large square, and the best rate counts.
+So every library is measured, with the model's largest shape and with a large square, and the best rate counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def best_rate(
 ) -> tuple[float | None, str | None]:
     """Return (FLOPs per second, library and shape) of the fastest GEMM, or (None, None) if no library supports it.
 
-    The fastest run counts, because a peak is not slowed by other processes.
+    The fastest run counts, since other processes can only slow a run down.
     """
     found: list[tuple[float, str]] = []
     for name, make_gemm in LIBRARIES.items():

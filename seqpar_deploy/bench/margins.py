@@ -1,7 +1,7 @@
-"""Choices of a model in native precision, and how far another precision shifts their margins.
+"""Measure how much a reduced precision shifts the margins of a model's tokens.
 
-The margin of a choice is the lead of the best token over the second, in log-probability. If a precision shifts it by
-more, the choice may change. `fallback_margin` is the shift that nearly no choice exceeds.
+The margin of a token is its lead over the second best, in log-probability. A token may change if a precision shifts its
+margin by more than that. `fallback_margin` is the shift that 99.9 % of the tokens do not exceed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, PAD
 
-SHIFT_QUANTILE = 0.999  # share of all choices whose margin shifts by less than the fallback margin
-_BATCH = 8  # crops per batch: only tokens and log-probabilities count here
+SHIFT_QUANTILE = 0.999  # share of all tokens whose margin shifts by less than the fallback margin
+_BATCH = 8  # crops per batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Results of native precision on M crops."""
+    """Hold the results of native precision on M crops."""
 
     generations: list[Generation]
     sequences: Int64Array  # (M, C): `<bos>`, the tokens, `<pad>`
@@ -35,18 +35,18 @@ class Reference:
 
     @property
     def is_choice(self) -> npt.NDArray[np.bool_]:
-        """(M, C - 1): whether a token was chosen there; positions after `<eos>` are no choices."""
+        """Whether a token was generated at each position, (M, C - 1). False after `<eos>`."""
         lengths = np.array([len(generation.tokens) for generation in self.generations])
         return np.asarray(np.arange(self.log_probs.shape[1]) < lengths[:, None])
 
 
 def prepare(bundle: Bundle, crops: Sequence[Crop]) -> Crop:
-    """Raw crops as a batch of the bundle's input."""
+    """Prepare raw crops as a batch of the bundle's input."""
     return prepare_batch(crops, image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
 
 
 def batch_size(backend: Backend[Any]) -> int:
-    """Crops per batch, within the backend's limit."""
+    """Return the crops per batch, within the backend's limit."""
     return min(_BATCH, backend.max_rows or _BATCH)
 
 
@@ -62,7 +62,7 @@ def make_reference(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_pro
         generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
         for row, generation in enumerate(generations[start:], start):
             sequences[row, 1 : 1 + len(generation.tokens)] = generation.tokens
-        # Finished rows have left the state, so the log-probabilities need another.
+        # Finished rows were removed from the state, so the log-probabilities need a new one.
         log_probs.append(backend.step(backend.encode(prepared[rows]), sequences[rows, :-1]).log_probs)
         on_progress(len(generations), len(prepared))
     return Reference(generations=generations, sequences=sequences, log_probs=np.concatenate(log_probs))
@@ -85,7 +85,7 @@ def decode_along(
 
 
 def fallback_margin(log_probs: Float32Array, reference: Reference) -> float:
-    """The shift of the margins along the reference's sequences that nearly no choice exceeds."""
+    """Return the shift of the margins that 99.9 % of the tokens in the reference's sequences do not exceed."""
     choices = np.argsort(reference.log_probs, axis=-1)[..., :-3:-1]
     shifts = np.abs(_margins(log_probs, choices) - _margins(reference.log_probs, choices))
     return float(np.quantile(shifts[reference.is_choice], SHIFT_QUANTILE))

@@ -1,5 +1,7 @@
-"""One benchmark run: the comparison of variants, their other costs, and the machine's roofline. The result is JSON and
-names the machine and the bundle."""
+"""Run one benchmark: the comparison of variants, their other costs, and the machine's roofline.
+
+The result is JSON and names the machine and the bundle.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,11 @@ class Settings:
     """Settings of a benchmark run.
 
     Attributes:
-        crops: Crops per run.
-        runs: Timed runs per variant.
-        batches: Batch sizes for throughput. Default: those of BATCHES up to the bundle's largest batch.
+        crops: Crops per run. Default: 1.
+        runs: Timed runs per variant. Default: 5.
+        batches: Batch sizes for throughput. Default: those of 1, 4 and 16 up to the bundle's largest batch.
         threads: CPU threads. Default: each runtime's own choice.
-        seconds: Seconds per throughput and per rate of the roofline, about.
+        seconds: Approximate seconds per throughput and per rate of the roofline. Default: 0.5.
     """
 
     crops: int = 1
@@ -105,7 +107,7 @@ def measure(
 
 
 def _model(bundle: Bundle) -> dict[str, int]:
-    """FLOPs and bytes of one crop and of one decoder step of one token, in the graphs' own precision."""
+    """Return FLOPs and bytes of one crop and of one decoder step of one token, in the graphs' own precision."""
     return {
         "encoder_flops": flops.encoder_flops(bundle),
         "encoder_bytes": flops.encoder_bytes(bundle, bundle.precision),
@@ -150,7 +152,7 @@ def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str
         "steps": timing.steps,
         "step_seconds": timing.step_seconds,
         "identical": timing.identical,
-        "reference": timing.is_reference,  # the others' tokens are compared with its tokens
+        "reference": timing.is_reference,  # whether the other variants' tokens are compared with this one's
         **cold_start,
         "joules_per_crop": timing.joules_per_crop,
         "throughput": throughput,
@@ -158,7 +160,7 @@ def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str
 
 
 def _shares(timing: Timing, roofline: Roofline, bundle: Bundle, rows: int) -> list[dict[str, Any]]:
-    """Shares of the CPU's roofline, of a variant that runs the bundle's graphs. For GPUs, see gpu_check.py."""
+    """Return the shares of the CPU's roofline of a variant that runs the bundle's graphs. gpu_check.py is for GPUs."""
     variant = timing.variant
     if not variant.as_bundle or variant.backend.device != "cpu":
         return []
@@ -171,7 +173,7 @@ def _shares(timing: Timing, roofline: Roofline, bundle: Bundle, rows: int) -> li
         "encoder": flops.encoder_bytes(bundle, variant.precision, rows),
         "decoder_step": flops.step_bytes(bundle, variant.precision, rows),
     }
-    # An encoder streams its weights. A step finds some of its weights in the cache, left there by the step before.
+    # An encoder streams its weights from memory. A step finds some of its weights in the cache, from the previous step.
     bandwidth = {"encoder": roofline.streamed_bytes_per_second, "decoder_step": roofline.bytes_per_second}
     found = []
     for graph, taken in seconds.items():

@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, with the library that reads it fastest."""
+"""Measure this machine's memory read rate with the fastest library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Work = Callable[[], object]
 def best_read(size: int, *, threads: int | None, seconds: float) -> tuple[float, str]:
     """Return (bytes per second, library) of reading an array of `size` bytes repeatedly, on all cores or in `threads`.
 
-    An array that fits into a cache is read from there, as the weights of a small decoder are. The fastest run counts.
+    An array that fits into a cache is read from there, like the weights of a small decoder. The fastest run counts.
     """
     array = np.ones(max(1, size // 4), dtype=np.float32)
     parts = np.array_split(array, threads or usable_cores())
@@ -44,7 +44,7 @@ def _dot(part: Floats) -> float:
 
 
 def _matrix_by_vector(array: Floats) -> Work:
-    """The access pattern of a decoder step."""
+    """Return a matrix-vector product, which has the access pattern of a decoder step."""
     inner = min(1024, array.size)
     matrix = array[: array.size // inner * inner].reshape(-1, inner)
     vector = np.ones(inner, dtype=np.float32)

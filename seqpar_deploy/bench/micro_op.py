@@ -1,4 +1,4 @@
-"""A one-node ONNX model, written without the onnx package, to time a runtime's own matrix multiplication.
+"""Write a one-node ONNX model without the onnx package, to time a runtime's own matrix multiplication.
 
 Field numbers are those of onnx.proto, where TensorProto.data_type is 1 for float32, 2 for uint8, 3 for int8, 6 for
 int32.
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 def one_op_model(operator: str, given: tuple[str, Shape], weight: npt.NDArray[Any], result: tuple[str, Shape]) -> bytes:
-    """A serialised model of `y = operator(x, weight)`, with the types and shapes of x and y."""
+    """Return a serialised model of `y = operator(x, weight)`. `given` and `result` are type and shape of x and y."""
     dims = b"".join(_field(1, side) for side in weight.shape)
     kind, content = _field(2, _TYPES[weight.dtype.name]), np.ascontiguousarray(weight).tobytes()
     initializer = dims + kind + _field(8, b"weight") + _field(9, content)

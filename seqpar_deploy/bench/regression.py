@@ -1,4 +1,4 @@
-"""Two benchmark results, variant by variant: did anything become slower?"""
+"""Compare two benchmark results variant by variant, to find regressions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from seqpar_deploy.errors import SeqparError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression:
-    """Medians of the variants that both results have, and other differences, one line each in `notes`."""
+    """Hold the comparison of two results.
+
+    Attributes:
+        medians: The two medians of each variant that both results have, in seconds.
+        notes: Other differences, one line each.
+        lost: Variants that only the first result has, or that return the reference's tokens in the first only.
+    """
 
     medians: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...]
-    lost: tuple[str, ...]  # variants that only the first has, or that return the reference's tokens in the first only
+    lost: tuple[str, ...]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -32,7 +38,7 @@ class Regression:
         return {name: ratio for name, ratio in self.ratios.items() if not ratio <= factor}
 
     def format(self) -> str:
-        """The medians as a table, then the notes."""
+        """Format the medians as a table, then the notes."""
         rows = [("variant, ms", "first", "second", "second / first")]
         for name, (first, second) in self.medians.items():
             rows.append((name, f"{1e3 * first:.1f}", f"{1e3 * second:.1f}", f"{second / first:.3f}"))
@@ -46,7 +52,7 @@ def compare(first: Path, second: Path, *, variant: str | None = None) -> Regress
     if variant is not None:
         for found, path in zip(medians, (first, second), strict=True):
             if variant not in found:
-                raise SeqparError(f"{path} has no variant {variant!r}; it has {', '.join(found)}")
+                raise SeqparError(f"variant must be one of {', '.join(found)}, as in {path}, got {variant!r}")
     both = [name for name in medians[0] if name in medians[1] and variant in (None, name)]
     if not both:
         raise SeqparError(f"{first} and {second} have no variant in common; measure the same variants")
@@ -69,11 +75,11 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SeqparError(f"{path} cannot be read: {error.strerror}") from None
+        raise SeqparError(f"{path} cannot be read: {error.strerror}; pass a result of seqpar-bench") from None
     except (ValueError, RecursionError) as error:
-        raise SeqparError(f"{path} is not JSON: {error}; pass a result of seqpar-bench") from None
+        raise SeqparError(f"{path} must be a JSON result of seqpar-bench: {error}; pass a file that it wrote") from None
     if not isinstance(result, dict):
-        raise SeqparError(f"{path} is not a result of seqpar-bench; pass a JSON file that it wrote")
+        raise SeqparError(f"{path} must be a result of seqpar-bench, got other JSON; pass a file that it wrote")
     return result
 
 
@@ -86,16 +92,18 @@ def _medians(result: Mapping[str, Any], path: Path) -> dict[str, float]:
             raise ValueError("times must be above 0")
         return medians
     except (KeyError, TypeError, ValueError):
-        raise SeqparError(f"{path} is not a result of seqpar-bench; pass a JSON file that it wrote") from None
+        raise SeqparError(
+            f"{path} must be a result of seqpar-bench, got other JSON; pass a file that it wrote"
+        ) from None
 
 
 def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Other differences, which may be the reason."""
+    """Return other differences of the results, which may explain a regression."""
     notes = []
     machines = [result.get("machine") or {} for result in (first, second)]
-    for what in ("processor", "cores", "memory_gb"):
-        if machines[0].get(what) != machines[1].get(what):
-            notes.append(f"the machines differ: {what} {machines[0].get(what)}, then {machines[1].get(what)}")
+    for key in ("processor", "cores", "memory_gb"):
+        if machines[0].get(key) != machines[1].get(key):
+            notes.append(f"the machines differ: {key} {machines[0].get(key)}, then {machines[1].get(key)}")
     packages = [machine.get("packages") or {} for machine in machines]
     for name in sorted(packages[0].keys() | packages[1].keys()):
         if packages[0].get(name) != packages[1].get(name):

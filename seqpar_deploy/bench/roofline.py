@@ -1,4 +1,4 @@
-"""The roofline of this machine's CPU: peak GEMM rates and memory bandwidth, measured in the run that quotes them."""
+"""Measure the roofline of this machine's CPU, which is its peak GEMM rates and memory bandwidth, in the same run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from seqpar_deploy.bench.memory import best_read
 from seqpar_deploy.machine import thread_limit
 from seqpar_deploy.progress import Progress, silent
 
-BEYOND_CACHE = 1 << 29  # bytes: more than any processor's last cache of today holds
+BEYOND_CACHE = 1 << 29  # bytes, more than the last-level cache of any current processor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """Peak rates, and the library that reached each.
+    """Hold peak rates, and the library that reached each.
 
-    `gemm_flops_per_second` holds one rate per precision (2 FLOPs per multiply-add), None if neither the processor nor
-    the libraries support it. `bytes_per_second` is the rate of reading as many bytes as one decoder step reads, again
-    and again, as decoding does. `streamed_bytes_per_second` is the rate of reading more than any cache holds.
+    Attributes:
+        gemm_flops_per_second: One rate per precision, 2 FLOPs per multiply-add. None if neither the processor nor the
+            libraries support it.
+        gemm_by: The library and shape of each rate.
+        bytes_per_second: Rate of repeatedly reading as many bytes as one decoder step reads.
+        bytes_by: The library of that rate.
+        streamed_bytes_per_second: Rate of reading more bytes than any cache has.
+        streamed_by: The library of that rate.
     """
 
     gemm_flops_per_second: Mapping[str, float | None]
@@ -30,7 +35,7 @@ class Roofline:
     streamed_by: str
 
     def gemm_rate(self, precision: str) -> float:
-        """FLOPs per second in this precision, or in FP32, which CPUs fall back to."""
+        """Return the FLOPs per second in this precision, or in FP32, the fallback of CPUs."""
         rate = self.gemm_flops_per_second.get(precision) or self.gemm_flops_per_second["fp32"]
         assert rate is not None  # NumPy supports FP32 everywhere
         return rate
@@ -46,9 +51,9 @@ def measure_roofline(
     beyond_cache: int = BEYOND_CACHE,
     progress: Progress = silent,
 ) -> Roofline:
-    """Measure each rate as the best that any installed library reaches in about `seconds`.
+    """Measure each rate as the best of all installed libraries, for about `seconds` each.
 
-    `largest_gemm` is (rows, inner, columns) of the encoder's largest GEMM, tried beside a large square one.
+    `largest_gemm` is (rows, inner, columns) of the encoder's largest GEMM. A large square one is measured as well.
     """
     threads = thread_limit() if threads is None else threads
     shapes = [largest_gemm, (square, square, square)]

@@ -1,4 +1,4 @@
-"""Benchmark results as text."""
+"""Format benchmark results as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = Sequence[str]
 
 
 def format_result(result: Mapping[str, Any]) -> str:
-    """All measurements of a run: times, costs, the machine's roofline, and skipped variants."""
+    """Format all measurements of a run: times, costs, the machine's roofline, and skipped variants."""
     settings, machine = result["settings"], result["machine"]
     crops, runs = settings["crops"], settings["runs"]
     head = (
@@ -28,7 +28,7 @@ def format_result(result: Mapping[str, Any]) -> str:
 
 
 def format_columns(rows: Sequence[Row]) -> str:
-    """Rows in columns: the first aligned left, the others aligned right."""
+    """Format rows in columns. The first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

@@ -1,4 +1,4 @@
-"""How long a call takes."""
+"""Time calls."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 def median_seconds(work: Callable[[], object], device: str = "cpu", *, seconds: float = 1.0, least: int = 3) -> float:
-    """Median seconds of `work`, including the device's, repeated for about `seconds` after one warm-up."""
+    """Return the median seconds of `work`, with the device's work, over about `seconds` after one warm-up."""
     return float(np.median(durations(work, device, seconds=seconds, least=least)))
 
 
 def durations(
     work: Callable[[], object], device: str = "cpu", *, seconds: float, least: int = 3, most: int = 1000
 ) -> list[float]:
-    """Seconds of each run of `work`, after one warm-up."""
+    """Return the seconds of each run of `work`, after one warm-up."""
     taken: list[float] = []
     work()
     wait_for(device)

@@ -1,4 +1,4 @@
-"""The variants in PyTorch, which share one model's weights. torch is imported when one is made."""
+"""The variants in PyTorch, which share one model's weights. torch is imported when the first is made."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from seqpar_deploy.modeling.sequencepar import SequencePAR
     from seqpar_deploy.vocab import LabelSet
 
-COMPILE_SECONDS = 600  # the longest that can still replace an export
+COMPILE_SECONDS = 600  # a longer compilation could not replace an export
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EagerModel:
-    """A checkpoint in PyTorch on a device, and the token table (V, d) its text tower makes of the phrases."""
+    """Hold a checkpoint in PyTorch on a device, and its token table (V, d)."""
 
     model: SequencePAR
     token_table: torch.Tensor
@@ -51,11 +51,11 @@ def load_model(
     device: str = "cpu",
     threads: int | None = None,
 ) -> EagerModel:
-    """The checkpoint a bundle was made of. Raises BackendUnavailableError without torch, CheckpointError."""
+    """Load the checkpoint of a bundle. Raises CheckpointError, or BackendUnavailableError without torch."""
     with export_extra():
         import torch
     if device == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError("--device is cuda, but PyTorch finds no GPU; leave it out for the CPU")
+        raise BackendUnavailableError("--device must be cpu, since PyTorch finds no GPU, got cuda; leave it out")
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_network(
@@ -64,44 +64,46 @@ def load_model(
         encoder=encoder,
         decoder_heads=decoder_heads,
         device=device,
-        keep_text_tower=True,  # `published` runs it
+        keep_text_tower=True,  # for `published`
     )
     return EagerModel(model=loaded.network, token_table=loaded.token_table, label_set=loaded.label_set)
 
 
 def published(eager: EagerModel) -> Backend[Any]:
-    """The published procedure, unchanged."""
+    """Return the published procedure, unchanged."""
     from seqpar_deploy.modeling.published import PublishedBackend
 
     return PublishedBackend(eager.model, eager.label_set.phrases, eager.label_set.preprocessing)
 
 
 def uncached_eager(eager: EagerModel) -> Backend[Any]:
-    """The text tower folded, no cache."""
+    """Return the network with the text tower folded, without a cache."""
     from seqpar_deploy.modeling.eager import EagerBackend
 
     return EagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
 
 
 def cached_eager(eager: EagerModel) -> Backend[Any]:
-    """The text tower folded, with a cache."""
+    """Return the network with the text tower folded, with a cache."""
     from seqpar_deploy.modeling.eager import CachedEagerBackend
 
     return CachedEagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
 
 
 def reduced_precision(device: str) -> str:
-    """The precision that PyTorch computes faster in than FP32. Raises BackendUnavailableError if there is none."""
+    """Return the precision that is faster than FP32 in PyTorch. Raises BackendUnavailableError if there is none."""
     if device == "cuda":
         return "fp16"
     if has_bf16():
         return "bf16"
-    raise BackendUnavailableError("this processor has no bf16 instructions")
+    raise BackendUnavailableError("bf16 needs a processor with bf16 instructions, which this one lacks")
 
 
 def reduced_eager(eager: EagerModel) -> Backend[Any]:
-    """As `cached_eager`, in `reduced_precision`; normalisations and logits stay in float32. It copies the weights, in
-    half of their memory."""
+    """Return `cached_eager` in `reduced_precision`, with normalisations and logits in float32.
+
+    It copies the weights, which takes half of their memory.
+    """
     import torch
     from torch import nn
 
@@ -111,16 +113,16 @@ def reduced_eager(eager: EagerModel) -> Backend[Any]:
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[reduced_precision(eager.device)]
     model = copy.deepcopy(eager.model).to(dtype)
     for norm in [module for module in model.modules() if isinstance(module, nn.LayerNorm)]:
-        norm.__class__ = sequencepar.LayerNorm  # open_clip's own normalises in the reduced type
+        norm.__class__ = sequencepar.LayerNorm  # open_clip's own computes in the reduced type
         norm.float()
     model.decoder.fc.float()
     return CachedEagerBackend(model, eager.token_table.to(dtype), eager.label_set.preprocessing)
 
 
 def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[Any]:
-    """As `cached_eager`, compiled by torch.compile for batches of `rows`.
+    """Return `cached_eager`, compiled by torch.compile for batches of `rows`.
 
-    Raises BackendError if compiling fails or takes longer than COMPILE_SECONDS.
+    Raises BackendError if the compilation fails or takes longer than COMPILE_SECONDS.
     """
     import numpy as np
 
@@ -129,7 +131,8 @@ def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[A
 
     if rows > 1:
         raise BackendError(
-            "finished rows leave the batch, and torch.compile would recompile for each size; use --crops 1"
+            f"torch.compile needs batches of 1 crop, got {rows}, since it would recompile for each batch size; "
+            "use --crops 1"
         )
     backend = CompiledEagerBackend(eager.model, eager.token_table, eager.label_set.preprocessing)
     logging.getLogger("torch.utils.cpp_extension").setLevel(
@@ -140,7 +143,7 @@ def compiled_eager(eager: EagerModel, bundle: Bundle, *, rows: int) -> Backend[A
     try:
         with _time_limit(COMPILE_SECONDS):
             Greedy().generate(backend, backend.encode(crops), max_steps=2)
-    except (Exception, _TimeUp) as error:  # the compiler raises all kinds
+    except (Exception, _TimeUp) as error:  # the compiler raises many kinds of exceptions
         _stop_compiling()
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackendError(f"torch.compile failed: {line}") from None
@@ -157,12 +160,12 @@ def _stop_compiling() -> None:
 
 
 class _TimeUp(BaseException):
-    """Not an Exception: the compiler catches many of those and falls back."""
+    """Raised at the time limit. It is not an Exception, since the compiler catches many of those and falls back."""
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """Raise _TimeUp in the block after `seconds`, and again each second, in case something caught it."""
+    """Raise _TimeUp in the block after `seconds`, and again each second in case it was caught."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise _TimeUp(f"compiling took longer than {seconds} s")

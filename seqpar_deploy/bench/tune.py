@@ -1,8 +1,8 @@
 """Find the fastest configuration of a bundle on this machine that returns the tokens of native precision.
 
-Reduced precision (bf16, int8) shifts log-probabilities a little. A token changes if the best choice leads the second by
-less than the shift, so low-margin crops are re-run in native precision. The fallback margin is measured here, on the
-crops, against the results in native precision; so is the share of crops below it, which is the cost of the fallback.
+Reduced precision (bf16, int8) shifts log-probabilities slightly. A token can change if its margin over the second best
+is below the shift, so low-margin crops are re-run in native precision. The fallback margin is measured here, on the
+crops, by comparison with native precision. The share of crops below it is the cost of the fallback.
 """
 
 from __future__ import annotations
@@ -42,15 +42,18 @@ ConfigurationKey = tuple[str, ComputePrecision, bool]  # and whether decoding is
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasuredConfiguration:
-    """One way to run a bundle, measured.
+    """Hold the measurements of one configuration.
 
     Attributes:
-        fallback_margin: Margin below which crops are re-run in native precision; None for native precision.
-        fallback_share: Share of the crops below that margin.
-        different: Crops whose tokens differ from those of native precision.
-        different_after_fallback: Those of them that the fallback would not re-run.
+        backend: Name of the backend.
+        compute_precision: `native`, `bf16` or `int8`.
+        speculative: Whether decoding is speculative.
+        fallback_margin: Crops with a margin below this value are re-run in native precision. None for `native`.
+        fallback_share: Share of the crops below that margin, 0 to 1.
+        different: Crops with other tokens than in native precision.
+        different_after_fallback: Those of them that the fallback does not re-run.
         seconds: Median seconds per crop, end to end, without the fallback.
-        expected_seconds: The same, with the fallback of an average crop.
+        expected_seconds: Seconds per crop with the average cost of the fallback.
     """
 
     backend: str
@@ -69,7 +72,15 @@ class MeasuredConfiguration:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The configurations, fastest first; what could not run; crops per second by batch size; and the choice."""
+    """Hold the result of tuning.
+
+    Attributes:
+        crops: Number of crops that were measured.
+        configurations: The configurations, fastest first.
+        skipped: One line per configuration that could not run, with the reason.
+        throughput: Crops per second by batch size.
+        choice: The chosen configuration.
+    """
 
     crops: int
     configurations: tuple[MeasuredConfiguration, ...]
@@ -79,12 +90,12 @@ class Tuning:
 
 
 def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) -> Tuning:
-    """Measure every configuration that runs on this machine and choose the fastest that keeps the tokens.
+    """Measure every configuration that runs on this machine, and choose the fastest that keeps the tokens.
 
     Args:
-        bundle: The bundle to tune.
-        crops: Raw crops, uint8 (h, w, 3), of any sizes. More crops give a better margin.
-        progress: Called per stage of work.
+        bundle: The opened bundle.
+        crops: Raw crops, uint8 (h, w, 3), of any sizes. More crops give a more reliable margin.
+        progress: Receives the progress of each stage. Default: none is reported.
 
     Returns:
         All measurements and the choice, which is not saved yet.
@@ -116,7 +127,9 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
                 generations[name, compute_precision, True] = _speculate(bundle, backend, prepared, on_progress)
         if reference is None:
             why = "; ".join(skipped) or "no backend is installed"
-            raise BackendUnavailableError(f"no backend runs {bundle.path} in native precision: {why}")
+            raise BackendUnavailableError(
+                f"no backend runs {bundle.path} in native precision: {why}; run seqpar doctor"
+            )
         with progress("timing one crop") as on_progress:
             seconds = _time_all(bundle, backends, crops, on_progress)
         configurations = _configurations(generations, margins, seconds, reference)
@@ -141,7 +154,7 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
 
 
 def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[BackendKey, Backend[Any]]:
-    """Every backend of this machine in every precision, if it passes the parity gate in native precision."""
+    """Open every backend of this machine in every precision, if it passes the parity gate in native precision."""
     opened: dict[BackendKey, Backend[Any]] = {}
     compute_precisions: tuple[ComputePrecision, ...] = ("native", *REDUCED_PRECISIONS)
     for name, compute_precision in itertools.product(backends_for(bundle), compute_precisions):
@@ -151,7 +164,7 @@ def _open_all(bundle: Bundle, stack: ExitStack, skipped: list[str]) -> dict[Back
             if compute_precision == "native":
                 _require_parity(bundle, backend)
             if compute_precision != "native" and (name, "native") not in opened:
-                raise BackendError("no native precision to fall back on")
+                raise BackendError("its native precision, which the fallback needs, cannot run")
             opened[name, compute_precision] = backend
         except BackendError as error:
             skipped.append(f"{name}, {compute_precision}: {error}")
@@ -170,7 +183,7 @@ def _generate(bundle: Bundle, backend: Backend[Any], prepared: Crop, speculative
 
 
 def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_progress: OnProgress) -> list[Generation]:
-    """Speculative generations: steps of many tokens may round differently from steps of one."""
+    """Decode speculatively: steps of several tokens may round differently from steps of one token."""
     generations: list[Generation] = []
     size = batch_size(backend)
     for start in range(0, len(prepared), size):
@@ -182,7 +195,7 @@ def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_progres
 def _time_all(
     bundle: Bundle, backends: dict[BackendKey, Backend[Any]], crops: Sequence[Crop], on_progress: OnProgress
 ) -> dict[ConfigurationKey, float]:
-    """Median seconds per crop, end to end; the configurations are interleaved, on the same crop in each round."""
+    """Return median seconds per crop, end to end. Configurations are interleaved, with the same crop in each round."""
     taken: dict[ConfigurationKey, list[float]] = {
         (*key, speculative): [] for key in backends for speculative in (False, True)
     }
@@ -207,7 +220,7 @@ def _configurations(
     seconds: dict[ConfigurationKey, float],
     reference: Reference,
 ) -> list[MeasuredConfiguration]:
-    """Fastest first."""
+    """Return the measured configurations, fastest first."""
     configurations = []
     for (name, compute_precision, speculative), taken in seconds.items():
         margin, found = margins[name, compute_precision], generations[name, compute_precision, speculative]
@@ -234,9 +247,9 @@ def _configurations(
 def _tune_further(
     bundle: Bundle, best: MeasuredConfiguration, crops: Sequence[Crop], on_progress: OnProgress
 ) -> tuple[int | None, dict[int, float]]:
-    """The fastest number of threads for one crop, None for the runtime's own choice; crops per second by batch size.
+    """Return the fastest number of threads for one crop, or None for the runtime's choice, and the throughput.
 
-    The fallback is left out: it costs the same for every batch size.
+    The throughput is crops per second by batch size, without the fallback, which costs the same for every batch size.
     """
     cores = describe_machine()["cores"]
     counts = [None, *sorted({count for count in (1, cores // 2) if 0 < count < cores})]
@@ -261,7 +274,7 @@ def _tune_further(
 
 
 def format_tuning(tuning: Tuning) -> str:
-    """The configurations as a table, fastest first, with a star before the choice."""
+    """Format the configurations as a table, fastest first, with a star before the choice."""
     rows = [("", "ms", "margin", "fallback", "different", "after fallback", "ms expected")]
     for one in tuning.configurations:
         name = f"{one.backend}, {one.compute_precision}{', speculative' if one.speculative else ''}"

@@ -1,6 +1,6 @@
-"""The variants, and how each is made: one small function per variant.
+"""The benchmark variants. Each has a small function that makes it.
 
-To add one, write a function from `BenchContext` to `Variant` and a line in `known_variants`.
+To add one, write a function from `BenchContext` to `Variant`, and add it to `known_variants`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from seqpar_deploy.errors import BackendError, BackendUnavailableError, ExportEr
 
 
 class BenchContext:
-    """What variants are made of. Each part is made at its first use and shared.
+    """Hold the shared parts of variants. Each part is made at its first use.
 
     Args:
-        bundle: The bundle to measure.
-        checkpoint: Checkpoint of the bundle. Without it, variants in PyTorch and other exports are skipped.
-        encoder: As given to the export.
-        decoder_heads: As given to the export.
-        device: Device of PyTorch, `cpu` or `cuda`.
+        bundle: The opened bundle to measure.
+        checkpoint: The bundle's checkpoint. Default: none, variants in PyTorch and other exports are skipped.
+        encoder: The `encoder` of the export. Default: derived from the weights.
+        decoder_heads: The `decoder_heads` of the export. Default: derived from the weights.
+        device: Device of PyTorch, `cpu` or `cuda`. Default: `cpu`.
         threads: CPU threads. Default: each runtime's own choice.
-        batch: Crops per run.
+        batch: Crops per run. Default: 1.
         folder: Folder for the baselines' graphs.
 
     Raises:
-        BackendUnavailableError: torch is not installed, but a checkpoint was given.
-        CheckpointError: The checkpoint cannot be read, or the bundle was made of another.
+        BackendUnavailableError: A checkpoint was given, but torch is not installed.
+        CheckpointError: The checkpoint cannot be read, or the bundle was exported from another.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BenchContext:
     @property
     def eager(self) -> torch_variants.EagerModel:
         if self._eager is None:
-            raise BackendUnavailableError("needs the checkpoint; pass --checkpoint")
+            raise BackendUnavailableError("this variant needs the checkpoint; pass --checkpoint")
         return self._eager
 
     @property
@@ -72,7 +72,7 @@ class BenchContext:
         return (str(self.bundle.path), *_arguments(threads=self.threads))
 
     def backend(self, name: str, compute_precision: ComputePrecision) -> Backend[Any]:
-        """The bundle on a backend. Opened once."""
+        """Return the bundle on a backend, which is opened once."""
         key = name, compute_precision
         if key not in self._backends:
             options: Any = {"threads": self.threads, "compute_precision": compute_precision}
@@ -99,7 +99,7 @@ class BenchContext:
 
 
 def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
-    """Every variant by name, from the published procedure to this package's backends."""
+    """Return the functions of all variants by name, from the published procedure to this package's backends."""
     known: dict[str, Callable[[BenchContext], Variant]] = {
         "published": _published,
         "eager": _eager,
@@ -121,13 +121,23 @@ def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
 def make_variants(
     context: BenchContext, *, only: Collection[str] = (), skip: Collection[str] = ()
 ) -> tuple[list[Variant], list[dict[str, str]]]:
-    """Make the variants that this machine can run; the others are returned as `{"name", "why"}`.
+    """Make the variants that this machine can run.
 
-    Raises SeqparError if a name is unknown, BackendUnavailableError if no variant is left.
+    Args:
+        context: The shared parts.
+        only: Names of the variants to make. Default: all.
+        skip: Names of the variants to leave out. Default: none.
+
+    Returns:
+        The variants, and the skipped ones as `{"name", "why"}`.
+
+    Raises:
+        SeqparError: A name is unknown.
+        BackendUnavailableError: No variant is left.
     """
     known = known_variants()
     if unknown := [name for name in (*only, *skip) if name not in known]:
-        raise SeqparError(f"variant must be one of {', '.join(known)}, got {unknown[0]!r}")
+        raise SeqparError(f"variant must be one of {', '.join(known)}, got {unknown[0]!r}; check the name")
     variants, skipped = [], []
     for name, make in known.items():
         if name not in skip and (not only or name in only):
@@ -216,7 +226,7 @@ def _bundle(
     strategy: Strategy = Greedy(),
     compute_precision: ComputePrecision = "native",
 ) -> Variant:
-    """The bundle on a backend, with a strategy and a compute precision."""
+    """Make a variant of the bundle on a backend, with a strategy and a compute precision."""
     greedy = isinstance(strategy, Greedy)
     reduced = compute_precision != "native"
     precision = compute_precision if reduced else context.bundle.precision
@@ -234,7 +244,7 @@ def _bundle(
 
 
 def _arguments(**values: object) -> tuple[str, ...]:
-    """Values as command-line options, without those that are None."""
+    """Return values as command-line options, without those that are None."""
     return tuple(
         word
         for name, value in values.items()

@@ -1,4 +1,7 @@
-"""Data sets of people and their attributes, read from their original files."""
+"""Data sets of people and their attributes: published ones from their original files, your own from CSV or JSON Lines.
+
+Labels are `YES` (1), `NO` (0) or `UNKNOWN` (-1).
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,23 @@ _READERS: dict[str, Callable[[Path, LabelSet, str | None], Dataset]] = {
 
 
 def load_dataset(name: str | Path | LabelSet, root: str | Path, split: str | None = None) -> Dataset:
-    """Load one split of a data set. Pictures are not opened; `check_images` checks that they exist.
+    """Load one split of a data set. Pictures are not opened, and need not exist (see `check_images`).
 
     Args:
-        name: The label set: the name of one that ships (for example `pa100k`), a TOML file, or the object.
-        root: The folder of the data set of that name as published, or a CSV or JSON Lines file of your own (see
-            `table.py`).
-        split: The split to load. Required for a folder. Default for a file: all rows.
+        name: The label set: the name of one that ships, for example `pa100k`, a TOML file, or a `LabelSet`.
+        root: The folder of the published data set of that name, or your own CSV or JSON Lines file.
+        split: Split to load, for example `test`. Required for a folder. Default: all rows of a file.
+
+    Returns:
+        The people of the split, in the order of the files.
 
     Raises:
-        DatasetError: The data set cannot be found or read, or disagrees with the label set.
+        DatasetError: The data set cannot be found or read, or does not match the label set.
         LabelSetError: The label set cannot be found or read.
+
+    Example:
+        dataset = load_dataset("pa100k", "PA100K", "test")
+        print(len(dataset), dataset.labels.shape)  # 10000 (10000, 26)
     """
     label_set = name if isinstance(name, LabelSet) else load_label_set(name)
     root = Path(root)

@@ -29,25 +29,43 @@ def pick_split(splits: Mapping[str, _T], split: str | None, label_set: LabelSet)
 
 
 def first_folder(root: Path, *names: str) -> Path:
-    """The first of these folders that exists in `root`; data sets are unpacked in several ways."""
+    """Return the first of these folders that exists in `root`; users unpack data sets in several ways."""
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DatasetError(f"{root} must hold the pictures in a folder {' or '.join(names)}, got none of them")
+    raise DatasetError(f"{root} must contain the pictures in a folder {' or '.join(names)}, got none of them")
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content. Raises DatasetError."""
+    """Read a JSON file. Raises DatasetError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: broken UTF-8, broken JSON
-        raise DatasetError(f"{path} cannot be read as JSON: {error}") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} must be JSON, got {json_mistake(error)}; download it again") from None
+
+
+def json_mistake(error: ValueError | RecursionError) -> str:
+    """Describe in a few words why a text is not JSON, and the place."""
+    if isinstance(error, json.JSONDecodeError):
+        line = f"line {error.lineno}, " if "\n" in error.doc.strip() else ""
+        return f"a syntax error at {line}column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a byte that is not UTF-8 at offset {error.start}"
+    return "values that are nested too deeply" if isinstance(error, RecursionError) else "a number that is too long"
+
+
+def unlike_published(path: Path, name: str, error: Exception) -> DatasetError:
+    """Return the error for a JSON file whose structure differs from the published annotation of data set `name`."""
+    got = f"no key {error}" if isinstance(error, KeyError) else "values of another kind"
+    return DatasetError(f"{path} must be the annotation of {name}, got {got}; use the data set's original file")
 
 
 def columns_of(label_set: LabelSet, names: Sequence[str], *, source: str) -> list[int]:
-    """The column of each attribute in an annotation that names its columns, in the label set's order.
+    """Return the column of each attribute in an annotation that names its columns, in the label set's order.
 
     Case, blanks and punctuation are ignored. Raises DatasetError for an attribute with no column, or several.
     """
@@ -75,7 +93,7 @@ def to_labels(values: npt.ArrayLike, meaning: Mapping[int, int], *, columns: int
     except (TypeError, ValueError, OverflowError):
         raise DatasetError(f"labels in {source} must be numbers in rows of one length, got others") from None
     if len(numbers) == 0:
-        raise DatasetError(f"{source} lists no people in this split")
+        raise DatasetError(f"{source} must list one or more people in this split, got none")
     if numbers.shape[1:] != (columns,):
         raise DatasetError(f"labels in {source} must be {columns} per person, got shape {numbers.shape}")
     labels = np.zeros(numbers.shape, np.int8)

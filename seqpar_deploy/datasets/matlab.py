@@ -1,8 +1,9 @@
-"""MATLAB annotation files, read without trusting them: a surprise is one line that says where in the file it was."""
+"""MATLAB annotation files, read without trusting them: each error is one line that names the file and the variable."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,71 +12,77 @@ import numpy.typing as npt
 
 from seqpar_deploy.errors import DatasetError
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Value:
-    """Something inside a MAT file, and where it lies.
+    """A value inside a MAT file; `where` names the file and the variable in errors.
 
-    SciPy gives every MATLAB value as an array of at least two dimensions: a struct is a (1, 1) record array, a cell
-    array an object array, a text an array of one string. Its `simplify_cells` removes dimensions of size 1: a matrix of
-    26 rows and one column would pass for one row of 26 labels, and a text for a cell array.
+    SciPy returns every MATLAB value as an array of at least two dimensions: a struct is a (1, 1) record array, a cell
+    array is an object array, a text is an array of one string. Its option `simplify_cells` is not used, because it
+    removes dimensions of size 1: a matrix of 26 rows and one column would pass for one row of 26 labels, and a text for
+    a cell array.
     """
 
     array: npt.NDArray[Any]
     where: str
 
     def field(self, key: str | int) -> Value:
-        """A struct's field, by its name, or by its place where the published code knows no more than that."""
+        """Return a struct's field by its name, or by its index if the published code uses only the index."""
         names = self.array.dtype.names
         if names is None or self.array.size != 1:
-            raise DatasetError(f"{self.where} is {_kind(self.array)}, wanted one struct")
+            raise self._refused("one struct", _kind(self.array))
         name = key if isinstance(key, str) else names[key] if key < len(names) else None
         if name is None or name not in names:
-            raise DatasetError(f"{self.where} has fields {', '.join(names)}; wanted field {key}")
+            raise self._refused(f"a struct with field {key}", f"fields {', '.join(names)}")
         return Value(array=np.asarray(self.array.flat[0][name]), where=f"{self.where}.{name}")
 
     def cell(self, index: int) -> Value:
-        """A cell array's element, counted from 0, whether it is a row or a column."""
+        """Return a cell array's element, counted from 0. The array may be a row or a column."""
         cells = self._cells()
         if index >= len(cells):
-            raise DatasetError(f"{self.where} has {len(cells)} cells, wanted at least {index + 1}")
+            raise self._refused(f"a cell array of {index + 1} or more cells", len(cells))
         return Value(array=np.asarray(cells[index]), where=f"{self.where}{{{index + 1}}}")
 
     def texts(self) -> list[str]:
-        """The strings of a cell array."""
+        """Return the strings of a cell array."""
         texts = []
         for number, cell in enumerate(self._cells(), start=1):
             text = np.asarray(cell)
             if text.dtype.kind != "U" or text.size > 1:
-                raise DatasetError(f"{self.where}{{{number}}} is {_kind(text)}, wanted text")
+                raise Value(array=text, where=f"{self.where}{{{number}}}")._refused("text", _kind(text))
             texts.append(str(text.flat[0]).strip() if text.size else "")
         return texts
 
     def matrix(self, *, rows: int | None = None, columns: int | None = None) -> npt.NDArray[Any]:
-        """Numbers, (rows, columns)."""
+        """Return the numbers, (rows, columns). None allows any count."""
         if self.array.dtype.kind not in "biuf" or self.array.ndim != 2:
-            raise DatasetError(f"{self.where} is {_kind(self.array)}, wanted a matrix of numbers")
-        for got, wanted, what in zip(self.array.shape, (rows, columns), ("rows", "columns"), strict=True):
-            if wanted not in (None, got):
-                raise DatasetError(f"{self.where} has {got} {what}, wanted {wanted}")
+            raise self._refused("a matrix of numbers", _kind(self.array))
+        for got, expected, unit in zip(self.array.shape, (rows, columns), ("rows", "columns"), strict=True):
+            if expected not in (None, got):
+                raise self._refused(f"a matrix of {expected} {unit}", got)
         return self.array
 
     def indices(self, size: int) -> npt.NDArray[np.int64]:
-        """MATLAB's indices 1 to `size`, of a row or a column, as Python's 0 to `size` - 1."""
+        """Return MATLAB's indices 1 to `size`, from a row or a column, as Python's 0 to `size` - 1."""
         numbers = self.matrix().ravel()
         indices = numbers.astype(np.int64)
         if (indices != numbers).any() or (indices < 1).any() or (indices > size).any():
-            raise DatasetError(f"{self.where} holds more than the indices 1 to {size}")
+            raise self._refused(f"whole numbers from 1 to {size}", "others")
         return indices - 1
 
     def _cells(self) -> list[Any]:
         if self.array.dtype != object:
-            raise DatasetError(f"{self.where} is {_kind(self.array)}, wanted a cell array")
+            raise self._refused("a cell array", _kind(self.array))
         return list(self.array.ravel())
+
+    def _refused(self, expected: str, got: object) -> DatasetError:
+        return DatasetError(f"{self.where} must be {expected}, got {got}; use the data set's original file")
 
 
 def read_mat(path: Path, *variables: str) -> tuple[Value, ...]:
-    """Variables of a MAT file, in the order asked for. Raises DatasetError that names the file."""
+    """Read variables of a MAT file, in this order. Raises DatasetError that names the file."""
     try:
         from scipy.io import loadmat
     except ImportError:
@@ -86,13 +93,13 @@ def read_mat(path: Path, *variables: str) -> tuple[Value, ...]:
         contents = loadmat(path, variable_names=variables)
     except NotImplementedError:
         raise DatasetError(
-            f"{path} is a MAT file of version 7.3, older ones are read; save it in MATLAB with the option -v7"
+            f"{path} must be a MAT file of version 7 or older, got version 7.3; save it in MATLAB with the option -v7"
         ) from None
-    except Exception as error:  # on damaged bytes SciPy raises whatever it stumbles over
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise DatasetError(f"{path} is damaged or no MAT file: {what}") from None
+    except Exception as error:  # on damaged bytes SciPy raises exceptions of many kinds
+        _log.debug("SciPy cannot read %s", path, exc_info=error)
+        raise DatasetError(f"{path} must be a MAT file, got damaged or other content; download it again") from None
     if missing := [name for name in variables if name not in contents]:
-        raise DatasetError(f"{path} has no variable {missing[0]}; is it the right file?")
+        raise DatasetError(f"{path} must contain the variable {missing[0]}, got none; use the data set's original file")
     return tuple(Value(array=np.asarray(contents[name]), where=f"{path}: {name}") for name in variables)
 
 

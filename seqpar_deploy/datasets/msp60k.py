@@ -12,18 +12,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seqpar_deploy.datasets.annotations import SPLITS, first_folder, pick_split, read_json, to_labels
+from seqpar_deploy.datasets.annotations import SPLITS, first_folder, pick_split, read_json, to_labels, unlike_published
 from seqpar_deploy.datasets.base import NO, YES, Dataset
-from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
 
 
 def load_msp60k(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of MSP60K: train, val, trainval or test of the random split, or `split_1/trainval`, `split_1/test` and
-    so on of the cross-domain ones. Raises DatasetError."""
+    """Load a split of MSP60K: train, val, trainval or test of the random split, or one of the cross-domain splits, for
+    example `split_1/trainval` or `split_1/test`. Raises DatasetError."""
     if split is not None and "/" in split:
         path = root / "Multi_Sences.json"
-        if not path.is_file():  # as LLM-PAR's code calls it
+        if not path.is_file():  # LLM-PAR's code uses this name
             path = root / "Multi_Sences2.json"
         read = _cross_domain
     else:
@@ -33,8 +32,7 @@ def load_msp60k(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
     try:
         label_of = read(path, split)
     except (KeyError, TypeError, AttributeError) as error:
-        what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
-        raise DatasetError(f"{path} is no annotation of MSP60K with split {split}: {what}") from None
+        raise unlike_published(path, f"MSP60K with split {split}", error) from None
     folder = first_folder(root, "images", "degrade_image", "degrade_images")
     return Dataset(
         name=label_set.name,

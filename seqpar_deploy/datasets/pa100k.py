@@ -1,7 +1,7 @@
 """PA-100K: `annotation.mat` beside a folder of pictures.
 
-The file holds, for each of train, val and test, the pictures' names and their labels, and the attributes' names. The
-field trains on trainval, 90,000 pictures, and tests on 10,000.
+The file contains the attributes' names and, for each of train, val and test, the pictures' names and labels. Published
+results train on trainval (90,000 pictures) and test on 10,000.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from seqpar_deploy.datasets.base import NO, YES, Dataset
 from seqpar_deploy.datasets.matlab import read_mat
 from seqpar_deploy.vocab import LabelSet
 
-RENDERED_MARK = "SYNTHETIC.txt"  # left by `seqpar synth` in the folders it writes
+RENDERED_MARK = "SYNTHETIC.txt"  # `seqpar synth` writes it to its folders
 
 
 def load_pa100k(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of PA-100K: train, val, trainval or test. Raises DatasetError."""
+    """Load a split of PA-100K: train, val, trainval or test. Raises DatasetError."""
     split, parts = pick_split(SPLITS, split, label_set)
     path = root / "annotation.mat"
     attributes, *values = read_mat(
@@ -35,7 +35,7 @@ def load_pa100k(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
         images += part_images
         labels.append(label.matrix(rows=len(part_images), columns=len(names))[:, columns])
     return Dataset(
-        # So that a score on drawings never stands under the name of the real set.
+        # Another name, so that no score on drawings is reported for the real set.
         name=f"{label_set.name}-rendered" if (root / RENDERED_MARK).is_file() else label_set.name,
         split=split,
         label_set=label_set,

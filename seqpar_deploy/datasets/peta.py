@@ -1,11 +1,13 @@
 """PETA and PETA-ZS: `PETA.mat` beside the folder `images`.
 
-PETA.mat is one struct, `peta`. Of its fields the published code uses, by place, the first: (19000, 109) numbers, four
-about the picture, then 105 attributes; the second: the attributes' names; the fourth: five random partitions, each a
-struct of train, val and test indices. The field uses the first partition: trainval 11,400 and test 7,600. Pictures are
-00001.png to 19000.png.
+PETA.mat is one struct, `peta`. The published code reads three of its fields by index:
 
-PETA-ZS is the same data in another split, see `zero_shot.py`.
+- 0: (19000, 109) numbers. Four describe the picture, 105 are attributes.
+- 1: the attributes' names.
+- 3: five random partitions, each a struct of train, val and test indices. Published results use the first: trainval has
+  11,400 pictures and test 7,600.
+
+Pictures are 00001.png to 19000.png. PETA-ZS is the same data in another split, see `zero_shot.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from seqpar_deploy.datasets.matlab import read_mat
 from seqpar_deploy.datasets.zero_shot import read_zero_shot
 from seqpar_deploy.vocab import LabelSet
 
-# Fields of the struct `peta`, and of a partition, by place.
+# Indices of the fields of the struct `peta`, and of a partition.
 _DATA, _NAMES, _PARTITIONS = 0, 1, 3
 _PLACE_OF_PART = {"train": 0, "val": 1, "test": 2}
 
@@ -28,12 +30,12 @@ _ABOUT = 4  # columns of data before the first attribute
 
 
 def load_peta(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of PETA's first partition: train, val, trainval or test. Raises DatasetError."""
+    """Load a split of PETA's first partition: train, val, trainval or test. Raises DatasetError."""
     return _load(root, label_set, split, zero_shot=False)
 
 
 def load_peta_zs(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of PETA-ZS: train, val, trainval or test. Raises DatasetError."""
+    """Load a split of PETA-ZS: train, val, trainval or test. Raises DatasetError."""
     return _load(root, label_set, split, zero_shot=True)
 
 

@@ -1,12 +1,17 @@
 """RAP v1, RAP v2 and RAP-ZS: `RAP_annotation/RAP_annotation.mat` beside the folder `RAP_dataset`.
 
-Both versions hold one struct, `RAP_annotation`. Of v1 the published code uses, by place, the first field: five random
-partitions, each a struct of trainval and test indices; the second: (41585, 92) labels; the fourth: the attributes'
-names; the sixth: the pictures' names. Of v2 it uses `name`, `attribute`, `data` (84928, 152), and `partition_attribute`
-with `train_index`, `val_index` and `test_index`. The field uses the first partition: 33,268 and 8,317 pictures of v1,
-67,943 and 16,985 of v2.
+Both versions contain one struct, `RAP_annotation`. The published code reads four fields of v1 by index:
 
-A label 2 says that the annotators were not sure. The field counts it as no, and so does this, that scores compare.
+- 0: five random partitions, each a struct of trainval and test indices.
+- 1: (41585, 92) labels.
+- 3: the attributes' names.
+- 5: the pictures' names.
+
+Of v2 it reads `name`, `attribute`, `data` (84928, 152), and `partition_attribute` with `train_index`, `val_index` and
+`test_index`. Published results use the first partition: 33,268 and 8,317 pictures of v1, 67,943 and 16,985 of v2.
+
+The label 2 means that the annotators were not sure. Published results count it as no. So does this reader, for
+comparable scores.
 
 RAP-ZS is a part of v2 in another split, see `zero_shot.py`.
 """
@@ -26,13 +31,13 @@ from seqpar_deploy.vocab import LabelSet
 
 _MEANING = {0: NO, 1: YES, 2: NO}
 
-# Fields of v1's struct, and of a partition of it, by place.
+# Indices of the fields of v1's struct, and of a partition in it.
 _PARTITIONS, _LABELS, _NAMES, _IMAGES = 0, 1, 3, 5
 _V1_SPLITS = {"trainval": 0, "test": 1}
 
 
 def load_rapv1(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of RAP v1's first partition: trainval or test. Raises DatasetError."""
+    """Load a split of RAP v1's first partition: trainval or test. Raises DatasetError."""
     split, place = pick_split(_V1_SPLITS, split, label_set)
     annotation = _read_annotation(root)
     images = annotation.field(_IMAGES).texts()
@@ -41,12 +46,12 @@ def load_rapv1(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
 
 
 def load_rapv2(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of RAP v2's first partition: train, val, trainval or test. Raises DatasetError."""
+    """Load a split of RAP v2's first partition: train, val, trainval or test. Raises DatasetError."""
     return _load_v2(root, label_set, split, zero_shot=False)
 
 
 def load_rap_zs(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of RAP-ZS: train, val, trainval or test. Raises DatasetError."""
+    """Load a split of RAP-ZS: train, val, trainval or test. Raises DatasetError."""
     return _load_v2(root, label_set, split, zero_shot=True)
 
 

@@ -1,15 +1,15 @@
-"""Tables of one's own people: a CSV or JSON Lines file beside its pictures.
+"""Your own data: a CSV or JSON Lines file beside its pictures.
 
-CSV: `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column per attribute, headed by its
-name or its phrase: 1 yes, 0 no, empty unknown. An attribute without a column is unknown for everyone. Other columns may
-stand before the first attribute.
+CSV: the column `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column per attribute. The
+header of the column is the attribute's name or phrase. Values are 1 (yes), 0 (no) or empty (unknown). An attribute
+without a column is unknown for everyone. Other columns may precede the first attribute.
 
 JSON Lines, one object per person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
-right, bottom], "group": "person 7", "split": "test"}`. All but the first two keys are optional. An attribute listed
-neither under `attributes` nor under `unknown` is no.
+right, bottom], "group": "person 7", "split": "test"}`. All keys but the first two are optional. An attribute that is
+neither in `attributes` nor in `unknown` is no.
 
-Paths are relative to the file, or to a folder `images` beside it. A table with groups but without splits has two
-splits: `test` is a fifth of the groups, always the same ones, and `train` the rest.
+Paths are relative to the file, or to a folder `images` beside it. A file with groups but without splits has two splits:
+`test` is a fifth of the groups, always the same ones, and `train` is the rest.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from seqpar_deploy.datasets.annotations import json_mistake
 from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, pixels, split_by_group
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
@@ -32,7 +33,7 @@ from seqpar_deploy.vocab import LabelSet
 SUFFIXES = (".csv", ".jsonl")
 
 _BOX = ("left", "top", "right", "bottom")
-_ABOUT = ("image", "group", "split", *_BOX)  # columns that are no attributes
+_ABOUT = ("image", "group", "split", *_BOX)  # columns that are not attributes
 _TEST_SHARE = 0.2
 _VALUES = {"1": YES, "0": NO, "": UNKNOWN}
 _KEYS = ("image", "attributes", "unknown", "box", "group", "split")
@@ -50,9 +51,9 @@ class _Person:
 
     def __post_init__(self) -> None:
         if not self.image:
-            raise ValueError("the image is empty")
+            raise ValueError("image must be a path, got an empty value")
         if self.box is not None and (self.box[0] >= self.box[2] or self.box[1] >= self.box[3]):
-            raise ValueError(f"box must be left, top, right, bottom in pixels, of an area above 0, got {self.box}")
+            raise ValueError(f"box must have left < right and top < bottom in pixels, got {self.box}")
 
 
 def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) -> Dataset:
@@ -60,11 +61,14 @@ def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) 
 
     Args:
         path: The file, ending in `.csv` or `.jsonl`.
-        label_set: The attributes. Those without a column in a CSV are unknown (-1); a log line names them.
-        split: The split to load. Default: all rows.
+        label_set: The attributes. Those without a column in a CSV are unknown (-1), and a warning lists them.
+        split: Split to load. Default: all rows.
+
+    Returns:
+        The people, named after the file.
 
     Raises:
-        DatasetError: The file cannot be read, or disagrees with the label set; the message names file and line.
+        DatasetError: The file cannot be read, or does not match the label set. The message names file and line.
     """
     path = Path(path)
     people = _read(path, label_set)
@@ -75,23 +79,30 @@ def load_table(path: str | Path, label_set: LabelSet, split: str | None = None) 
     if split is not None:
         people = [person for person in people if person.split == split]
         if not people:
-            names = f"its splits are {', '.join(splits)}" if splits else "it names no splits; leave the split out"
-            raise DatasetError(f"{path} has no split {split!r}: {names}")
+            if not splits:
+                raise DatasetError(f"{path} must have a column or key `split` to select {split!r}; omit the split")
+            raise DatasetError(f"split of {path} must be one of {', '.join(splits)}, got {split!r}")
     return _to_dataset(path, label_set, people, split or "all")
 
 
 def _read(path: Path, label_set: LabelSet) -> list[_Person]:
     read = {".csv": _read_csv, ".jsonl": _read_json_lines}.get(path.suffix.lower())
     if read is None:
-        raise DatasetError(f"a table of people must be a file ending in {' or '.join(SUFFIXES)}, got {path}")
+        raise DatasetError(f"a data file must end in {' or '.join(SUFFIXES)}, got {path}")
     try:
         people = list(read(path, label_set))
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} must be UTF-8, got another byte at offset {error.start}; save it as UTF-8"
+        ) from None
+    except csv.Error:  # a field above 128 kB, mostly because of a quote that is never closed
+        raise DatasetError(f"{path} must be a CSV file, got a field above 128 kB; check its quotes") from None
     if not people:
-        raise DatasetError(f"{path} lists no people")
+        raise DatasetError(f"{path} must list one or more people, got none")
     return people
 
 
@@ -99,7 +110,7 @@ def _to_dataset(path: Path, label_set: LabelSet, people: list[_Person], split: s
     for field in ("box", "group"):
         without = next((person for person in people if getattr(person, field) is None), None)
         if without and any(getattr(person, field) is not None for person in people):
-            raise DatasetError(f"{path} gives {without.image} no {field}, others have one; give one to all or none")
+            raise DatasetError(f"{path} must have a {field} for all people or for no one, got none for {without.image}")
     return Dataset(
         name=path.stem,
         split=split,
@@ -139,11 +150,11 @@ def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
                 yield _Person(
                     image=given["image"],
                     labels=_csv_labels(row, header, column_of, len(label_set)),
-                    box=pixels(float(given[side]) for side in _BOX) if "left" in given else None,
+                    box=pixels(given[side] for side in _BOX) if "left" in given else None,
                     group=given.get("group") or None,
                     split=given.get("split") or None,
                 )
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 raise DatasetError(f"{path} line {rows.line_num}: {error}") from None
 
 
@@ -151,11 +162,12 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> di
     """The column of each attribute that has one, by the attribute's index."""
     known = _columns(label_set)
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
-        raise DatasetError(f"{path} has two columns {repeated[0]!r}")
+        raise DatasetError(f"columns of {path} must differ, got {repeated[0]!r} twice; remove one")
     needed = ("image", *_BOX) if set(_BOX) & set(header) else ("image",)
     for name in needed:
         if name not in header:
-            raise DatasetError(f"{path} has no column {name!r}; its header begins {', '.join(header[:4]) or 'nowhere'}")
+            got = ", ".join(header[:4]) + ", ..." * (len(header) > 4) or "no header"
+            raise DatasetError(f"{path} must have a column {name!r}, got {got}")
     column_of: dict[int, int] = {}
     others: list[str] = []
     for column, name in enumerate(header):
@@ -164,12 +176,15 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> di
         if name in known:
             if known[name] in column_of:
                 first = header[column_of[known[name]]]
-                raise DatasetError(f"{path} has columns {first!r} and {name!r} for one attribute of {label_set.name}")
+                raise DatasetError(
+                    f"{path} must have one column per attribute of {label_set.name}, got {first!r} and {name!r} for "
+                    "one; remove one"
+                )
             column_of[known[name]] = column
         elif column_of:
             raise DatasetError(
-                f"{path} has column {name!r}, no attribute of label set {label_set.name}; "
-                "other columns must stand before the first attribute"
+                f"columns of {path} after the first attribute must be attributes of label set {label_set.name}, got "
+                f"{name!r}; correct its name, or move it to the left"
             )
         else:
             others.append(name)
@@ -183,7 +198,7 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> di
 
 
 def _log_missing(path: Path, label_set: LabelSet, column_of: dict[int, int], others: list[str]) -> None:
-    """Name the attributes without a column, and the columns ignored: one may be a misspelt attribute."""
+    """Log the attributes without a column, and the ignored columns: one may be a misspelt attribute."""
     missing = [attribute.name for index, attribute in enumerate(label_set.attributes) if index not in column_of]
     if missing:
         _log.warning(
@@ -214,10 +229,12 @@ def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
             if not line.strip():
                 continue
             try:
-                yield _json_person(json.loads(line), known, label_set)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise DatasetError(f"{path} line {number} is not JSON: {error}") from None
-            except (TypeError, ValueError, OverflowError) as error:
+                values = json.loads(line.strip())
+            except (ValueError, RecursionError) as error:
+                raise DatasetError(f"{path} line {number} must be a JSON object, got {json_mistake(error)}") from None
+            try:
+                yield _json_person(values, known, label_set)
+            except ValueError as error:
                 raise DatasetError(f"{path} line {number}: {error}") from None
 
 
@@ -233,9 +250,9 @@ def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Pe
             raise ValueError(f'"{key}" must be a list of names, got {names!r}')
         for name in names:
             if name not in known:
-                raise ValueError(f"{name!r} is no attribute of label set {label_set.name}")
+                raise ValueError(f'"{key}" must be names or phrases of label set {label_set.name}, got {name!r}')
             if labels[known[name]] != NO:
-                raise ValueError(f"{name!r} is listed twice")
+                raise ValueError(f"each attribute must be listed once, got {name!r} twice")
             labels[known[name]] = value
     box = values.get("box")
     if box is not None:

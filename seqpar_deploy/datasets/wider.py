@@ -1,15 +1,17 @@
 """WIDER Attribute: people marked by boxes in pictures of scenes.
 
-As its makers publish it: `wider_attribute_trainval.json` and `wider_attribute_test.json`, in the data set's folder or
-in `wider_attribute_annotation`, `Annotations` or `Anno` there, beside the folder `Image`. Each file holds
+The original release has `wider_attribute_trainval.json` and `wider_attribute_test.json`, in the data set's folder or
+in `wider_attribute_annotation`, `Annotations` or `Anno` there, beside the folder `Image`. Each file contains
 `{"images": [{"file_name": "train/0--Parade/..jpg", "targets": [{"attribute": [...], "bbox": [x, y, width, height]}]}],
-"attribute_id_map": {"0": "Male", ...}}`. `train` and `val` are the folders that a picture of trainval lies in.
+"attribute_id_map": {"0": "Male", ...}}`. The pictures of trainval are in folders `train` and `val`, the two splits.
 
-SequencePAR's authors use a copy with the people cut out, which is read where it lies: the folder `split_image`, and in
-`Annotations` a line a person in `trainval_name.txt` and `trainval_gt_label.txt` (`[1, -1, 0, ...]`, in the label set's
-order), and the same for test. It holds 28,330 and 29,161 people, the JSON a few more.
+SequencePAR's authors use a copy with the people cut out. This reader takes it if the folder contains it: the pictures
+are in `split_image`, and `Annotations` has one line per person in `trainval_name.txt` and `trainval_gt_label.txt`
+(`[1, -1, 0, ...]`, in the label set's order), and the same for test. It has 28,330 and 29,161 people, a few less than
+the JSON files.
 
-A label 0 means unspecified and -1 no. SequencePAR's code counts both as no; so does this reader, for comparable scores.
+The label 0 means unspecified and -1 means no. SequencePAR's code counts both as no. So does this reader, for comparable
+scores.
 """
 
 from __future__ import annotations
@@ -20,20 +22,31 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.datasets.annotations import columns_of, first_folder, pick_split, read_json, to_labels
-from seqpar_deploy.datasets.base import NO, YES, Dataset, pixels
+from seqpar_deploy.datasets.annotations import (
+    columns_of,
+    first_folder,
+    json_mistake,
+    pick_split,
+    read_json,
+    to_labels,
+    unlike_published,
+)
+from seqpar_deploy.datasets.base import NO, YES, BoxError, Dataset, pixels
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
 
 _MEANING = {1: YES, 0: NO, -1: NO}
 
-# The part of the file names that each split is in.
+# The part of the file name that contains each split.
 _SCENE_SPLITS = {"train": "trainval", "val": "trainval", "trainval": "trainval", "test": "test"}
 _CUT_OUT_SPLITS = {"trainval": "trainval", "test": "test"}
 
 
 def load_wider(root: Path, label_set: LabelSet, split: str | None) -> Dataset:
-    """A split of WIDER Attribute: trainval or test, and from the JSON files also train or val. Raises DatasetError."""
+    """Load a split of WIDER Attribute: trainval or test, and from the JSON files also train or val.
+
+    Raises DatasetError.
+    """
     if (root / "Annotations" / "trainval_name.txt").is_file():
         return _load_cut_out(root, label_set, *pick_split(_CUT_OUT_SPLITS, split, label_set))
     split, part = pick_split(_SCENE_SPLITS, split, label_set)
@@ -61,9 +74,10 @@ def _load_scenes(root: Path, path: Path, label_set: LabelSet, split: str) -> Dat
                     boxes.append(box)
         folder = first_folder(root, "Image", "wider_attribute_image/Image")
         paths = tuple(folder / image for image in images)
+    except BoxError as error:
+        raise DatasetError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        what = f"misses key {error}" if isinstance(error, KeyError) else str(error)
-        raise DatasetError(f"{path} is no annotation of WIDER Attribute: {what}") from None
+        raise unlike_published(path, "WIDER Attribute", error) from None
     columns = columns_of(label_set, names, source=str(path))
     return Dataset(
         name=label_set.name,
@@ -85,11 +99,17 @@ def _load_cut_out(root: Path, label_set: LabelSet, split: str, part: str) -> Dat
     names_file, labels_file = (root / "Annotations" / f"{part}_{what}.txt" for what in ("name", "gt_label"))
     names, rows = _lines(names_file), _lines(labels_file)
     if len(names) != len(rows):
-        raise DatasetError(f"{labels_file} has {len(rows)} lines, {names_file.name} has {len(names)}")
-    try:
-        labels = [json.loads(row) for row in rows]
-    except ValueError as error:
-        raise DatasetError(f"{labels_file} has a line that is no list of numbers: {error}") from None
+        raise DatasetError(
+            f"{labels_file} must have {len(names)} lines as {names_file.name}, got {len(rows)}; use the original files"
+        )
+    labels = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            labels.append(json.loads(row))
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(
+                f"{labels_file} line {number} must be a list of numbers, got {json_mistake(error)}; download it again"
+            ) from None
     folder = first_folder(root, "split_image")
     return Dataset(
         name=label_set.name,
@@ -105,5 +125,9 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} must be UTF-8, got another byte at offset {error.start}; save it as UTF-8"
+        ) from None

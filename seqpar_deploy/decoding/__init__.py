@@ -1,4 +1,4 @@
-"""Decoding strategies: plain NumPy over the backend protocol."""
+"""Decoding strategies: greedy, beam search and speculative. They are plain NumPy code on the backend protocol."""
 
 from seqpar_deploy.decoding.base import Generation, Strategy
 from seqpar_deploy.decoding.beam import Beam

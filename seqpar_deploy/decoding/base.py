@@ -1,4 +1,4 @@
-"""What every decoding strategy takes and gives."""
+"""The protocol and the result type of all decoding strategies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from seqpar_deploy.backends.base import Backend, Float32Array, State
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One generated sequence.
+    """Hold one generated sequence.
 
-    `tokens` are the ids after `<bos>`, with the `<eos>` if one ended it. `log_probs[i]` is the log-probability
-    `tokens[i]` was emitted with, given the ones before it. `steps` counts the decoder steps its crop took part in.
-    `margin` is by how much the closest of its choices was won, as a difference of log-probabilities: what moves them by
-    less leaves the tokens as they are. 0 where that is not known, as with beam search.
+    Attributes:
+        tokens: Token ids after `<bos>`, with the `<eos>` if it was generated.
+        log_probs: Log-probability of each token, given those before it.
+        steps: Decoder steps that the crop took part in.
+        margin: The smallest difference in log-probability between a chosen token and the second best. A numerical error
+            below it cannot change the tokens. Default: 0, for strategies that do not compute it, such as beam search.
     """
 
     tokens: tuple[int, ...]
@@ -27,18 +29,27 @@ class Generation:
 
 
 def margins(log_probs: Float32Array) -> Float32Array:
-    """How far the best of V choices is ahead of the second: log-probabilities (..., V) -> (...)."""
+    """Return the margin of the best token over the second best: log-probabilities (..., V) -> (...)."""
     second, best = np.moveaxis(np.partition(log_probs, -2, axis=-1)[..., -2:], -1, 0)
     return np.asarray(best - second, dtype=np.float32)
 
 
 class Strategy(Protocol):
-    """Turns encoded crops into one generated sequence each."""
+    """Generate one sequence per encoded crop. Implement this protocol to add a strategy."""
 
     def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
-        """Generate at most `max_steps` tokens for every row of a fresh `state`, and use the state up."""
+        """Generate one sequence per row of a state.
+
+        Args:
+            backend: The backend that made the state.
+            state: A fresh state. It cannot be used afterwards.
+            max_steps: The largest number of tokens per sequence.
+
+        Returns:
+            One sequence per row, in the same order.
+        """
         ...
 
     def rows_per_crop(self) -> int:
-        """Rows of a decoder batch that one crop takes."""
+        """Return the number of decoder rows per crop."""
         ...

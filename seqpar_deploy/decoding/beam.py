@@ -1,4 +1,4 @@
-"""Beam search, with the published code's rules for scores, `<eos>` and stopping."""
+"""Beam search, with the published code's rules for scores, `<eos>` and termination."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ MAX_WIDTH = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beam:
-    """Keep the `width` most probable sequences of each crop.
+    """Decode with beam search: keep the most probable sequences of each crop.
 
-    A hypothesis scores its summed log-probability divided by `length ** length_penalty`, `<bos>` counted and `<eos>`
-    not, as published. With a width of 1 and a penalty of 0 this is greedy decoding.
+    As published, the score of a sequence is its summed log-probability divided by `length ** length_penalty`. The
+    length includes `<bos>` and excludes `<eos>`. A width of 1 with a penalty of 0 is greedy decoding.
 
-    `width` is 1 to 64, and at most half the vocabulary. Raises StrategyError.
+    Attributes:
+        width: Beams per crop, 1 to 64, and at most half the vocabulary. Default: 3.
+        length_penalty: The exponent of the length. Default: 0, no penalty.
+
+    Raises:
+        StrategyError: The width is out of range.
+
+    Examples:
+        >>> recognizer = Recognizer.from_bundle("bundles/peta", strategy=Beam(width=5))
     """
 
     width: int = 3
@@ -29,23 +37,32 @@ class Beam:
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= MAX_WIDTH:
-            raise StrategyError(f"beam width is {self.width}, wanted 1 to {MAX_WIDTH}")
+            raise StrategyError(f"beam width must be 1 to {MAX_WIDTH}, got {self.width}; the default is 3")
 
     def rows_per_crop(self) -> int:
+        """Return `width`."""
         return self.width
 
     def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+        """Generate the best sequence of each row. See `Strategy.generate`.
+
+        Raises:
+            StrategyError: The width is more than half the vocabulary.
+        """
         width = self.width
         searches = [_Search(width, self.length_penalty) for _ in range(len(state.lengths))]
         open_crops = list(range(len(searches)))  # crops in the batch, in row order
 
-        # The first step has one distinct row a crop; its candidates fill the beams.
+        # The first step has one row per crop. Its best candidates fill the beams.
         tokens: Int64Array = np.full(len(searches), BOS, dtype=np.int64)
         for step in range(max_steps):
             output = backend.step(state, tokens[:, None])
             log_probs = output.log_probs[:, 0]  # (rows, V)
             if 2 * width > log_probs.shape[1]:
-                raise StrategyError(f"beam width is {width}, this vocabulary allows at most {log_probs.shape[1] // 2}")
+                raise StrategyError(
+                    f"beam width must be at most {log_probs.shape[1] // 2}, half of this bundle's vocabulary, "
+                    f"got {width}; use a smaller width"
+                )
 
             rows_per_crop = 1 if step == 0 else width
             rows: list[int] = []
@@ -73,7 +90,7 @@ class _Hypothesis:
 
 
 class _Search:
-    """The beams and finished hypotheses of one crop."""
+    """Hold the beams and finished hypotheses of one crop."""
 
     def __init__(self, width: int, length_penalty: float) -> None:
         self._width = width
@@ -86,9 +103,9 @@ class _Search:
         self._log_probs: list[tuple[float, ...]] = [()]
 
     def advance(self, log_probs: Float32Array) -> list[int] | None:
-        """Take the step that follows each beam, log_probs (beams, V).
+        """Extend the beams by one token, given the log-probabilities (beams, V) that follow each beam.
 
-        Returns which old beam each new one continues; None if the crop is done.
+        Returns the old beam that each new beam continues, or None if the crop is done.
         """
         self._steps += 1
         sums = self._scores[:, None] + log_probs  # (beams, V), float32 as published
@@ -115,7 +132,7 @@ class _Search:
         return [beam for beam, _ in kept]
 
     def best(self) -> Generation:
-        """The best hypothesis; beams still running at the length limit count as finished."""
+        """Return the best hypothesis. Beams that reach the length limit count as finished."""
         if not self._done:
             for beam, score in enumerate(self._scores.tolist()):
                 self._finish(beam, score, (), ())
@@ -129,8 +146,7 @@ class _Search:
             tokens_before + tokens,
             self._log_probs[beam] + log_probs,
         )
-        # Ties as in the published code: a newcomer no better than the worst is not taken, and of equals the latest
-        # counts as the best.
+        # Ties follow the published code: a new hypothesis must beat the worst, and of equal ones the latest is best.
         full = len(self._finished) == self._width
         if full and hypothesis.score <= self._finished[0].score:
             return

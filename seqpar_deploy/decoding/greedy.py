@@ -1,4 +1,4 @@
-"""Greedy decoding: the most probable token at each step. What the published model is scored with."""
+"""Greedy decoding: the most probable token at each step. The published scores use it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from seqpar_deploy.backends.base import Backend, GreedyBackend, State, StepOutpu
 from seqpar_deploy.decoding.base import Generation, margins
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
-# Rows that have finished ride along until they are this share of the batch; then the others are gathered. Gathering
-# copies megabytes a row, about half of what a step costs, so doing it for each single row would not pay.
+# Finished rows stay in the batch until they are this share of it. Then the running rows are gathered. A gather copies
+# megabytes per row and costs about half a step, too much to do for each finished row.
 _GATHER_AT = 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Greedy:
-    """Take the most probable token at each step, until `<eos>` or the length limit."""
+    """Decode greedily: take the most probable token at each step, until `<eos>` or the length limit.
+
+    This is the default strategy, and the one of the published scores.
+
+    Examples:
+        >>> recognizer = Recognizer.from_bundle("bundles/peta", strategy=Greedy())
+    """
 
     def rows_per_crop(self) -> int:
+        """Return 1."""
         return 1
 
     def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+        """Generate the greedy sequence of each row. See `Strategy.generate`."""
         if isinstance(backend, GreedyBackend):
             return _generations(backend.greedy(state, stop=EOS, max_steps=max_steps))
         crops = len(state.lengths)
@@ -64,7 +72,7 @@ class Greedy:
 
 
 def _generations(output: StepOutput) -> list[Generation]:
-    """Each row up to its `<eos>`."""
+    """Cut each row after its `<eos>`."""
     generations = []
     for tokens, log_probs in zip(output.next_token, output.log_probs, strict=True):
         ends = np.flatnonzero(tokens == EOS)

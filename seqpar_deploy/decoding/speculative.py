@@ -1,12 +1,12 @@
-"""Greedy decoding that checks guesses: the same tokens in fewer, wider decoder steps.
+"""Speculative greedy decoding: the same tokens as greedy decoding in fewer, wider decoder steps.
 
-A step at a small batch is bound by reading the decoder's weights, so that a step of 16 tokens costs little more than a
-step of one. Each step feeds the last token known to be right, and guesses for those that follow. What the model answers
-confirms a first part of the guesses, corrects the first wrong one, and serves as the guesses of the next step (Jacobi
-iteration: Santilli et al., ACL 2023, "Accelerating Transformer Inference for Translation via Parallel Decoding").
+At small batches a step is bound by reading the decoder's weights, so a step of 16 tokens costs little more than a step
+of one. Each step feeds the last accepted token and guesses for the tokens that follow. The model's outputs confirm the
+guesses up to the first wrong one, correct that one, and become the guesses of the next step (Jacobi iteration: Santilli
+et al., ACL 2023, "Accelerating Transformer Inference for Translation via Parallel Decoding").
 
-Each emitted token is the model's own choice after the tokens before it, so the result is greedy decoding's; how many
-steps it takes depends on the model.
+Each emitted token is the model's most probable one after the tokens before it, so the tokens equal those of greedy
+decoding. The number of steps depends on the model.
 """
 
 from __future__ import annotations
@@ -24,18 +24,32 @@ from seqpar_deploy.vocab import BOS, EOS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Speculative:
-    """Greedy decoding, `window` tokens a step, shared among the rows of the batch."""
+    """Decode greedily in fewer steps: guess several tokens per step, and keep those that the model confirms.
+
+    The tokens equal those of `Greedy`. The speed-up depends on the model, and is largest for batches of one crop.
+
+    Attributes:
+        window: Tokens per decoder step, shared among the rows of the batch, 1 or more. Default: 16.
+
+    Raises:
+        StrategyError: The window is less than 1.
+
+    Examples:
+        >>> recognizer = Recognizer.from_bundle("bundles/peta", strategy=Speculative(window=16))
+    """
 
     window: int = 16
 
     def __post_init__(self) -> None:
         if self.window < 1:
-            raise StrategyError(f"window is {self.window}, wanted 1 or more")
+            raise StrategyError(f"window must be 1 or more tokens, got {self.window}; the default is 16")
 
     def rows_per_crop(self) -> int:
+        """Return 1."""
         return 1
 
     def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+        """Generate the greedy sequence of each row. See `Strategy.generate`."""
         sequences = [_Sequence() for _ in state.lengths]
         rows = sequences
         while True:
@@ -55,12 +69,12 @@ class Speculative:
             if len(running) < len(rows):
                 state.reorder(np.array(running, dtype=np.int64))
                 rows = [rows[place] for place in running]
-            # `<bos>` and all but the last token have been read; what was fed after them was wrong.
+            # Keep `<bos>` and all tokens but the last. The cache entries after them are of wrong guesses.
             state.truncate(np.array([len(row.tokens) for row in rows], dtype=np.int64))
 
 
 class _Sequence:
-    """What one row has emitted, and its guesses of what follows."""
+    """Hold the tokens that one row has emitted, and its guesses for the next ones."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -70,12 +84,12 @@ class _Sequence:
         self._margin = math.inf
 
     def feed(self, width: int) -> list[int]:
-        """The last token and `width - 1` guesses; where there are none left, the last one again."""
+        """Return the last token and `width - 1` guesses. If there are too few, the last value is repeated."""
         fed = [self.tokens[-1] if self.tokens else BOS, *self._guesses[: width - 1]]
         return fed + [fed[-1]] * (width - len(fed))
 
     def take(self, guesses: list[int], answers: list[int], log_probs: list[float], margins: list[float]) -> None:
-        """Emit the answers whose guessed prefix was right: always the first, and one more for each right guess."""
+        """Emit the answers after a correct prefix of guesses: the first one, and one more per correct guess."""
         self._steps += 1
         right = 1
         while right < len(answers) and guesses[right - 1] == answers[right - 1] != EOS:

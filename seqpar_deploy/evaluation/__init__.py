@@ -1,1 +1,1 @@
-"""The published metrics, from generated sequences and labels."""
+"""Scores of generated sequences against labels, by the published metrics."""

@@ -1,4 +1,4 @@
-"""Run a model over a data set: a checkpoint in PyTorch and a bundle on any backend in the same way."""
+"""Run a model over a data set. A checkpoint in PyTorch and a bundle on any backend run through the same code."""
 
 from __future__ import annotations
 
@@ -22,15 +22,26 @@ from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that is ready to run, wherever it came from. `sha256` is the checkpoint's, or the bundle manifest's."""
+    """A model that is ready to run.
+
+    Attributes:
+        name: Name of the model in results.
+        kind: "checkpoint" or "bundle".
+        precision: Precision of the weights, for example "fp32".
+        sha256: Hash of the checkpoint, or of the bundle's manifest.
+        label_set: The model's attributes.
+        image_size: Side of the model's input in pixels.
+        max_rows: Largest number of rows per decoder batch.
+        backend: Runs the two graphs.
+    """
 
     name: str
-    kind: str  # checkpoint or bundle
+    kind: str
     precision: str
     sha256: str
     label_set: LabelSet
-    image_size: int  # pixels a side
-    max_rows: int  # of a decoder batch
+    image_size: int
+    max_rows: int
     backend: Backend[Any]
 
 
@@ -48,12 +59,15 @@ def generate(
         model: The model to run.
         dataset: The people, labelled with the model's attributes.
         strategy: The decoding strategy.
-        batch_size: Crops per batch. Default: the largest the model and the backend allow.
-        progress: Called after each batch with people done and people in total.
+        batch_size: Crops per batch. Default: the largest that model and backend allow.
+        progress: Called after each batch with people done and people in total. Default: None.
+
+    Returns:
+        One generation per person, in the data set's order.
 
     Raises:
-        DatasetError: The data set has other attributes than the model.
-        ImageError: A picture cannot be read. Skipping it would score another test set.
+        DatasetError: The attributes of data set and model differ.
+        ImageError: A picture cannot be read. It is not skipped, because scores would be of another test set.
     """
     _check_attributes(model.label_set, dataset)
     size = largest_batch(model.max_rows, model.backend, strategy, batch_size)
@@ -67,7 +81,7 @@ def generate(
 
 
 def attributes_of(generations: Sequence[Generation], attributes: int) -> npt.NDArray[np.bool_]:
-    """Return the attributes that each sequence names, bool (M, n). As published, order and repeats do not count."""
+    """Return the attributes that each sequence contains, bool (M, n). As published, order and repeats do not count."""
     named = np.zeros((len(generations), attributes), dtype=np.bool_)
     for row, generation in enumerate(generations):
         named[row, [token - FIRST_ATTRIBUTE for token in generation.tokens if token >= FIRST_ATTRIBUTE]] = True
@@ -75,7 +89,7 @@ def attributes_of(generations: Sequence[Generation], attributes: int) -> npt.NDA
 
 
 def _batches(model: Model, dataset: Dataset, size: int) -> Iterator[Crop]:
-    """Prepared crops (B, H, W, 3). The next batch is read while this one is run."""
+    """Yield prepared crops (B, H, W, 3). The next batch is read while the current one runs."""
 
     def read(start: int) -> Crop:
         crops = [dataset.crop(person) for person in range(start, min(start + size, len(dataset)))]
@@ -91,9 +105,9 @@ def _batches(model: Model, dataset: Dataset, size: int) -> Iterator[Crop]:
 
 
 def _check_attributes(label_set: LabelSet, dataset: Dataset) -> None:
-    wanted, got = ([attribute.name for attribute in labels.attributes] for labels in (label_set, dataset.label_set))
-    if got != wanted:
+    expected, got = ([attribute.name for attribute in labels.attributes] for labels in (label_set, dataset.label_set))
+    if got != expected:
         raise DatasetError(
-            f"{dataset.name} must be labelled with the model's {len(wanted)} attributes of {label_set.name}, in that "
-            f"order, got {len(got)} of {dataset.label_set.name}"
+            f"labels of {dataset.name} must be the model's {len(expected)} attributes of {label_set.name}, in its "
+            f"order, got {len(got)} of {dataset.label_set.name}; check --label-set and --data"
         )

@@ -1,4 +1,4 @@
-"""Scores as a picture: a row per attribute, 1200 pixels wide."""
+"""Picture of scores, with one row per attribute, 1200 pixels wide."""
 
 from __future__ import annotations
 
@@ -53,9 +53,8 @@ def draw_metrics(metrics: Metrics, label_set: LabelSet, title: str) -> bytes:
     left = 0.2 / _WIDTH
     overall = "     ".join(f"{title} {100 * getattr(metrics, name):.1f}" for name, title in OVERALL.items())
     figure.text(left, 1 - 0.30 / height, title, fontsize=11, color=_INK, weight="bold", va="center")
-    figure.text(
-        left, 1 - 0.56 / height, f"{metrics.people:,} people     {overall}", fontsize=9, color=_INK, va="center"
-    )
+    people = "1 person" if metrics.people == 1 else f"{metrics.people:,} people"
+    figure.text(left, 1 - 0.56 / height, f"{people}     {overall}", fontsize=9, color=_INK, va="center")
     for name, right in _COLUMNS:
         axes.text(right, -0.14, name, fontsize=7.5, color=_FAINT, ha="right", va="center")
     axes.text(0, -0.14, "■", fontsize=7.5, color=_YES, va="center")

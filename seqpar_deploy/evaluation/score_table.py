@@ -1,4 +1,4 @@
-"""Scores as text tables."""
+"""Text tables of scores."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.evaluation.metrics import AttributeMetrics, Metrics
 from seqpar_deploy.vocab import LabelSet
 
-OVERALL = {"ma": "mA", "accuracy": "Acc", "precision": "Prec", "recall": "Recall", "f1": "F1"}  # as papers head them
+OVERALL = {
+    "ma": "mA",
+    "accuracy": "Acc",
+    "precision": "Prec",
+    "recall": "Recall",
+    "f1": "F1",
+}  # the papers' column headings
 
 
 def paper_scores(dataset: Dataset, *, published_files: bool) -> Mapping[str, float] | None:
-    """Return SequencePAR's published scores in per cent if the data is the test split they were measured on.
+    """Return SequencePAR's published scores in per cent if the data is the published test split, else None.
 
-    A data set that only has the published one's format, for example a rendered one, has another name.
+    A data set in the same format, for example a rendered one, has another name and therefore no published scores.
     """
     label_set = dataset.label_set
     return label_set.paper if published_files and (dataset.name, dataset.split) == (label_set.name, "test") else None
 
 
 def format_attributes(metrics: Metrics, label_set: LabelSet) -> str:
-    """Format a row per attribute, scores in per cent; `-` if a score would be a share of nobody."""
+    """Format a row per attribute, with scores in per cent. `-` marks a score without people to count."""
     names = [attribute.name for attribute in label_set.attributes]
     width = max(len("attribute"), *map(len, names))
     heading = f"{'attribute':<{width}}  {'yes':>6} {'known':>6} {'predicted':>9} "
@@ -35,7 +41,7 @@ def format_attributes(metrics: Metrics, label_set: LabelSet) -> str:
 
 
 def format_overall(metrics: Metrics, paper: Mapping[str, float] | None = None) -> str:
-    """Format the overall scores in per cent, and under them the paper's, if there are any."""
+    """Format the overall scores in per cent, followed by the paper's if there are any."""
     heading = f"{'':<12}" + " ".join(f"{title:>7}" for title in OVERALL.values())
     rows = [heading, f"{'this model':<12}" + " ".join(f"{100 * getattr(metrics, name):>7.2f}" for name in OVERALL)]
     if paper:
@@ -45,7 +51,7 @@ def format_overall(metrics: Metrics, paper: Mapping[str, float] | None = None) -
 
 
 def recalls(row: AttributeMetrics) -> tuple[float | None, float | None]:
-    """Return recall on yes and on no; None if no person is yes, or no."""
+    """Return recall on yes and recall on no. A recall is None if no person has that label."""
     return row.recall_yes if row.positives else None, row.recall_no if row.known > row.positives else None
 
 

@@ -1,4 +1,4 @@
-"""Generated sequences in a file, to compare two runs: one JSON object per person.
+"""Files of generated sequences, to compare two runs. They have one JSON object per person:
 
 {"image": "images/000001.png", "attributes": ["Female", "Front"], "tokens": [3, 7, 1]}
 """
@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from seqpar_deploy.datasets import Dataset
+from seqpar_deploy.datasets.annotations import json_mistake
 from seqpar_deploy.decoding import Generation
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.recognizer import prediction_from_generation
 
-_NAMES = 3  # pictures named in a message
+_NAMES = 3  # pictures to list in a message
 
 
 def sequences_to_jsonl(dataset: Dataset, generations: Sequence[Generation]) -> str:
-    """Return the lines of a sequence file. Pictures are named by their folder and file name, not by their full path."""
+    """Return the text of a sequence file. It names pictures by folder and file, not by full path."""
     lines = []
     for image, generation in zip(picture_names(dataset), generations, strict=True):
         attributes = prediction_from_generation(generation, dataset.label_set).attributes
@@ -28,22 +30,34 @@ def sequences_to_jsonl(dataset: Dataset, generations: Sequence[Generation]) -> s
 
 
 def read_sequences(path: Path, dataset: Dataset) -> list[tuple[int, ...]]:
-    """Read the tokens in a sequence file of an earlier run over the same people. Raises DatasetError."""
+    """Return the tokens in a sequence file of an earlier run over the same people. Raises DatasetError."""
+    images: list[Any] = []
+    tokens: list[tuple[int, ...]] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        images = [row["image"] for row in rows]
-        tokens = [tuple(int(token) for token in row["tokens"]) for row in rows]
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            images.append(row["image"])
+            tokens.append(tuple(int(token) for token in row["tokens"]))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} must be a file that --predictions wrote: {error}") from None
+    except json.JSONDecodeError as error:
+        raise _not_sequences(path, f"line {len(tokens) + 1} with {json_mistake(error)}") from None
+    except UnicodeDecodeError as error:
+        raise _not_sequences(path, json_mistake(error)) from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise _not_sequences(path, f"line {len(tokens) + 1} without a list of tokens") from None
     if images != picture_names(dataset):
         raise DatasetError(
-            f"{path} must hold sequences of the {len(dataset)} people of {dataset.name} {dataset.split}, got "
+            f"{path} must contain the sequences of the {len(dataset)} people of {dataset.name} {dataset.split}, got "
             f"{len(images)} others; compare runs over the same data, split and --limit"
         )
     return tokens
+
+
+def _not_sequences(path: Path, got: str) -> DatasetError:
+    return DatasetError(
+        f'{path} must have one object with "image" and "tokens" per line, as --predictions writes, got {got}'
+    )
 
 
 def differing(dataset: Dataset, generations: Sequence[Generation], earlier: Sequence[tuple[int, ...]]) -> list[str]:

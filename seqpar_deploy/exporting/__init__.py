@@ -1,1 +1,1 @@
-"""torch -> ONNX: graphs, precision, parity with the checkpoint, and the bundle made of them."""
+"""Export checkpoints as bundles: ONNX graphs, precision, and parity with the checkpoint."""

@@ -1,4 +1,4 @@
-"""Baselines of a bundle in a benchmark: the graphs that a generic ONNX export gives.
+"""Graphs of a generic ONNX export, as baselines in benchmarks.
 
 | graph | inputs | outputs |
 |---|---|---|
@@ -7,9 +7,9 @@
 | cross_kv | image_tokens | cross_kv (2L, B, h, N, k) |
 | concat_step | tokens (B, 1), past_kv (2L, B, h, T, k), cross_kv | log_probs (B, 1, V), present_kv (T + 1 slots) |
 
-The plain decoder reads the whole sequence at each step and computes the image tokens' keys and values each time. The
-step with a cache copies it into a longer one, as exports of Hugging Face models do. Both use the image tower without
-any preparation for export.
+The plain decoder reads the whole sequence at each step and recomputes the image tokens' keys and values. The step with
+a cache copies it into a longer one, like exports of Hugging Face models. Both use the image tower without changes for
+export.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _ConcatStep(_PlainDecoder):
 
 
 def export_plain_encoder(model: SequencePAR, preprocessing: Preprocessing, path: Path) -> None:
-    """Raises ExportError, as do all functions here."""
+    """Export the encoder. All functions of this module raise ExportError."""
     size = model.architecture.image_size
     crops = TensorSpec(name="crops", dtype="uint8", shape=("B", size, size, 3))
     spec = GraphSpec(inputs=(crops,), outputs=(_image_tokens(model),))

@@ -1,7 +1,7 @@
-"""What a checkpoint says, in eager FP32, of crops that are prepared as the published code prepares them.
+"""Run a checkpoint in eager FP32 on crops that are prepared like in the published code: the parity reference.
 
-Pictures reach the network by torchvision's transforms, as published, and by nothing of `preprocess.py` or of the
-encoder graph, so that a mistake in either shows.
+Crops pass through torchvision's transforms, as published, and not through `preprocess.py` or the encoder graph, so that
+a mistake in either is detected.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from seqpar_deploy.preprocess import Crop, Preprocessing
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, LabelSet
 
-_NORMALISATIONS = {  # mean and std that other models are used with
-    "of CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "of ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "0.5 and 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "0 and 1, as if left out": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+_NORMALISATIONS = {  # mean and std of other models
+    "CLIP": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "(0.5, 0.5)": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "(0, 1), which is no normalisation": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
 
@@ -42,7 +42,7 @@ def checkpoint_reference(
     beams: Sequence[int] = (),
     on_progress: OnProgress | None = None,
 ) -> Reference:
-    """The reference for these crops; `beams` are those whose beams are searched as well."""
+    """Return the reference for these crops. For the crops `beams`, beam search is run as well."""
     size, preprocessing = model.architecture.image_size, label_set.preprocessing
     prepared = np.stack([published_crop(person.image, size, preprocessing) for person in people])
     eager = EagerBackend(model, token_table, preprocessing)
@@ -63,7 +63,7 @@ def checkpoint_reference(
 
 
 def published_crop(crop: Crop, image_size: int, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """A crop padded and resized as the published code does it (image_size, image_size, 3)."""
+    """Pad and resize a crop like the published code, to (image_size, image_size, 3)."""
     from torchvision.transforms import InterpolationMode, Resize
 
     image = Image.fromarray(crop)
@@ -78,7 +78,7 @@ def published_crop(crop: Crop, image_size: int, preprocessing: Preprocessing) ->
 
 
 def published_images(prepared: Crop, preprocessing: Preprocessing) -> Tensor:
-    """Normalised images (B, 3, H, W) of prepared crops (B, H, W, 3), as the published code makes them."""
+    """Normalise prepared crops (B, H, W, 3) like the published code, to images (B, 3, H, W)."""
     from torchvision.transforms import Compose, Normalize, ToTensor
 
     transform = Compose([ToTensor(), Normalize(mean=preprocessing.mean, std=preprocessing.std)])
@@ -88,7 +88,7 @@ def published_images(prepared: Crop, preprocessing: Preprocessing) -> Tensor:
 def _suspects(
     model: SequencePAR, eager: EagerBackend, crop: Crop, preprocessing: Preprocessing
 ) -> dict[str, Float32Array]:
-    """What would follow `<bos>` if a known mistake had been made, by what one would say of it."""
+    """Return the log-probabilities after `<bos>` under each known mistake, by a description of the mistake."""
 
     def after_bos(state: EagerState) -> Float32Array:
         return np.asarray(eager.step(state, np.array([[BOS]])).log_probs[0, 0])
@@ -107,15 +107,16 @@ def _suspects(
             / torch.tensor(preprocessing.std).view(3, 1, 1)
         ),
     }
-    wanted = f"wanted mean {preprocessing.mean}, std {preprocessing.std}"
+    expected = f"mean {preprocessing.mean}, std {preprocessing.std}"
     for name, (mean, std) in _NORMALISATIONS.items():
         for wrong, changed in (
-            ("mean and std are those", dataclasses.replace(preprocessing, mean=mean, std=std)),
-            ("mean is that", dataclasses.replace(preprocessing, mean=mean)),
-            ("std is that", dataclasses.replace(preprocessing, std=std)),
+            ("mean and std", dataclasses.replace(preprocessing, mean=mean, std=std)),
+            ("mean", dataclasses.replace(preprocessing, mean=mean)),
+            ("std", dataclasses.replace(preprocessing, std=std)),
         ):
             if changed != preprocessing:
-                found.setdefault(f"{wrong} {name}, {wanted}", first_step(published_images(crop, changed)))
+                mistake = f"normalisation must have {expected}, got {wrong} of {name}"
+                found.setdefault(mistake, first_step(published_images(crop, changed)))
     for name, shift in (("one too far", -1), ("one too near", 1)):
         with _positions_shifted(model, shift):
             found[f"positions are off by one, {name}"] = after_bos(EagerState(image))

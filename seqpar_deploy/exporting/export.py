@@ -1,16 +1,16 @@
-"""checkpoint + label set + recipe -> bundle, in a straight line. A check that fails leaves nothing behind.
+"""Export a checkpoint, with a label set and a recipe, as a bundle. If a step fails, all its files are removed.
 
- 1. reserve a hidden folder beside OUT
+ 1. make a hidden folder beside OUT
  2. load the checkpoint into the network (FP32), compute the token table, drop the text tower
  3. run the network on the parity crops: the reference
  4. write golden.npz: the reference on a few of the crops
- 5. convert the network to the recipe's precision; release the FP32 one
- 6. write encoder.onnx and decoder_step.onnx; release the network
- 7. hash what was written, once
+ 5. convert the network to the recipe's precision, release the FP32 one
+ 6. write encoder.onnx and decoder_step.onnx, release the network
+ 7. hash the files
  8. compare the graphs with the reference: the parity gate
- 9. FP16: search every tensor for values beyond FP16
-10. int8: write the 8-bit graphs, hash them, measure how far they are from the reference
-11. write model_card.md, and last manifest.json, which lists all of it
+ 9. FP16: search every tensor for values beyond FP16's range
+10. int8: write the 8-bit graphs, hash them, measure their difference to the reference
+11. write model_card.md, and last manifest.json, which lists all files
 12. rename the folder to OUT
 """
 
@@ -82,25 +82,37 @@ def export_bundle(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
-    """Export a checkpoint as a bundle, whole and checked, or raise and leave nothing behind.
+    """Export a checkpoint as a bundle, and check that the bundle reproduces it.
+
+    If a check fails, an error is raised and no bundle is written.
 
     Args:
-        checkpoint: A `.pth` as published or a `.safetensors`.
-        recipe: Precision, opset, batch profiles and parity tolerances.
+        checkpoint: A published `.pth`, or a `.safetensors`.
+        recipe: Precision, opset, batch profiles and parity tolerances, see `load_recipe`.
         out: The bundle's folder.
-        label_set: As for `load_network`, as are `sentences`, `encoder` and `decoder_heads`.
-        overwrite: Replace a bundle at `out`.
-        progress: Shows the stages of work. Default: nothing is shown.
+        label_set: The label set the checkpoint was trained on: a `LabelSet`, a name (`peta`) or the path of a TOML
+            file. Default: the one in the checkpoint.
+        sentences: Use the label set's full sentences as phrases, for a checkpoint that was trained on those.
+            Default: False.
+        encoder: The open_clip model name, if the encoder is not an OpenAI CLIP ViT. Default: derived from the weights.
+        decoder_heads: Decoder heads, if they do not have 64 channels each. Default: derived from the weights.
+        overwrite: Replace a bundle at `out`. Default: False.
+        progress: Receives the progress of each stage. Default: none is reported.
 
     Returns:
-        The bundle, opened.
+        The opened bundle.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or does not fit its label set.
-        LabelSetError: no such label set, or the checkpoint carries none.
+        CheckpointError: The checkpoint cannot be read, or does not match its label set.
+        LabelSetError: The label set cannot be found, or none was given and the checkpoint has none.
         BundleError: `out` exists, or cannot be written.
-        ExportError: a graph is not what it should be.
-        ParityError: the graphs do not reproduce the checkpoint.
+        ExportError: An exported graph has unexpected inputs, outputs or operators.
+        ParityError: The graphs do not reproduce the checkpoint, or overflow FP16.
+
+    Examples:
+        >>> from seqpar_deploy.exporting.export import export_bundle
+        >>> from seqpar_deploy.exporting.recipe import load_recipe
+        >>> bundle = export_bundle("f1_best.pth", load_recipe("fp16"), "bundles/peta-fp16", label_set="peta")
     """
     with new_bundle_dir(Path(out), overwrite=overwrite) as folder:
         with progress("loading the checkpoint"):
@@ -110,18 +122,18 @@ def export_bundle(
         reference = _run_reference(loaded, recipe, progress)
         golden = reference.subset(_golden_rows(reference.people))
         np.savez_compressed(folder / GOLDEN, **golden_arrays(golden))  # type: ignore[arg-type]
-        loaded = _in_precision(loaded, recipe.precision)  # in place of the FP32 one, gigabytes in ViT-L/14
+        loaded = _in_precision(loaded, recipe.precision)  # releases the FP32 one, gigabytes for ViT-L/14
         manifest = _manifest(loaded, recipe)
         manifest["graphs"] = _write_graphs(folder, loaded, recipe, progress)
         labels = loaded.label_set
-        del loaded  # the runtime is about to load its own copy of the weights
+        del loaded  # the runtime loads its own copy of the weights
 
         manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, [ENCODER, DECODER_STEP])])
         bundle = Bundle.from_manifest(folder, manifest)
         report = _check(bundle, reference, recipe, progress)
         manifest["parity"] = report.to_dict()
         if recipe.precision == "fp16":
-            with progress("searching for values beyond FP16"):
+            with progress("searching for values beyond FP16's range"):
                 require_no_overflow(bundle, reference)
         if recipe.int8:
             _write_int8(folder, bundle, recipe.int8, progress)
@@ -143,7 +155,7 @@ def _run_reference(loaded: LoadedNetwork, recipe: Recipe, progress: Progress) ->
 
 
 def _golden_rows(people: Sequence[ParityCrop]) -> list[int]:
-    """Crops whose reference travels with the bundle: a few of the real and rendered ones, every difficult one."""
+    """Return the crops for golden.npz: a few real and rendered ones, and all adversarial ones."""
     rows: list[int] = []
     for kind, most in _GOLDEN_CROPS.items():
         rows += [row for row, person in enumerate(people) if person.kind == kind][:most]
@@ -156,7 +168,7 @@ def _in_precision(loaded: LoadedNetwork, precision: Precision) -> LoadedNetwork:
 
 
 def _write_graphs(folder: Path, loaded: LoadedNetwork, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    """Write both graphs; their specs, for the manifest."""
+    """Write both graphs. Returns their specs for the manifest."""
     specs = graph_specs(loaded.network, CACHE_DTYPE[recipe.precision])
     with progress("exporting the encoder"):
         encoder = EncoderGraph(loaded.network, uint8_to_images(loaded.label_set.preprocessing))
@@ -168,7 +180,7 @@ def _write_graphs(folder: Path, loaded: LoadedNetwork, recipe: Recipe, progress:
 
 
 def _graph_files(folder: Path, graphs: Iterable[str]) -> list[str]:
-    """The graphs and the files of weights they name."""
+    """Return the files of the graphs and of their external weights."""
     return [file for graph in graphs for file in (graph, *sorted(external_data_locations(folder / graph)))]
 
 
@@ -178,11 +190,11 @@ def _check(bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progr
         closing(open_backend(bundle, recipe.parity.backend)) as backend,
     ):
         report = check_parity(backend, reference, recipe.parity, bundle=bundle, on_progress=on_progress)
-    return report.require("nothing was written")
+    return report.require("no bundle was written")
 
 
 def _write_int8(folder: Path, bundle: Bundle, int8: Int8, progress: Progress) -> None:
-    with progress("making the 8-bit graphs") as on_progress:
+    with progress("writing the 8-bit graphs") as on_progress:
         images = calibration_crops(int8.calibration_crops)
         size = bundle.dimensions.image_size
         crops = prepare_batch(images, image_size=size, preprocessing=bundle.preprocessing)
@@ -190,7 +202,7 @@ def _write_int8(folder: Path, bundle: Bundle, int8: Int8, progress: Progress) ->
 
 
 def _measure_int8(bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    """How far the 8-bit graphs are from the checkpoint, for the manifest. No gate: they differ."""
+    """Measure the difference of the 8-bit graphs to the checkpoint, for the manifest. It may not fail the export."""
     with (
         progress("comparing the 8-bit graphs with the checkpoint") as on_progress,
         closing(open_backend(bundle, recipe.parity.backend, compute_precision="int8")) as backend,
@@ -201,7 +213,7 @@ def _measure_int8(bundle: Bundle, reference: Reference, recipe: Recipe, progress
 
 
 def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
-    """All of the manifest that is known before the graphs are written."""
+    """Return the manifest's entries that are known before the graphs are written."""
     architecture = loaded.network.architecture
     return {
         "format": FORMAT,
@@ -225,7 +237,7 @@ def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from; None for an installed package."""
+    """Return the commit of the checkout this package runs from, or None if it is installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,12 +1,12 @@
-"""The two graphs of a bundle, as torch modules, and their export to ONNX.
+"""Define the two graphs of a bundle as torch modules, and export them to ONNX.
 
 | graph | inputs | outputs |
 |---|---|---|
 | encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k), pooled (B, d) |
 | decoder_step | tokens (B, T), position (B,), self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token, self_kv_out |
 
-`pooled` float32 is the mean of the N image tokens, class token included, after the projection to d channels. Heads that
-draft attributes read it; decoding does not, so backends that draft nothing do not request it.
+`pooled` float32 is the mean of the N image tokens, class token included, after the projection to d channels. It is for
+heads that draft attributes. Decoding does not use it, so backends do not request it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from seqpar_deploy.preprocess import Preprocessing
 
 
 class EncoderGraph(nn.Module):
-    """Scaling, normalisation and the image tower; the decoder's cross-attention keys and values, and `pooled`."""
+    """Scale and normalise crops, run the image tower, and return cross-attention keys and values, and `pooled`."""
 
     def __init__(self, model: SequencePAR, to_images: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         visual = model.clip_model.visual
-        # Another tower over the same weights: the model itself is left as it is.
+        # A second tower that shares the weights, so that the model is not changed.
         self.clip_visual = copy.deepcopy(visual, memo={id(weight): weight for weight in visual.parameters()})
         if isinstance(visual.conv1, nn.Sequential):
             to_tower = _To(visual.class_embedding.dtype)
@@ -59,7 +59,7 @@ class EncoderGraph(nn.Module):
 
 
 def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
-    """A convolutional stem whose batch normalisations are part of its convolutions."""
+    """Return a convolutional stem with its batch normalisations folded into its convolutions."""
     layers: list[nn.Module] = []
     for layer in stem:
         if isinstance(layer, nn.BatchNorm2d):
@@ -75,7 +75,7 @@ def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
 
 
 class _To(nn.Module):
-    """From the type of a stem to that of its tower."""
+    """Cast from the stem's type to the tower's."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -86,21 +86,21 @@ class _To(nn.Module):
 
 
 class FusableAttention(nn.Module):
-    """torch's self-attention with the same weights, in the plain form that runtimes recognise and fuse.
+    """torch's self-attention, with the same weights, in the form that runtimes recognise and fuse.
 
-    Exported as it is, nn.MultiheadAttention folds the batch into the heads, with twice the transposes.
+    The export of nn.MultiheadAttention folds the batch into the heads, with twice as many transposes.
     """
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.heads, self.head_size = attention.num_heads, attention.head_dim
-        # One product each for queries, keys and values: splitting a joint one costs a copy in OpenVINO.
+        # Separate products for queries, keys and values: splitting a joint product costs a copy in OpenVINO.
         self.weights = nn.ParameterList(attention.in_proj_weight.chunk(3))
         self.biases = nn.ParameterList(attention.in_proj_bias.chunk(3))
         self.out_proj = attention.out_proj
 
     def forward(self, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
-        """x (B, N, width) -> (attended (B, N, width), None), the form open_clip's blocks expect."""
+        """Return (attended x (B, N, width), None), as open_clip's blocks expect."""
         projected = (F.linear(x, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True))
         q, k, v = (
             part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in projected
@@ -111,9 +111,9 @@ class FusableAttention(nn.Module):
 
 
 class DecoderStepGraph(nn.Module):
-    """One step of T tokens a row, over a cache of fixed capacity whose rows may be at different positions.
+    """Run one step of T tokens per row, with a cache of fixed capacity. Rows may be at different positions.
 
-    The text tower is gone: its output is the constant `token_table` (V, d).
+    The output of the text tower is the constant `token_table` (V, d).
     """
 
     def __init__(self, model: SequencePAR, token_table: Tensor) -> None:
@@ -130,13 +130,13 @@ class DecoderStepGraph(nn.Module):
 
 
 def uint8_to_images(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """What a bundle's encoder does first: crops uint8 (B, H, W, 3) -> normalised images (B, 3, H, W)."""
+    """Return the first stage of the encoder: crops uint8 (B, H, W, 3) to normalised images (B, 3, H, W)."""
     return lambda crops: normalise(crops, preprocessing)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """A graph input or output: its name, element type and shape, in numbers where fixed and letters where not."""
+    """Describe a graph's input or output. A dynamic dimension of the shape is a letter."""
 
     name: str
     dtype: str
@@ -145,13 +145,13 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraphSpec:
-    """Names, types and shapes of one graph, declared once for export, manifest and check."""
+    """Describe the inputs and outputs of one graph, for the export, the manifest and the check."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     def example(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
-        """Zero tensors of the inputs' shapes, with these sizes for the letters."""
+        """Return zero tensors for the inputs, with these sizes for the letters."""
         return tuple(
             torch.zeros(
                 [size if isinstance(size, int) else sizes[size] for size in spec.shape],
@@ -162,7 +162,7 @@ class GraphSpec:
 
 
 def graph_specs(model: SequencePAR, cache_dtype: str) -> dict[str, GraphSpec]:
-    """Specs of `encoder` and `decoder_step`; `cache_dtype` is `float32` or `float16`."""
+    """Return the specs of `encoder` and `decoder_step`. `cache_dtype` is `float32` or `float16`."""
     a = model.architecture
     pairs = 2 * a.layers
     cross_kv = TensorSpec(name="cross_kv", dtype=cache_dtype, shape=(pairs, "B", a.heads, a.image_tokens, a.head_size))
@@ -189,7 +189,7 @@ def graph_specs(model: SequencePAR, cache_dtype: str) -> dict[str, GraphSpec]:
 
 
 def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) -> None:
-    """Write one graph with its weights beside it, its nodes named after their modules, and check it.
+    """Write one graph, with its weights beside it and its nodes named after their modules, and check it.
 
     Raises ExportError.
     """
@@ -199,7 +199,7 @@ def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) 
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
-            # Sizes of 1 would be taken for constants.
+            # The exporter treats sizes of 1 as constants.
             spec.example({"B": 2, "T": 2}),
             dynamo=True,
             opset_version=opset,
@@ -216,15 +216,15 @@ def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) 
 
 
 def _name_after_modules(graph: Any) -> None:
-    """Call nodes and the tensors they make `<module>/<operator>`, from the second on with a number.
+    """Name nodes and their outputs `<module>/<operator>`, with a number from the second on.
 
-    `decoder.layers.0.self_att/Add`; `Div_2` in the outermost module. Numbers count one operator in one module: the
-    casts that FP16 adds leave all other names as in FP32, so that tensors of the two can be compared by name.
+    For example `decoder.layers.0.self_att/Add`, or `Div_2` in the outermost module. Each operator of a module has its
+    own count, so the casts of FP16 do not change other names, and tensors of FP16 and FP32 can be compared by name.
     """
     counts: collections.Counter[str] = collections.Counter()
-    declared = set(graph.outputs)  # these keep the names that the bundle promises
+    declared = set(graph.outputs)  # these keep the names that the manifest lists
     for node in graph.all_nodes():
-        # From the outermost module to the innermost, then the operation; shapes of inputs are outside all modules.
+        # Scopes are from the outermost module to the innermost, then the operation. Input shapes are outside modules.
         *modules, _ = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
         inside = bool(modules and modules[0] == "" and modules[-1])
         name = f"{modules[-1]}/{node.op_type}" if inside else node.op_type
@@ -236,7 +236,7 @@ def _name_after_modules(graph: Any) -> None:
 
 
 def _forget_sources(model: Any) -> None:
-    """Drop the exporter's notes: stack traces of this machine, several times the size of the graph itself."""
+    """Drop the exporter's metadata: stack traces of this machine, several times larger than the graph."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
@@ -251,7 +251,7 @@ def _dimension(name: str) -> torch.export.Dim:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter talks to stdout, warnings and logging of things a user cannot act on."""
+    """Silence the exporter's output on stdout, warnings and logging, which users cannot act on."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -266,19 +266,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _check(path: Path, spec: GraphSpec, opset: int) -> None:
-    """onnx.checker, and the declared inputs, outputs and opset."""
+    """Check a graph with onnx.checker, and its inputs, outputs and opset. Raises ExportError."""
     try:
         onnx.checker.check_model(path, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}") from None
+        raise ExportError(f"{path.name} must be valid ONNX: {str(error).splitlines()[0]}") from None
     graph = onnx.load(path, load_external_data=False)
     versions = {entry.domain: entry.version for entry in graph.opset_import}
     if versions != {"": opset}:
-        raise ExportError(f"{path.name} uses operator sets {versions}, wanted opset {opset} alone")
+        raise ExportError(f"{path.name} must use opset {opset} only, got {versions}; report this with your checkpoint")
     for declared, found in ((spec.inputs, graph.graph.input), (spec.outputs, graph.graph.output)):
         got = [_tensor_spec(value) for value in found]
         if got != list(declared):
-            raise ExportError(f"{path.name} has {got}, wanted {list(declared)}")
+            raise ExportError(f"{path.name} must have {list(declared)}, got {got}; report this with your checkpoint")
 
 
 def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:

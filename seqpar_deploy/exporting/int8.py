@@ -1,12 +1,13 @@
-"""Quicker graphs beside a bundle's exact ones: 8-bit products in the encoder, 8-bit weights in the decoder step.
+"""Write faster 8-bit graphs beside a bundle's native ones.
 
-Encoder: every product with a constant matrix takes 8-bit activations, on one scale a tensor, found by running the exact
-encoder on calibration crops, and 8-bit weights, on one scale an output channel. Decoder step: weights alone, because a
-step is bound by reading them. What is not a product with weights (attention, normalisation, softmax) stays as it is.
+Encoder: every matrix multiplication with constant weights uses 8-bit activations, with one scale per tensor, and 8-bit
+weights, with one scale per output channel. The activations' scales are calibrated by running the native encoder on
+crops. Decoder step: only weights are quantised, since a step is bound by reading them. Attention, normalisation and
+softmax stay in native precision.
 
-In the standard's own terms (QuantizeLinear, DequantizeLinear), so that every runtime reads the graphs and those that
-know the pattern compute in 8 bits. Such graphs change tokens where two choices are about as good: they never run unless
-asked for, and a `Recognizer` can re-run low-margin crops with the native ones.
+The graphs use ONNX's QuantizeLinear and DequantizeLinear, so every runtime can read them, and those that recognise the
+pattern compute in 8 bits. They can change low-margin tokens, so they run only on request, and a `Recognizer` can re-run
+low-margin crops with the native graphs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Ranges = Mapping[str, tuple[float, float]]
 
 
 def write_int8_graphs(folder: Path, crops: npt.NDArray[np.uint8], report: Callable[[int, int], None]) -> None:
-    """Write the 8-bit graphs of the exact ones in `folder`; `crops` (G, H, W, 3), prepared, are for calibration."""
+    """Quantise the graphs in `folder`. The prepared `crops` (G, H, W, 3) are for calibration."""
     encoder = onnx.load(folder / ENCODER)
     ranges = _activation_ranges(folder / ENCODER, _activations(encoder), crops, report)
     _save(_quantized(encoder, ranges), folder / INT8_ENCODER)
@@ -34,29 +35,29 @@ def write_int8_graphs(folder: Path, crops: npt.NDArray[np.uint8], report: Callab
 
 
 def _products(model: onnx.ModelProto) -> list[NodeProto]:
-    """Products with a constant matrix."""
+    """Return the matrix multiplications with constant weights."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
 
 
 def _activations(model: onnx.ModelProto) -> list[str]:
-    """What those products are applied to."""
+    """Return the names of the activations that those nodes multiply."""
     return sorted({node.input[0] for node in _products(model)})
 
 
 def _activation_ranges(
     graph: Path, names: list[str], crops: npt.NDArray[np.uint8], report: Callable[[int, int], None]
 ) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of each named tensor over all crops, one crop at a time: they are megabytes each."""
+    """Return the range of each named tensor over all crops. Crops run one by one, since tensors take megabytes each."""
     model = onnx.load(graph, load_external_data=False)
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    watched = graph.with_name(f"watched-{graph.name}")  # beside the weights, which it names relative to itself
+    watched = graph.with_name(f"watched-{graph.name}")  # in the same folder, since weight paths are relative
     onnx.save(model, watched)
     try:
         session = OnnxRuntimeSession(watched)
     finally:
         watched.unlink()
-    low, high = np.zeros(len(names)), np.zeros(len(names))  # 0 is always within: it must be exact
+    low, high = np.zeros(len(names)), np.zeros(len(names))  # the range includes 0, which must be exact
     for number, crop in enumerate(crops, start=1):
         values = session.run({"crops": crop[None]}, names).values()
         low = np.minimum(low, [value.min() for value in values])
@@ -66,12 +67,12 @@ def _activation_ranges(
 
 
 def _quantized(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The model with 8-bit weights in its products, and 8-bit activations where their ranges are known."""
+    """Quantise the weights of the matrix multiplications, and the activations with known ranges."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     products = {node.output[0] for node in _products(model)}
     nodes: list[NodeProto] = []
-    quantized: set[str] = set()  # tensors that several products share are quantized once
+    quantized: set[str] = set()  # tensors that several nodes share are quantised once
     for node in graph.node:
         if node.output[0] in products:
             for place, name in enumerate(node.input):
@@ -94,10 +95,10 @@ def _quantized(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
 
 
 def _weight(tensor: TensorProto) -> tuple[list[TensorProto], list[NodeProto]]:
-    """A matrix (in, out) as int8, symmetric, one scale an output channel.
+    """Quantise a matrix (in, out) to int8: symmetric, with one scale per output channel.
 
-    The zeros of its zero points say nothing new, but without them ONNX Runtime cannot make it uint8, which it has to
-    where products of 8 bits would overflow.
+    The zero points are all 0, but required: without them ONNX Runtime cannot convert the weights to uint8 on processors
+    on which 8-bit products overflow.
     """
     name, matrix = tensor.name, numpy_helper.to_array(tensor)
     scale = np.abs(matrix).max(axis=0) / 127
@@ -113,7 +114,7 @@ def _weight(tensor: TensorProto) -> tuple[list[TensorProto], list[NodeProto]]:
 
 
 def _activation(name: str, low: float, high: float) -> tuple[list[TensorProto], list[NodeProto]]:
-    """A tensor as uint8 and back, with one scale for [low, high]."""
+    """Quantise a tensor to uint8 and back, with one scale for [low, high]."""
     scale = (high - low) / 255 or 1.0
     constants = [
         numpy_helper.from_array(np.array(scale, np.float32), f"{name}_scale"),
@@ -134,5 +135,5 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
     del model.graph.value_info[:]
     weights = f"{path.name}.data"
     onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=1024)
-    path.with_name(weights).chmod(0o644)  # onnx makes it private
+    path.with_name(weights).chmod(0o644)  # onnx creates it with mode 600
     onnx.checker.check_model(path)

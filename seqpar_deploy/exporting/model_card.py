@@ -1,4 +1,4 @@
-"""The model card that travels with a bundle: what it is, where it came from, what was checked and what was not."""
+"""Write the model card of a bundle: its model, its checkpoint and the checks that were run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from seqpar_deploy.vocab import LabelSet
 
 
 def model_card(manifest: Mapping[str, Any], label_set: LabelSet) -> str:
-    """Markdown, from a manifest with its parity report."""
+    """Return the model card in Markdown, from a manifest with its parity report."""
     parity, dimensions, producer = manifest["parity"], manifest["dimensions"], manifest["producer"]
     attributes = "\n".join(f"| {a.name} | {a.group} | {a.phrase} |" for a in label_set.attributes)
     checks = ", ".join(check["name"] for check in parity["checks"] if check["status"] == "passed")
     kinds = ", ".join(f"{number} {kind}" for kind, number in parity["kinds"].items())
     return f"""# SequencePAR, {label_set.title or label_set.name}, {manifest["precision"]}
 
-Pedestrian attributes generated as a sequence (SequencePAR, arXiv 2312.01640), split into an image encoder and a
-decoder step for ONNX runtimes. Made by seqpar-deploy {producer["seqpar_deploy"]} with torch {producer["torch"]},
-opset {producer["opset"]}.
+SequencePAR (arXiv 2312.01640) generates pedestrian attributes as a sequence. This bundle has it as an image encoder and
+a decoder step for ONNX runtimes. It was made by seqpar-deploy {producer["seqpar_deploy"]} with torch
+{producer["torch"]}, opset {producer["opset"]}.
 
 | | |
 |---|---|
@@ -27,13 +27,13 @@ opset {producer["opset"]}.
 | decoder | {dimensions["layers"]} layers, {dimensions["heads"]} heads of {dimensions["head_size"]} |
 | longest sequence | {dimensions["capacity"] - 1} attributes |
 
-## What was checked
-Against the checkpoint (PyTorch, FP32, no cache) on {parity["crops"]} crops ({kinds}), run on
-{parity["backend"]}: {parity["identical"]} greedy sequences identical, {parity["ties"]} leaving it at a numerical tie.
+## Checks
+The bundle was compared with its checkpoint (PyTorch, FP32, no cache) on {parity["crops"]} crops ({kinds}), on backend
+{parity["backend"]}. {parity["identical"]} greedy sequences are identical, {parity["ties"]} differ at a numerical tie.
 Log-probabilities along the checkpoint's sequences differ by {parity["log_prob_median"]:.2g} in the median and
-{parity["log_prob_max"]:.2g} at most. Checked as well: {checks}. `seqpar parity` repeats this on any machine.
+{parity["log_prob_max"]:.2g} at most. These checks passed: {checks}. `seqpar parity` repeats them on any machine.
 {_int8(manifest.get("int8"))}
-That the bundle equals its checkpoint says nothing of how good the checkpoint is. Accuracy was not measured here.
+These checks compare the bundle with its checkpoint. They do not measure the checkpoint's accuracy.
 
 ## Attributes
 | name | group | phrase given to the text tower |
@@ -46,8 +46,8 @@ def _int8(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
     return f"""
-The 8-bit graphs beside the exact ones run only if asked for. As they come, {found["identical"]} of {found["crops"]}
-of these sequences are the checkpoint's, and log-probabilities differ by {found["log_prob_median"]:.2g} in the median
-and {found["log_prob_max"]:.2g} at most. `seqpar tune` finds the margin below which crops are re-run with the native
-graphs.
+The bundle also has 8-bit graphs, which run only on request. Without the fallback, {found["identical"]} of
+{found["crops"]} of these sequences equal the checkpoint's. Log-probabilities differ by {found["log_prob_median"]:.2g}
+in the median and {found["log_prob_max"]:.2g} at most. `seqpar tune` finds the margin below which crops are re-run with
+the native graphs.
 """

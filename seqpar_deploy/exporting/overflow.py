@@ -1,7 +1,7 @@
-"""Whether a value inside an FP16 graph is beyond FP16.
+"""Check that no value inside an FP16 graph is beyond FP16's range.
 
-CPUs compute FP16 graphs in FP32 and round only what is read, so that an overflow leaves no trace in their answers; on a
-GPU it is the end of them. Here every tensor is read.
+CPUs compute FP16 graphs in FP32 and round only the tensors that are read, so an overflow may not show in their outputs,
+but makes them useless on a GPU. So this check reads every tensor.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from seqpar_deploy.parity.reference import Reference
 
 
 def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
-    """Run the graphs on a few crops and their whole sequences. Raises ParityError that names the first stage."""
+    """Run the graphs on two crops and their whole sequences. Raises ParityError, naming the first overflowing stage."""
     d = bundle.dimensions
-    # A real crop and the white one. Two: every tensor of six stages is in memory at a time.
+    # A real crop and the white one. Not more, since all tensors of six stages are in memory at a time.
     white = [crop for crop, person in enumerate(reference.people) if person.name == "white"]
     chosen = [0, *white]
     tokens = reference.tokens[chosen, :-1]
@@ -35,6 +35,6 @@ def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
         first = next((stage.name for stage in graph.stages if stage.name in beyond), None)
         if first is not None:
             raise ParityError(
-                f"values overflow FP16 in the {name}, first at {first}; export in fp32, or keep that in float32 "
-                "(exporting/precision.py); nothing was written"
+                f"values overflow FP16 in the {name}, first at {first}; export with --recipe fp32, or keep this stage "
+                "in float32 (exporting/precision.py); no bundle was written"
             )

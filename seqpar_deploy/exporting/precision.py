@@ -1,4 +1,4 @@
-"""FP16 means FP16 in the graph: TensorRT 11 builds only strongly typed networks, so the types must be right here."""
+"""Convert the network to FP16. TensorRT 11 builds only strongly typed networks, so the graph's types decide."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CACHE_DTYPE: dict[Precision, str] = {"fp32": "float32", "fp16": "float16"}
 
 
 def converted(model: SequencePAR, precision: Precision) -> SequencePAR:
-    """A float32 model in `precision`: itself for FP32, otherwise a new one, whose float32 parts it shares.
+    """Convert a float32 model to `precision`. FP32 returns it unchanged. FP16 returns a new one that shares some parts.
 
-    FP16 keeps what overflows or loses too much in float32: layer normalisation with its weights, attention's softmax,
-    the logits and their log-softmax (the decoder's modules see to the softmaxes themselves). Logits are around 10,
-    where FP16 numbers lie 0.008 apart: near-ties would fall either way. A convolutional stem stays in float32 as well:
-    in FP16 it alone makes more of the error than all that follows.
+    FP16 keeps the parts that overflow or lose too much precision in float32: layer normalisation with its weights,
+    attention's softmax, the logits and their log-softmax (the decoder's modules cast for the softmaxes themselves).
+    Logits are around 10, and FP16's resolution there is 0.008, which would decide near-ties at random. A convolutional
+    stem stays in float32 as well: in FP16 it causes more error than all later layers.
     """
     if precision == "fp32":
         return model
@@ -37,10 +37,10 @@ def converted(model: SequencePAR, precision: Precision) -> SequencePAR:
     made = copy.deepcopy(model, memo)
     for module in made.modules():
         if isinstance(module, nn.LayerNorm):
-            module.__class__ = sequencepar.LayerNorm  # open_clip's own returns to FP16 too early
+            module.__class__ = sequencepar.LayerNorm  # open_clip's own casts to FP16 too early
     return made
 
 
 def token_table_in(table: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """The token table (V, d) in the type the decoder step computes in."""
+    """Convert the token table (V, d) to the decoder step's type."""
     return table.to(getattr(torch, CACHE_DTYPE[precision]))

@@ -1,4 +1,4 @@
-"""An export recipe: opset, precision, batch profiles and parity tolerances, from a TOML file in `export/`."""
+"""Export recipes: opset, precision, batch profiles and parity tolerances, from TOML files in `export/`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,33 @@ from seqpar_deploy.parity.tolerances import ParityTolerances
 from seqpar_deploy.resources import read_recipe_toml
 
 FORMAT = 1
-# What torch exports and the runtimes read; export/fp32.toml says which is portable.
+# The opsets that torch exports and the runtimes read. export/fp32.toml names the portable one.
 Opset = Annotated[int, msgspec.Meta(ge=18, le=25)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Int8:
-    """Faster graphs beside the exact ones, their activations' ranges found on so many crops: real ones, then drawn."""
+    """Configure the 8-bit graphs.
+
+    Attributes:
+        calibration_crops: Crops for calibration: the sample crops first, then rendered ones. Default: 64.
+    """
 
     calibration_crops: Positive = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a checkpoint becomes a bundle. `int8` is None if it holds no 8-bit graphs."""
+    """Describe how a checkpoint is exported.
+
+    Attributes:
+        name: The recipe's name.
+        precision: Precision of the graphs, `fp32` or `fp16`.
+        opset: The ONNX opset, 18 to 25.
+        batches: Batch profiles that engines are built for. Default: one, 1 to 32 crops.
+        parity: The crops and tolerances of the parity gate.
+        int8: The 8-bit graphs, for `fp32`. Default: None, no 8-bit graphs.
+    """
 
     name: Text
     precision: Precision
@@ -39,17 +52,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise ValueError("batches must be one or more tables [[batches]], got none")
+            raise ValueError("batches must have one table [[batches]] or more, got none")
         if self.int8 and self.precision != "fp32":
             raise ValueError(f"precision must be 'fp32' for 8-bit graphs, got {self.precision!r}; leave out [int8]")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
+        """Convert to plain values for a manifest."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """A recipe that ships with the package (`fp16`) or a TOML file of your own. Raises RecipeError."""
-    source, hint = str(name_or_path), "see export/fp32.toml for the form"
+    """Load an export recipe.
+
+    Args:
+        name_or_path: A recipe that ships, `fp32`, `fp16` or `int8`, or the path of your own TOML file.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: The recipe cannot be found or read, or a value is out of range.
+    """
+    source, hint = str(name_or_path), "see export/fp32.toml for an example"
     values = without_format(read_recipe_toml(name_or_path), FORMAT, source=source, error=RecipeError, hint=hint)
     return typed(values, Recipe, source=source, error=RecipeError, hint=hint, known_keys_only=True)

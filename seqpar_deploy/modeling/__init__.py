@@ -1,1 +1,1 @@
-"""PyTorch: the network, the importer of published checkpoints, and the eager reference."""
+"""PyTorch code: the network, the importer of published checkpoints, and the eager reference."""

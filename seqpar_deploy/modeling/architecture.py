@@ -1,4 +1,4 @@
-"""The sizes of a SequencePAR network, as its weights show them."""
+"""Derive the sizes of a SequencePAR network from its weights."""
 
 from __future__ import annotations
 
@@ -13,37 +13,47 @@ from seqpar_deploy.vocab import FIRST_ATTRIBUTE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_CLIP_HEAD_SIZE = 64  # every OpenAI CLIP tower
-_PUBLISHED_HEAD_SIZE = 64  # of the decoder
+_CLIP_HEAD_SIZE = 64  # of all OpenAI CLIP towers
+_PUBLISHED_HEAD_SIZE = 64  # of the published decoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything needed to build the network before its weights are loaded.
+    """Describe the network, so that it can be built before its weights are loaded.
 
-    `vision` and `text` are open_clip tower configurations. The decoder's width is the width CLIP projects to.
+    Attributes:
+        attributes: n, the number of attributes.
+        embed_dim: d, the width of CLIP's projection and of the decoder.
+        vision: open_clip's configuration of the image tower.
+        text: open_clip's configuration of the text tower.
+        quick_gelu: Whether both towers use QuickGELU. Default: True.
+        layers: L, decoder layers. Default: 6.
+        heads: Attention heads per decoder layer. Default: 8.
+        head_size: Channels per head. Default: 64.
+        ffn: Width of the decoder's feed-forward layers. Default: 2048.
+        stem: Channels of a convolutional stem, without the tower's width. Each layer halves the sides. Default: none,
+            as published.
     """
 
-    attributes: int  # n
-    embed_dim: int  # d: CLIP's projection and the decoder's model width
+    attributes: int
+    embed_dim: int
     vision: Mapping[str, Any]
     text: Mapping[str, Any]
     quick_gelu: bool = True
-    layers: int = 6  # L
+    layers: int = 6
     heads: int = 8
     head_size: int = 64
     ffn: int = 2048
-    # Channels of a convolutional stem, before the tower's width; each halves the sides. The published model has none.
     stem: tuple[int, ...] = ()
 
     @property
     def vocabulary(self) -> int:
-        """V = n + 3."""
+        """V = n + 3, attributes and special tokens."""
         return FIRST_ATTRIBUTE + self.attributes
 
     @property
     def capacity(self) -> int:
-        """C = n + 1: the longest sequence, `<bos>` included."""
+        """C = n + 1, the longest sequence in tokens, `<bos>` included."""
         return self.attributes + 1
 
     @property
@@ -52,7 +62,7 @@ class Architecture:
 
     @property
     def image_tokens(self) -> int:
-        """N: patches and the class token."""
+        """N, the patches and the class token."""
         return 1 + (self.image_size // int(self.vision["patch_size"])) ** 2
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,24 +73,26 @@ class Architecture:
         try:
             made = cls(**{**values, "stem": tuple(values.get("stem", ()))})
         except TypeError as error:
-            raise CheckpointError(f"the checkpoint's stored architecture does not fit this package: {error}") from None
+            raise CheckpointError(
+                f"the checkpoint's stored architecture has unknown or missing fields: {error}; update seqpar-deploy"
+            ) from None
         for name in ("attributes", "embed_dim", "layers", "heads", "head_size", "ffn"):
             if type(size := getattr(made, name)) is not int or size < 1:
                 raise CheckpointError(f"{name} of the stored architecture must be an integer above 0, got {size!r}")
         for key in [*made.vision, *made.text]:
-            if key.startswith(("timm_", "hf_")):  # open_clip would fetch and build what they name
-                raise CheckpointError(f"the stored architecture must not name a model from elsewhere, got {key!r}")
+            if key.startswith(("timm_", "hf_")):  # open_clip would download and build the model they name
+                raise CheckpointError(f"the stored architecture must not name a model to download, got {key!r}")
         halvings = len(made.stem) + 1
         if made.stem and made.vision.get("patch_size") != 2**halvings:
             raise CheckpointError(
-                f"patch_size must be {2**halvings} for a stem of {len(made.stem)} channels, which halves the sides "
+                f"patch_size of the stored architecture must be {2**halvings}, since its stem halves the sides "
                 f"{halvings} times, got {made.vision.get('patch_size')}"
             )
         return made
 
 
 def vit_l_14(attributes: int) -> Architecture:
-    """The published model: OpenAI CLIP ViT-L/14 at 224 px and a 6-layer decoder."""
+    """Return the architecture of the published model: OpenAI CLIP ViT-L/14 at 224 px, and a 6-layer decoder."""
     return Architecture(
         attributes=attributes,
         embed_dim=768,
@@ -92,12 +104,16 @@ def vit_l_14(attributes: int) -> Architecture:
 def architecture_from_shapes(
     shapes: Shapes, *, encoder: str | None = None, decoder_heads: int | None = None
 ) -> Architecture:
-    """Read an architecture off the shapes of a state dict with published names.
+    """Derive an architecture from the shapes of a state dict with published names.
 
-    `encoder` is an open_clip model name, for encoders whose head size or activation is not OpenAI CLIP's (weights do
-    not show either). `decoder_heads` is needed where the published head size of 64 does not hold.
+    Args:
+        shapes: Shapes by name.
+        encoder: An open_clip model name. Needed if the head size or the activation is not OpenAI CLIP's, since weights
+            do not show either. Default: OpenAI CLIP.
+        decoder_heads: Decoder heads. Needed if they do not have 64 channels each. Default: heads of 64 channels.
 
-    Raises CheckpointError.
+    Raises:
+        CheckpointError: A weight is missing or has an unexpected shape.
     """
     vision_width, _, patch_size, _ = _shape(shapes, "clip_model.visual.conv1.weight", 4)
     positions, _ = _shape(shapes, "clip_model.visual.positional_embedding", 2)
@@ -117,7 +133,7 @@ def architecture_from_shapes(
         )
     grid = math.isqrt(positions - 1)
     if grid * grid != positions - 1:
-        raise CheckpointError(f"the image encoder must have a square number of positions and one more, got {positions}")
+        raise CheckpointError(f"the image encoder must have a square number of positions plus one, got {positions}")
 
     vision: dict[str, Any] = {
         "image_size": grid * patch_size,
@@ -144,7 +160,7 @@ def architecture_from_shapes(
     for tower, width in (("image", vision_width), ("text", text_width)):
         if encoder is None and width % _CLIP_HEAD_SIZE:
             raise CheckpointError(
-                f"the {tower} tower is {width} wide, no multiple of OpenAI CLIP's head size 64; "
+                f"the {tower} tower's width must be a multiple of 64, OpenAI CLIP's head size, got {width}; "
                 "name the open_clip model with --encoder"
             )
     heads = _decoder_heads(inner, decoder_heads)
@@ -162,22 +178,22 @@ def architecture_from_shapes(
 
 
 def open_clip_config(name: str) -> dict[str, Any]:
-    """The configuration of an open_clip model with a plain ViT image tower. Raises CheckpointError."""
+    """Return the configuration of an open_clip model with a plain ViT image tower. Raises CheckpointError."""
     import open_clip
 
     config = open_clip.get_model_config(name)
     if config is None:
-        raise CheckpointError(f"open_clip knows no model {name!r}; open_clip.list_models() lists the names")
+        raise CheckpointError(f"encoder must be an open_clip model, got {name!r}; open_clip.list_models() lists them")
     if "timm_model_name" in config["vision_cfg"] or not isinstance(config["vision_cfg"].get("layers"), int):
-        raise CheckpointError(f"the image tower of {name} is no open_clip ViT; choose one such as ViT-B-16")
+        raise CheckpointError(f"the image tower of encoder {name} must be a plain ViT; use, for example, ViT-B-16")
     if "hf_model_name" in config["text_cfg"]:
-        raise CheckpointError(f"the text tower of {name} is not open_clip's own; choose a model such as ViT-B-16")
+        raise CheckpointError(f"the text tower of encoder {name} must be open_clip's own; use, for example, ViT-B-16")
     return dict(config)
 
 
 def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     if name not in shapes:
-        raise CheckpointError(f"the checkpoint has no {name}, so it is no SequencePAR model; see docs/checkpoints.md")
+        raise CheckpointError(f"a SequencePAR checkpoint must have {name}, got none; see docs/checkpoints.md")
     if len(shapes[name]) != dimensions:
         raise CheckpointError(f"{name} must have {dimensions} dimensions, got shape {shapes[name]}")
     return shapes[name]
@@ -187,7 +203,8 @@ def _count_layers(shapes: Shapes, pattern: str) -> int:
     found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
     if found != set(range(len(found))):
         missing = min(set(range(max(found))) - found)
-        raise CheckpointError(f"the checkpoint misses layer {missing} of {pattern.split('(')[0]}".replace("\\", ""))
+        prefix = pattern.split("(")[0].replace("\\", "")
+        raise CheckpointError(f"the checkpoint must have layer {missing} of {prefix}, got none; copy it again")
     return len(found)
 
 
@@ -196,10 +213,11 @@ def _decoder_heads(inner: int, decoder_heads: int | None) -> int:
     if heads is None:
         if inner % _PUBLISHED_HEAD_SIZE or inner == _PUBLISHED_HEAD_SIZE:
             raise CheckpointError(
-                f"the decoder's inner width {inner} does not show its number of heads (published: 8 heads of 64); "
-                "pass --decoder-heads"
+                f"the decoder's inner width must be two or more heads of 64 channels, got {inner}; pass --decoder-heads"
             )
         heads = inner // _PUBLISHED_HEAD_SIZE
     if heads < 1 or inner % heads:
-        raise CheckpointError(f"{heads} decoder heads do not divide the inner width {inner}")
+        raise CheckpointError(
+            f"decoder heads must divide the inner width {inner}, got {heads}; pass another --decoder-heads"
+        )
     return heads

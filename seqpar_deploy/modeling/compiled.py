@@ -1,4 +1,4 @@
-"""The cached network through torch.compile: what PyTorch makes of it without export, for those who have a compiler."""
+"""The cached network through torch.compile, for benchmarks: the fastest PyTorch variant. It needs a C++ compiler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqpar_deploy.preprocess import Preprocessing
 
 
 class CompiledEagerBackend(CachedEagerBackend):
-    """`CachedEagerBackend`, compiled at the first call, and again for each other shape. For benchmarks only."""
+    """Run `CachedEagerBackend` compiled, at the first call of each shape. For benchmarks only."""
 
     name = "eager-compiled"
 

@@ -1,8 +1,8 @@
-"""The network in PyTorch behind the backend protocol, so that the same strategies drive it as drive a bundle.
+"""The PyTorch network behind the backend protocol, so that the decoding strategies run on it as on a bundle.
 
-`EagerBackend` is the reference: it keeps no cache, each step reads the whole sequence again, as the published code
-does. That is slow, and independent of everything the exported graphs do to be fast. `CachedEagerBackend` is the best
-baseline of a benchmark: the fastest that PyTorch gets without export.
+`EagerBackend` is the reference. It has no cache: each step reads the whole sequence again, like the published code.
+That is slow, and independent of the optimisations in the exported graphs. `CachedEagerBackend` is the fastest eager
+PyTorch baseline of the benchmarks.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from seqpar_deploy.preprocess import Preprocessing
 
 
 def normalise(crops: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Prepared crops (B, H, W, 3) uint8 -> images (B, 3, H, W) float32, as torchvision's ToTensor and Normalize do."""
+    """Convert crops (B, H, W, 3) uint8 to images (B, 3, H, W) float32, like torchvision's ToTensor and Normalize."""
     mean = torch.tensor(preprocessing.mean, device=crops.device)
     std = torch.tensor(preprocessing.std, device=crops.device)
-    # Cast before transposing: TensorRT does not parse a transpose of uint8.
+    # Cast before the transpose: TensorRT cannot parse a transpose of uint8.
     return ((crops.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 class EagerState:
-    """Cross-attention keys and values of each row, and the tokens it was fed."""
+    """Hold each row's cross-attention keys and values, and its tokens."""
 
     def __init__(self, cross_kv: Tensor) -> None:
         self.cross_kv = cross_kv
@@ -46,7 +46,7 @@ class EagerState:
 
 
 class EagerBackend:
-    """Runs a SequencePAR network without export and without a cache."""
+    """Run a SequencePAR network without export and without a cache."""
 
     name = "eager"
     max_rows = None
@@ -65,7 +65,7 @@ class EagerBackend:
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> EagerState:
-        """Start from normalised images (B, 3, H, W) instead of crops."""
+        """Start sequences from normalised images (B, 3, H, W) instead of crops."""
         return EagerState(self._model.decoder.cross_kv(self._model.encode_image(images)))
 
     @torch.inference_mode()
@@ -74,7 +74,7 @@ class EagerBackend:
             row.extend(new)
         lengths = {len(row) for row in state.tokens}
         if len(lengths) > 1:
-            raise ValueError(f"the eager reference steps rows of one length, got lengths {sorted(lengths)}")
+            raise ValueError(f"rows of the eager reference must have equal lengths, got {sorted(lengths)}")
         sequences = torch.tensor(state.tokens, device=self._token_table.device)
         log_probs, _ = self._model.decoder(sequences, self._token_table[sequences], state.cross_kv)
         new_log_probs = log_probs[:, -tokens.shape[1] :].cpu().numpy()
@@ -85,7 +85,7 @@ class EagerBackend:
 
 
 class CachedState:
-    """Keys and values of each row's tokens, in slots of fixed capacity, and of its image tokens."""
+    """Hold each row's keys and values: of its tokens, in a cache of fixed capacity, and of its image tokens."""
 
     def __init__(self, self_kv: Tensor, cross_kv: Tensor) -> None:
         self.self_kv, self.cross_kv = self_kv, cross_kv
@@ -105,9 +105,9 @@ class CachedState:
 
 
 class CachedEagerBackend:
-    """What PyTorch can do without export: text tower folded, embeddings looked up at once, keys and values cached.
+    """Run the network without export, with the text tower folded into a table, and keys and values cached.
 
-    In FP16 as well: pass a model from `precision.converted`, and the token table in float16.
+    For FP16, pass a model from `precision.converted`, and the token table in float16.
     """
 
     name = "eager-cached"
@@ -146,9 +146,11 @@ class CachedEagerBackend:
 def continue_sequences(
     decoder: Decoder, tokens: Tensor, token_table: Tensor, cross_kv: Tensor, self_kv: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step of T tokens a row: log-probabilities (B, T, V), and the cache with slots position .. position + T - 1
-    of each row written."""
+    """Run one step of T tokens per row.
+
+    Returns log-probabilities (B, T, V), and the cache with each row's slots `position` to `position + T - 1` written.
+    """
     log_probs, new_kv = decoder(tokens, F.embedding(tokens, token_table), cross_kv, self_kv, position)
-    # One write for all layers: within the step the cache is only read.
+    # One write for all layers, since the step itself only reads the cache.
     slots = position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (B, T)
     return log_probs, self_kv.scatter(3, slots[None, :, None, :, None].expand_as(new_kv), new_kv)

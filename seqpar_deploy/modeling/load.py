@@ -1,4 +1,4 @@
-"""A checkpoint file as a network that runs, for every command that takes one. torch is imported when it is called."""
+"""Load a checkpoint file as a network, for all commands that take one. torch is imported at the first call."""
 
 from __future__ import annotations
 
@@ -22,23 +22,31 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedNetwork:
-    """A checkpoint's network in float32 and evaluation mode, and what belongs to it."""
+    """Hold a checkpoint's network, in float32 and evaluation mode.
+
+    Attributes:
+        network: The network.
+        token_table: The embedding of every token, (V, d).
+        label_set: The label set it was trained on.
+        file: The checkpoint's file name.
+        sha256: SHA-256 of the checkpoint, in hexadecimal.
+    """
 
     network: SequencePAR
-    token_table: Tensor  # (V, d): the embedding of every token
+    token_table: Tensor
     label_set: LabelSet
-    file: str  # the checkpoint's name
-    sha256: str  # of the checkpoint
+    file: str
+    sha256: str
 
 
 @contextlib.contextmanager
 def export_extra() -> Iterator[None]:
-    """Import PyTorch and its like in this block. Raises BackendUnavailableError that names the extra to install."""
+    """Import PyTorch in this block. Raises BackendUnavailableError, naming the extra, if a package is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise BackendUnavailableError(
-            f"checkpoints need {error.name}, which is not installed; pip install 'seqpar-deploy[export]'"
+            f"{error.name}, which checkpoints need, is not installed; pip install 'seqpar-deploy[export]'"
         ) from None
 
 
@@ -56,23 +64,28 @@ def load_network(
     """Load a checkpoint and compute its token table.
 
     Args:
-        path: A `.pth` as published or a `.safetensors`.
-        label_set: The label set it was trained on: itself, a name (`peta`) or a TOML file. Default: the one the
-            checkpoint carries.
-        sentences: Take the label set's full sentences as phrases, for a checkpoint that was trained on those.
-        bundle: The bundle that was exported from it, which gives the label set.
-        encoder: The open_clip model, for encoders that are no OpenAI CLIP ViT.
-        decoder_heads: Number of decoder heads, if they do not have 64 channels each.
-        device: `cpu` or `cuda`.
-        keep_text_tower: Keep the text tower, a quarter of the weights, which nothing needs once there is a token table.
+        path: A published `.pth`, or a `.safetensors`.
+        label_set: The label set it was trained on: a `LabelSet`, a name (`peta`) or the path of a TOML file.
+            Default: the one in the checkpoint.
+        sentences: Use the label set's full sentences as phrases, for a checkpoint that was trained on those.
+            Default: False.
+        bundle: A bundle exported from this checkpoint. Its label set is used. Default: none.
+        encoder: The open_clip model name, if the encoder is not an OpenAI CLIP ViT. Default: derived from the weights.
+        decoder_heads: Decoder heads, if they do not have 64 channels each. Default: derived from the weights.
+        device: `cpu` or `cuda`. Default: `cpu`.
+        keep_text_tower: Keep the text tower, a quarter of the weights. With the token table, inference does not need
+            it. Default: False.
+
+    Returns:
+        The network and its token table.
 
     Raises:
         BackendUnavailableError: PyTorch or another library of the export extra is missing.
-        CheckpointError: the file cannot be read, or does not fit the label set, or the bundle is of another.
-        LabelSetError: no such label set, or none was given and the checkpoint carries none.
+        CheckpointError: The file cannot be read, or does not match the label set or the bundle.
+        LabelSetError: The label set cannot be found, or none was given and the checkpoint has none.
     """
     if isinstance(label_set, (str, Path)):
-        label_set = load_label_set(label_set, sentences=sentences)  # before minutes of work
+        label_set = load_label_set(label_set, sentences=sentences)  # first, since the rest takes minutes
     with export_extra():
         import torch
 
@@ -100,8 +113,8 @@ def _check_exported(checkpoint: Checkpoint, bundle: Bundle) -> None:
     exported = bundle.manifest["checkpoint"]
     if checkpoint.sha256 != exported["sha256"]:
         raise CheckpointError(
-            f"{checkpoint.path.name} has sha256 {checkpoint.sha256[:12]}.., the bundle was made of {exported['file']} "
-            f"with {exported['sha256'][:12]}..; pass the checkpoint it was exported from"
+            f"the bundle's checkpoint must be {exported['file']} with sha256 {exported['sha256'][:12]}.., got "
+            f"{checkpoint.path.name} with {checkpoint.sha256[:12]}..; pass the checkpoint it was exported from"
         )
 
 
@@ -110,13 +123,13 @@ def _carried_label_set(checkpoint: Checkpoint, *, sentences: bool) -> LabelSet:
     if checkpoint.label_set is not None:
         if sentences:
             raise LabelSetError(
-                f"{checkpoint.path.name} carries its label set, with the phrases it was trained on; "
+                f"{checkpoint.path.name} contains its label set, with the phrases it was trained on; "
                 "leave out --sentences, or pass --label-set too"
             )
         return checkpoint.label_set
     if name in known:
         return load_label_set(name, sentences=sentences)
-    trained_on = "does not say what it was trained on" if name is None else f"was trained on {name!r}, which is unknown"
+    stored = "has no label set" if name is None else f"was trained on the unknown label set {name!r}"
     raise LabelSetError(
-        f"{checkpoint.path.name} {trained_on}; pass --label-set, one of {', '.join(known)} or a TOML file of your own"
+        f"{checkpoint.path.name} {stored}; pass --label-set, one of {', '.join(known)} or a TOML file of your own"
     )

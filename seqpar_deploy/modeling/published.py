@@ -1,8 +1,7 @@
-"""Generation as the published code does it, cost by cost: the first variant of the benchmark.
+"""The published procedure with all its costs: the baseline of the benchmark.
 
-At each call the text tower runs on every phrase; at each step the decoder reads the whole sequence again, computes the
-image tokens' keys and values again, and looks up one embedding after the other in Python. The results are those of the
-eager reference; only the work differs.
+Each call runs the text tower on every phrase. Each step reads the whole sequence again, recomputes the image tokens'
+keys and values, and looks up embeddings one by one in Python. The outputs equal those of the eager reference.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from seqpar_deploy.preprocess import Preprocessing
 
 
 class PublishedState:
-    """Image tokens, the word-to-vector dictionary of this call, and the sequences so far."""
+    """Hold the image tokens, the word-to-vector dictionary of this call, and the sequences so far."""
 
     def __init__(self, image_tokens: Tensor, word_to_vector: dict[int, Tensor]) -> None:
         self.image_tokens = image_tokens
@@ -34,7 +33,7 @@ class PublishedState:
         return np.full(self.image_tokens.shape[0], length, dtype=np.int64)
 
     def truncate(self, lengths: Int64Array) -> None:
-        raise NotImplementedError("the published code has nothing like it")
+        raise NotImplementedError("the published code cannot truncate sequences; use another strategy")
 
     def reorder(self, rows: Int64Array) -> None:
         index = torch.from_numpy(rows)
@@ -43,7 +42,7 @@ class PublishedState:
 
 
 class PublishedBackend:
-    """The published procedure behind the backend protocol. For benchmarks only."""
+    """Run the published procedure behind the backend protocol. For benchmarks only."""
 
     name = "published"
     max_rows = None

@@ -1,4 +1,4 @@
-"""Networks with random weights: for tests, benchmarks and demonstrations where no trained checkpoint is at hand."""
+"""Networks with random weights, for tests, benchmarks and demonstrations without a trained checkpoint."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 
 
 def random_model(architecture: Architecture, *, seed: int = 0) -> SequencePAR:
-    """A SequencePAR whose labels mean nothing, reproducible from its seed.
+    """Build a SequencePAR with random weights, reproducible from its seed. Its predictions are meaningless.
 
-    Freshly initialised decoders repeat one token for every picture, which compares badly. Here what a token, its
-    position and the picture contribute is balanced so that sequences vary with all three.
+    A decoder with default initialisation repeats one token for every image, which makes comparisons weak. Here the
+    contributions of token, position and image are balanced, so that sequences vary with all three.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

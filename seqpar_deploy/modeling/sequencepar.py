@@ -1,4 +1,4 @@
-"""SequencePAR: pedestrian attributes generated as a sequence (arXiv 2312.01640).
+"""The SequencePAR network, which generates pedestrian attributes as a sequence (arXiv 2312.01640).
 
     crops ── CLIP image tower ── image tokens ──┐ keys and values
                                                 │
@@ -6,12 +6,11 @@
                           │
     phrases ── CLIP text tower
 
-Module names follow the published code (Event-AHU/OpenPAR), so that its state dicts load as they are. There is one
-decoder for training, for the eager reference and for export: without a cache it reads whole sequences, with one it
-continues them.
+Module names follow the published code (Event-AHU/OpenPAR), so its state dicts load unchanged. Training, the eager
+reference and the export share one decoder: it reads whole sequences without a cache, and continues them with one.
 
-Shapes: B rows, T tokens a row, N image tokens, C slots of the cache, V vocabulary, L layers, d model width,
-h heads of k channels.
+Shapes: B rows, T tokens per row, N image tokens, C cache slots, V vocabulary, L layers, d model width, h heads of k
+channels.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from torch import Tensor, nn
 from seqpar_deploy.modeling.architecture import Architecture
 from seqpar_deploy.vocab import PAD
 
-# Far below any attention score, yet finite in FP32: a row whose every key is masked stays free of NaN.
+# Far below any attention score, but finite in FP32, so that a row with all keys masked does not become NaN.
 _MASKED = -1e9
 
 
 class SequencePAR(nn.Module):
-    """The whole network. `forward` is teacher forcing; `decoder` continues sequences with a cache."""
+    """The whole network. `forward` is for teacher forcing. `decoder` continues sequences with a cache."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
         d = architecture.embed_dim
-        # pool_type "none" makes open_clip's tower return every token, projected.
+        # With pool_type "none", open_clip's tower returns all tokens, projected.
         vision = {**architecture.vision, "pool_type": "none", "output_tokens": False}
         self.clip_model = open_clip.CLIP(d, vision, dict(architecture.text), quick_gelu=architecture.quick_gelu)
         self.clip_model.visual.ln_post = nn.Identity()  # in the checkpoint, but not applied by the published model
@@ -52,35 +51,35 @@ class SequencePAR(nn.Module):
         self.pad_embedding = nn.Parameter(torch.zeros(1, d), requires_grad=False)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image tokens (B, N, d), class token first, of normalised images (B, 3, H, W)."""
+        """Encode normalised images (B, 3, H, W) to image tokens (B, N, d), class token first."""
         return self.clip_model.encode_image(images)
 
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
-        """Text features (n, d) of attribute phrases, not normalised."""
+        """Encode attribute phrases to text features (n, d), not normalised."""
         ids = open_clip.tokenize(list(phrases), context_length=self.clip_model.context_length)
         return self.clip_model.encode_text(ids.to(self.bos_embedding.device))
 
     def token_table(self, phrases: Sequence[str]) -> Tensor:
-        """The embedding of every token id (V, d). Constant once training is over."""
+        """Return the embedding of every token id, (V, d). It is constant after training."""
         special = [self.bos_embedding, self.eos_embedding, self.pad_embedding]
         return torch.cat([*special, self.encode_phrases(phrases)])
 
     def forward(self, images: Tensor, tokens: Tensor, token_table: Tensor) -> Tensor:
-        """Log-probabilities (B, T, V) of what follows each of the tokens (B, T)."""
+        """Return the log-probabilities (B, T, V) of the token that follows each of the tokens (B, T)."""
         cross_kv = self.decoder.cross_kv(self.encode_image(images))
         return self.decoder(tokens, token_table[tokens], cross_kv)[0]
 
 
 def convolutional_stem(*channels: int) -> nn.Sequential:
-    """Patch embeddings (B, width, H / p, W / p) by convolutions, each halving the sides, in place of one of stride p.
+    """Return convolutions that compute patch embeddings (B, width, H / p, W / p), in place of one of stride p.
 
-    Small networks that start from random weights learn many times faster with it (Xiao et al., Early Convolutions
-    Help Transformers See Better, arXiv 2106.14881). The published model has none.
+    Each halves the sides. Small networks with random initial weights learn many times faster with it (Xiao et al.,
+    Early Convolutions Help Transformers See Better, arXiv 2106.14881). The published model has none.
     """
     layers: list[nn.Module] = []
     for number, (before, after) in enumerate(zip((3, *channels), channels)):  # noqa: B905
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        if 0 < number < len(channels) - 1:  # not at the finest, where it costs most, nor where the tower takes over
+        if 0 < number < len(channels) - 1:  # not at the finest scale, which costs most, and not before the tower
             layers.append(ResidualConvolutions(after))
     return nn.Sequential(*layers, nn.Conv2d(channels[-1], channels[-1], 1, bias=False))
 
@@ -107,7 +106,7 @@ class Decoder(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        # Row 0 is for <pad>; the token at step t uses row t + 1.
+        # Row 0 is for <pad>. The token at step t uses row t + 1.
         table = sinusoid_table(architecture.capacity + 1, architecture.embed_dim)
         self.pos_emb = nn.Embedding.from_pretrained(table, freeze=True)
         self.layers = nn.ModuleList(DecoderLayer(architecture) for _ in range(architecture.layers))
@@ -118,7 +117,7 @@ class Decoder(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
     def cross_kv(self, image_tokens: Tensor) -> Tensor:
-        """Cross-attention keys and values (2L, B, h, N, k) of image tokens (B, N, d): keys, values of each layer."""
+        """Return each layer's cross-attention keys and values (2L, B, h, N, k) of image tokens (B, N, d)."""
         pairs = [layer.enc_att.attention.keys_values(image_tokens) for layer in self.decoder_layers()]
         return torch.stack([half for pair in pairs for half in pair])
 
@@ -130,15 +129,20 @@ class Decoder(nn.Module):
         self_kv: Tensor | None = None,
         position: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Read tokens (B, T), embedded (B, T, d); without a cache they are whole sequences from `<bos>` on.
+        """Read tokens. Without a cache they are whole sequences that start with `<bos>`.
 
-        With a cache, self_kv (2L, B, h, C, k) holds keys and values of earlier tokens and position (B,) says how many
-        each row has; slots from there on are ignored, whatever is in them.
+        Args:
+            tokens: Token ids (B, T).
+            embedded: Their embeddings (B, T, d).
+            cross_kv: Keys and values of the image tokens (2L, B, h, N, k).
+            self_kv: The cache: keys and values of earlier tokens (2L, B, h, C, k). Default: none.
+            position: Earlier tokens per row (B,). Cache slots from there on are ignored. Required with `self_kv`.
 
-        Returns log-probabilities (B, T, V) in float32 and the new tokens' own keys and values (2L, B, h, T, k).
+        Returns:
+            Log-probabilities (B, T, V) in float32, and keys and values of the new tokens (2L, B, h, T, k).
         """
-        # Comparisons and sums that ONNX Runtime has had on CUDA for long. Before version 1.27, Equal and ReduceMax run
-        # on the CPU, and each step waits for copies there and back (microsoft/onnxruntime#27754).
+        # Uses `<`, `>` and sums, which ONNX Runtime has long had on CUDA. Before version 1.27, Equal and ReduceMax run
+        # on the CPU, and each step waits for copies in both directions (microsoft/onnxruntime#27754).
         real = (tokens < PAD) | (tokens > PAD)  # (B, T)
         steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)  # (T,)
         rows = steps if position is None else position[:, None] + steps  # (T,) or (B, T)
@@ -148,8 +152,7 @@ class Decoder(nn.Module):
         if self_kv is not None:
             assert position is not None
             slots = torch.arange(self_kv.shape[3], device=tokens.device)  # (C,)
-            # A <pad> leaves an all-zero key behind, which no other token does (its keys have biases): that is how
-            # later steps know to ignore it.
+            # A <pad> leaves an all-zero key, so that later steps can ignore it. Keys of other tokens have biases.
             written = ~(self_kv[0, :, 0].abs().float().sum(-1) <= 0)  # (B, C); NaN counts as written
             cached = (slots < position[:, None]) & written  # (B, C)
             cached = cached[:, None, :].expand(-1, tokens.shape[1], -1)  # (B, T, C)
@@ -166,7 +169,7 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward; rows of `<pad>` tokens are zeroed after each."""
+    """Self-attention, cross-attention and feed-forward. Rows of `<pad>` tokens are zeroed after each."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -206,7 +209,7 @@ class ResidualAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width h * k need not be the model's width d."""
+    """Multi-head attention with an inner width h * k that may differ from the model's width d."""
 
     def __init__(self, d: int, heads: int, head_size: int) -> None:
         super().__init__()
@@ -219,12 +222,12 @@ class Attention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, h, T, k) of x (B, T, d)."""
+        """Return the keys and values (B, h, T, k) of x (B, T, d)."""
         return self._split(self.fc_k(x)), self._split(self.fc_v(x))
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
         keys, values = keys_values
-        queries = self._split(self.fc_q(x)) * (1 / math.sqrt(self.head_size))  # scaled first: FP16 stays in range
+        queries = self._split(self.fc_q(x)) * (1 / math.sqrt(self.head_size))  # scaled first to stay in FP16's range
         scores = (queries @ keys.transpose(-1, -2)).float()  # (B, h, T, keys)
         if visible is not None:
             scores = torch.where(visible, scores, _MASKED)
@@ -250,14 +253,14 @@ class FeedForward(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in float32, whatever the model's type: squares of FP16 activations overflow."""
+    """Layer normalisation in float32 for all model types, since squares of FP16 activations overflow."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 def sinusoid_table(rows: int, d: int) -> Tensor:
-    """Fixed position embeddings (rows, d), row 0 zero: even columns sin(p / 10000^(2i/d)), odd columns cos."""
+    """Return fixed position embeddings (rows, d): even columns sin(p / 10000^(2i/d)), odd ones cos, row 0 zero."""
     position = torch.arange(rows, dtype=torch.float32)[:, None]
     angle = position / 10000 ** (2 * torch.arange(d // 2, dtype=torch.float32) / d)
     table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

@@ -1,1 +1,1 @@
-"""Does a bundle reproduce its checkpoint? The gate and everything it needs; no torch, so it runs on the edge."""
+"""The parity gate, which checks that a bundle reproduces its checkpoint. It needs no torch, so it runs on the edge."""

@@ -1,7 +1,4 @@
-"""Which crops a bundle is held against its checkpoint on: real, rendered, and made to be difficult.
-
-All of them are the same on every machine. Nothing here needs torch.
-"""
+"""The crops of the parity gate: real, rendered and adversarial ones. They are the same on every machine."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from seqpar_deploy.synth.render import render_person
 
 Kind = Literal["real", "rendered", "adversarial"]
 
-_RENDERED_SEED = 3000  # of no training and of no other test
+_RENDERED_SEED = 3000  # not used in training or in other tests
 _CALIBRATION_SEED = 3001
 _NOISE_SEED = 17
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityCrop:
-    """One crop as it comes from a camera: uint8 RGB (h, w, 3), of any size."""
+    """Hold one unprepared crop: its name, its kind and its pixels, uint8 RGB (h, w, 3) of any size."""
 
     name: str
     kind: Kind
@@ -33,13 +30,13 @@ class ParityCrop:
 
 
 def calibration_crops(count: int) -> list[Crop]:
-    """What 8-bit graphs are calibrated on: the sample crops, and drawn people who are no parity crops."""
+    """Return crops to calibrate 8-bit graphs: the sample crops, then rendered ones that are not parity crops."""
     real = [read_image(path) for path in sample_crops()[:count]]
     return real + [render_person(_CALIBRATION_SEED, index)[0] for index in range(count - len(real))]
 
 
 def parity_crops(*, real: int, rendered: int) -> list[ParityCrop]:
-    """The first `real` sample crops, `rendered` drawn people, and every adversarial crop, in this order."""
+    """Return the first `real` sample crops, `rendered` rendered ones, and all adversarial ones, in this order."""
     return [
         *(ParityCrop(name=path.stem, kind="real", image=read_image(path)) for path in sample_crops()[:real]),
         *(
@@ -51,7 +48,7 @@ def parity_crops(*, real: int, rendered: int) -> list[ParityCrop]:
 
 
 def adversarial_crops() -> list[ParityCrop]:
-    """Crops nobody meant, which a deployment meets all the same. They compress well, so that golden data stay small."""
+    """Return unusual crops that deployments receive by accident. They compress well, to keep golden data small."""
     rng = np.random.default_rng(_NOISE_SEED)
     makers: dict[str, Callable[[], Crop]] = {
         "black": lambda: np.zeros((96, 48, 3), np.uint8),
@@ -77,6 +74,6 @@ def _noise(rng: np.random.Generator, height: int, width: int) -> Crop:
 
 
 def _checkerboard(height: int, width: int) -> Crop:
-    """Pixels alternately black and white: grey when it is made smaller as it should be."""
+    """Return alternating black and white pixels, which a correct resize turns grey."""
     squares = np.add.outer(np.arange(height), np.arange(width)) % 2 * 255
     return np.repeat(squares[..., None], 3, axis=2).astype(np.uint8)

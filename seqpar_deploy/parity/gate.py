@@ -1,9 +1,9 @@
-"""Does a bundle say what its checkpoint says? Whole generations are compared, tokens before tolerances.
+"""The parity gate: compare a bundle with its checkpoint, on whole sequences and their log-probabilities.
 
-The checkpoint runs eagerly, in float32 and without a cache; its sequences are the reference (`reference.py`). The
-bundle must prepare the crops to the same bytes, generate the same tokens by every strategy, in every slot of a batch,
-and give the same log-probabilities along the reference's sequences. Each check that fails says in one line where the
-fault is (`probes.py`, `preprocessing.py`); the first that does is the most fundamental.
+The checkpoint runs eagerly, in float32 and without a cache. Its sequences are the reference (`reference.py`). The
+bundle must prepare the crops to the same bytes, generate the same tokens with every strategy and in every slot of a
+batch, and return the same log-probabilities along the reference's sequences. A check that fails describes the fault in
+one line (`probes.py`, `preprocessing.py`). The first one that fails is the most fundamental.
 """
 
 from __future__ import annotations
@@ -37,10 +37,30 @@ def check_parity(
     batch_size: int = BATCH,
     on_progress: OnProgress | None = None,
 ) -> ParityReport:
-    """Run a backend over the reference's crops and compare. Does not raise on a breach: see `ParityReport.require`.
+    """Run a backend on the reference's crops, and compare its outputs with the reference.
 
-    With `bundle` its attribute names, its preprocessing and the batch sizes of its profiles are checked as well; names
-    and preprocessing against `golden`, what the bundle was made with, where the reference was made with the bundle's.
+    A breach of the tolerances does not raise. Call `ParityReport.require` for that.
+
+    Args:
+        backend: The backend with the opened bundle.
+        reference: The reference, for example `reference_from_golden(bundle)`.
+        tolerances: The crops to run and the tolerances, for example `tolerances_of(bundle)`.
+        bundle: Also check the bundle's attribute names, its preprocessing and its profiles' batch sizes. Default: none.
+        golden: The bundle's golden data, to check names and preprocessing against. Needed if `reference` was made with
+            the bundle's own preprocessing. Default: `reference`.
+        batch_size: Crops per batch. Default: 4.
+        on_progress: Called with (crops done, crops in total). Default: none.
+
+    Returns:
+        The report with all checks.
+
+    Raises:
+        BackendError: The backend fails.
+
+    Examples:
+        >>> backend = open_backend(bundle, "openvino")
+        >>> report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
+        >>> report.require("do not use it on this machine")
     """
     trial = Trial(backend, reference, tolerances)
     batch_size = min(batch_size, trial.max_rows)
@@ -77,7 +97,7 @@ def check_parity(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """What was got for one crop: the tokens, and the differences (S, V) along the reference's sequence."""
+    """Hold the outputs for one crop: its tokens, and the differences (S, V) along the reference's sequence."""
 
     crop: int
     tokens: Sequence[int]
@@ -87,7 +107,7 @@ class _Answer:
 def _replay(
     trial: Trial, crops: Sequence[int], batch_size: int, on_progress: OnProgress | None = None
 ) -> list[_Answer]:
-    """Each crop's sequence in one call, and greedily step by step in the same cache."""
+    """Run each crop's reference sequence in one call, then decode it greedily, step by step, in the same cache."""
     reference = trial.reference
     answers: list[_Answer] = []
     for start in range(0, len(crops), batch_size):
@@ -110,9 +130,9 @@ def _divergences(reference: Reference, answers: Sequence[_Answer], tie_margin: f
 
 
 def first_divergence(reference: Reference, crop: int, got: Sequence[int], tie_margin: float) -> Divergence | None:
-    """Where tokens `got` for a crop leave the reference's greedy sequence; None where they do not."""
-    wanted = reference.sequence(crop)
-    difference = first_difference(wanted, got, reference.log_probs[crop])
+    """Return the first difference of a crop's tokens to the reference's greedy sequence, or None if they are equal."""
+    expected = reference.sequence(crop)
+    difference = first_difference(expected, got, reference.log_probs[crop])
     if difference is None:
         return None
     step, margin = difference
@@ -120,11 +140,11 @@ def first_divergence(reference: Reference, crop: int, got: Sequence[int], tie_ma
         crop=crop,
         name=reference.name(crop),
         step=step,
-        wanted=wanted[step] if step < len(wanted) else NOTHING,
+        wanted=expected[step] if step < len(expected) else NOTHING,
         got=got[step] if step < len(got) else NOTHING,
         margin=margin,
         tie=margin < tie_margin,
-        wanted_attributes=reference.attribute_names(wanted),
+        wanted_attributes=reference.attribute_names(expected),
         got_attributes=reference.attribute_names(got),
     )
 
@@ -154,14 +174,15 @@ def _check_attributes(bundle: Bundle, reference: Reference) -> Check:
     names = [attribute.name for attribute in bundle.label_set.attributes]
     if not reference.attributes:
         return _not_recorded("attributes", "names")
-    different = [i for i, (got, wanted) in enumerate(zip(names, reference.attributes, strict=False)) if got != wanted]
+    pairs = enumerate(zip(names, reference.attributes, strict=False))
+    different = [i for i, (got, expected) in pairs if got != expected]
     wrong = None
     if different or len(names) != len(reference.attributes):
         at = different[0] if different else min(len(names), len(reference.attributes))
-        said = f"attribute {at} is {names[at]!r} in the manifest, {reference.attributes[at]!r} in the checkpoint"
-        exchanged = len(different) == 2 and names[different[0]] == reference.attributes[different[1]]
-        wrong = f"{said}: {names[at]!r} and {names[different[1]]!r} are exchanged" if exchanged else said
-    return _check("attributes", wrong, f"{len(names)} names in the order they had at export")
+        wrong = f"attribute {at} must be {reference.attributes[at]!r} as in the checkpoint, got {names[at]!r}"
+        if len(different) == 2 and names[different[0]] == reference.attributes[different[1]]:
+            wrong += f": {names[at]!r} and {names[different[1]]!r} are exchanged in the manifest"
+    return _check("attributes", wrong, f"{len(names)} names, in the order of the checkpoint")
 
 
 def _check_preprocessing(bundle: Bundle, reference: Reference) -> Check:
@@ -176,23 +197,23 @@ def _not_recorded(name: str, lacking: str) -> Check:
     return _skipped(name, f"this bundle's golden data have no {lacking}; export it again")
 
 
-_Probe = tuple[str, Callable[[Trial], str | None], str]  # its name, and what to say when it finds nothing
+_Probe = tuple[str, Callable[[Trial], str | None], str]  # name, probe, and the text for success
 
 _ALONE: tuple[_Probe, ...] = (
-    ("first step", probes.probe_first_step, "the encoder and what follows <bos>, one crop alone"),
-    ("one call", probes.probe_one_call, "a whole sequence in one call, one crop alone"),
+    ("first step", probes.probe_first_step, "the encoder and the step after <bos>, for a single crop"),
+    ("one call", probes.probe_one_call, "a whole sequence in one call, for a single crop"),
 )
-_TOGETHER: tuple[_Probe, ...] = (  # right if they give what one call gives
-    ("cache", probes.probe_steps, "a token a step, one crop alone"),
-    ("forgetting", probes.probe_truncation, "forgotten tokens are not seen"),
-    ("grouping", probes.probe_neighbours, "crops beside each other answered as alone"),
-    ("positions", probes.probe_ragged_rows, "rows of a batch at positions of their own"),
+_TOGETHER: tuple[_Probe, ...] = (  # they pass if their outputs equal those of one call
+    ("cache", probes.probe_steps, "one token per step, for a single crop"),
+    ("forgetting", probes.probe_truncation, "truncated tokens have no effect"),
+    ("grouping", probes.probe_neighbours, "crops in a batch have the outputs of single crops"),
+    ("positions", probes.probe_ragged_rows, "rows of a batch at different positions"),
     ("reordering", probes.probe_reordering, "rows dropped, repeated and permuted"),
 )
 
 
 def _run_probes(trial: Trial, some: Sequence[_Probe]) -> Iterator[Check]:
-    """In order; what fails in one would fail in those that build on it, so those are left out."""
+    """Run probes in order, and stop at the first failure: later probes depend on earlier ones."""
     for name, probe, right in some:
         if why := _nothing_to_probe(name, trial):
             yield _skipped(name, why)
@@ -207,24 +228,22 @@ def _nothing_to_probe(name: str, trial: Trial) -> str | None:
     if name not in ("first step", "grouping") and max(trial.lengths[trial.probed]) < 2:
         return "every sequence ends with its first token"
     if name in ("grouping", "positions", "reordering") and len(trial.probed) < 2:
-        return "one row at a time"
+        return "this backend has batches of one row only"
     return None
 
 
 def _look_closer(trial: Trial) -> Iterator[Check]:
-    """Where it may begin, when something is wrong that no probe has found."""
+    """Run the probes again with a tenth of the tolerances, if checks failed but no probe did."""
     for check in _run_probes(trial.against_itself(), _TOGETHER):
-        looked = (
-            "" if check.status != "failed" else "; found at a tenth of the tolerances, as what follows is beyond them"
-        )
-        yield dataclasses.replace(check, detail=f"{check.detail}{looked}")
+        stricter = "" if check.status != "failed" else "; found with a tenth of the tolerances, since later checks fail"
+        yield dataclasses.replace(check, detail=f"{check.detail}{stricter}")
 
 
 def _check_log_probs(answers: Sequence[_Answer], tolerances: ParityTolerances) -> Check:
     differences = _together(answers)
     found = {"log_prob_median": float(np.median(differences)), "log_prob_max": float(np.max(differences))}
     wrong = [
-        f"{name} differs by {got:.3g}, wanted at most {getattr(tolerances, name):.3g}"
+        f"{name} must be at most {getattr(tolerances, name):.3g}, got {got:.3g}"
         for name, got in found.items()
         if not got <= getattr(tolerances, name)
     ]
@@ -256,26 +275,28 @@ def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
     if reference.beam_margins is None:
         return _not_recorded("beam", "beams")
     if trial.max_rows < BEAM.width:
-        return _skipped("beam", f"batches have at most {trial.max_rows} rows here")
+        return _skipped("beam", f"this backend has batches of at most {trial.max_rows} rows")
     wrong, ties = [], 0
     for crop in crops:
         (got,) = _generate(trial, [crop], BEAM)
-        wanted = reference.beam(crop)
-        if got == wanted:
+        expected = reference.beam(crop)
+        if got == expected:
             continue
-        # Two sequences may score the same, or one may have been let go on the way for another that was as good.
-        margin = min(abs(_score(trial, crop, got) - _score(trial, crop, wanted)), reference.beam_margins[crop])
+        # A tie: both sequences score the same, or one was dropped earlier for another with the same score.
+        margin = min(abs(_score(trial, crop, got) - _score(trial, crop, expected)), reference.beam_margins[crop])
         if margin < tolerances.tie_margin:
             ties += 1
         else:
-            wrong.append(f"crop {crop}: {BEAM.width} beams find {got}, wanted {wanted} by a margin of {margin:.3g}")
+            wrong.append(
+                f"crop {crop}: tokens of {BEAM.width} beams must be {expected}, got {got} (margin {margin:.3g})"
+            )
     more = f" (and {len(wrong) - 1} more crops)" if len(wrong) > 1 else ""
     right = f"{len(crops) - ties} of {len(crops)} sequences identical{f', {ties} differ at a tie' if ties else ''}"
     return _check("beam", f"{wrong[0]}{more}" if wrong else None, right)
 
 
 def _score(trial: Trial, crop: int, tokens: Sequence[int]) -> float:
-    """The summed log-probability the backend itself gives a sequence."""
+    """Return the backend's summed log-probability of a sequence."""
     fed = np.concatenate([trial.reference.tokens[crop, :1], tokens[:-1]])[None]
     log_probs = trial.step(trial.encode([crop]), fed, [crop])[0]
     return float(log_probs[np.arange(len(tokens)), list(tokens)].sum())
@@ -287,7 +308,7 @@ def _generate(trial: Trial, crops: Sequence[int], strategy: Strategy) -> list[tu
 
 
 def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: ParityTolerances) -> list[int]:
-    """The sizes each profile names, as far as the recipe and the backend go."""
+    """Return the batch sizes of all profiles, limited by the recipe and the backend."""
     if bundle is None:
         return []
     largest = min(tolerances.largest_batch, backend.max_rows or tolerances.largest_batch)
@@ -296,11 +317,11 @@ def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: Parit
 
 
 def _check_slots(trial: Trial, size: int, tolerances: ParityTolerances) -> Check:
-    """One batch of `size` different crops, as far as there are so many: every slot must answer for its own."""
+    """Run one batch of `size` crops. Every slot must return the outputs of its own crop."""
     crops = [(size + slot) % len(trial.reference.crops) for slot in range(size)]
     wrong = []
     for slot, answer in enumerate(_replay(trial, crops, size)):
         divergence = first_divergence(trial.reference, answer.crop, answer.tokens, tolerances.tie_margin)
         if trial.first_wrong(answer.differences) is not None or (divergence and not divergence.tie):
             wrong.append(slot)
-    return _check(f"batches of {size}", probes.wrong_slots(size, wrong, crops), "every slot answers for its own crop")
+    return _check(f"batches of {size}", probes.wrong_slots(size, wrong, crops), "every slot matches its crop")

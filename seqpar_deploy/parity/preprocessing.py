@@ -1,6 +1,6 @@
-"""Are crops prepared as the published model's were? Compared byte for byte; where they differ, which mistake is it?
+"""Compare prepared crops with the published preprocessing, byte for byte, and name the likely mistake.
 
-The wanted bytes come from another implementation (`checkpoint_reference.py`) or from golden data made by it.
+The expected bytes come from another implementation (`checkpoint_reference.py`), or from golden data made by it.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ Mistake = Callable[[Image.Image], Image.Image]
 
 
 def preprocessing_difference(
-    people: Sequence[ParityCrop], wanted: Crop, image_size: int, preprocessing: Preprocessing
+    people: Sequence[ParityCrop], expected: Crop, image_size: int, preprocessing: Preprocessing
 ) -> str | None:
-    """What is wrong with the bytes `prepare_batch` gives for these crops, in one line; None if nothing is.
+    """Compare the outputs of `prepare_batch` with `expected`, uint8 (G, H, W, 3).
 
-    `wanted` uint8 (G, H, W, 3).
+    Returns one line on the difference, or None if all bytes are equal.
     """
     images = [person.image for person in people]
     got = prepare_batch(images, image_size=image_size, preprocessing=preprocessing)
-    different = [crop for crop in range(len(people)) if not np.array_equal(got[crop], wanted[crop])]
+    different = [crop for crop in range(len(people)) if not np.array_equal(got[crop], expected[crop])]
     if not different:
         return None
     crop = different[0]
-    where = f"crop {crop} ({people[crop].name}) and {len(different) - 1} more" if len(different) > 1 else f"crop {crop}"
-    cause = _likely_mistake([images[crop] for crop in different], got[different], wanted[different], preprocessing)
+    crops = f"crop {crop} ({people[crop].name}) and {len(different) - 1} more" if len(different) > 1 else f"crop {crop}"
+    cause = _likely_mistake([images[crop] for crop in different], got[different], expected[different], preprocessing)
     if cause:
-        return f"{where}: as if {cause}"
-    most = int(np.abs(got[different].astype(int) - wanted[different]).max())
-    return f"{where}: bytes differ by up to {most} from the reference preprocessing, as no known mistake explains"
+        return f"{crops}: {cause}"
+    most = int(np.abs(got[different].astype(int) - expected[different]).max())
+    return f"{crops}: bytes differ by up to {most} from the reference preprocessing, for an unknown reason"
 
 
-def _likely_mistake(images: Sequence[Crop], got: Crop, wanted: Crop, preprocessing: Preprocessing) -> str | None:
-    """The mistake that comes closest to `got`, if it comes much closer than what was wanted."""
+def _likely_mistake(images: Sequence[Crop], got: Crop, expected: Crop, preprocessing: Preprocessing) -> str | None:
+    """Return the known mistake that is closest to `got`, if it is much closer than the expected bytes."""
     distances = {}
     for name, mistake in _mistakes(got.shape[1], preprocessing).items():
         made = np.stack([np.asarray(mistake(Image.fromarray(image))) for image in images])
         distances[name] = _distance(made, got)
     name = min(distances, key=lambda known: distances[known])
-    # Implementations of one mistake round in their own ways, so that equality is not asked for.
-    return name if distances[name] < 0.25 * _distance(wanted, got) else None
+    # Implementations of the same mistake round differently, so equality is not required.
+    return name if distances[name] < 0.25 * _distance(expected, got) else None
 
 
 def _distance(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
@@ -56,10 +56,10 @@ def _distance(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
 
 
 def _mistakes(size: int, preprocessing: Preprocessing) -> Mapping[str, Mistake]:
-    """Each known mistake by what one would say of it: a picture -> what the mistake makes of it."""
+    """Return a function per known mistake, by a description of the mistake."""
     sides, right = (size, size), FILTERS[preprocessing.interpolation]
     padded = preprocessing.pad == "square"
-    wanted = preprocessing.interpolation
+    expected = preprocessing.interpolation
 
     def pad(
         image: Image.Image, fill: tuple[int, int, int] = preprocessing.fill, *, centred: bool = True
@@ -74,35 +74,35 @@ def _mistakes(size: int, preprocessing: Preprocessing) -> Mapping[str, Mistake]:
         return pad(image) if padded else image
 
     found: dict[str, Mistake] = {
-        "its colour channels were swapped (BGR for RGB)": lambda image: Image.fromarray(
+        "colour channels must be RGB, got BGR": lambda image: Image.fromarray(
             np.ascontiguousarray(np.asarray(prepared(image).resize(sides, right))[..., ::-1])
         ),
-        f"resized without antialiasing, wanted {wanted} with it": lambda image: _without_antialiasing(
+        f"resize must be {expected} with antialiasing, got one without": lambda image: _without_antialiasing(
             prepared(image), size
         ),
     }
     for other, name in _NAMES.items():
         if other != right:
-            found[f"resized with {name}, wanted {wanted}"] = lambda image, other=other: (  # type: ignore[misc]
+            found[f"resize must be {expected}, got {name}"] = lambda image, other=other: (  # type: ignore[misc]
                 prepared(image).resize(sides, other)
             )
     if padded:
-        found["the padding to a square was left out"] = lambda image: image.resize(sides, right)
-        found["padded on the right and below, wanted on all sides"] = lambda image: pad(image, centred=False).resize(
+        found["padding must be to a square, got none"] = lambda image: image.resize(sides, right)
+        found["padding must be on all sides, got right and below"] = lambda image: pad(image, centred=False).resize(
             sides, right
         )
         for colour, fill in (("black", (0, 0, 0)), ("grey", (127, 127, 127)), ("white", (255, 255, 255))):
             if fill != preprocessing.fill:
-                found[f"padded with {colour}, wanted {preprocessing.fill}"] = lambda image, fill=fill: (  # type: ignore[misc]
+                found[f"padding colour must be {preprocessing.fill}, got {colour}"] = lambda image, fill=fill: (  # type: ignore[misc]
                     pad(image, fill).resize(sides, right)
                 )
     else:
-        found["padded to a square, wanted no padding"] = lambda image: pad(image).resize(sides, right)
+        found["padding must be none, got a square"] = lambda image: pad(image).resize(sides, right)
     return found
 
 
 def _without_antialiasing(image: Image.Image, size: int) -> Image.Image:
-    """Bilinear from the four nearest pixels, however much smaller the picture becomes; edges repeated."""
+    """Resize bilinearly from the four nearest pixels at every scale, with repeated edges."""
     pixels = np.asarray(image, dtype=np.float64)
     for axis in (0, 1):
         length = pixels.shape[axis]

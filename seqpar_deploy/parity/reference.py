@@ -1,6 +1,6 @@
-"""What the checkpoint says of the crops a bundle is held against: the reference, and its form as golden data.
+"""The reference of the parity gate, which is the checkpoint's outputs on the parity crops, and its form as golden data.
 
-Needs no torch: where there is none, a bundle's golden data are the reference.
+It needs no torch. Without a checkpoint, the golden data in the bundle are the reference.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from seqpar_deploy.parity.crops import ParityCrop
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
-BATCH = 4  # crops at a time: the reference keeps no cache, and a full-size batch is to stay small in memory
+BATCH = 4  # crops per batch: small, since the reference has no cache and full-size batches need much memory
 BEAM = Beam(width=3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The checkpoint's own answers: greedy sequences of prepared crops, from `<bos>` on.
+    """Hold the checkpoint's outputs on G prepared crops. Older golden data have only the first three attributes.
 
-    `crops` uint8 (G, H, W, 3); `tokens` int64 (G, C), right-padded; `log_probs` float32 (G, C - 1, V), what follows
-    each token but the last. Only the first `lengths[g]` of these belong to crop g's sequence.
-
-    What older golden data do not have:
-    `beam_tokens` as `tokens`, found with `BEAM`; rows of nothing but `<pad>` where no beams were searched
-    `beam_margins` float32 (G,), the smallest difference of scores by which such a search kept a beam or let it go
-    `people` the crops before they were prepared
-    `attributes` the names of tokens 3 and on
-    `suspects` the log-probabilities (V,) that would follow `<bos>` for the first crop, had a known mistake been made
+    Attributes:
+        crops: Prepared crops, uint8 (G, H, W, 3).
+        tokens: Greedy sequences that start with `<bos>`, int64 (G, C), right-padded.
+        log_probs: Log-probabilities of the token after each token but the last, float32 (G, C - 1, V). Only the first
+            `lengths[g]` belong to the sequence of crop g.
+        beam_tokens: Sequences of beam search with `BEAM`, like `tokens`. Rows without a search are all `<pad>`.
+        beam_margins: The smallest score difference by which each search kept or dropped a beam, float32 (G,).
+        people: The crops before preprocessing.
+        attributes: The names of the tokens from 3 on.
+        suspects: Log-probabilities (V,) after `<bos>` for the first crop under each known mistake, by description.
+        source: `checkpoint` or `golden data`. Default: `checkpoint`.
     """
 
     crops: npt.NDArray[np.uint8]
@@ -48,25 +50,25 @@ class Reference:
     people: tuple[ParityCrop, ...] = ()
     attributes: tuple[str, ...] = ()
     suspects: Mapping[str, Float32Array] = dataclasses.field(default_factory=dict)
-    source: str = "checkpoint"  # or "golden data"
+    source: str = "checkpoint"
 
     @property
     def lengths(self) -> Int64Array:
-        """Tokens generated for each crop, `<eos>` included (G,)."""
+        """The number of tokens generated for each crop, `<eos>` included, int64 (G,)."""
         ended = np.cumsum(self.tokens[:, 1:] == EOS, axis=1) - (self.tokens[:, 1:] == EOS)
         return np.asarray(np.count_nonzero(ended == 0, axis=1), dtype=np.int64)
 
     @property
     def beamed(self) -> list[int]:
-        """The crops whose beams are known."""
+        """The crops that have a beam search."""
         return [] if self.beam_tokens is None else np.flatnonzero(self.beam_tokens[:, 0] == BOS).tolist()
 
     def sequence(self, crop: int) -> tuple[int, ...]:
-        """The tokens after `<bos>`, with the `<eos>` if there is one."""
+        """Return a crop's greedy tokens after `<bos>`, with the `<eos>` if there is one."""
         return tuple(self.tokens[crop, 1 : 1 + self.lengths[crop]].tolist())
 
     def beam(self, crop: int) -> tuple[int, ...]:
-        """As `sequence`, of the best beam."""
+        """Return a crop's best beam, like `sequence`."""
         assert self.beam_tokens is not None
         row = self.beam_tokens[crop, 1:]
         return tuple(row[row != PAD].tolist())
@@ -75,12 +77,12 @@ class Reference:
         return self.people[crop].name if self.people else f"crop {crop}"
 
     def attribute_names(self, tokens: Sequence[int]) -> list[str]:
-        """Names of the attributes among these tokens, in token order; numbers where names are not known."""
+        """Return the names of the attributes among these tokens, in token order. Unknown names are numbers."""
         named = sorted({token for token in tokens if token > PAD})
         return [self.attributes[token - PAD - 1] if self.attributes else str(token) for token in named]
 
     def subset(self, rows: Sequence[int]) -> Reference:
-        """These crops alone. `suspects` are of the first crop, so keep that first."""
+        """Return the reference of these crops only. Keep the first crop first, since `suspects` belong to it."""
         index = np.asarray(rows, dtype=np.int64)
         return dataclasses.replace(
             self,
@@ -103,9 +105,9 @@ def reference_generations(
     batch_size: int = BATCH,
     on_progress: OnProgress | None = None,
 ) -> Reference:
-    """Greedy sequences of prepared crops and their log-probabilities from an eager backend; beams of some crops.
+    """Generate the reference on an eager backend: greedy sequences, their log-probabilities, and beams of some crops.
 
-    `encode`, where given, starts the crops of a slice in the backend's place: from pictures prepared in another way.
+    `encode` replaces the backend's `encode` for a slice of the crops, to prepare them in another way.
     """
     encode = encode or (lambda rows: backend.encode(crops[rows]))
     tokens = _no_tokens(len(crops), max_steps)
@@ -136,12 +138,12 @@ def reference_generations(
 
 
 class _ClosestChoice:
-    """What a beam search over one crop asks of a backend. `margin` is the smallest difference of scores by which a
-    beam was kept or let go."""
+    """Wrap a backend for a beam search on one crop, and track `margin`, the smallest score difference by which a beam
+    was kept or dropped."""
 
     def __init__(self, backend: Backend[Any]) -> None:
         self._backend = backend
-        self._sums: Float32Array = np.zeros(1, dtype=np.float32)  # of each beam, best first
+        self._sums: Float32Array = np.zeros(1, dtype=np.float32)  # one per beam, best first
         self.margin = float("inf")
 
     def step(self, state: Any, tokens: Int64Array) -> StepOutput:
@@ -159,8 +161,10 @@ def _no_tokens(rows: int, max_steps: int) -> Int64Array:
 
 
 def golden_arrays(reference: Reference) -> dict[str, npt.NDArray[Any]]:
-    """A reference as plain arrays, for `golden.npz`. Raw crops have sizes of their own: `raw_pixels` holds them all,
-    one after the other, `raw_shapes` (G, 2) their heights and widths."""
+    """Convert a reference to plain arrays for `golden.npz`.
+
+    Raw crops have different sizes: `raw_pixels` has all pixels, and `raw_shapes` (G, 2) the heights and widths.
+    """
     images = [person.image for person in reference.people]
     arrays: dict[str, npt.NDArray[Any] | None] = {
         "crops": reference.crops,
@@ -180,37 +184,49 @@ def golden_arrays(reference: Reference) -> dict[str, npt.NDArray[Any]]:
 
 
 def reference_from_golden(bundle: Bundle) -> Reference:
-    """The reference a bundle carries. Parts that older bundles lack are empty. Raises BundleFormatError."""
+    """Read the reference in a bundle's golden data. Parts that older bundles lack are empty.
+
+    Args:
+        bundle: The opened bundle.
+
+    Returns:
+        The reference, with `source` `golden data`.
+
+    Raises:
+        BundleFormatError: The golden data cannot be read, or are malformed.
+    """
     try:
         reference = _reference_from_arrays(bundle.golden())
         _check_shapes(reference, bundle.dimensions)
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        what = f"it misses {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleFormatError(f"{bundle.path / GOLDEN} is malformed: {what}; export the bundle again") from None
+        problem = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleFormatError(
+            f"{bundle.path / GOLDEN} is malformed: {problem}; export the bundle again with seqpar-export"
+        ) from None
     return reference
 
 
 def _check_shapes(reference: Reference, d: Dimensions) -> None:
     rows = len(reference.crops)
     if not rows:
-        raise ValueError("it holds no crops")
-    wanted: dict[str, tuple[Any, tuple[int, ...], str]] = {
+        raise ValueError("it must have crops, got none")
+    expected: dict[str, tuple[Any, tuple[int, ...], str]] = {
         "crops": (reference.crops, (rows, d.image_size, d.image_size, 3), "uint8"),
         "tokens": (reference.tokens, (rows, d.capacity), "int64"),
         "log_probs": (reference.log_probs, (rows, d.capacity - 1, d.vocabulary), "float32"),
     }
     if reference.beam_tokens is not None:
-        wanted["beam_tokens"] = reference.beam_tokens, (rows, d.capacity), "int64"
+        expected["beam_tokens"] = reference.beam_tokens, (rows, d.capacity), "int64"
     if reference.beam_margins is not None:
-        wanted["beam_margins"] = reference.beam_margins, (rows,), "float32"
-    for name, (array, shape, dtype) in wanted.items():
+        expected["beam_margins"] = reference.beam_margins, (rows,), "float32"
+    for name, (array, shape, dtype) in expected.items():
         if (array.shape, array.dtype.name) != (shape, dtype):
-            raise ValueError(f"{name} is {array.dtype.name} {array.shape}, wanted {dtype} {shape}")
+            raise ValueError(f"{name} must be {dtype} {shape}, got {array.dtype.name} {array.shape}")
     for tokens in (reference.tokens, reference.beam_tokens):
         if tokens is not None and not ((tokens >= 0) & (tokens < d.vocabulary)).all():
-            raise ValueError(f"its tokens are not all from 0 to {d.vocabulary - 1}")
+            raise ValueError(f"tokens must be 0 to {d.vocabulary - 1}, got {tokens.min()} to {tokens.max()}")
     if reference.people and len(reference.people) != rows:
-        raise ValueError(f"it holds {len(reference.people)} raw crops for {rows} prepared ones")
+        raise ValueError(f"raw crops must be as many as the {rows} prepared ones, got {len(reference.people)}")
 
 
 def _reference_from_arrays(golden: Mapping[str, npt.NDArray[Any]]) -> Reference:

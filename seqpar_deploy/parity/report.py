@@ -1,4 +1,4 @@
-"""The parity gate's report: made by `gate.py`, kept in a bundle's manifest, shown by the commands."""
+"""The report of the parity gate. `gate.py` makes it, the export stores it in the manifest, and commands print it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from seqpar_deploy.parity.tolerances import ParityTolerances
 
 Status = Literal["passed", "failed", "skipped"]
 
-NOTHING = -1  # in place of a token, where a sequence has ended
+NOTHING = -1  # in place of a token, after the end of a sequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """The first token at which a bundle leaves its checkpoint: `margin` is by how much the checkpoint preferred its own
-    choice to the bundle's, as a log-probability; `tie` when that is within numerical noise."""
+    """Describe the first token at which a bundle's sequence differs from its checkpoint's.
+
+    Attributes:
+        crop: Index of the crop.
+        name: Name of the crop.
+        step: The decoder step, from 0.
+        wanted: The checkpoint's token, or -1 if its sequence has ended.
+        got: The bundle's token, or -1 if its sequence has ended.
+        margin: The checkpoint's log-probability of its own token minus that of the bundle's token.
+        tie: Whether the margin is below the recipe's `tie_margin`.
+        wanted_attributes: The checkpoint's attributes.
+        got_attributes: The bundle's attributes.
+    """
 
     crop: int
     name: str
@@ -30,14 +41,14 @@ class Divergence:
 
     def __str__(self) -> str:
         return (
-            f"crop {self.crop} leaves the checkpoint at step {self.step}: token {self.got}, wanted {self.wanted} "
-            f"by a margin of {self.margin:.3g}"
+            f"crop {self.crop}, step {self.step}: token must be {self.wanted} as in the checkpoint, got {self.got} "
+            f"(margin {self.margin:.3g})"
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check. `detail` says what was found, what is wrong and where, or why the check was skipped."""
+    """Hold the result of one check. `detail` is the finding, the fault, or the reason to skip the check."""
 
     name: str
     status: Status
@@ -46,13 +57,26 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """How a bundle compares with its checkpoint. Differences are absolute, of log-probabilities.
+    """Hold the comparison of a bundle with its checkpoint.
 
-    `scores` are of labelled people, the checkpoint's (`wanted`) and the bundle's (`got`), where there were any.
+    Attributes:
+        backend: Name of the backend.
+        reference: `checkpoint` or `golden data`.
+        crops: Number of crops.
+        kinds: Number of crops per kind: real, rendered, adversarial.
+        identical: Crops with the checkpoint's greedy tokens.
+        identical_sets: Crops with the checkpoint's set of attributes.
+        divergences: The first differing token of each other crop, ties included.
+        log_prob_median: Median absolute difference of log-probabilities.
+        log_prob_p99: 99th percentile of those differences.
+        log_prob_max: Maximum of those differences.
+        checks: All checks, the most fundamental first.
+        scores: Scores on labelled people, of the checkpoint (`wanted`) and of the bundle (`got`). Default: None.
+        tolerances: The tolerances that were applied.
     """
 
     backend: str
-    reference: str  # "checkpoint" or "golden data"
+    reference: str
     crops: int
     kinds: dict[str, int]
     identical: int
@@ -67,20 +91,31 @@ class ParityReport:
 
     @property
     def ties(self) -> int:
+        """The number of divergences that are ties."""
         return sum(divergence.tie for divergence in self.divergences)
 
     @property
     def breaches(self) -> list[str]:
-        """What is beyond the tolerances and where, the most fundamental first; empty when the bundle passes."""
+        """One line per failed check, the most fundamental first. Empty if the bundle passes."""
         return [f"{check.name}: {check.detail}" for check in self.checks if check.status == "failed"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a manifest or a JSON file."""
+        """Convert to plain values, for a manifest or a JSON file."""
         values = dataclasses.asdict(self)
         return {"passed": not self.breaches, "ties": self.ties, "breaches": self.breaches, **values}
 
     def require(self, consequence: str) -> ParityReport:
-        """Raise ParityError, naming the first breach and the consequence, unless the bundle passes."""
+        """Return the report if the bundle passes.
+
+        Args:
+            consequence: The end of the error message, for example "do not use it".
+
+        Returns:
+            This report.
+
+        Raises:
+            ParityError: A check failed. The message has the first breach and the consequence.
+        """
         if breaches := self.breaches:
             more = f" (and {len(breaches) - 1} more)" if len(breaches) > 1 else ""
             raise ParityError(

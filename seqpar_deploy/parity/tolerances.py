@@ -1,4 +1,4 @@
-"""What the parity gate runs and what it lets pass; a bundle carries its recipe's tolerances in the manifest."""
+"""The crops and tolerances of the parity gate. A recipe defines them, and the bundle's manifest stores them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from seqpar_deploy.bundle import MANIFEST, Bundle
 from seqpar_deploy.config import NotNegative, Positive, PositiveNumber, typed
 from seqpar_deploy.errors import RecipeError
 
-# What an export can check a bundle on before it has a digest and engines.
+# Backends that can run a bundle during its export, before it has a digest or engines.
 GateBackend = Literal["onnxruntime", "openvino", "onnxruntime-cuda"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityTolerances:
-    """What the parity gate runs, and what it lets pass. Log-probabilities are natural logarithms.
+    """Configure the parity gate. Log-probabilities are natural logarithms.
 
-    `crops` are real ones, `rendered` drawn ones; adversarial crops come in any case. `beams` crops are searched with
-    beams and speculatively as well. Profiles' batch sizes above `largest_batch` are checked at that size.
+    Attributes:
+        backend: The backend that the export checks. Default: `onnxruntime`.
+        crops: Real crops. Default: 20. Adversarial crops are always included.
+        rendered: Rendered crops. Default: 8.
+        beams: Crops that are also decoded with beam search and speculatively. Default: 8.
+        largest_batch: Larger batch sizes of profiles are checked at this size, in crops. Default: 32.
+        log_prob_median: Tolerance of the median difference of log-probabilities.
+        log_prob_max: Tolerance of the largest difference of log-probabilities.
+        tie_margin: Different tokens count as a tie if the checkpoint's margin is below this value.
     """
 
     backend: GateBackend = "onnxruntime"
@@ -42,7 +49,7 @@ class _Manifest:
 
 
 def tolerances_of(bundle: Bundle) -> ParityTolerances:
-    """The tolerances a bundle was made with. Raises RecipeError."""
+    """Return the tolerances in a bundle's manifest. Raises RecipeError."""
     source = str(bundle.path / MANIFEST)
     hint = "export the bundle again with seqpar-export"
     return typed(bundle.manifest, _Manifest, source=source, error=RecipeError, hint=hint).recipe.parity

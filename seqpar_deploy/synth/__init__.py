@@ -1,4 +1,4 @@
-"""A rendered pedestrian set: people drawn from their attributes. Synthetic, and said so wherever it is used."""
+"""Renders synthetic pedestrians: people drawn from their attributes. All files are marked as synthetic."""
 
 from __future__ import annotations
 

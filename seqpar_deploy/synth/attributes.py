@@ -1,4 +1,4 @@
-"""Who is drawn: one person's attributes, sampled before anything is painted."""
+"""Samples the attributes of one person, before anything is drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEGIBLE = 100  # pixels of picture height below which glasses are neither worn 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Person:
-    """What is true of one person, and how many pixels tall the picture is. Every field is a cause of what is drawn."""
+    """The attributes of one person, and the height of the picture in pixels. Each field changes the drawing."""
 
     female: bool
     age: str  # child, adult, senior
@@ -46,7 +46,7 @@ class Person:
 
 
 def sample_person(rng: np.random.Generator) -> Person:
-    """A person with frequencies like PA-100K's, its rare attributes made commoner, its habits kept as tendencies."""
+    """Sample a person with frequencies like PA-100K's, but with more of the rare attributes."""
 
     def chance(probability: float) -> bool:
         return bool(rng.random() < probability)
@@ -55,7 +55,7 @@ def sample_person(rng: np.random.Generator) -> Person:
     female = chance(0.46)
     age = str(rng.choice(["child", "adult", "senior"], p=[0.13, 0.75, 0.12]))
     view = str(rng.choice(["front", "side", "back"], p=[0.40, 0.25, 0.35]))
-    # A gap between the views: a person turned by exactly 50 degrees has no right answer.
+    # The ranges leave gaps, because the view of a person turned by, for example, 50 degrees is ambiguous.
     turn = {"front": (-38, 38), "side": (62, 114), "back": (142, 218)}[view]
     yaw = float(np.radians(rng.uniform(*turn))) * float(rng.choice([-1, 1]))
     hat = chance(0.16 if age == "adult" else 0.26)
@@ -112,7 +112,7 @@ def sample_person(rng: np.random.Generator) -> Person:
 
 
 def labels(person: Person) -> npt.NDArray[np.int8]:
-    """The person's row of the annotation, int8 (26,) of 0 and 1."""
+    """Return the person's row of the annotation, int8 (26,) of 0 and 1."""
     p = person
     truth = (
         p.female, p.age == "senior", p.age == "adult", p.age == "child", p.view == "front", p.view == "side",

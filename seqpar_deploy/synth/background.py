@@ -1,4 +1,4 @@
-"""Streets behind the person: ground, walls, steps, trees, cars, passers-by, all of them blocks, gradients and noise."""
+"""Draws streets behind the person: ground, walls, steps, trees, cars and passers-by, from simple shapes and noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GREENS = ((58, 84, 40), (86, 116, 52), (40, 58, 34), (120, 138, 70))
 
 
 def street(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """A background in 0 to 1, (height, width, 3)."""
+    """Return a background, (height, width, 3), 0 to 1."""
     horizon = float(rng.uniform(0.15, 0.75)) if rng.random() < 0.8 else float(rng.uniform(-0.2, 0.1))
     picture = Image.new("RGB", (width, height), _one(rng, _WALLS))
     draw = ImageDraw.Draw(picture)
@@ -40,7 +40,7 @@ def _one(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
 
 
 def _far(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, row: int) -> None:
-    """What stands above the ground: a wall with windows, steps, trees or sky."""
+    """Draw the part above the ground: a wall with windows, steps, trees or clutter."""
     kind = rng.random()
     base = jitter(rng, _one(rng, _WALLS), 14)
     draw.rectangle((0, 0, width, row), fill=base)
@@ -72,7 +72,7 @@ def _far(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, row: i
 def _ground(
     rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, row: int, colour: Colour
 ) -> None:
-    """Slabs, a zebra crossing, a kerb, patches of shade."""
+    """Draw the ground: slabs, a zebra crossing or a kerb, and patches of shade."""
     kind = rng.random()
     line = mix(colour, (0, 0, 0), rng.uniform(0.08, 0.3))
     if kind < 0.3:
@@ -100,7 +100,7 @@ def _ground(
 
 
 def _thing(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int, row: int) -> None:
-    """A pole, a car, a passer-by far off, or a bin, standing on the ground."""
+    """Draw a pole, a car or a distant passer-by on the ground."""
     kind, x = rng.random(), rng.uniform(-0.2, 1.1) * width
     foot = max(0, row) + rng.uniform(0.02, 0.5) * max(height - row, 1)
     if kind < 0.25:
@@ -122,7 +122,7 @@ def _thing(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, heig
 
 
 def passer_by(rng: np.random.Generator, draw: ImageDraw.ImageDraw, x: float, foot: float, tall: float) -> None:
-    """Somebody else in a few strokes: head, trunk, arms, legs."""
+    """Draw another person in a few strokes: legs, arms, trunk and head."""
     skin, top, bottom = (190, 145, 115), cloth(rng), mix(cloth(rng), (30, 30, 40), 0.4)
     for side in (-1, 1):
         leg = x + side * rng.uniform(0.02, 0.07) * tall

@@ -1,4 +1,4 @@
-"""From a clean drawing to a street camera's crop: shadow, occluders, light, blur, noise."""
+"""Converts a clean drawing to a street camera's crop: shadow, occluders, light, blur and noise."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from seqpar_deploy.synth.palette import cloth, mix
 def ground_shadow(
     rng: np.random.Generator, picture: Picture, mask: Image.Image, feet: tuple[float, float], *, light: float
 ) -> Picture:
-    """Darken the ground with the figure's own outline, laid down away from the light, and under the feet."""
+    """Draw the shadow of the figure on the ground, away from the light, and a spot under the feet."""
     height = mask.size[1]
     x, y = feet
-    # Output (px, py) reads the mask where that ground point's shadow comes from.
+    # The affine transform maps a point of the ground to the point of the mask that shadows it.
     flat, lean = rng.uniform(0.12, 0.4), -np.tan(np.clip(light, -1.0, 1.0)) * rng.uniform(0.5, 1.3)
     up = rng.choice([-1.0, 1.0])  # the shadow falls towards the camera or away from it
     a = (1.0, up * lean / flat, x - x - up * lean / flat * y, 0.0, up / flat, y - up * y / flat)
@@ -35,7 +35,7 @@ def ground_shadow(
 def occlude(
     rng: np.random.Generator, scene: Picture, person: Person, box: tuple[float, float, float, float]
 ) -> Picture:
-    """Something in front of the person in `box`; it never hides what a label rests on (the rule is in `render.py`)."""
+    """Draw an object in front of the person in `box`. It never hides a label (`render.py` has the rules)."""
     picture = Image.fromarray((scene * 255).astype(np.uint8))
     left, top, right, bottom = box
     tall = bottom - top
@@ -60,7 +60,7 @@ def occlude(
 
 
 def expose(rng: np.random.Generator, picture: Picture) -> Picture:
-    """Light, contrast, colour cast and haze, as cameras and weather give them."""
+    """Vary light, contrast, colour cast and haze, as cameras and weather do."""
     height, width = picture.shape[:2]
     cast = rng.normal(1.0, 0.04 if rng.random() < 0.85 else 0.10, 3).astype(np.float32)
     gamma, gain = np.float32(np.exp(rng.normal(-0.18, 0.2))), np.float32(rng.uniform(0.9, 1.2))
@@ -80,9 +80,9 @@ def expose(rng: np.random.Generator, picture: Picture) -> Picture:
 def shoot(rng: np.random.Generator, picture: Picture, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Blur, sample at (height, width), sharpen, add noise and compress. Returns uint8 RGB (height, width, 3)."""
     image = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
-    if rng.random() < 0.25:  # out of focus, never so far that a belt's width is lost
+    if rng.random() < 0.25:  # out of focus, but a belt stays visible
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8)) * image.height / 160))
-    if rng.random() < 0.12:  # moving, or a moving camera
+    if rng.random() < 0.12:  # motion blur
         image = _smear(image, max(1, int(rng.uniform(0.004, 0.02) * image.height)))
     if rng.random() < 0.2 and height > 150:  # enlarged from fewer pixels
         share = rng.uniform(0.45, 0.9)

@@ -1,4 +1,4 @@
-"""A drawing surface for rounded bodies: colour, light and coverage in three planes, painted from back to front."""
+"""A canvas for rounded bodies, with three planes (colour, light, coverage). Parts are painted from back to front."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Array = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.float32]  # linear, 0 to 1
 Colour = tuple[int, int, int]
 
-_UNLIT = 160.0  # the light plane's value for "as bright as the colour itself"
-_STRIPS = 7  # flat strips a rounded surface is shaded with
+_UNLIT = 160.0  # value of the light plane at which a colour is unchanged
+_STRIPS = 7  # flat strips per rounded surface, for shading
 
 
 def cloud(rng: np.random.Generator, height: int, width: int, *, coarse: int = 4, octaves: int = 4) -> Picture:
-    """Noise of 1/f kind, (height, width), mean 0 and deviation about 1: `coarse` cells across at first."""
+    """Return 1/f noise, (height, width), mean 0 and standard deviation 1, with `coarse` cells in the first octave."""
     total = np.zeros((height, width), dtype=np.float32)
     for octave in range(octaves):
         cells = coarse * 2**octave
@@ -29,7 +29,7 @@ def cloud(rng: np.random.Generator, height: int, width: int, *, coarse: int = 4,
 
 
 def vector(x: float, y: float, z: float) -> Array:
-    """A world vector in statures: x to the person's left, y up, z forward."""
+    """Return a world vector in statures (heights of a person): x to the person's left, y up, z forward."""
     return np.array([x, y, z], dtype=np.float64)
 
 
@@ -44,7 +44,7 @@ class Surface:
         self._span = right - left
 
     def at(self, u: Any, v: Any) -> Array:
-        """Pixels (n, 2) of points on the patch; u runs round the visible half, so patterns crowd at the rim."""
+        """Return pixels (n, 2) of points. u is an angle around the visible half, so patterns are dense at the rim."""
         across = (1 - np.cos(np.pi * np.minimum(np.maximum(u, 0.0), 1.0))) / 2
         row = np.minimum(np.maximum(v, 0.0), 1.0) * (len(self.left) - 1)
         above = np.minimum(row.astype(np.intp), len(self.left) - 2)
@@ -54,7 +54,7 @@ class Surface:
         return np.asarray(left + span * np.reshape(across, (-1, 1)))
 
     def box(self, u0: float, u1: float, v0: float, v1: float) -> Array:
-        """The outline of a rectangle in (u, v), bent with the patch."""
+        """Return the outline of a rectangle in (u, v), bent with the patch."""
         steps = max(2, int(abs(v1 - v0) * len(self.left)) + 1)
         down = v0 + (v1 - v0) / (steps - 1) * np.arange(steps)
         return self.at(np.repeat((u0, u1), steps), np.concatenate([down, down[::-1]]))
@@ -65,10 +65,10 @@ class Surface:
 
 
 class Canvas:
-    """The three planes of a figure, and the camera it is seen with.
+    """The three planes of a figure, and its camera.
 
-    World points are (x to the person's left, y up, z forward) in statures, feet at y = 0. `light` is where the light
-    comes from, in radians from straight ahead; `ambient` what reaches the side turned away from it.
+    World points are in statures: x to the person's left, y up, z forward, with the feet at y = 0. `light` is the
+    direction of the light, in radians from straight ahead. `ambient` is the brightness of the side away from it.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Canvas:
     # Geometry
 
     def project(self, points: Any) -> tuple[Array, Array]:
-        """Pixels (n, 2) and nearness to the camera (n,) of world points (n, 3)."""
+        """Return pixels (n, 2) and nearness to the camera (n,) of world points (n, 3)."""
         points = np.atleast_2d(np.asarray(points, dtype=np.float64))
         x, y, z = points.T
         near = z * self._cos - x * self._sin
@@ -100,11 +100,11 @@ class Canvas:
         return screen * self.scale + np.array(self.origin), near
 
     def spread(self, a: Array, b: Array) -> Array:
-        """Half the visible width of an upright elliptic cylinder of half width a and half depth b."""
+        """Return half the visible width of an upright elliptic cylinder of half width a and half depth b."""
         return np.asarray(np.sqrt((a * self._cos) ** 2 + (b * self._sin) ** 2))
 
     def loft(self, centres: Any, a: Any, b: Any, *, samples: int = 20) -> Surface:
-        """An upright body through elliptic sections: centres (n, 3), half widths a and half depths b, top first."""
+        """Return an upright body of elliptic sections: centres (n, 3), half widths a, half depths b, from the top."""
         centres, a, b = (np.asarray(values, dtype=np.float64) for values in (centres, a, b))
         knots = np.linspace(0, 1, len(a))
         fine = np.linspace(0, 1, samples)
@@ -116,7 +116,7 @@ class Canvas:
         return Surface(pixels - offset, pixels + offset, width=float(a.mean() * 3.0), length=length)
 
     def limb(self, joints: Any, radii: Any, *, samples: int = 14) -> Surface:
-        """A bent tube through joints (n, 3) of the given radii, its ends rounded."""
+        """Return a bent tube through joints (n, 3) with the given radii and rounded ends."""
         joints, radii = np.asarray(joints, dtype=np.float64), np.asarray(radii, dtype=np.float64)
         steps = np.linalg.norm(np.diff(joints, axis=0), axis=1)
         knots = np.concatenate([[0.0], np.cumsum(steps)]) / max(float(steps.sum()), 1e-9)
@@ -130,28 +130,28 @@ class Canvas:
         along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-6)
         normal = np.stack([along[:, 1], -along[:, 0]], axis=1) * radius[:, None]
         left, right = pixels + normal, pixels - normal
-        if float(along[:, 1].mean()) < 0:  # keep the left edge on the picture's left, where the light is reckoned from
+        if float(along[:, 1].mean()) < 0:  # light is computed from the left edge
             left, right = right, left
         return Surface(left, right, width=float(radii.mean() * 3.0), length=float(steps.sum()))
 
     # Painting
 
     def add(self, near: float, paint: Callable[[], None]) -> None:
-        """Paint later, in the order of nearness."""
+        """Add a part, to be painted in the order of nearness."""
         self._parts.append((near, len(self._parts), paint))
 
     def finish(self) -> None:
-        """Paint every added part, the farthest first."""
+        """Paint all parts, the farthest first."""
         for _, _, paint in sorted(self._parts, key=lambda part: part[:2]):
             paint()
         self._parts.clear()
 
     def near(self, point: Any) -> float:
-        """How near the camera a world point is, in statures."""
+        """Return the nearness of a world point to the camera, in statures."""
         return float(self.project(point)[1][0])
 
     def fill(self, surface: Surface, colour: Colour) -> None:
-        """A patch in one colour, shaded as a round body, with a dark rim where it meets what lies behind."""
+        """Fill a patch with one colour, shaded as a round body, with a dark rim."""
         outline = _flat(surface.outline)
         albedo, light, mask = self._draws
         light.line([*outline, *outline[:2]], fill=self.rim, width=max(1, round(self.scale * 0.008)))
@@ -165,12 +165,12 @@ class Canvas:
             light.polygon(_flat(strip), fill=int(min(255.0, value)))
 
     def mark(self, points: Array, colour: Colour) -> None:
-        """Colour a polygon of pixels without touching the light that falls on it."""
+        """Colour a polygon of pixels. The light plane is unchanged."""
         if len(points) >= 3:
             self._draws[0].polygon(_flat(points), fill=colour)
 
     def stroke(self, points: Array, colour: Colour, width: float, *, solid: bool = False) -> None:
-        """A line through pixels, `width` in statures; `solid` makes it a thing of its own: a strap, a cane."""
+        """Draw a line through pixels, `width` in statures. `solid` is for a separate object: a strap or a cane."""
         pixels = max(1, round(width * self.scale))
         albedo, light, mask = self._draws
         path = _flat(points)
@@ -181,11 +181,11 @@ class Canvas:
         albedo.line(path, fill=colour, width=pixels, joint="curve")
 
     def shade(self, points: Array, factor: float, width: float) -> None:
-        """A crease: a line on the light plane, `factor` times as bright as flat cloth."""
+        """Draw a crease: a line on the light plane, `factor` times as bright as flat cloth."""
         self._draws[1].line(_flat(points), fill=int(_UNLIT * factor), width=max(1, round(width * self.scale)))
 
     def blob(self, centre: Array, rx: float, ry: float, colour: Colour, *, solid: bool = True) -> None:
-        """An ellipse at pixel (2,), radii in statures; `solid` also covers what is behind and is shaded as a ball."""
+        """Draw an ellipse at pixel (2,), radii in statures. If `solid`, it is shaded as a ball, else it is flat."""
         (x, y), rx, ry = centre, rx * self.scale, ry * self.scale
         albedo, light, mask = self._draws
         box = (x - rx, y - ry, x + rx, y + ry)
@@ -201,7 +201,7 @@ class Canvas:
             light.ellipse(inner, fill=int(min(255.0, value)))
 
     def splat(self, points: Array, size: float, colours: list[Colour], middle: Array, radius: float) -> None:
-        """Dots of `size` statures that together make a surface, lit as parts of a ball round pixel `middle`."""
+        """Draw dots of `size` statures that form a surface, lit as parts of a ball around pixel `middle`."""
         albedo, light, mask = self._draws
         size *= self.scale
         offset = np.clip((points[:, 0] - middle[0]) / max(radius * self.scale, 1e-6), -1, 1)
@@ -213,7 +213,7 @@ class Canvas:
             mask.ellipse(box, fill=255)
 
     def lit(self, rng: np.random.Generator, *, folds: float) -> tuple[Picture, Image.Image]:
-        """The figure as linear RGB (h, w, 3) in 0 to 1, and its mask. `folds` is how crumpled the cloth looks."""
+        """Return the figure as linear RGB (h, w, 3), 0 to 1, and its mask. `folds` is the strength of creases."""
         width, height = self.size
         light = self.light.filter(ImageFilter.BoxBlur(self.scale * 0.006))
         shade = np.asarray(light, dtype=np.float32) / _UNLIT

@@ -1,4 +1,4 @@
-"""Clothes from the shoes up: legs, trousers, skirts, coats, sleeves and what is printed on them."""
+"""Draws clothes: shoes, trousers, skirts, coats, sleeves and their patterns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqpar_deploy.synth.figure import SIDES, Skeleton
 
 
 class Outfit:
-    """One person's clothes; `add` puts them on the canvas at their depths."""
+    """One person's clothes. `add` adds them to the canvas."""
 
     def __init__(self, canvas: Canvas, person: Person, bones: Skeleton, skin: Colour, rng: np.random.Generator) -> None:
         self.canvas, self.person, self.bones, self.skin, self.rng = canvas, person, bones, skin, rng
@@ -22,7 +22,7 @@ class Outfit:
             bright += 0.3
         self.upper = upper_fabric(person, rng, palette.cloth(rng, bright=bright))
         self.lower = lower_fabric(person, rng, palette.lower_cloth(rng))
-        if person.lower == "dress":  # of one cloth with the upper part, unless the lower one has a pattern
+        if person.lower == "dress":  # same cloth as the upper part, unless the lower part has a pattern
             if self.lower.pattern == "plain":
                 self.lower = Fabric(colour=self.upper.colour)
         elif palette.distance(self.upper.colour, self.lower.colour) < 30 and rng.random() < 0.6:
@@ -32,7 +32,7 @@ class Outfit:
         self.loose = rng.uniform(0.0, 0.018) + (0.012 if not person.short_sleeve else 0.005)
 
     def add(self) -> None:
-        """Legs and feet, the lower garment, the trunk with its pattern, the arms."""
+        """Add legs and feet, the lower garment, the trunk with its pattern, and the arms."""
         for side in SIDES:
             self._add_leg(side)
         if self.person.lower in ("skirt", "dress"):
@@ -107,7 +107,7 @@ class Outfit:
     # Above the waist
 
     def _trunk(self, hem: float, extra: float) -> Surface:
-        """The trunk from the neck to `hem` (an upright height), `extra` wider than the body."""
+        """Return the trunk from the neck to the height `hem`, wider than the body by `extra`."""
         body, bones = self.body, self.bones
         chest = body.shoulder_height - 0.085
         bust = 0.012 if self.person.female and self.person.age != "child" else 0.0
@@ -155,14 +155,14 @@ class Outfit:
         canvas.add(near, paint)
 
     def _splice(self, surface: Surface, choice: float) -> None:
-        """A second colour on a large block: yoke, lower half, a broad band, or one half."""
+        """Draw a large block in a second colour: yoke, lower half, a broad band or one half."""
         blocks = ((0, 1, 0, 0.42), (0, 1, 0.55, 1), (0, 1, 0.32, 0.66), (0, 0.5, 0, 1))
         weights = (0.35, 0.65, 0.88, 1.0)
         block = next(b for b, w in zip(blocks, weights, strict=True) if choice <= w)
         self.canvas.mark(surface.box(*block), self.upper.other)
 
     def _opening(self, surface: Surface, choice: float, inner: Colour) -> None:
-        """The front of a shirt, jacket or coat: a zip, or open over something else."""
+        """Draw the front of a shirt, jacket or coat: a zip, or open with another colour below."""
         middle = 0.5 + 0.42 * np.sin(self.person.yaw) * (1 if self.person.view == "front" else 1.1)
         dark = palette.mix(self.upper.colour, (0, 0, 0), 0.5)
         if not 0.05 < middle < 0.95:
@@ -176,7 +176,7 @@ class Outfit:
             self.canvas.stroke(surface.at(np.full(8, middle), np.linspace(0.04, 1, 8)), dark, 0.006)
 
     def _logo(self, surface: Surface) -> None:
-        """Letters or a picture on the chest or the back, where the camera sees it."""
+        """Draw letters or a picture on the visible side, chest or back."""
         rng, canvas, ink = self.rng, self.canvas, self.upper.other
         turn = self.person.yaw if self.person.view != "back" else self.person.yaw - np.pi * np.sign(self.person.yaw)
         middle = float(np.clip(0.5 + 0.4 * np.sin(turn), 0.3, 0.7))
@@ -205,7 +205,7 @@ class Outfit:
         shoulder, elbow, wrist = self.bones.arms[side]
         hand = wrist + (wrist - elbow) / max(float(np.linalg.norm(wrist - elbow)), 1e-6) * 0.038
         ahead = canvas.near((shoulder + elbow + wrist) / 3) - canvas.near(self.bones.spine(body.waist_height))
-        # The trunk is painted at its own axis' depth: an arm beside it counts as in front if it is not behind.
+        # The trunk is painted at the depth of its axis, so an arm beside it is painted in front unless it is behind.
         near = canvas.near(self.bones.spine(body.waist_height)) + (0.13 if ahead > -0.045 else -0.05)
         radius = body.arm
         bare = canvas.limb([shoulder, elbow, wrist], [radius * 0.95, radius * 0.8, radius * 0.6])
@@ -228,7 +228,7 @@ class Outfit:
         canvas.add(near, paint)
 
     def _shoe_colour(self) -> Colour:
-        """Leather mostly; boots stand out against what is tucked into them."""
+        """Return the colour of the shoes, mostly of leather. Boots contrast with the garment tucked into them."""
         rng, colour = self.rng, palette.pick(self.rng, palette.LEATHER)
         if self.person.boots and palette.distance(colour, self.lower.colour) < 60:
             return palette.contrasting(rng, self.lower.colour, least=70, bright=-0.3)
@@ -236,7 +236,7 @@ class Outfit:
             return palette.cloth(rng, bright=-0.2)
         return colour
 
-    # Choices that both sides of the body share: drawn once, by name
+    # Random choices that both sides of the body share, by name
 
     def _value(self, name: str, low: float, high: float) -> float:
         if name not in self._shared:

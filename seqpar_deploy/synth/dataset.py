@@ -1,4 +1,4 @@
-"""A folder of rendered pedestrians in PA-100K's own file format, and a contact sheet to look at."""
+"""Writes rendered pedestrians in PA-100K's file format, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.synth.attributes import NAMES, labels
 from seqpar_deploy.synth.render import person_of, render_person
 
-VERSION = 1  # of the drawings: the same seed draws the same pictures as long as this stays
+VERSION = 1  # of the renderer: the same seed and version render the same pictures
 SPLITS = ("train", "val", "test")
-PICTURES = Path("release_data") / "release_data"  # where PA-100K keeps them
+PICTURES = Path("release_data") / "release_data"  # PA-100K's folder of pictures
 
-# Pictures of the splits are numbered far apart, so that no picture of one is in another, however many are asked for.
+# First index of each split. They are far apart, so that no picture is in two splits.
 _FIRST = {"train": 0, "val": 1 << 30, "test": 2 << 30}
 _QUALITY = 90
 
@@ -40,18 +40,34 @@ def write_pa100k(
     workers: int | None = None,
     progress: OnProgress = lambda done, total: None,
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    """Write the splits as PA-100K does: annotation.mat and release_data/release_data/000001.jpg and on.
+    """Render a data set in PA-100K's format: annotation.mat, and pictures from release_data/release_data/000001.jpg.
 
-    Picture i of a split depends on the seed and i only. A folder that was begun with the same seed and counts is gone
-    on with. `workers` is the number of processes that draw; default: 2, or 1 if only one core is usable. `progress` is
-    called with (pictures done, in all). Returns the labels of each split, uint8 (n, 26).
-    Raises DatasetError if the folder holds something else or cannot be written.
+    Picture i of a split depends only on the seed and i. An interrupted run with the same seed and counts is resumed.
+
+    Args:
+        folder: Output folder, new or of an interrupted run.
+        train: Number of training pictures. Default: 50,000.
+        val: Number of validation pictures. Default: 2,000.
+        test: Number of test pictures. Default: 5,000.
+        seed: Seed of the data set. Default: 0.
+        workers: Processes that render. Default: 2, or 1 if only one core is usable.
+        progress: Called with pictures done and pictures in total. Default: no progress.
+
+    Returns:
+        The labels of each split, uint8 (n, 26).
+
+    Raises:
+        DatasetError: The counts are invalid, or the folder has other content or cannot be written.
+
+    Example:
+        write_pa100k("rendered", train=1000, val=100, test=200, seed=1)
+        dataset = load_dataset("pa100k", "rendered", "test")
     """
     folder = Path(folder)
     counts = dict(zip(SPLITS, (train, val, test), strict=True))
     if min(counts.values()) < 0 or not sum(counts.values()):
         raise DatasetError(
-            f"cannot write {train} train, {val} val and {test} test pictures: want at least one, none below 0"
+            f"train, val and test must be 0 or more, and at least one above 0, got {train}, {val} and {test}"
         )
     jobs, names = _jobs(folder, counts, seed)
     total = len(jobs)
@@ -65,7 +81,7 @@ def write_pa100k(
                 done += 1
                 progress(done, total)
     finally:
-        for partial in (folder / PICTURES).glob(".*"):  # of workers that were stopped while writing
+        for partial in (folder / PICTURES).glob(".*"):  # partial files of stopped workers
             partial.unlink(missing_ok=True)
     truth = {split: _labels(seed, _FIRST[split], count) for split, count in counts.items()}
     _write_annotation(folder / "annotation.mat", names, truth)
@@ -73,7 +89,17 @@ def write_pa100k(
 
 
 def contact_sheet(path: str | Path, *, seed: int = 0, count: int = 48, columns: int = 12) -> None:
-    """A picture of the first `count` training people of a seed with their labels written under them."""
+    """Write a PNG of rendered training pictures with their labels below them.
+
+    Args:
+        path: The PNG file.
+        seed: Seed of the data set. Default: 0.
+        count: Number of pictures. Default: 48.
+        columns: Pictures per row. Default: 12.
+
+    Raises:
+        DatasetError: The file cannot be written.
+    """
     wide, tall, text = 150, 300, 48
     sheet = Image.new("RGB", (columns * wide, -(-count // columns) * (tall + text)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -102,7 +128,7 @@ _Job = tuple[Path, int, int]  # file, seed, number
 
 
 def _jobs(folder: Path, counts: dict[str, int], seed: int) -> tuple[list[_Job], dict[str, list[str]]]:
-    """Every picture to draw, and the file names of each split, numbered through as PA-100K does."""
+    """Return all pictures to render, and the file names of each split, numbered over all splits as in PA-100K."""
     jobs: list[_Job] = []
     names: dict[str, list[str]] = {}
     for split, count in counts.items():
@@ -121,25 +147,26 @@ def _notice(counts: dict[str, int], seed: int) -> str:
 
 
 def _claim(folder: Path, notice: str) -> None:
-    """Mark the folder as holding this set, or find that it already does."""
+    """Mark the folder as this data set, or check that it is. Raises DatasetError."""
     if not (folder / RENDERED_MARK).exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
-                raise DatasetError(f"folder {folder} is not empty and not of `seqpar synth`; give a new one")
+                raise DatasetError(f"folder {folder} must be new or empty, got one with other files; name another")
             (folder / PICTURES).mkdir(parents=True)
         except OSError as error:
-            raise DatasetError(f"folder {folder} cannot be made: {error.strerror}; give another one") from None
+            raise DatasetError(f"folder {folder} cannot be created: {error.strerror}; name another") from None
         _write(folder / RENDERED_MARK, notice.encode())
     elif (found := (folder / RENDERED_MARK).read_text(encoding="utf-8")) != notice:
         last = found.strip().splitlines()[-1]
         raise DatasetError(
-            f"folder {folder} holds another set ({last}); give a new folder, or the same seed and counts"
+            f"folder {folder} must be new or contain this data set, got another ({last}); name a new folder, or use "
+            "the same seed and counts"
         )
 
 
 def _each(jobs: list[_Job], workers: int) -> Any:
-    """Draw the pictures, yielding as each is written; closing it early stops the workers."""
+    """Render the pictures, and yield after each. Closing the generator stops the workers."""
     if workers <= 1 or len(jobs) < 2:
         yield from map(_draw, jobs)
         return
@@ -160,16 +187,16 @@ def _draw(job: _Job) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises DatasetError."""
+    """Write a file atomically. Raises DatasetError."""
     try:
         with replacing(path) as staging:
             staging.write_bytes(content)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error.strerror}; mend that and run again to go on") from None
+        raise DatasetError(f"{path} cannot be written: {error.strerror}; correct this, then resume") from None
 
 
 def _labels(seed: int, first: int, count: int) -> npt.NDArray[np.uint8]:
-    """Known without drawing: a picture's attributes are sampled before anything else."""
+    """Return the labels of a split without rendering: attributes are sampled before the drawing."""
     truth = np.zeros((count, len(NAMES)), dtype=np.uint8)
     for i in range(count):
         truth[i] = labels(person_of(seed, first + i)[0])
@@ -189,7 +216,7 @@ def _write_annotation(path: Path, names: dict[str, list[str]], truth: dict[str, 
 
 
 def _cells(texts: Any) -> npt.NDArray[np.object_]:
-    """MATLAB's column of cells, each holding one text."""
+    """Return a MATLAB column of cells with one text each."""
     cells = np.empty((len(texts), 1), dtype=object)
     for row, text in enumerate(texts):
         cells[row, 0] = np.array([text])

@@ -1,4 +1,4 @@
-"""What is on the cloth: stripes, checks, blocks, prints, drawn in the cloth's own coordinates."""
+"""Draws patterns on cloth (stripes, checks, blocks, prints) in the coordinates of the cloth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Fabric:
 
 
 def upper_fabric(person: Person, rng: np.random.Generator, colour: Colour) -> Fabric:
-    """The cloth of the upper garment; its second colour also serves blocks and prints."""
+    """Return the cloth of the upper garment. Blocks and prints also use its second colour."""
     other = contrasting(rng, colour, bright=0.3)
     if person.stride:
         pattern, period, share = "rings" if rng.random() < 0.8 else "bars", (0.035, 0.075), (0.35, 0.6)
@@ -39,7 +39,7 @@ def upper_fabric(person: Person, rng: np.random.Generator, colour: Colour) -> Fa
 
 
 def lower_fabric(person: Person, rng: np.random.Generator, colour: Colour) -> Fabric:
-    """The cloth of trousers, shorts or skirt."""
+    """Return the cloth of trousers, shorts or skirt."""
     other = contrasting(rng, colour, least=95, bright=0.3)
     if person.lower_stripe:
         legs = person.lower in ("trousers", "shorts")

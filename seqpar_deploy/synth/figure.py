@@ -1,4 +1,4 @@
-"""Bodies and how they stand: proportions by age and sex, a walking skeleton."""
+"""Bodies: proportions by age and sex, and the pose of a standing or walking skeleton."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Skeleton:
     toes: dict[int, Array]
 
     def spine(self, height: float, forward: float = 0.0, side: float = 0.0) -> Array:
-        """The point of the trunk `height` above the ground when upright, moved in the trunk's own directions."""
+        """Return a point of the trunk at `height`, moved in the directions of the trunk."""
         up = height - self.body.hip_height
         bend = self.stoop * max(0.0, min(1.0, up / 0.15))
         cos, sin = np.cos(bend), np.sin(bend)
@@ -52,7 +52,7 @@ class Skeleton:
 
 
 def make_body(person: Person, rng: np.random.Generator) -> Body:
-    """Proportions: children have large heads and short limbs, women narrower shoulders and wider hips."""
+    """Sample proportions: children have large heads and short limbs, women narrower shoulders and wider hips."""
     young = rng.uniform(0.6, 1.0) if person.age == "child" else 0.0
     heavy = rng.normal(1.0, 0.09) * (1.08 if person.age == "senior" else 1.0)
     heavy = float(np.clip(heavy, 0.84, 1.32))
@@ -77,12 +77,12 @@ def make_body(person: Person, rng: np.random.Generator) -> Body:
 
 
 def _swing(angle: float, aside: float, side: int, length: float) -> Array:
-    """A bone hanging down, swung forward by `angle` and away from the body by `aside`."""
+    """Return a hanging bone, rotated forward by `angle` and away from the body by `aside`."""
     return length * np.array([side * np.sin(aside), -np.cos(angle) * np.cos(aside), np.sin(angle) * np.cos(aside)])
 
 
 def pose(person: Person, body: Body, rng: np.random.Generator) -> Skeleton:
-    """A moment of standing or walking. Arms come forward when something is held in front."""
+    """Sample a pose, standing or walking. The arms are in front if the person holds an object."""
     walking = rng.random() < 0.72
     stride = rng.uniform(0.25, 0.55) if walking else rng.uniform(0.0, 0.09)
     if person.age == "senior":

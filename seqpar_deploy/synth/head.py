@@ -1,4 +1,4 @@
-"""The head: face, hair, glasses and hats, all placed on one ellipsoid so that they turn with it."""
+"""Draws the head: face, hair, glasses and hats, all on one ellipsoid, so that they turn with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqpar_deploy.synth.canvas import Array, Canvas, Colour, Surface, vector
 from seqpar_deploy.synth.figure import SIDES, Skeleton
 from seqpar_deploy.synth.palette import GREY_HAIR, HAIR, contrasting, mix, pick
 
-# Directions spread evenly over the sphere (Fibonacci's spiral): what hair and hats are painted with.
+# Directions spread evenly over the sphere (Fibonacci's spiral), the places of the dots of hair and hats.
 _COUNT = 360
 _HEIGHT = 1 - 2 * (np.arange(_COUNT) + 0.5) / _COUNT
 _TURN = np.pi * (1 + 5**0.5) * np.arange(_COUNT)
@@ -23,7 +23,7 @@ _DOT = 0.19  # radius of a dot of hair, in head heights / 2
 
 
 class Head:
-    """One person's head; `add` puts its parts on the canvas at their depths."""
+    """One person's head. `add` adds it to the canvas."""
 
     def __init__(self, canvas: Canvas, person: Person, bones: Skeleton, skin: Colour, rng: np.random.Generator) -> None:
         self.canvas, self.person, self.bones, self.skin, self.rng = canvas, person, bones, skin, rng
@@ -36,7 +36,7 @@ class Head:
         self.beard = not person.female and person.age != "child" and rng.random() < 0.25
 
     def add(self) -> None:
-        """Neck, hair behind, face, hair, glasses, hat."""
+        """Add neck, rear hair, face, front hair, glasses and hat."""
         person, rng, canvas = self.person, self.rng, self.canvas
         neck = canvas.limb([self.bones.head, self.bones.neck - vector(0, 0.03, 0)], [self.radii[0] * 0.62] * 2)
         canvas.add(self.near - 0.02, lambda: canvas.fill(neck, mix(self.skin, (40, 20, 20), 0.18)))
@@ -55,7 +55,7 @@ class Head:
             canvas.add(self.near + 0.004, lambda: self._hat(style, colour))
 
     def _on(self, directions: Any, grow: float = 1.0) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Pixels (n, 2) of directions (n, 3) on the head, and which of them the camera sees."""
+        """Return pixels (n, 2) of directions (n, 3) on the head, and whether the camera sees each."""
         cos, sin = np.cos(self.look), np.sin(self.look)
         x, y, z = np.atleast_2d(np.asarray(directions, dtype=np.float64)).T
         turned = np.stack([x * cos + z * sin, y, z * cos - x * sin], axis=1)
@@ -64,7 +64,7 @@ class Head:
 
     @staticmethod
     def _above(edge: float, tilt: float) -> Array:
-        """Directions above a plane that leans back by `tilt` and lies `edge` above the head's centre."""
+        """Return the directions above a plane that is tilted back by `tilt`, `edge` above the head's centre."""
         return np.asarray(_SPHERE[_SPHERE @ np.array([0.0, np.cos(tilt), -np.sin(tilt)]) > edge])
 
     def _dots(self, colour: Colour, directions: Array, *, grow: float, plain: bool = False) -> None:
@@ -142,7 +142,7 @@ class Head:
         self.canvas.mark(order, colour)
 
     def _add_long_hair(self, length: float) -> None:
-        """Hair that falls `length` statures below the chin: loose or in a tail."""
+        """Add hair that reaches `length` statures below the chin, loose or in a tail."""
         canvas, rng, head, size = self.canvas, self.rng, self.bones.head, self.size
         tail = rng.random() < 0.27
         neck = self.bones.neck
@@ -157,7 +157,7 @@ class Head:
         canvas.add(self.near + (-0.1 if behind else 0.1), self._strands(fall))
         if tail:
             return
-        for side in SIDES:  # what frames the face and falls over the shoulders
+        for side in SIDES:  # strands beside the face and over the shoulders
             top = head + vector(side * size * 0.74, size * 0.35, -size * 0.1)
             low = np.array([neck[0] + side * size * 0.92, bottom + rng.uniform(0, 0.04), neck[2] + size * 0.55])
             lock = canvas.limb(

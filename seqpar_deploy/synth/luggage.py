@@ -1,4 +1,4 @@
-"""What people carry: bags, backpacks, things in the hands, canes."""
+"""Draws bags, backpacks, objects in the hands and canes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1
 
 
 class Luggage:
-    """One person's bags and objects; `add` puts them on the canvas at their depths."""
+    """One person's bags and objects. `add` adds them to the canvas."""
 
     def __init__(
         self, canvas: Canvas, person: Person, bones: Skeleton, clothes: Colour, rng: np.random.Generator
@@ -22,9 +22,9 @@ class Luggage:
         self.body = bones.body
 
     def add(self) -> None:
-        """Everything the person carries."""
+        """Add all bags and objects."""
         person, rng = self.person, self.rng
-        # A bag hangs on the side the camera sees, but for one time in eight.
+        # A bag is on the visible side in seven of eight cases.
         visible = int(-np.sign(np.sin(person.yaw))) if person.view == "side" else int(rng.choice([-1, 1]))
         side = visible if rng.random() < 0.88 or person.view == "side" else -visible
         if person.backpack:
@@ -39,7 +39,7 @@ class Luggage:
             self._add_cane(-side if person.hand_bag else side)
 
     def _box(self, centre: Array, half: Array, colour: Colour, near: float, *, flap: bool = True) -> None:
-        """A soft box, its outline the hull of its projected corners, rounded off."""
+        """Add a soft box. Its outline is the rounded hull of the projected corners."""
         canvas = self.canvas
         pixels, _ = canvas.project(centre + _CORNERS * half)
         low, high = pixels.min(axis=0), pixels.max(axis=0)
@@ -64,7 +64,7 @@ class Luggage:
         canvas.add(near, paint)
 
     def _strap_colour(self, colour: Colour) -> Colour:
-        """The bag's colour, darker, unless that would vanish on the clothes."""
+        """Return a darker shade of the bag's colour, unless it is too close to the clothes."""
         strap = palette.mix(colour, (0, 0, 0), 0.3)
         return strap if palette.distance(strap, self.clothes) > 45 else colour
 
@@ -73,7 +73,7 @@ class Luggage:
         self.canvas.add(near, lambda: self.canvas.stroke(pixels, colour, width, solid=True))
 
     def _around(self, height: float, angle: float, grow: float = 1.08) -> Array:
-        """A point on the trunk's surface: `angle` 0 is the chest, pi the back, positive to the person's left."""
+        """Return a point on the trunk's surface. `angle` is 0 at the chest, pi at the back, positive to the left."""
         body = self.body
         t = np.clip((height - body.hip_height) / (body.shoulder_height - body.hip_height), 0, 1)
         wide = np.interp(
@@ -163,7 +163,7 @@ class Luggage:
         self._box(centre, half, colour, near, flap=not shopping)
 
     def _add_object(self) -> None:
-        """Something between the hands, before the belly or the chest: a box, papers, a cup, a coat over the arm."""
+        """Add an object in the hands, in front of the body: a box, papers or a parcel."""
         rng, canvas, body = self.rng, self.canvas, self.body
         hands = [arm[2] for arm in self.bones.arms.values()]
         raised = [hand for hand in hands if hand[2] > self.bones.neck[2] + 0.06] or [hands[1]]

@@ -1,4 +1,4 @@
-"""Colours as streets show them: mostly dark and dull, children brighter."""
+"""Colours of people in streets: mostly dark and dull, brighter for children."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LEATHER = ((26, 24, 24), (44, 32, 26), (82, 54, 34), (128, 88, 54), (40, 42, 60)
 
 
 def pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
-    """One of the colours, slightly changed."""
+    """Return one of the colours, slightly changed."""
     return jitter(rng, colours[int(rng.integers(len(colours)))], 8)
 
 
 def jitter(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
-    """The colour, each channel moved by about `amount`."""
+    """Return the colour with each channel changed by about `amount`."""
     return _clip(np.array(colour) + rng.normal(0, amount, 3))
 
 
 def cloth(rng: np.random.Generator, *, bright: float = 0.0) -> Colour:
-    """A garment's colour; `bright` from -1 dull to 1 vivid."""
+    """Return a garment's colour. `bright` is -1 (dull) to 1 (vivid)."""
     kind = rng.random() - 0.3 * bright
     if kind > 0.68:  # black and dark grey
         return _hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.06, 0.26))
@@ -39,7 +39,7 @@ def cloth(rng: np.random.Generator, *, bright: float = 0.0) -> Colour:
 
 
 def lower_cloth(rng: np.random.Generator) -> Colour:
-    """Trousers' and skirts' colour: jeans, black, khaki, now and then something else."""
+    """Return a colour of trousers and skirts: jeans, black, khaki, rarely others."""
     kind = rng.random()
     if kind < 0.34:
         return _hsv(rng.uniform(0.56, 0.64), rng.uniform(0.2, 0.6), rng.uniform(0.25, 0.75))
@@ -51,7 +51,7 @@ def lower_cloth(rng: np.random.Generator) -> Colour:
 
 
 def contrasting(rng: np.random.Generator, colour: Colour, *, least: float = 75.0, bright: float = 0.2) -> Colour:
-    """Another garment colour, at least `least` away from this one in brightness or hue."""
+    """Return another garment colour, at a distance of `least` or more from this one."""
     for _ in range(12):
         other = cloth(rng, bright=bright)
         if distance(colour, other) >= least:
@@ -60,14 +60,14 @@ def contrasting(rng: np.random.Generator, colour: Colour, *, least: float = 75.0
 
 
 def distance(a: Colour, b: Colour) -> float:
-    """How far apart two colours look, 0 to about 441; brightness counts most, as compression keeps it best."""
+    """Return the distance of two colours, 0 to about 441. Brightness counts most, because compression keeps it best."""
     difference = np.array(a, dtype=float) - np.array(b, dtype=float)
     luma = float(difference @ (0.3, 0.59, 0.11))
     return abs(luma) * 1.2 + 0.35 * float(np.abs(difference - luma).sum())
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """`share` of b in a."""
+    """Return a mixture of two colours, with a share `share` of b."""
     return _clip(np.array(a) * (1 - share) + np.array(b) * share)
 
 

@@ -1,8 +1,8 @@
-"""A picture of one synthetic pedestrian, from a seed and a number.
+"""Renders a picture of one synthetic pedestrian from a seed and an index.
 
-What is drawn follows from the labels, and what could hide a label is held back: glasses are worn only where they are
-drawn (not from behind, not below 100 pixels); posts in front are thin; a neighbour covers an edge only of people
-without bags; feet are cut off or hidden only without boots, heads only without hats and glasses.
+The drawing follows from the labels, and nothing hides a label. People wear glasses only if they are visible: not from
+behind, and not in pictures below 100 pixels. Posts in front are thin. A neighbour covers an edge only of people without
+bags. Feet are cut off or hidden only without boots, and heads only without hats and glasses.
 """
 
 from __future__ import annotations
@@ -21,24 +21,36 @@ from seqpar_deploy.synth.head import Head
 from seqpar_deploy.synth.luggage import Luggage
 from seqpar_deploy.synth.palette import SKIN, pick
 
-_LARGEST = 400  # height of the drawing, pixels; it is made at twice the picture's size up to this
+_LARGEST = 400  # maximum height of the drawing in pixels; otherwise it is drawn at twice the picture's size
 
 
 def person_of(seed: int, index: int) -> tuple[Person, np.random.Generator]:
-    """Picture `index` of a seed: who is on it, and the generator that goes on to draw it."""
+    """Return the person in picture `index` of a seed, and the random generator for the drawing."""
     rng = np.random.default_rng([seed, index])
     return sample_person(rng), rng
 
 
 def render_person(seed: int, index: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
-    """Picture `index` of a seed: uint8 RGB (h, w, 3), 60 to 400 pixels tall, and its PA-100K labels int8 (26,)."""
+    """Render a synthetic pedestrian. The same arguments return the same picture.
+
+    Args:
+        seed: Seed of the data set.
+        index: Index of the picture, from 0. Default: 0.
+
+    Returns:
+        The picture, uint8 RGB (h, w, 3), 60 to 400 pixels tall, and its PA-100K labels, int8 (26,), 1 yes and 0 no.
+
+    Example:
+        picture, labels = render_person(seed=0, index=7)
+        Image.fromarray(picture).save("person.png")
+    """
     person, rng = person_of(seed, index)
     height = person.height
     width = max(24, int(height * rng.uniform(0.36, 0.54)))
     tall = min(2 * height, _LARGEST)
     wide = max(24, round(tall * width / height))
 
-    # How the detector's box sits on the person: share of the height, offset, now and then too tight.
+    # Position of the detector's box: share of the height, and offset; one box in ten is too tight.
     fill = rng.uniform(0.72, 0.97)
     cut = rng.random() < 0.10
     spare = 1 - fill

@@ -1,1 +1,1 @@
-"""Training: the loop, its recipes, what it writes."""
+"""Training: recipes, the loop and the files of a run."""

@@ -1,4 +1,4 @@
-"""Augmentation of training pictures: before `prepare` as people and cameras vary, after it as published."""
+"""Augmentation of training pictures: `vary_crop` before `prepare`, `vary_prepared` (as published) after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seqpar_deploy.training.recipe import Augmentation
 
 
 def vary_crop(crop: Crop, options: Augmentation, rng: np.random.Generator) -> Crop:
-    """Vary a crop (h, w, 3) as another detector, camera or light would."""
+    """Vary a crop, uint8 (h, w, 3), like another detector, camera or light."""
     if options.margin:
         crop = _move_borders(crop, options.margin, rng)
     if options.blur and rng.random() < options.blur:
@@ -23,7 +23,7 @@ def vary_crop(crop: Crop, options: Augmentation, rng: np.random.Generator) -> Cr
 
 
 def vary_prepared(image: Crop, options: Augmentation, rng: np.random.Generator) -> Crop:
-    """Pad a prepared crop (H, W, 3) with black, cut it out at a random place and flip it, as published."""
+    """Pad a prepared crop (H, W, 3) with black, crop it at a random position and flip it, as published."""
     if options.shift:
         pad, (height, width) = options.shift, image.shape[:2]
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))

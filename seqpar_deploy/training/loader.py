@@ -1,6 +1,6 @@
-"""Training pictures. Their order and augmentation depend on the seed and the step only.
+"""Loads training pictures. Order and augmentation depend only on the seed and the step.
 
-So a run that was killed resumes with exactly the pictures of an undisturbed run.
+Therefore a killed run resumes with exactly the pictures of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from seqpar_deploy.preprocess import Preprocessing, prepare
 from seqpar_deploy.training.augment import vary_crop, vary_prepared
 from seqpar_deploy.training.recipe import Augmentation
 
-Key = tuple[int, int, int]  # source, person, how often this person was shown before
+Key = tuple[int, int, int]  # source, person, number of earlier uses of this person
 
-_ORDER, _PICTURE = 0, 1  # so that no two random streams are the same
+_ORDER, _PICTURE = 0, 1  # parts of seeds, so that random streams differ
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set, and its share of each epoch relative to the shares of the others."""
+    """A data set to train on.
+
+    Attributes:
+        dataset: The data set.
+        share: Its share of each epoch, relative to the other sources. Default: 1.
+    """
 
     dataset: Dataset
     share: float = 1.0
@@ -37,16 +42,23 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The people of each step."""
+    """The people of each step.
+
+    Attributes:
+        sources: The data sets.
+        pictures_per_epoch: Pictures per epoch. 0: each picture once.
+        batch_size: Pictures per step.
+        seed: Seed of the order.
+    """
 
     sources: Sequence[Source]
-    pictures_per_epoch: int  # 0: each picture once
+    pictures_per_epoch: int
     batch_size: int
     seed: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last batch of an epoch is left out if it is not full, unless it is the only one."""
+        """Number of steps per epoch. A partial last batch is dropped, unless it is the only one."""
         return max(1, self._pictures // self.batch_size)
 
     @property
@@ -54,7 +66,7 @@ class Schedule:
         return self.pictures_per_epoch or sum(len(source.dataset) for source in self.sources)
 
     def epoch(self, epoch: int) -> list[list[Key]]:
-        """The batches of one epoch."""
+        """Return the batches of one epoch."""
         total_share = sum(source.share for source in self.sources)
         keys: list[Key] = []
         for number, source in enumerate(self.sources):
@@ -69,8 +81,10 @@ class Schedule:
         return self.pictures_per_epoch > 0
 
     def _sights(self, number: int, people: int, start: int, take: int) -> Iterator[tuple[int, int]]:
-        """(person, round) of one source, from the `start`-th on: its people in one random order after another, so that
-        no person is shown twice per round, and each showing gets another augmentation."""
+        """Yield (person, round) of one source, from the `start`-th on.
+
+        Each round has every person once, in another random order and with another augmentation.
+        """
         end = start + take
         for turn in range(start // people, math.ceil(end / people)) if people else ():
             order = np.random.default_rng([self.seed, _ORDER, number, turn, 1]).permutation(people)
@@ -79,8 +93,10 @@ class Schedule:
 
 
 class _Pictures(TorchDataset[tuple[Any, Any]]):
-    """Prepared, augmented pictures (H, W, 3) uint8 and labels (n,) int8 by key. A picture that cannot be read gives its
-    error. Lives in the loader's processes."""
+    """Prepared, augmented pictures, uint8 (H, W, 3), and labels, int8 (n,), by key. Used in the loader's processes.
+
+    For a picture that cannot be read it returns the error.
+    """
 
     def __init__(
         self, schedule: Schedule, image_size: int, preprocessing: Preprocessing, augmentation: Augmentation
@@ -94,7 +110,7 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
         rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, turn])
         try:
             crop = dataset.crop(person)
-        except SeqparError as error:  # returned, not raised: the loader would turn it into a traceback
+        except SeqparError as error:  # returned, because the loader would convert it to a traceback
             return error, None
         crop = vary_crop(crop, self._augmentation, rng)
         image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
@@ -103,7 +119,17 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Batches of a schedule, prefetched by `workers` processes; of each batch, this process's part."""
+    """Loads the batches of a schedule, in `workers` processes.
+
+    Attributes:
+        schedule: The people of each step.
+        image_size: Side of the model's input in pixels.
+        preprocessing: Preprocessing of the label set.
+        augmentation: Augmentation of the recipe.
+        workers: Processes that read ahead. Default: 0, none.
+        rank: Index of this training process, which gets a part of each batch. Default: 0.
+        world: Number of training processes. Default: 1.
+    """
 
     schedule: Schedule
     image_size: int
@@ -114,16 +140,17 @@ class Loader:
     world: int = 1
 
     def batches(self, first_step: int, last_step: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Yield crops uint8 (B, H, W, 3) and labels int8 (B, n) of steps `first_step` to `last_step` - 1.
+        """Yield crops, uint8 (B, H, W, 3), and labels, int8 (B, n), of steps `first_step` to `last_step` - 1.
 
-        Raises ImageError, DatasetError. Close it if it is not read to its end: its processes ignore signals.
+        Close the generator if it is not read to the end, because its processes ignore signals. Raises ImageError and
+        DatasetError.
         """
         pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation)
         loader = DataLoader(
             pictures,
             batch_sampler=_Steps(self, first_step, last_step),
             num_workers=self.workers,
-            # Not forked: a forked process whose runtimes hold threads may die without an error.
+            # Not "fork": a forked process of a runtime with threads may die without an error.
             multiprocessing_context="spawn" if self.workers else None,
             collate_fn=_collate,
             worker_init_fn=_quiet_worker,
@@ -135,7 +162,7 @@ class Loader:
                     raise batch
                 yield batch
         finally:
-            # If an exception's traceback keeps the iterator alive, waiting for its processes would never end.
+            # Otherwise the wait for its processes never ends if a traceback keeps the iterator alive.
             getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
@@ -168,7 +195,7 @@ def _collate(rows: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | SeqparError
 
 
 def _quiet_worker(_worker: int) -> None:
-    """Only the main process handles signals: a worker that dies of one ends the run before its state is saved."""
+    """Ignore signals, because a worker that dies of one would end the run before the state is saved."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """The training loop: teacher forcing, AdamW, validation by generation, a state to resume from.
 
-Everything random is a function of the seed and the step, and a step leaves nothing behind but what `state.py` stores.
-So a run that is killed, at any moment, ends with the weights that an undisturbed run ends with.
+All random numbers are functions of the seed and the step, and `state.py` stores everything else that a step changes.
+Therefore a killed run resumes to the same weights as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from seqpar_deploy.training.optimisers import learning_rate, make_optimisers
 from seqpar_deploy.training.recipe import Precision
 from seqpar_deploy.training.run import Process, Run
 from seqpar_deploy.training.run_files import learning_curves, write_log, write_recipe
-from seqpar_deploy.training.state import TrainingState, load_state, optimiser_tensors, restore_optimisers, save_state
+from seqpar_deploy.training.state import (
+    TrainingState,
+    load_state,
+    optimiser_tensors,
+    restore_optimisers,
+    save_state,
+    why,
+)
 from seqpar_deploy.training.targets import presence_loss, sequence_loss, sequences_from_labels
 from seqpar_deploy.training.validation import validate
 from seqpar_deploy.vocab import PAD
@@ -47,24 +54,30 @@ _log = logging.getLogger(__name__)
 
 
 def train(run: Run, model: SequencePAR, process: Process, *, progress: OnProgress) -> Iterator[dict[str, Any]]:
-    """Train until the recipe's last epoch, resuming from the state in `run.out` if there is one.
+    """Train until the recipe's last epoch. If `run.out` contains a state of this run, training resumes from it.
 
-    Writes all files of the run. SIGINT and SIGTERM end it after the current step or validation batch, with the state
-    saved.
+    The function writes all files of the run. After SIGINT or SIGTERM it finishes the current step or validation batch,
+    saves the state and raises KeyboardInterrupt.
 
     Args:
-        run: What to train, on what, and where to write.
+        run: The recipe, the data and the output folder.
         model: The network to start from, changed in place. A stored state replaces its weights.
         process: This process among those of `torchrun`.
         progress: Called after each step with steps done and steps in total.
 
     Returns:
-        An iterator with a row per epoch: `epoch`, `learning_rate`, `loss`, `images_per_second` and `waiting` (the share
-        of time spent waiting for pictures); after a validation also `ma`, `accuracy`, `precision`, `recall` and `f1`.
+        An iterator of one row per epoch: `epoch`, `learning_rate`, `loss` (per token), `images_per_second` and
+        `waiting` (share of the time spent on waiting for pictures). After a validation also `ma`, `accuracy`,
+        `precision`, `recall` and `f1`, 0 to 1.
 
     Raises:
-        TrainingError: The folder holds another run, the loss is not finite, or a file cannot be written.
+        TrainingError: The folder contains another run, the loss is not finite, or a file cannot be written.
         KeyboardInterrupt: A signal ended the run.
+
+    Example:
+        with joined_processes() as process:
+            for row in train(run, model, process, progress=lambda done, total: None):
+                print(row["epoch"], row["loss"])
     """
     training = _Training(run, model, process, progress)
     if process.rank == 0:
@@ -110,12 +123,12 @@ class _Training:
         people = sum(len(source.dataset) for source in self.run.sources)
         weights = sum(parameter.numel() for parameter in self.model.parameters())
         _log.info(
-            "training %.1f M weights on %s people, in %s on %s",
+            "training %.1f million parameters on %s people in %s on %s",
             *(weights / 1e6, f"{people:,}", self.precision, self.process.device),
         )
         if names := self.run.unlabelled():
             _log.warning(
-                "%d of the %d attributes are unknown for everyone, and not trained: %s",
+                "%d of the %d attributes are unknown for everyone and not trained: %s",
                 *(len(names), len(self.run.label_set), ", ".join(names)),
             )
 
@@ -130,7 +143,7 @@ class _Training:
         per_epoch = self.schedule.steps_per_epoch
         total = per_epoch * self.optimiser_recipe.epochs
         epoch, begun = divmod(self.step, per_epoch)
-        if epoch and not begun and self._due(self.history[-1]):  # the run was interrupted while it validated
+        if epoch and not begun and self._due(self.history[-1]):  # the run was interrupted during the validation
             yield self._finish_epoch(self.history[-1])
         meter, saved = _Meter(), time.monotonic()
         with contextlib.closing(self._loader().batches(self.step, total)) as batches:
@@ -138,7 +151,8 @@ class _Training:
                 loss = self._train_step(crops, labels)
                 if not math.isfinite(loss):
                     raise TrainingError(
-                        f"the loss is {loss} at step {self.step}; lower the learning rate, or train in fp32 or bf16"
+                        f"the loss must be finite, got {loss} at step {self.step}; lower the learning rate, or train "
+                        "in fp32 or bf16"
                     )
                 meter.add(loss, len(crops) * self.process.world)
                 self.step += 1
@@ -165,7 +179,7 @@ class _Training:
         )
 
     def _train_step(self, crops: Tensor, labels: Tensor) -> float:
-        """One update of the weights; returns the mean loss a target."""
+        """Update the weights once. Returns the mean loss per target token."""
         recipe, device = self.optimiser_recipe, self.process.device
         inputs, targets = sequences_from_labels(labels, eos=recipe.eos)
         count = int((targets != PAD).sum())
@@ -200,13 +214,13 @@ class _Training:
         return total
 
     def _gradients_kept_here(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients of a part of the batch are added up first, and exchanged between processes with the last part."""
+        """Return a context in which gradients are accumulated but not exchanged between processes."""
         forward = self.forward
         return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()
 
     @torch.no_grad()
     def _update_average(self, average: dict[str, Tensor]) -> None:
-        # The first steps' weights are worth little, so that the average forgets them faster.
+        # The decay grows with the step, so that the average forgets the poor first weights faster.
         decay = min(self.optimiser_recipe.average, (1 + self.step) / (10 + self.step))
         values = dict(self.model.state_dict())
         floating = [name for name in average if average[name].is_floating_point()]
@@ -227,12 +241,12 @@ class _Training:
         return bool(row["epoch"] == self.optimiser_recipe.epochs)
 
     def _due(self, row: dict[str, Any]) -> bool:
-        """Whether this epoch is to be validated, and is not yet."""
+        """Return whether the validation of this epoch is still to do."""
         due = self._is_last(row) or row["epoch"] % self.run.validate_every == 0
         return due and self.run.validation is not None and "f1" not in row
 
     def _finish_epoch(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Validate the last epoch of the history if it is due, and write the files that follow from it."""
+        """Validate the last epoch of the history if it is due, and write checkpoints, log and state."""
         if self.process.rank == 0:
             if self._due(row) or self._is_last(row):
                 with contextlib.suppress(_ValidationStopped):
@@ -271,7 +285,9 @@ class _Training:
         try:
             save_checkpoint(self.run.out / name, model, self.run.label_set, dtype=torch.float32, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            raise TrainingError(f"{self.run.out / name} cannot be written: {error}; make room and resume") from None
+            raise TrainingError(
+                f"{self.run.out / name} cannot be written: {why(error)}; free space, then resume"
+            ) from None
 
     def _save(self) -> None:
         if self.process.rank == 0:
@@ -294,8 +310,8 @@ class _Training:
         values = state.tensors
         if missing := sorted({*self.taught.state_dict()} - {*values}):
             raise TrainingError(
-                f"the state in {self.run.out} has no {missing[0]}: another version of this package wrote it; "
-                "finish with that one, or train anew in another folder"
+                f"the state in {self.run.out} must contain {missing[0]}, got a state of another version of this "
+                "package; resume with that version, or start in another folder"
             )
         self.taught.load_state_dict({name: values[name] for name in self.taught.state_dict()})
         if self.average is not None:
@@ -308,21 +324,21 @@ class _Training:
             _log.info("resuming the run in %s at step %d", self.run.out, self.step)
 
 
-def _available_precision(wanted: Precision, process: Process) -> Precision:
-    """fp32 in place of bf16 on processors without it, which emulate it: a step takes twice as long as in fp32."""
-    if wanted != "bf16" or process.device.type != "cpu" or has_bf16():
-        return wanted
+def _available_precision(precision: Precision, process: Process) -> Precision:
+    """Replace bf16 by fp32 on processors without bf16, which emulate it at half the speed of fp32."""
+    if precision != "bf16" or process.device.type != "cpu" or has_bf16():
+        return precision
     if process.rank == 0:
         _log.warning("this processor has no bf16 instructions; training in fp32 instead of bf16")
     return "fp32"
 
 
 class _ValidationStopped(Exception):
-    """A signal came; the state is saved without this epoch's scores, and a resumed run computes them."""
+    """A signal stopped a validation. The state is saved without its scores, and a resumed run validates again."""
 
 
 class _Meter:
-    """Loss and speed since it was made."""
+    """Loss and speed since its creation."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""AdamW, and Muon if a recipe enables it, over the network's three parts; and the learning rate of each step."""
+"""The optimisers of the network's three parts (AdamW, and Muon if the recipe enables it), and the learning rate."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from seqpar_deploy.errors import TrainingError
 from seqpar_deploy.machine import has_bf16
 from seqpar_deploy.training.recipe import Optimiser
 
-_HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is for matrices inside a network, not for its first and last
+_HEADS = ("decoder.fc.weight", "presence.weight")  # Muon is not for the last layers
 _UNUSED = "clip_model.logit_scale"  # of CLIP's contrastive loss
 
 
 def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step: linear warm-up, then cosine decay counted from the start of training."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay that counts from the first epoch."""
     epoch = step // steps_per_epoch if recipe.schedule == "epoch" else step / steps_per_epoch
     if epoch < recipe.warmup_epochs:
         share = recipe.warmup_start + (1 - recipe.warmup_start) * epoch / recipe.warmup_epochs
@@ -29,7 +29,7 @@ def learning_rate(recipe: Optimiser, step: int, steps_per_epoch: int) -> float:
 
 
 def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
-    """Make the optimisers of the three parts, each at its share of the rate; a part with share 0 is frozen."""
+    """Return the optimisers. Each of the three parts has its share of the rate. A part with share 0 is frozen."""
     shares = {"image": recipe.image_tower, "text": recipe.text_tower, "decoder": recipe.decoder}
     adamw: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
     muon: dict[str, list[nn.Parameter]] = {part: [] for part in shares}
@@ -42,7 +42,9 @@ def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Op
             inside = parameter.ndim == 2 and "embedding" not in name and not name.endswith(_HEADS)
             (muon if recipe.muon and inside else adamw)[part].append(parameter)
     if not any([*adamw.values(), *muon.values()]):
-        raise TrainingError("image_tower, text_tower or decoder must be above 0 in the recipe, got 0 for all")
+        raise TrainingError(
+            "image_tower, text_tower or decoder must be above 0, got 0 for all; change [optimiser] in the recipe"
+        )
 
     def groups(parameters: dict[str, list[nn.Parameter]], rate: float) -> list[dict[str, Any]]:
         return [{"params": parameters[part], "full_rate": rate * shares[part]} for part in shares if parameters[part]]
@@ -63,7 +65,7 @@ def make_optimisers(taught: nn.Module, recipe: Optimiser) -> list[torch.optim.Op
 
 
 class _Muon(torch.optim.Muon):
-    """Muon multiplies in bf16, which takes processors without bf16 a hundred times as long as float32."""
+    """Muon that multiplies in float32 on processors without bf16, which need 100 times as long in bf16."""
 
     def step(self, closure: Any = None) -> Any:
         on_cpu = self.param_groups[0]["params"][0].device.type == "cpu"
@@ -72,7 +74,7 @@ class _Muon(torch.optim.Muon):
 
 
 class _Float32Products(TorchFunctionMode):
-    """Products of bf16 matrices are taken in float32 and rounded, as processors that have bf16 do it."""
+    """Computes products of bf16 matrices in float32 and rounds them, like processors with bf16."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in (torch.addmm, Tensor.matmul, Tensor.__matmul__) or args[0].dtype != torch.bfloat16:

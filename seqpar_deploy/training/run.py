@@ -1,4 +1,4 @@
-"""What one training run is, and the process it runs in."""
+"""The definition of a training run, and the processes of `torchrun`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ class Run:
     Attributes:
         recipe: The network, the optimiser and the augmentation.
         label_set: The attributes to learn.
-        sources: The data sets to train on, and their shares.
-        validation: The data set to score after an epoch; None for no scores.
-        out: The folder to write to. An interrupted run in it is resumed.
-        start: SHA-256 of the checkpoint the weights come from; None for a new network. Default: None.
+        sources: The data sets to train on, with their shares.
+        validation: The data set to score after an epoch. None: no scores.
+        out: Output folder. An interrupted run in it is resumed.
+        start: SHA-256 of the checkpoint to start from. None for a new network. Default: None.
         seed: Seed of weights, order, augmentation and dropout. Default: 0.
         workers: Processes that read pictures. Default: 0, the training process itself.
         validate_every: Epochs per validation. The last epoch is always validated. Default: 1.
         save_every: Seconds between saved states. A state is also saved after each epoch. Default: 300.
+
+    Raises:
+        DatasetError: The shares differ, and the recipe has no `pictures_per_epoch`.
     """
 
     recipe: TrainingRecipe
@@ -52,11 +55,12 @@ class Run:
     def __post_init__(self) -> None:
         if self.recipe.pictures_per_epoch == 0 and len({source.share for source in self.sources}) > 1:
             raise DatasetError(
-                "shares of the data need pictures_per_epoch in the recipe: without, an epoch takes each picture once"
+                "shares of the data must be equal if the recipe has no pictures_per_epoch, got different ones; set "
+                "pictures_per_epoch in the recipe"
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the values that a stored state must share with this run to be resumed by it."""
+        """Return the values that a stored state must have in common with this run to be resumed."""
         digest = hashlib.sha256()
         for source in self.sources:
             digest.update(f"{source.share} {len(source.dataset)}".encode())
@@ -73,7 +77,7 @@ class Run:
         }
 
     def unlabelled(self) -> list[str]:
-        """Return the names of the attributes that are unknown for every person of every source."""
+        """Return the names of the attributes that are unknown for all people of all sources."""
         labelled = np.any([(source.dataset.labels != UNKNOWN).any(axis=0) for source in self.sources], axis=0)
         return [
             attribute.name for attribute, known in zip(self.label_set.attributes, labelled, strict=True) if not known
@@ -82,7 +86,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Process:
-    """This process among those that `torchrun` started; rank 0 of 1 without `torchrun`."""
+    """This process among those that `torchrun` started.
+
+    Attributes:
+        rank: Index of the process. 0 without `torchrun`.
+        world: Number of processes. 1 without `torchrun`.
+        device: Device of the process.
+    """
 
     rank: int
     world: int
@@ -91,7 +101,7 @@ class Process:
 
 @contextlib.contextmanager
 def joined_processes() -> Iterator[Process]:
-    """Join the processes that `torchrun` started, one per GPU (or on CPUs, for tests)."""
+    """Join the processes that `torchrun` started, one per GPU, and leave them at the end of the block."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

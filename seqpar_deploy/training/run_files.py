@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from seqpar_deploy.files import write_whole
+from seqpar_deploy.training.curves import learning_curves_figure
 
 RECIPE, LOG, CURVES = "recipe.json", "log.csv", "learning_curves.png"
 
@@ -25,7 +24,7 @@ _COLUMNS = (
 
 
 def write_recipe(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write the resolved recipe, and what identifies the run. Atomic. Raises SeqparError."""
+    """Write the resolved recipe and the identity of the run. Atomic. Raises SeqparError."""
     write_whole(folder / RECIPE, (json.dumps(values, indent=2) + "\n").encode())
 
 
@@ -41,7 +40,7 @@ def write_log(folder: Path, history: Sequence[dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def learning_curves(folder: Path) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each epoch. It draws at most every ten seconds; the last epoch is always drawn."""
+    """Yield a function to call after each epoch. It draws at most every 10 s, and the last epoch in any case."""
     drawn, stale = -math.inf, False
 
     def update() -> None:
@@ -59,24 +58,10 @@ def learning_curves(folder: Path) -> Iterator[Callable[[], None]]:
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draw the log: loss on the left, validation scores on the right, per epoch. Raises SeqparError."""
+    """Draw the log: training loss on the left, validation scores on the right, per epoch. Raises SeqparError."""
     with (folder / LOG).open(newline="", encoding="utf-8") as file:
         history = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([row["epoch"] for row in history], [row["loss"] for row in history], color="#1f4e79")
-    left.set(xlabel="epoch", ylabel="loss per token, training")
-    validated = [row for row in history if "f1" in row]
-    for score, label, colour in (("f1", "instance F1", "#1f4e79"), ("ma", "mA", "#c0504d")):
-        right.plot([row["epoch"] for row in validated], [row[score] for row in validated], color=colour, label=label)
-    right.set(xlabel="epoch", ylabel="validation", ylim=(None, 1.0))
-    if validated:
-        right.legend(frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    learning_curves_figure(history, f"Training: {folder.resolve().name}").savefig(picture, format="png")
     write_whole(folder / CURVES, picture.getvalue())
     return folder / CURVES

@@ -1,7 +1,8 @@
-"""The network a run starts from: with random weights, CLIP's, or those of a SequencePAR checkpoint."""
+"""Builds the network at the start of a run, with random weights, CLIP's, or those of a SequencePAR checkpoint."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,26 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.training.recipe import Model
 from seqpar_deploy.vocab import LabelSet
 
-_OPENAI = ("input_resolution", "context_length", "vocab_size")  # beside the weights in OpenAI's files
+_OPENAI = ("input_resolution", "context_length", "vocab_size")  # additional keys in OpenAI's files
 _FIXED = ("bos_embedding", "eos_embedding", "pad_embedding", "decoder.pos_emb.weight")  # never trained
+
+_log = logging.getLogger(__name__)
 
 
 def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
-    """Build the network that a recipe describes. Weights that are not pretrained are random, decided by the seed.
+    """Build the network of a recipe.
 
-    Raises RecipeError, CheckpointError.
+    Args:
+        model: The network in the recipe.
+        label_set: The attributes.
+        seed: Seed of the weights that are not pretrained.
+
+    Returns:
+        The network, ready to train.
+
+    Raises:
+        RecipeError: The architecture in the recipe is invalid.
+        CheckpointError: The pretrained weights cannot be found, downloaded or read, or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -36,12 +49,12 @@ def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
 
 
 def model_from_checkpoint(checkpoint: Checkpoint, label_set: LabelSet) -> SequencePAR:
-    """Build a network with a SequencePAR checkpoint's weights, ready to train. Raises CheckpointError."""
+    """Build a network with the weights of a SequencePAR checkpoint, ready to train. Raises CheckpointError."""
     made = build_model(checkpoint, label_set)
     ids = open_clip.tokenize(list(label_set.phrases), context_length=made.clip_model.context_length).unique()
     if (made.clip_model.token_embedding.weight[ids] == 0).all(dim=1).any():
         raise CheckpointError(
-            f"{checkpoint.path} must hold the embeddings of the words in {label_set.name}'s phrases, and lacks some; "
+            f"{checkpoint.path} must contain embeddings of all the words in {label_set.name}'s phrases, got only some; "
             "start from a checkpoint that was trained on this label set"
         )
     for name, parameter in made.named_parameters():
@@ -67,7 +80,7 @@ def _architecture(model: Model, attributes: int) -> Architecture:
 
 
 def _check_heads(architecture: Architecture) -> None:
-    """open_clip builds width // head_width heads; a remainder would widen them, or fail without naming the field."""
+    """Check that heads divide the width. open_clip would widen them, or fail without the name of the field."""
     vision, text = architecture.vision, architecture.text
     for tower, width, divisor, field in (
         ("vision", vision.get("width"), vision.get("head_width", 64), "head_width"),
@@ -89,10 +102,11 @@ def _load_clip(made: SequencePAR, model: Model) -> None:
             )
         try:
             path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model.encoder, model.pretrained)))
-        except Exception as error:  # of the network, the hub's client or the disk
+        except Exception as error:  # network, client of the hub or disk
+            _log.debug("download of %s failed", model.pretrained, exc_info=error)
             raise CheckpointError(
-                f"the {model.pretrained} weights of {model.encoder} cannot be downloaded: {str(error)[:200]}; "
-                "name a local file as pretrained"
+                f"the {model.pretrained} weights of {model.encoder} cannot be downloaded ({type(error).__name__}); "
+                "check the network, or set pretrained to a local file"
             ) from None
     weights = {name: value for name, value in load_checkpoint(path).state_dict.items() if "ln_post" not in name}
     for name, value in made.clip_model.state_dict().items():
@@ -103,13 +117,13 @@ def _load_clip(made: SequencePAR, model: Model) -> None:
             )
     if not made.architecture.quick_gelu and any(name in weights for name in _OPENAI):
         raise CheckpointError(
-            f"{path} is OpenAI's, whose networks use QuickGELU, and {model.encoder} does not; "
-            f"name the encoder {model.encoder}-quickgelu"
+            f"encoder of {path} must use QuickGELU as OpenAI's networks, got {model.encoder}; set the encoder to "
+            f"{model.encoder}-quickgelu"
         )
     result = made.clip_model.load_state_dict(weights, strict=False)
     unknown = [name for name in result.unexpected_keys if name not in _OPENAI]
     if result.missing_keys or unknown:
         raise CheckpointError(
-            f"{path} does not fit {model.encoder}: {len(result.missing_keys)} weights missing "
-            f"({', '.join(result.missing_keys[:2])}), {len(unknown)} unknown ({', '.join(unknown[:2])})"
+            f"{path} must contain the weights of {model.encoder}, got {len(result.missing_keys)} weights missing "
+            f"({', '.join(result.missing_keys[:2])}) and {len(unknown)} unknown ({', '.join(unknown[:2])})"
         )

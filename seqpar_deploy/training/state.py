@@ -1,9 +1,10 @@
-"""The state of a run between two steps, in one safetensors file, from which a killed run resumes."""
+"""Saves the state of a run in one safetensors file, from which a killed run resumes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,19 @@ from seqpar_deploy.files import replacing
 STATE = "state.safetensors"
 _METADATA = "seqpar_training"
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(kw_only=True)
 class TrainingState:
-    """`tensors` by role and name (`model.decoder.fc.weight`, `exp_avg...`, `exp_avg_sq...`, `average...`).
+    """The state of a run after a step.
 
-    `run` identifies the run: a state resumes only the run that saved it. `history` has a row per epoch.
+    Attributes:
+        step: Number of steps done.
+        tensors: Weights, averages and moments by role and name, for example `exp_avg.model.decoder.fc.weight`.
+        run: Identity of the run. A state resumes only the run that saved it.
+        history: One row per epoch.
+        scaler: State of the gradient scaler.
     """
 
     step: int
@@ -35,19 +43,24 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
-    """Write the state. Atomic: a kill leaves the earlier state. Raises TrainingError."""
+    """Write the state. It is atomic: a kill leaves the earlier state. Raises TrainingError."""
     values = {"step": state.step, "run": state.run, "history": state.history, "scaler": state.scaler}
     try:
         with replacing(folder / STATE) as staging:
             safetensors.torch.save_file(state.tensors, staging, metadata={_METADATA: json.dumps(values)})
     except (OSError, safetensors.SafetensorError) as error:
         raise TrainingError(
-            f"{folder / STATE} cannot be written: {error}; make room and resume from the earlier state"
+            f"{folder / STATE} cannot be written: {why(error)}; free space, then resume from the earlier state"
         ) from None
 
 
+def why(error: OSError | safetensors.SafetensorError) -> str:
+    """Return the reason of a failed write in one short line."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
+
+
 def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
-    """Read the state in a run's folder; None if there is none. Raises TrainingError if it is another run's."""
+    """Return the state in a run's folder, None if there is none. Raises TrainingError if it is of another run."""
     path = folder / STATE
     if not path.is_file():
         return None
@@ -56,10 +69,12 @@ def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
             values = json.loads(file.metadata()[_METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged or no training state: {error}; remove it to start again") from None
+        _log.debug("cannot read %s", path, exc_info=error)
+        raise TrainingError(f"{path} must be a training state, got a damaged file; remove it to start again") from None
     if different := [key for key in run if values["run"].get(key) != run[key]]:
         raise TrainingError(
-            f"{folder} holds a run with another {', '.join(different)}; choose another --out, or remove the folder"
+            f"{folder} must be empty or contain this run, got a run with another {', '.join(different)}; choose "
+            "another --out, or remove the folder"
         )
     return TrainingState(tensors=tensors, **values)
 
@@ -77,7 +92,7 @@ def optimiser_tensors(optimisers: Sequence[torch.optim.Optimizer], names: dict[i
 def restore_optimisers(
     optimisers: Sequence[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Restore what `optimiser_tensors` returned."""
+    """Restore the tensors that `optimiser_tensors` returned."""
     for optimiser in optimisers:
         roles = ("momentum_buffer",) if isinstance(optimiser, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
         for group in optimiser.param_groups:

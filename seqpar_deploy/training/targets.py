@@ -1,4 +1,4 @@
-"""Labels -> the token sequences to learn, and the losses."""
+"""Converts labels to token sequences, and computes the losses."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def sequences_from_labels(labels: Tensor, *, eos: bool) -> tuple[Tensor, Tensor]
 def sequence_loss(log_probs: Tensor, targets: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Sum the negative log-likelihood over all targets but `<pad>`, for log_probs (B, T, V), targets (B, T).
 
-    If a person's attribute is unknown, its token is left out of that person's softmax: the network is neither taught to
-    generate it nor not to.
+    If an attribute of a person is unknown, the softmax of that person excludes its token, so the network learns neither
+    yes nor no.
     """
     special = labels.new_zeros(len(labels), FIRST_ATTRIBUTE, dtype=torch.bool)
     unknown = torch.cat([special, labels == UNKNOWN], dim=1)  # (B, V)

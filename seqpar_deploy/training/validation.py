@@ -19,7 +19,7 @@ _BATCH = 64
 def validate(
     model: SequencePAR, label_set: LabelSet, dataset: Dataset, *, progress: OnProgress | None = None
 ) -> Metrics:
-    """Score greedy generation on a data set; `progress` takes people."""
+    """Score greedy generation on a data set. `progress` is called with people done and people in total."""
     with torch.inference_mode():
         token_table = model.token_table(label_set.phrases)
     scored = Model(

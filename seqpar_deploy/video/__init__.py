@@ -1,6 +1,6 @@
-"""People in videos and streams: `watch` runs the whole pipeline, `Follower` takes frames from your own loop.
+"""People in videos and streams. `watch` runs the whole pipeline, `Follower` processes frames from your own loop.
 
-The names in `__all__` are public, as are those of `seqpar_deploy.video.sinks`.
+The names in `__all__` are public, and those of `seqpar_deploy.video.sinks`.
 """
 
 from seqpar_deploy.video.detect.onnx import OnnxOptions

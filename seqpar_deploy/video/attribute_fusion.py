@@ -19,7 +19,7 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(slots=True)
 class _Track:
-    """State of a track; `weight` and `evidence` are sums over its crops, one entry per attribute."""
+    """State of a track. `weight` and `evidence` are sums over its crops, with one entry per attribute."""
 
     first: Sighting
     last: Sighting
@@ -31,12 +31,12 @@ class _Track:
     crops: int = 0
     answered: float = 0.0  # timestamp of the latest crop
     best: Candidate | None = None
-    trust: float = 0.0  # of the best
+    trust: float = 0.0  # weight of the best crop
     left: bool = False
 
 
 class AttributeFusion:
-    """Takes tracked boxes and predictions, and returns people and events. For one thread at a time."""
+    """Aggregates tracked boxes and predictions to people and events. For one thread at a time."""
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class AttributeFusion:
             if group.exclusive
         ]
         self._streams: dict[str, dict[int, _Track]] = {}
-        self.unrecognized = 0  # people given up: no crop of them was recognised
+        self.unrecognized = 0  # people discarded because no crop of them was recognised
 
     def observe(self, frame: Frame, boxes: Sequence[TrackedBox]) -> list[Event]:
-        """Record a frame's people and return the end of those who have left.
+        """Record a frame's people, and return the `ended` events of people who have left.
 
-        Frames come in order within their stream, empty ones too: they advance the clock.
+        Pass frames without people too, in order within their stream, because they advance the clock.
         """
         tracks = self._streams.setdefault(frame.stream, {})
         for tracked in boxes:
@@ -81,12 +81,9 @@ class AttributeFusion:
         return events
 
     def add(self, candidate: Candidate, prediction: Prediction) -> list[Event]:
-        """Add a crop's prediction and return the events it causes.
-
-        These are the track's first attributes or a change of them, and its end if the person left while waiting.
-        """
+        """Add a crop's prediction and return the events: appeared or changed, and ended if the person has left."""
         track = self._streams.get(candidate.stream, {}).get(candidate.track_id)
-        if track is None:  # left, and the end was emitted
+        if track is None:  # the track has ended
             return []
         self._learn(track, candidate, prediction)
         track.crops += 1
@@ -101,7 +98,7 @@ class AttributeFusion:
         return events
 
     def end(self, stream: str, track_id: int) -> list[Event]:
-        """End a track. One that was not recognised yet is kept until its first prediction comes."""
+        """End a track. A track without a prediction is kept until the first one arrives."""
         tracks = self._streams.get(stream, {})
         if track_id not in tracks:
             return []
@@ -113,7 +110,7 @@ class AttributeFusion:
         return [event]
 
     def finish(self, stream: str) -> list[Event]:
-        """End all tracks of a stream. Call it when every prediction has been added."""
+        """End all tracks of a stream. Call it after the last prediction was added."""
         events = [event for track_id in list(self._streams.get(stream, {})) for event in self.end(stream, track_id)]
         self.unrecognized += len(self._streams.pop(stream, {}))
         return events
@@ -135,7 +132,7 @@ class AttributeFusion:
         )
 
     def _learn(self, track: _Track, candidate: Candidate, prediction: Prediction) -> None:
-        """Add a crop to the sums. For momentary attributes only the latest crop counts."""
+        """Add a crop to the sums. Momentary attributes keep only the latest crop."""
         options = self._options
         trust = candidate.quality * confidence(prediction) ** 2
         if track.best is None or trust > track.trust:
@@ -151,7 +148,7 @@ class AttributeFusion:
         track.evidence = kept * track.evidence + weight * probability
 
     def _fade(self, track: _Track) -> None:
-        """Make momentary attributes unknown some time after the crop that showed them. That alone is no event."""
+        """Set momentary attributes to unknown some time after the latest crop. This alone emits no event."""
         if track.last.timestamp - track.answered > self._options.moment and track.weight[self._momentary].any():
             track.weight[self._momentary] = track.evidence[self._momentary] = 0.0
             track.states = [
@@ -183,13 +180,13 @@ class AttributeFusion:
         return mean
 
     def _decide(self, track: _Track) -> list[State]:
-        """Apply the thresholds with hysteresis; in an exclusive group at most one attribute is yes."""
+        """Apply the thresholds with hysteresis. In an exclusive group at most one attribute is yes."""
         probabilities = self._probabilities(track)
         states = [self._state(p, old) for p, old in zip(probabilities.tolist(), track.states, strict=True)]
         for places in self._exclusive:
             claims = [place for place in places if states[place] == "yes"]
             if claims:
-                # An attribute that is yes already gives way only to a clearly more probable one.
+                # Only a clearly more probable attribute replaces one that is already yes.
                 stay = self._options.sure - self._options.keep
                 favour = {place: probabilities[place] + stay * (track.states[place] == "yes") for place in claims}
                 chosen = max(claims, key=favour.__getitem__)
@@ -221,5 +218,5 @@ class AttributeFusion:
 
 
 def confidence(prediction: Prediction) -> float:
-    """Mean score of the emitted attributes: low scores mean more errors. An empty prediction counts little."""
+    """Return the mean score of the emitted attributes, or 0.3 for an empty prediction. Low scores mean more errors."""
     return sum(prediction.scores) / len(prediction.scores) if prediction.scores else 0.3

@@ -1,22 +1,22 @@
-"""The clock of a stream: its own time stamps, continued if they stop, jump or start over."""
+"""The clock of a stream: it follows the stream's timestamps, and continues if they stop, jump or start over."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-_LATE = 1.0  # s. A stamp up to this much too early is a picture out of order, not a clock that was set back
-_STILL = 1.0  # s. A live stream's stamps that are the same for longer are ignored
-_AHEAD = 3.0  # s. How far a live stream may run ahead of the wall clock: buffered frames arrive at once
-_FILE_GAP = 3600.0  # s. A recording may leave out scenes without motion, up to this long
-_TICK = 0.001  # s. The least time between two frames
+_LATE = 1.0  # s. A stamp that goes back by less is a frame out of order, by more a clock that was set back
+_STILL = 1.0  # s. A live stream's stamps that stay the same for longer are ignored
+_AHEAD = 3.0  # s. Maximum lead of a live stream over the wall clock: buffered frames arrive at once
+_FILE_GAP = 3600.0  # s. Longest gap in a recording, for example of a camera that omits scenes without motion
+_TICK = 0.001  # s. Minimum time between two frames
 
 
 class StreamClock:
-    """Timestamps in seconds since a stream's first frame, strictly increasing.
+    """Converts stamps to timestamps in seconds since a stream's first frame, strictly increasing.
 
-    If the stamps are unusable (missing, frozen, a jump, a new connection), a live stream advances with the wall clock
-    and a recording by one frame.
+    If the stamps are unusable (missing, frozen, after a jump or a new connection), a live stream advances with the wall
+    clock, and a recording by one frame.
     """
 
     def __init__(self, *, live: bool, now: Callable[[], float] = time.monotonic) -> None:
@@ -25,15 +25,15 @@ class StreamClock:
         self._timestamp: float | None = None  # of the last frame
         self._arrived = 0.0
         self._stamp: float | None = None  # of the last frame
-        self._moved = 0.0  # when it last changed
-        self._offset: float | None = None  # from stamps to timestamps
+        self._moved = 0.0  # time of its latest change
+        self._offset: float | None = None  # timestamp minus stamp
 
     def interrupted(self) -> None:
-        """Start a new connection: its stamps are unrelated to earlier ones."""
+        """Start a new connection, whose stamps are unrelated to earlier ones."""
         self._offset = None
 
     def at(self, stamp: float | None, period: float) -> float:
-        """Return the timestamp of the frame with this stamp. `period` is the usual time between frames, in seconds."""
+        """Return the timestamp of the frame with this stamp. `period` is the usual frame interval in seconds."""
         now = self._now()
         if stamp != self._stamp:
             self._stamp, self._moved = stamp, now

@@ -1,4 +1,4 @@
-"""Selects the crops to recognise: those expected to change or settle a person's attributes, within a budget."""
+"""Selects the crops to recognise, within a budget: those that are expected to change or settle attributes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqpar_deploy.video.types import Box, Frame, Person, Sighting, TrackedBox
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A crop that waits to be recognised, uint8 RGB (h, w, 3), where it is from, and its quality, 0 to 1."""
+    """A crop to recognise, uint8 RGB (h, w, 3), with its sighting and its quality, 0 to 1."""
 
     stream: str
     track_id: int
@@ -25,7 +25,7 @@ class Candidate:
 
 @dataclasses.dataclass(slots=True)
 class _Track:
-    """The selector's state of one person. Times are timestamps of the stream."""
+    """State of one person. Times are timestamps of the stream."""
 
     first: float
     last: float
@@ -45,10 +45,10 @@ class _Track:
             self.velocity += (1 - 0.5 ** (passed / _SMOOTHING)) * (velocity - self.velocity)
         self.centre, self.last = centre, timestamp
         if abs(self.taken_velocity) < _STANDING:
-            self.taken_velocity = self.velocity  # the first direction since
+            self.taken_velocity = self.velocity  # the first direction after the crop was taken
 
     def turned(self) -> float:
-        """How far the person has turned since the latest crop taken, by walking direction: 0 to 1 for half a turn."""
+        """Return the change of walking direction since the latest crop taken: 0 for none, 1 for half a turn."""
         now, then = self.velocity, self.taken_velocity
         if min(abs(now), abs(then)) < _STANDING:
             return 0.0
@@ -56,20 +56,20 @@ class _Track:
 
 
 _HALF_LIFE = 1.0  # seconds in which a waiting crop loses half its value
-_MOST_BETTER = 2.0  # factor that a better crop than any before is worth at most
-_WORTHLESS = 0.03  # quality of a crop that shows somebody else
-_TURNED = 8.0  # additional gain for half a turn, as a factor
-_SMOOTHING = 0.5  # seconds in which half of a velocity is renewed
-_STANDING = 0.1  # heights per second; below this there is no direction
-_START = 0.5  # share of the gain a crop is taken at from which crops are collected
-_MOST_DEBT = 10.0  # seconds of the budget that first answers may use in advance
-_OVERDUE, _FIRST = 1e6, 1e3  # gains of first answers, above all others
+_MOST_BETTER = 2.0  # maximum gain factor for a crop that is better than all earlier ones
+_WORTHLESS = 0.03  # quality below which a crop mostly shows another person
+_TURNED = 8.0  # additional gain factor for half a turn
+_SMOOTHING = 0.5  # half-life in seconds of the smoothed velocity
+_STANDING = 0.1  # heights per second; slower people have no direction
+_START = 0.5  # expected gain from which crops are collected; they are taken from 1 on
+_MOST_DEBT = 10.0  # seconds of the budget that first crops may use in advance
+_OVERDUE, _FIRST = 1e6, 1e3  # gains of first crops, above all others
 
 
 class CropSelector:
-    """Takes tracked boxes and returns crops to recognise: at most one waiting per person, the best recent one.
+    """Selects crops of tracked boxes. At most one crop per person waits, the best recent one.
 
-    Deterministic: its only clocks are the frames' timestamps and the one passed to `take`. For one thread at a time.
+    It is deterministic: it uses only the frames' timestamps and the clock passed to `take`. For one thread at a time.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class CropSelector:
         self._allowance = self._most_allowance = max(1.0, options.max_crops_per_second)
 
     def offer(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        """Consider everyone in a frame; `people` by track ID, those that have attributes.
+        """Consider everyone in a frame. `people` are those with attributes, by track ID.
 
-        Frames come in order within their stream, those without people too: they advance the clock.
+        Pass frames without people too, in order within their stream, because they advance the clock.
         """
         self._clocks[frame.stream] = frame.timestamp
         for tracked in boxes:
@@ -104,7 +104,7 @@ class CropSelector:
     def take(self, limit: int, now: float) -> list[Candidate]:
         """Return at most `limit` crops to recognise, highest gain first.
 
-        The budget of crops per second is counted by `now`, seconds of any clock that does not go back.
+        `now` is the time of the budget of crops per second, in seconds of a clock that does not go back.
         """
         if now > self._now:
             earned = (now - self._now) * self._options.max_crops_per_second if math.isfinite(self._now) else 0.0
@@ -122,17 +122,17 @@ class CropSelector:
         return taken
 
     def finish(self, stream: str) -> None:
-        """End a stream: people never recognised are due now, the others are forgotten."""
+        """End a stream: first crops that wait are due now, all other people are forgotten."""
         self._clocks[stream] = math.inf
         self._forget(stream)
 
     def forget(self, stream: str) -> None:
-        """Drop all crops of a stream that still wait."""
+        """Drop all waiting crops of a stream."""
         self._tracks = {key: track for key, track in self._tracks.items() if key[0] != stream}
         self._clocks.pop(stream, None)
 
     def _consider(self, track: _Track, frame: Frame, tracked: TrackedBox, others: Sequence[Box]) -> None:
-        """Make this crop the waiting one if that is worth it. Most crops fail the cheap checks, before any pixel."""
+        """Keep this crop as the waiting one if it is better. Most crops fail the cheap checks that read no pixels."""
         box = tracked.box
         bar = self._worth(track)
         bound = from_geometry(box, others, frame.image.shape[:2])
@@ -150,14 +150,14 @@ class CropSelector:
             )
 
     def _worth(self, track: _Track) -> float:
-        """Quality of the waiting crop, discounted by its age. Below 0 if none waits."""
+        """Return the quality of the waiting crop, discounted by its age. Below 0 if none waits."""
         if track.waiting is None:
             return -1.0
         age = track.last - track.waiting.sighting.timestamp
         return track.waiting.quality * math.pow(0.5, age / _HALF_LIFE)
 
     def _gain(self, track: _Track) -> float:
-        """Expected gain of the waiting crop; it is worth taking from 1 on."""
+        """Return the expected gain of the waiting crop. It may be taken from 1 on."""
         assert track.waiting is not None
         if track.taken is None:
             waited = self._clocks[track.waiting.stream] - track.first
@@ -167,7 +167,7 @@ class CropSelector:
         return self._expected(track, track.waiting.quality)
 
     def _expected(self, track: _Track, quality: float) -> float:
-        """Expected gain of a crop of this quality: grows with the answer's age, with quality, and with turning."""
+        """Return the expected gain of a crop: it grows with quality, turning, and the age of the latest crop taken."""
         if track.taken is None:
             return math.inf
         age = (track.last - track.taken) / track.interval
@@ -183,7 +183,7 @@ class CropSelector:
         return candidate
 
     def _forget(self, stream: str) -> None:
-        """Drop people who left, except those whose first crop waits and who are not given up yet."""
+        """Drop people who have left, except those whose first crop still waits within `give_up_after`."""
         now = self._clocks[stream]
         for key in [key for key, track in self._tracks.items() if key[0] == stream]:
             track = self._tracks[key]
@@ -193,7 +193,7 @@ class CropSelector:
                 del self._tracks[key]
 
     def _bound(self) -> None:
-        """Drop the waiting crops of least gain if too many wait."""
+        """Drop the waiting crops of the lowest gain if too many wait."""
         waiting = [track for track in self._tracks.values() if track.waiting]
         if len(waiting) > self._options.max_waiting:
             for track in sorted(waiting, key=self._gain)[: len(waiting) - self._options.max_waiting]:
@@ -201,6 +201,6 @@ class CropSelector:
 
 
 def uncertainty(person: Person) -> float:
-    """Mean uncertainty of a person's attributes: 0 if every one is certain, 1 if nothing is known."""
+    """Return the mean uncertainty of a person's attributes: 0 if all are certain, 1 if none is known."""
     doubts = [1 - abs(2 * attribute.probability - 1) for attribute in person.attributes.values()]
     return sum(doubts) / max(1, len(doubts))

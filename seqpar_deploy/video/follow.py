@@ -1,4 +1,4 @@
-"""Follows and recognises people in frames, without threads of its own: detect, track, select, recognise, aggregate."""
+"""The pipeline's stages without threads: detect, track, select, recognise, aggregate."""
 
 from __future__ import annotations
 
@@ -27,22 +27,29 @@ def _unmetered(_stage: str) -> contextlib.AbstractContextManager[None]:
 
 
 class Follower:
-    """Turns frames of one or more streams into events.
+    """Converts frames of one or more streams to events, in the caller's own loop.
 
-    One thread calls `update` with each frame. Or one thread calls `track` and another `recognize`, so that neither
-    waits for the slow part of the other. A context manager: at its end all tracks end. The caller closes the Recognizer
-    and a detector it passed.
+    Call `update` with each frame. Or call `track` in one thread and `recognize` in another, so that tracking does not
+    wait for inference. A `Follower` is a context manager. At the end of the block all tracks end. The caller closes the
+    Recognizer and a detector that it passed.
 
-    After `finish(stream)` frames of that stream start a new one, with track IDs from 1 again.
+    After `finish(stream)`, further frames of that stream start anew, with track IDs from 1.
 
     Args:
-        recognizer: Recognises the crops.
-        on_event: Called with each event, in order, as soon as it is known. Its exception is raised after all events of
-            that call were emitted. It must not call the Follower.
-        options: Selection, fusion and lifetime.
-        detector: Finds people. Default: the built-in one, for fixed cameras.
-        tracker: Called to make a tracker for each stream. Default: `ByteTracker`.
-        stage: Called with a stage's name, returns a context manager entered around that stage. Default: none.
+        recognizer: Classifies the crops.
+        on_event: Called with each event, in order. If it raises, the exception is raised after all events of that call
+            were emitted. It must not call the Follower.
+        options: Options of crop selection, fusion and track lifetime. Default: `VideoOptions()`.
+        detector: Detects people. Default: the built-in detector, for fixed cameras.
+        tracker: Function that returns a tracker for a stream. Default: `ByteTracker`.
+        stage: Function that returns a context manager for a stage's name, for example to measure time. Default: none.
+
+    Attributes:
+        recognized: Number of people with attributes so far.
+        crops: Number of crops recognised so far.
+
+    Raises:
+        BackendUnavailableError: OpenCV is not installed, which the built-in detector needs.
 
     Example:
         with Follower(recognizer, lambda event: print(event.kind, event.person.labels)) as follower:
@@ -66,34 +73,38 @@ class Follower:
         self._trackers: dict[str, Tracker] = {}
         self._selector = CropSelector(options.selection, options.lifetime)
         self._fusion = AttributeFusion(recognizer.bundle.label_set, options.fusion, options.lifetime)
-        self._state_lock = threading.RLock()  # around both, until their events are emitted: these stay in order
-        self._batch_lock = threading.RLock()  # around a batch from selection to events; taken before the other
-        self._emitting_thread: int | None = None  # the thread that is in `on_event`
+        # Held while selector or fusion changes, until the events are emitted: so events stay in order.
+        self._state_lock = threading.RLock()
+        self._batch_lock = threading.RLock()  # held for a batch, from selection to events; taken before `_state_lock`
+        self._emitting_thread: int | None = None  # the thread that runs `on_event`
         self._batch_size = options.batch_size
-        self._seconds_per_crop = 0.0  # of recognising, in the latest batch
-        self._recognizes = True  # until it fails
+        self._seconds_per_crop = 0.0  # inference time in the latest batch
+        self._recognizes = True  # False after the Recognizer failed
         self._timestamps: dict[str, float] = {}  # of the latest frame of each stream
-        self._before = 0.0  # seconds of the streams that had all ended when the current ones started
-        self._newest = 0.0  # these, and the greatest timestamp of a current stream
+        self._before = 0.0  # total seconds of earlier streams, which all ended before the current ones started
+        self._newest = 0.0  # `_before` plus the greatest timestamp of a current stream
         self._closed = False
-        self.recognized = self.crops = 0  # people and crops so far
+        self.recognized = self.crops = 0
 
     @property
     def unrecognized(self) -> int:
-        """Number of people given up: seen, but never so that a crop of them could be recognised."""
+        """Number of discarded people: they were tracked, but no crop of them could be recognised."""
         return self._fusion.unrecognized
 
     def update(self, frame: Frame) -> tuple[list[TrackedBox], dict[int, Person]]:
-        """Process a frame, in order within its stream, and recognise a batch of crops if that is worth it.
+        """Process the next frame of a stream, and recognise one batch of crops if any are due.
+
+        Args:
+            frame: The frame. Timestamps of a stream must not decrease.
 
         Returns:
-            The boxes of people in the frame, and the stream's people who have attributes, by track ID.
+            The boxes of tracked people in the frame, and the stream's people who have attributes, by track ID.
 
         Raises:
             ImageError: The image is not uint8 RGB (h, w, 3).
             VideoError: The timestamp is below the previous one, or the Follower is closed.
             DetectorError: The detector returned an invalid box.
-            Exception: Whatever the detector, the tracker or the Recognizer raises.
+            Exception: Any exception of the detector, the tracker, the Recognizer or `on_event`.
         """
         boxes, _ = self.track(frame)
         self.recognize()
@@ -101,7 +112,19 @@ class Follower:
             return boxes, self._fusion.people(frame.stream)
 
     def track(self, frame: Frame) -> tuple[list[TrackedBox], dict[int, Person]]:
-        """Process a frame as `update` does, but recognise nothing."""
+        """Detect and track people in a frame as `update` does, but recognise no crops.
+
+        Args:
+            frame: The frame. Timestamps of a stream must not decrease.
+
+        Returns:
+            The boxes of tracked people in the frame, and the stream's people who have attributes, by track ID.
+
+        Raises:
+            ImageError: As `update`.
+            VideoError: As `update`.
+            DetectorError: As `update`.
+        """
         self._refuse("track")
         self._check(frame)
         with self._stage("detect"):
@@ -126,14 +149,19 @@ class Follower:
         """Recognise one batch of the most informative crops.
 
         Args:
-            now: Seconds of any clock that does not go back, by which crops per second are counted. Default: the
-                frames' timestamps.
-            within: Seconds the batch may take. A batch expected to take longer is made smaller. Default: no limit.
+            now: Time in seconds of a clock that does not go back, to count crops per second. Default: the frames'
+                timestamps.
+            within: Seconds that the batch may take. If the prediction is longer, the batch is smaller. Default: no
+                limit.
 
         Returns:
-            Whether there was a crop to recognise.
+            Whether a crop was recognised.
+
+        Raises:
+            VideoError: `on_event` called it.
+            Exception: Any exception of the Recognizer or `on_event`.
         """
-        self._refuse("recognize", closed=False)  # this thread may notice later than the one that closed it
+        self._refuse("recognize", closed=False)  # another thread may have closed it just now
         with self._batch_lock:
             with self._state_lock:
                 batch = self._selector.take(self._batch_limit(within), self._newest if now is None else now)
@@ -155,13 +183,17 @@ class Follower:
             return True
 
     def finish(self, stream: str) -> None:
-        """End a stream: recognise the people who were not yet, and end all its tracks, even if this raises."""
+        """End a stream: recognise the crops that are due, then end all its tracks, even if recognition raises.
+
+        Args:
+            stream: Name of the stream.
+        """
         self._refuse("finish", closed=False)
         self._trackers.pop(stream, None)
         self._timestamps.pop(stream, None)
         if not self._timestamps:
             self._before = self._newest
-        # A batch that is being recognised is emitted before its tracks end.
+        # Wait for the current batch, so that its events precede the end of the tracks.
         with self._batch_lock, contextlib.ExitStack() as ending:
             ending.callback(self._end, stream)
             with self._state_lock:
@@ -170,7 +202,7 @@ class Follower:
                 pass
 
     def close(self) -> None:
-        """Finish every stream. No frames are accepted afterwards. Safe to call twice."""
+        """Finish all streams. Frames are refused afterwards. Safe to call twice."""
         self._refuse("close", closed=False)
         self._closed = True
         with contextlib.ExitStack() as ending:
@@ -189,14 +221,14 @@ class Follower:
             self._emit(self._fusion.finish(stream))
 
     def _refuse(self, method: str, *, closed: bool = True) -> None:
-        """Raise if the call would wait for its own thread, or comes too late."""
+        """Raise VideoError if `on_event` makes the call, which would wait for its own thread, or after `close`."""
         if self._emitting_thread == threading.get_ident():
             raise VideoError(f"on_event must not call {method}; keep the event, and call {method} afterwards")
         if closed and self._closed:
-            raise VideoError("this Follower is closed; open another")
+            raise VideoError(f"{method} must be called before close, got a closed Follower; create another")
 
     def _check(self, frame: Frame) -> None:
-        """Raise if the frame cannot be the next one of its stream."""
+        """Raise VideoError or ImageError if the frame cannot be the next one of its stream."""
         name = f"frame {frame.index} of {frame.stream}"
         check_crop(frame.image, name)
         if not math.isfinite(frame.timestamp):
@@ -208,14 +240,14 @@ class Follower:
             )
 
     def _batch_limit(self, within: float | None) -> int:
-        """Crops of the next batch at most."""
+        """Return the maximum number of crops of the next batch."""
         if within is None or self._seconds_per_crop * self._batch_size <= within:
             return self._batch_size
         return max(1, int(within / self._seconds_per_crop))
 
     def _emit(self, events: Iterable[Event]) -> None:
         failed: Exception | None = None
-        self._emitting_thread = threading.get_ident()  # by the holder of `_state_lock`
+        self._emitting_thread = threading.get_ident()  # only the holder of `_state_lock` sets it
         try:
             for event in events:
                 self.recognized += event.kind == "appeared"
@@ -236,7 +268,8 @@ def _within(frame: Frame, boxes: Sequence[Box]) -> list[Box]:
     for box in boxes:
         if not (box.left <= box.right < math.inf and box.top <= box.bottom < math.inf and box.score >= 0):
             raise DetectorError(
-                f"boxes must have left <= right and top <= bottom, got {box} in frame {frame.index}; fix the detector"
+                f"boxes must have left <= right, top <= bottom and score >= 0, got {box} in frame {frame.index}; "
+                "fix the detector"
             )
         if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
             left, top, right, bottom = max(0, box.left), max(0, box.top), min(width, box.right), min(height, box.bottom)

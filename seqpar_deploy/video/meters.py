@@ -1,4 +1,4 @@
-"""What the pipeline observes of itself: time per stage, progress through files, overload of live streams."""
+"""Measurements of the running pipeline: time per stage, progress through files, overload of live streams."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.video.sinks.metrics import Metrics
 from seqpar_deploy.video.source import Source, SourceStats
 
-_STALE = 10.0  # seconds in one entry into a stage after which the stage counts as stuck
+_STALE = 10.0  # seconds of one call of a stage after which it counts as stuck
 _MAY_WAIT = ("wait for sinks", "select", "fuse")  # stages that pass on frames and events
-_TRACKING = ("detect", "track", "select", "wait for sinks")  # stages of the thread that live frames wait for
+_TRACKING = ("detect", "track", "select", "wait for sinks")  # stages of the thread that reads live frames
 _WINDOW = 5.0  # seconds over which dropped frames are counted
-_REPEAT = 30.0  # seconds between two warnings of one stream at least
-_PROBING = 0.2  # seconds per look that probing files may take
+_REPEAT = 30.0  # minimum seconds between two warnings about one stream
+_PROBING = 0.2  # maximum seconds of probing files per update
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ class Meters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._stages: dict[str, tuple[int, float]] = {}
-        self._counted: dict[str, SourceStats] = {}  # what the counters include already
-        self._since: dict[str, float] = {}  # when the stages that are running were entered
-        self._of_stage = metrics.histogram("seqpar_stage_seconds", "Time of one entry into a stage", "stage")
+        self._counted: dict[str, SourceStats] = {}  # already in the counters
+        self._since: dict[str, float] = {}  # start times of the running stages
+        self._of_stage = metrics.histogram("seqpar_stage_seconds", "Time of one call of a stage", "stage")
         self._frames = metrics.counter("seqpar_source_frames_total", "Frames decoded", "stream")
         self._dropped = metrics.counter("seqpar_source_dropped_total", "Frames dropped for newer ones", "stream")
         self._errors = metrics.counter("seqpar_source_decode_errors_total", "Damaged data", "stream")
@@ -37,7 +37,7 @@ class Meters:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure one entry into a stage."""
+        """Measure one call of a stage."""
         start = self._since[name] = time.perf_counter()
         try:
             yield
@@ -59,11 +59,11 @@ class Meters:
         self._back_off.labels(name).set(stats.back_off)
 
     def stages(self) -> dict[str, tuple[int, float]]:
-        """How often each stage was entered, and the seconds it took in all."""
+        """Return the number of calls and the total seconds of each stage."""
         return self._stages.copy()
 
     def spent(self) -> dict[str, float]:
-        """Seconds spent in each stage so far, running ones included."""
+        """Return the seconds spent in each stage so far, including running calls."""
         now = time.perf_counter()
         spent = {name: total for name, (_, total) in self._stages.copy().items()}
         for name, since in self._since.copy().items():
@@ -71,7 +71,7 @@ class Meters:
         return spent
 
     def stuck(self) -> str | None:
-        """Name the stage that has been in one entry for too long, if any."""
+        """Describe the stage whose current call takes too long. None if there is none."""
         now = time.perf_counter()
         running = [(now - since, name) for name, since in self._since.copy().items() if name not in _MAY_WAIT]
         seconds, name = max(running, default=(0.0, ""))
@@ -79,9 +79,9 @@ class Meters:
 
 
 class OverloadLog:
-    """Logs when live streams start and stop dropping frames, and which stage is too slow.
+    """Logs the start and the end of dropped frames in live streams, and names the slowest stage.
 
-    A stream is warned of at most once per 30 s. `clock` gives monotonic seconds.
+    It logs at most one warning per stream in 30 s. `clock` returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -93,7 +93,7 @@ class OverloadLog:
         self._overloaded: set[str] = set()
 
     def look(self, counts: Mapping[str, tuple[int, int]], spent: Mapping[str, float]) -> None:
-        """Observe (frames decoded, frames dropped) by stream, and the seconds spent in each stage, all so far."""
+        """Process the totals so far: (frames decoded, frames dropped) by stream, and seconds spent by stage."""
         now = self._clock()
         passed = now - self._since
         if passed < _WINDOW:
@@ -115,17 +115,17 @@ class OverloadLog:
         self._since, self._before, self._spent = now, dict(counts), dict(spent)
 
     def _slowest(self, spent: Mapping[str, float], passed: float) -> tuple[str, float]:
-        """The stage that took most of the window, and its share of the window."""
+        """Return the stage that took the largest share of the window, and that share."""
         took = {name: spent.get(name, 0.0) - self._spent.get(name, 0.0) for name in _TRACKING}
         name = max(took, key=took.__getitem__)
         return name, min(1.0, took[name] / passed)
 
 
 class RunProgress:
-    """Reports frames read against the frames of all files.
+    """Reports frames read and the total number of frames in all files.
 
-    Lengths come from the containers. Each `look` probes some of the files not opened yet; the rest are assumed to be as
-    long as the others on average.
+    Lengths come from the containers. Each `look` probes some unopened files. The others are assumed to have the mean
+    length.
     """
 
     def __init__(self, sources: Sequence[Source], on_progress: OnProgress) -> None:

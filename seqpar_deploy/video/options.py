@@ -9,7 +9,7 @@ from seqpar_deploy.video.quality import MARGIN
 
 
 def _check_least(options: SelectionOptions | FusionOptions | LifetimeOptions, least: dict[str, float]) -> None:
-    """Raise VideoError if a field is below its least value, 0 unless given, or NaN."""
+    """Raise VideoError if a field is NaN or below its minimum, which is 0 unless `least` has another."""
     for name, value in dataclasses.asdict(options).items():
         if not value >= least.get(name, 0):
             raise VideoError(f"{name} must be {least.get(name, 0):g} or more, got {value}")
@@ -17,19 +17,19 @@ def _check_least(options: SelectionOptions | FusionOptions | LifetimeOptions, le
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
-    """Which crops are recognised, and how many.
+    """Options of crop selection: the crops to recognise, and their number.
 
-    Args:
-        max_crops_per_second: Average number of crops to recognise, over all streams. First answers may exceed it for a
-            while; later crops make up for that. Default: 10.
-        max_latency: Seconds after which a new person is recognised from the best crop so far, if no good one came.
+    Attributes:
+        max_crops_per_second: Crops to recognise per second on average, over all streams. The first crops of new people
+            may exceed it for up to 10 s of this budget. Later crops make up for it. Default: 10.
+        max_latency: Seconds after which a new person is recognised from the best crop so far, if none was good.
             Default: 0.5.
-        good_quality: Quality, 0 to 1, from which a first crop is recognised at once. Default: 0.3.
-        min_interval: Seconds between the first two crops of a person. The interval then grows up to twofold each time,
-            the more certain the attributes, the faster. Default: 1.
-        max_interval: Seconds the interval grows to at most. Default: 30.
-        margin: Margin around a box to cut out, as a share of its width and height. Default: 0.08.
-        max_waiting: Number of crops that may wait to be recognised. Default: 256.
+        good_quality: Quality, 0 to 1, from which the first crop of a person is recognised at once. Default: 0.3.
+        min_interval: Seconds between the first two crops of a person. The interval then grows with each crop, up to
+            twofold if the attributes are certain. Default: 1.
+        max_interval: Longest interval in seconds. Default: 30.
+        margin: Margin to add on each side of a box, as a share of its width or height. Default: 0.08.
+        max_waiting: Maximum number of crops in the queue for recognition. Default: 256.
 
     Raises:
         VideoError: An option is out of range.
@@ -49,18 +49,19 @@ class SelectionOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionOptions:
-    """How the predictions of a track's crops are aggregated.
+    """Options of attribute fusion, which aggregates the predictions of a track's crops.
 
     An attribute's probability is the mean over the track's crops, weighted by crop quality and model confidence. Its
     state becomes "yes" at the probability `sure` and "no" at `1 - sure`. It stays so until the probability crosses
     `keep` (or `1 - keep`), so that labels do not flicker.
 
-    Args:
-        absent: Probability a crop contributes for an attribute the model did not emit. Default: 0.05.
-        absent_weight: Weight of such a crop relative to one with the attribute: often the attribute is only not
-            visible. Default: 0.4.
-        prior_weight: Weight of the prior probability 0.5. Few or poor crops leave attributes unknown. Default: 0.1.
-        memory: Total weight earlier crops have at most, so that newer ones can still change a state. Default: 10.
+    Attributes:
+        absent: Probability that a crop contributes for an attribute that the model did not emit. Default: 0.05.
+        absent_weight: Weight of such a crop relative to a crop with the attribute. It is below 1 because an attribute
+            may be hidden in one crop. Default: 0.4.
+        prior_weight: Weight of the prior probability 0.5. With a higher weight, few or poor crops leave more attributes
+            unknown. Default: 0.1.
+        memory: Maximum total weight of earlier crops, so that new crops can still change a state. Default: 10.
         moment: Seconds for which the latest crop decides momentary attributes, for example the view. Default: 2.
         sure: Probability from which an attribute is "yes", 0.5 to 1. Default: 0.6.
         keep: Probability above which an attribute stays "yes", at most `sure`. Default: 0.5.
@@ -80,18 +81,20 @@ class FusionOptions:
     def __post_init__(self) -> None:
         _check_least(self, {})
         if not self.prior_weight:
-            raise VideoError("prior_weight must be above 0, got 0; without a prior nothing would be unknown")
+            raise VideoError("prior_weight must be above 0, got 0; use a small value, for example 0.01")
         if not max(0.5, self.keep) <= self.sure <= 1:
-            raise VideoError(f"sure must be 0.5 to 1 and keep at most sure, got sure {self.sure} and keep {self.keep}")
+            raise VideoError(
+                f"sure must be 0.5 to 1 and keep at most sure, got sure {self.sure:g} and keep {self.keep:g}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LifetimeOptions:
-    """How long a track lives after its last sighting.
+    """Options that set when a track ends.
 
-    Args:
-        leave_after: Seconds without a sighting after which a person has left and their track ends. Default: 2.
-        give_up_after: Seconds without a sighting after which a person who was never recognised is given up.
+    Attributes:
+        leave_after: Seconds without a sighting after which a track ends. Default: 2.
+        give_up_after: Seconds without a sighting after which a track without any recognised crop is discarded.
             Default: 30.
 
     Raises:
@@ -109,11 +112,11 @@ class LifetimeOptions:
 class VideoOptions:
     """Options of `watch` and `Follower`.
 
-    Args:
-        selection: Which crops are recognised.
-        fusion: How their predictions are aggregated.
-        lifetime: When a track ends.
-        batch_size: Crops per inference at most. Default: 16.
+    Attributes:
+        selection: Options of crop selection. Default: `SelectionOptions()`.
+        fusion: Options of attribute fusion. Default: `FusionOptions()`.
+        lifetime: Options that set when a track ends. Default: `LifetimeOptions()`.
+        batch_size: Maximum number of crops per inference. Default: 16.
 
     Raises:
         VideoError: An option is out of range.

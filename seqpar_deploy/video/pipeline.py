@@ -1,10 +1,10 @@
-"""All stages together: reads frames of every source, tracks and recognises people, and passes events to the sinks.
+"""The whole pipeline: reads frames of all sources, tracks and recognises people, and passes events to the sinks.
 
     sources (a thread each) -> detect, track -> select -> recognize -> fuse -> sinks (a thread)
 
-Files are read one after the other, and everything between happens on one thread, frame by frame: runs are reproducible.
-Live sources are read at once, recognition has a thread of its own, and frames that come too fast are dropped at their
-source. The queues in between are bounded: a slow stage slows those before it.
+Files are read one after the other, and one thread runs all stages but the sinks, so runs are reproducible. Live sources
+are read at the same time, recognition has its own thread, and each source drops frames that arrive too fast. The queues
+are bounded, so a slow stage slows the stages before it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from seqpar_deploy.video.source import Source
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, TrackedBox, Tracker
 
-_FRAMES = 8  # of each source, waiting to be tracked
-_WAITING = 16  # frames and events, waiting for the sinks
-_HUNG_AFTER = 20.0  # seconds, at the end, after which a sink that is still in one call counts as hung
-_READING = 0.5  # seconds until the sources' threads have noticed that they are to stop; hung ones are left
-_IDLE = 0.02  # seconds between looks for crops that wait
-_LOOK_EVERY = 0.5  # seconds between looks at the sources
-_STALE = 10.0  # seconds without a frame after which a live source counts as unhealthy
+_FRAMES = 8  # length of the queue from each source to the tracker
+_WAITING = 16  # length of the queue of frames and events to the sinks
+_HUNG_AFTER = 20.0  # seconds after which a sink that is still in one call at the end counts as hung
+_READING = 0.5  # seconds to wait for the sources' threads at the end; a thread that hangs is abandoned
+_IDLE = 0.02  # seconds between two checks for waiting crops
+_LOOK_EVERY = 0.5  # seconds between two checks of the sources
+_STALE = 10.0  # seconds without a frame after which a live source is unhealthy
 
 _log = logging.getLogger(__name__)
 
@@ -46,16 +46,16 @@ Tracked = tuple[Frame, Sequence[TrackedBox], Mapping[int, Person]]
 class Summary:
     """Result of a run.
 
-    Args:
-        frames: Frames tracked, by stream.
-        dropped: Frames dropped for newer ones, by stream. Only live streams drop frames.
-        failed: The error of each stream that ended with one.
-        people: People with attributes, each of whom appeared and ended in events.
-        unrecognized: People given up: no crop of them could be recognised.
-        crops: Crops recognised.
+    Attributes:
+        frames: Number of frames tracked, by stream.
+        dropped: Number of frames dropped for newer ones, by stream. 0 for files.
+        failed: Error message of each stream that ended with an error.
+        people: Number of people with attributes. Each has an `appeared` and an `ended` event.
+        unrecognized: Number of people without attributes, because no crop of them could be recognised.
+        crops: Number of crops recognised.
         seconds: Duration of the run.
-        stages: Times entered and seconds in all, by stage. Waiting is included.
-        hung: Whether a sink hung at the end. Events may be missing then.
+        stages: Number of calls and total seconds, by stage, including waiting.
+        hung: Whether a sink hung at the end and may lack events. Default: False.
     """
 
     frames: Mapping[str, int]
@@ -70,11 +70,11 @@ class Summary:
 
 
 class Pipeline:
-    """Runs sources through a detector, trackers and a Recognizer into sinks, which it closes at the end.
+    """Runs sources through a detector, trackers and a Recognizer into sinks, and closes the sinks at the end.
 
-    `tracker` makes a tracker for each stream. `hand_over` is called with each event after the sinks; it may block until
-    `stop`. `on_progress` is called with (frames read, frames in all) of files, from a thread of its own. The caller
-    closes detector and Recognizer.
+    `tracker` returns a tracker for a stream. `hand_over` is called with each event after the sinks, and may block until
+    `stop`. For files, another thread calls `on_progress` with (frames read, total frames). The caller closes detector
+    and Recognizer.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Pipeline:
         self._sources = {source.spec.name: source for source in sources}
         if len(self._sources) < len(sources):
             names = ", ".join(source.spec.name for source in sources)
-            raise ValueError(f"names of sources must differ, got {names}")
+            raise ValueError(f"names of sources must differ, got {names}; rename one")
         self._live = any(source.spec.live for source in sources)
         self._sinks, self._hand_over = sinks, hand_over
         self._results = BoundedQueue[Event | Tracked](_WAITING)
@@ -117,19 +117,21 @@ class Pipeline:
         self._failed: dict[str, str] = {}
         self._worker_error: BaseException | None = None
         self._stop_requested = self._stopping = self._hung = False
-        self._in_sinks_since: float | None = None  # when the current call of the sinks started
+        self._in_sinks_since: float | None = None  # start time of the current call of the sinks
         self._done = threading.Event()
         self._own: list[threading.Thread] = []
 
     def run(self) -> Summary:
-        """Run until every source has ended, or `stop`. An exception of the detector, a tracker or the Recognizer is
-        raised after the sinks are closed."""
+        """Run until all sources have ended, or `stop`.
+
+        Raises an exception of the detector, a tracker or the Recognizer after the sinks were closed.
+        """
         start = time.monotonic()
         threads = {
             name: threading.Thread(target=work, name=name, daemon=True)
             for name, work in (("sinks", self._run_sinks), ("meters", self._observe), ("recognize", self._recognize))
         }
-        with contextlib.ExitStack() as ending:  # in the reverse of this order, whatever happens
+        with contextlib.ExitStack() as ending:  # callbacks run in reverse order, also after an exception
             ending.callback(self._join, threads)
             ending.callback(self._results.finish)
             ending.callback(self._follower.close)
@@ -158,13 +160,13 @@ class Pipeline:
         )
 
     def _decoding(self) -> dict[str, tuple[int, float]]:
-        """Decoding, in the sources' threads, as a stage."""
+        """Return decoding, which the sources' threads do, as a stage."""
         stats = [source.stats for source in self._sources.values()]
         frames = sum(each.frames for each in stats)
         return {"decode": (frames, sum(each.decode_seconds for each in stats))} if frames else {}
 
     def _follow(self) -> None:
-        """Track the frames of the sources until all have ended."""
+        """Track the frames of all sources until the last one has ended."""
         for name, item in self._items():
             if isinstance(item, End):
                 self._finish(name, item.error)
@@ -174,7 +176,7 @@ class Pipeline:
                 return
 
     def _items(self) -> Iterator[tuple[str, Frame | End]]:
-        """Yield frames and the end of every source: live ones as they come, files one after the other."""
+        """Yield the frames and the end of every source: live ones as they arrive, files one after the other."""
         if self._live:
             yield from merge({name: source.start(_FRAMES) for name, source in self._sources.items()})
             return
@@ -184,15 +186,15 @@ class Pipeline:
             yield from merge({name: source.start(_FRAMES)})
 
     def runs_in(self, thread: threading.Thread) -> bool:
-        """Whether the run waits for this thread at its end."""
+        """Return whether the run waits for this thread at its end."""
         return thread in self._own
 
     def request_stop(self) -> None:
-        """Stop soon. Safe in a signal handler, which may interrupt anything."""
+        """Request a stop within half a second. Safe in a signal handler, because it takes no lock."""
         self._stop_requested = True
 
     def stop(self) -> None:
-        """Stop reading; frames already read are processed. For any thread; a signal handler calls `request_stop`."""
+        """Stop reading. Frames already read are processed. Safe in any thread, but not in a signal handler."""
         self._stopping = True
         for source in self._sources.values():
             source.close(within=0)
@@ -209,7 +211,7 @@ class Pipeline:
             self._follower.recognize()
 
     def _recognize(self) -> None:
-        """The recognition thread, of live sources alone."""
+        """Run the recognition thread, for live sources only."""
         try:
             while self._live and not self._all_tracked.is_set():
                 if not self._follower.recognize(time.monotonic(), within=self._max_latency):
@@ -219,8 +221,10 @@ class Pipeline:
             self.stop()
 
     def _observe(self) -> None:
-        """The observing thread: updates metrics of sources, which change also while no frame comes, reports progress
-        and overload, and notices a requested stop and a sink that hangs after it."""
+        """Run the observer thread: update the sources' metrics, report progress and overload, stop on request.
+
+        It also abandons a sink that hangs after a stop.
+        """
         frames = dict.fromkeys(self._sources, 0)
         while not self._done.wait(_LOOK_EVERY):
             counts: dict[str, tuple[int, int]] = {}
@@ -250,7 +254,7 @@ class Pipeline:
                 threads[name].join(_LOOK_EVERY)
             self._health.forget(name)
         if self._hung:
-            _log.warning("a sink hangs and is abandoned; it loses the events it has not taken")
+            _log.warning("a sink hangs for %.0f s and is abandoned; it lacks the remaining events", _HUNG_AFTER)
         self._done.set()
         threads["meters"].join()
         self._health.forget("meters")
@@ -267,7 +271,7 @@ class Pipeline:
         self._follower.finish(stream)
 
     def _run_sinks(self) -> None:
-        """The sinks' thread."""
+        """Run the sinks' thread."""
         try:
             for item in self._results:
                 self._in_sinks_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""Bounded queues from one thread to another, and a fair merge of several."""
+"""Bounded queues between two threads, and a fair merge of several queues."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class End:
-    """The end of a queue. `error` is the producer's exception, if it failed."""
+    """The end of a queue. `error` is the producer's exception, or None."""
 
     error: BaseException | None = None
 
 
 class BoundedQueue(Generic[T]):
-    """Up to `size` items from one producer to one consumer.
+    """A queue of up to `size` items from one producer to one consumer.
 
-    A `put` into a full queue waits, or with `drop_oldest` drops the oldest item and counts it.
+    If the queue is full, `put` waits. With `drop_oldest` it drops the oldest item and counts it instead.
     """
 
     def __init__(self, size: int, *, drop_oldest: bool = False) -> None:
@@ -58,7 +58,7 @@ class BoundedQueue(Generic[T]):
         return True
 
     def finish(self, error: BaseException | None = None) -> bool:
-        """End the queue: the consumer gets the items in it, then the end, or `error`. Return False if it had ended."""
+        """End the queue. The consumer gets the remaining items, then the end or `error`. False if it had ended."""
         with self._changed:
             first = self._end is None
             if first:
@@ -68,16 +68,16 @@ class BoundedQueue(Generic[T]):
         return first
 
     def close(self) -> BaseException | None:
-        """Discard all items and end the queue; a waiting `put` returns False. Return the producer's unraised error."""
+        """Discard all items and end the queue, so that `put` returns False. Return the producer's unraised error."""
         with self._changed:
             self._items.clear()
             self.finish()
             return self._take_error()
 
     def take(self, most: int = 1) -> list[T]:
-        """Wait for an item and return it with those behind it, `most` at most. Empty at the end.
+        """Wait for an item, and return the next items, at most `most`. The list is empty at the end.
 
-        Raises the producer's error once, after all its items.
+        Raises the producer's error once, after the last item.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._end is not None)
@@ -98,7 +98,7 @@ class BoundedQueue(Generic[T]):
             yield from taken
 
     def _poll(self) -> list[T | End]:
-        """Return the next item or the end in a list, which is empty if there is neither yet."""
+        """Return the next item or the end in a list. The list is empty if neither is available."""
         with self._changed:
             if self._items:
                 self._changed.notify_all()
@@ -107,21 +107,21 @@ class BoundedQueue(Generic[T]):
 
 
 def merge(queues: Mapping[str, BoundedQueue[T]]) -> Iterator[tuple[str, T | End]]:
-    """Yield (name, item) from several queues, taking turns.
+    """Yield (name, item) from several queues in turn. For one thread.
 
-    The last item of each is its `End`; an error in one does not stop the others. One thread may do this.
+    The last item of each queue is its `End`. An error in one queue does not stop the others.
     """
     changed = threading.Event()
     for queue in queues.values():
         queue._notify_consumer = changed.set
     turn = deque(queues)
     while turn:
-        changed.clear()  # before looking, so that no item is missed meanwhile
+        changed.clear()  # before the check, so that no item is missed
         for name in list(turn):
             if found := queues[name]._poll():
                 turn.remove(name)
                 if not isinstance(found[0], End):
-                    turn.append(name)  # last in turn; those passed over were empty, and stay ahead
+                    turn.append(name)  # this queue is last now; the empty queues before it keep their place
                 yield name, found[0]
                 break
         else:

@@ -1,4 +1,4 @@
-"""The whole pipeline in one call: events of the people in videos and streams, as an iterator."""
+"""The whole pipeline in one call, as an iterator of events."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from seqpar_deploy.video.source_spec import expand_sources
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Event, Sink, Tracker
 
-_EVENTS = 64  # waiting to be taken
-_AT_EXIT = 30.0  # seconds in which the sinks have to finish when the program ends
+_EVENTS = 64  # maximum in the queue to the caller
+_AT_EXIT = 30.0  # seconds that the sinks have to finish when the program ends
 
 _log = logging.getLogger(__name__)
 
@@ -44,28 +44,31 @@ def watch(
 ) -> Watch:
     """Watch videos, cameras or streams, and iterate over the events of the people in them.
 
-    Live sources are reconnected without limit. If the caller is slow, files wait, and live sources drop frames, never
-    events. Lost sources and failing sinks are logged.
+    The pipeline runs in background threads. It reconnects live sources without limit. If the caller is slow, files wait
+    and live sources drop frames, never events. Lost sources and failing sinks are logged.
 
     Args:
-        sources: Files, folders and globs; or live sources: camera numbers, /dev/videoN, rtsp://, http:// and the like.
-        recognizer: Recognises the crops. The caller closes it.
-        options: Selection, fusion and lifetime.
-        detector: Finds people; the caller closes it. Default: the built-in one, for fixed cameras.
-        tracker: Called to make a tracker for each stream. Default: `ByteTracker`.
-        sinks: Receive frames and events too. They are closed at the end of the run.
-        metrics: Kept up to date, for example for a `WebServer`.
-        health: Kept up to date, for example for a `WebServer`.
+        sources: One or more sources, all recorded or all live. Recorded: files, folders and globs. Live: camera
+            numbers, /dev/videoN, and URLs, for example rtsp:// and http://.
+        recognizer: Classifies the crops. The caller closes it.
+        options: Options of crop selection, fusion and track lifetime. Default: `VideoOptions()`.
+        detector: Detects people. The caller closes it. Default: the built-in detector, for fixed cameras.
+        tracker: Function that returns a tracker for a stream. Default: `ByteTracker`.
+        sinks: Outputs that receive frames and events too. They are closed at the end of the run. Default: none.
+        metrics: Prometheus metrics to update, for example of a `WebServer`. Default: none.
+        health: Health checks to update, for example of a `WebServer`. Default: none.
 
     Returns:
-        An iterator of events, also a context manager.
+        An iterator of events that is also a context manager.
 
     Raises:
         VideoError: A name matches no source. The iterator raises it at its end if a source could not be read.
+        BackendUnavailableError: PyAV, OpenCV or `trackers` is not installed.
 
     Example:
-        for event in watch("rtsp://camera/1", recognizer):
-            print(event.kind, event.person.track_id, event.person.labels)
+        with watch("rtsp://camera/1", recognizer) as events:
+            for event in events:
+                print(event.kind, event.person.track_id, event.person.labels)
     """
     places = [sources] if isinstance(sources, (str, os.PathLike, int)) else sources
     specs = expand_sources([str(place) for place in places])
@@ -85,15 +88,21 @@ def watch(
 
 
 class Watch(Iterator[Event]):
-    """Events as they come, from a pipeline that runs in threads of its own. Made by `watch`.
+    """Iterator of events that `watch` returns. The pipeline runs in background threads.
 
-    `close` from any thread, leaving it as a context manager, dropping the last reference to it, and the end of the
-    program all end the run. Frames read until then still reach the sinks.
+    The run ends when all sources have ended, on `close` from any thread, at the end of the `with` block, when the last
+    reference is dropped, and when the program ends. Frames that were already read still reach the sinks.
+
+    Example:
+        events = watch("street.mp4", recognizer)
+        for event in events:
+            print(event.kind, event.person.labels)
+        print(events.summary.people)
     """
 
     def __init__(self, pipeline: Pipeline, events: BoundedQueue[Event]) -> None:
         self._events = events
-        self._ended: list[Summary] = []  # set by the thread, which must not refer to this object
+        self._ended: list[Summary] = []  # set by the thread, which must not hold a reference to this object
         run = pipeline, events
         self._thread = threading.Thread(target=_run, args=(*run, self._ended), name="watch", daemon=True)
         self._runs_in = pipeline.runs_in
@@ -112,8 +121,10 @@ class Watch(Iterator[Event]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the run and wait until the sinks are closed. Called by a sink or detector it does not wait, as that would
-        be for itself. Safe to call twice."""
+        """End the run and wait until the sinks are closed. Safe to call twice.
+
+        If a sink or the detector calls it, it does not wait, because it would wait for its own thread.
+        """
         self._stop()
         if self._runs_in(threading.current_thread()):
             return
@@ -121,12 +132,16 @@ class Watch(Iterator[Event]):
 
     @property
     def summary(self) -> Summary:
-        """Result of the run, once the iterator has ended or was closed. Raises VideoError before, or if it failed."""
+        """Result of the run, available after the iterator has ended or was closed.
+
+        Raises:
+            VideoError: The run has not ended, or it failed.
+        """
         if self._ended:
             return self._ended[0]
         if self._thread.is_alive():
-            raise VideoError("summary must be read after the run, got a run that goes on; exhaust or close it first")
-        raise VideoError("the run failed and has no summary; see the error it raised or logged")
+            raise VideoError("summary must be read after the run, got an active run; iterate to the end, or call close")
+        raise VideoError("summary must be read after a successful run, got no summary; see the error of the run")
 
     def __enter__(self) -> Watch:
         return self
@@ -139,7 +154,7 @@ def _run(pipeline: Pipeline, events: BoundedQueue[Event], ended: list[Summary]) 
     try:
         ended.append(pipeline.run())
     except BaseException as error:
-        if not events.finish(error):  # nobody takes events any more
+        if not events.finish(error):  # the caller no longer reads events
             _log.error("the run failed: %s", one_line(error))
     else:
         events.finish()
@@ -158,8 +173,8 @@ _RUNNING: dict[threading.Thread, tuple[Pipeline, BoundedQueue[Event]]] = {}
 
 @atexit.register
 def _finish_all() -> None:
-    """End runs at the end of the program: their threads are daemons, and would be cut off in the middle of a file."""
-    running = {thread: run for thread, run in _RUNNING.copy().items() if thread.is_alive()}  # not so in a forked child
+    """End all runs when the program ends. Their threads are daemons, which would stop in the middle of a file."""
+    running = {thread: run for thread, run in _RUNNING.copy().items() if thread.is_alive()}  # dead in a forked child
     for run in running.values():
         _stop(*run)
     for thread in running:

@@ -1,4 +1,4 @@
-"""Frames of files, cameras and streams, decoded by FFmpeg (PyAV). Live sources are reconnected without limit."""
+"""Reads frames of files, cameras and streams with FFmpeg (PyAV). Live sources are reconnected without limit."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 State = Literal["new", "connecting", "running", "lost", "ended", "failed", "closed"]
 
-_JOIN = 0.5  # s. A thread that hangs in a read is left to time out by itself; it is a daemon
-_MOST_TROUBLE = 20  # packets that fail more than succeed until the decoder is taken for the wrong one
-_USELESS_READS = 100  # consecutive damage after which a container is taken to be at its end
+_JOIN = 0.5  # s. A thread that hangs in a read is abandoned; it is a daemon, and its read times out
+_MOST_TROUBLE = 20  # failed packets minus decoded ones, after which the codec is assumed to have changed
+_USELESS_READS = 100  # consecutive damaged packets after which a container is assumed to have ended
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """When a live source is disconnected and reconnected. All in seconds.
+    """Timeouts and retry pauses of a live source, in seconds.
 
-    Args:
+    Attributes:
         connect_timeout: Time to connect. Default: 4.
-        silence_timeout: Time without a frame after which a connection is closed; four times that for its first frame,
-            which may have to wait for a key frame. Default: 4.
-        first_retry: Pause before the first retry. It doubles with each retry, and each pause is shortened at random
-            by up to half, so that cameras behind one switch do not return in step. Default: 0.2.
-        longest_retry: Pause before a retry at most. Default: 2.
+        silence_timeout: Time without a frame after which a connection is closed. The first frame has four times as
+            long, because it may have to wait for a key frame. Default: 4.
+        first_retry: Pause before the first retry. It doubles with each retry. Each pause is shortened at random by up
+            to half, so that cameras behind one switch do not reconnect at the same moment. Default: 0.2.
+        longest_retry: Longest pause before a retry. Default: 2.
         stable_after: Duration of a connection after which the pauses start from `first_retry` again. Default: 5.
     """
 
@@ -63,10 +63,18 @@ class SourceOptions:
 class SourceStats:
     """A snapshot of a source's state and counts.
 
-    `frames` were decoded, `dropped` of them for newer ones; `length` is what the container promises, 0 if unknown.
-    `decode_errors` counts damaged packets and frames, which are skipped. `decode_seconds` were spent on decoding and
-    conversion to RGB, without waiting for data. `reconnects` counts reconnections, `back_off` is the pause before the
-    next retry in seconds, 0 while connected. `width` and `height` are of the latest frame.
+    Attributes:
+        state: Present state.
+        frames: Number of decoded frames.
+        length: Number of frames according to the container, 0 if unknown.
+        dropped: Number of decoded frames that were dropped for newer ones.
+        decode_errors: Number of damaged packets and frames, which are skipped.
+        decode_seconds: Time of decoding and conversion to RGB, without waiting for data.
+        reconnects: Number of reconnections.
+        back_off: Pause before the next retry in seconds, 0 while connected.
+        width: Width of the latest frame in pixels.
+        height: Height of the latest frame in pixels.
+        last_error: Message of the latest error, empty if there was none.
     """
 
     state: State = "new"
@@ -83,10 +91,10 @@ class SourceStats:
 
 
 class Source:
-    """The frames of one video. Iterate it, or `start` a thread that does and take them from its queue.
+    """Iterable of the frames of one video. Iterate over it, or `start` a thread that fills a queue.
 
-    Logs when a live source is lost, each new reason why it is not back yet, and when it is back. Raises VideoError
-    while being iterated if the source cannot be read at all.
+    It logs the loss of a live source, each new reason of a failed retry, and the reconnection. The iteration raises
+    VideoError if the source cannot be read at all.
     """
 
     def __init__(self, spec: SourceSpec, *, options: SourceOptions = SourceOptions()) -> None:
@@ -95,7 +103,7 @@ class Source:
         self._options = options
         self._clock = StreamClock(live=spec.live)
         self._reformatter = self._av.video.reformatter.VideoReformatter()
-        self._stats = SourceStats()  # replaced, never changed, and by one thread
+        self._stats = SourceStats()  # immutable; one thread replaces it
         self._queue: BoundedQueue[Frame] | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -108,17 +116,17 @@ class Source:
         return dataclasses.replace(self._stats, dropped=dropped, state=state)
 
     def start(self, size: int = 8) -> BoundedQueue[Frame]:
-        """Decode in a thread into a queue of `size` frames. If it is full, files wait, and live frames are dropped."""
+        """Decode in a thread into a queue of `size` frames. If it is full, files wait and live sources drop frames."""
         if self._thread is not None:
-            raise RuntimeError(f"source {self.spec.name} has been started already")
+            raise RuntimeError(f"source {self.spec.name} must be started once, got a second call of start")
         self._queue = queue = BoundedQueue[Frame](size, drop_oldest=self.spec.live)
         thread = threading.Thread(target=self._pump, args=(queue,), name=f"source {self.spec.name}", daemon=True)
         thread.start()
-        self._thread = thread  # only now: `close` may come from another thread, and joins it
+        self._thread = thread  # after the start, because another thread may call `close`, which joins it
         return queue
 
     def close(self, within: float = _JOIN) -> None:
-        """Stop; the queue ends after the frames in it. Waits `within` seconds at most. Safe to call twice."""
+        """Stop reading, and wait at most `within` seconds. The queue ends after its frames. Safe to call twice."""
         self._closing.set()
         if self._queue is not None:
             self._queue.finish()
@@ -126,7 +134,7 @@ class Source:
             self._thread.join(within)
 
     def probe_length(self) -> int:
-        """Return the number of frames a file promises, 0 if unknown. Opens the file once more; for any thread."""
+        """Open the file again and return its number of frames, 0 if unknown. For any thread."""
         try:
             with self._open() as container:
                 return _length(container)
@@ -157,16 +165,16 @@ class Source:
         try:
             yield from self._connection()
             if self._stats.frames == 0 and not self._closing.is_set():
-                raise VideoError("no frame in it can be decoded")
+                raise VideoError("it has no frame that can be decoded; copy or record it again")
         except (VideoError, self._av.error.FFmpegError) as error:
             raise self._failed(self._reason(error)) from None
         self._note(state="ended")
 
     def _live_frames(self) -> Iterator[Frame]:
         back_off = _BackOff(self._options)
-        connected = False  # whether it ever was
-        lost: float | None = None  # since when
-        logged: set[str] = set()  # reasons logged since
+        connected = False  # whether there was ever a connection
+        lost: float | None = None  # time of the loss
+        logged: set[str] = set()  # reasons logged since the loss
         while not self._closing.is_set():
             self._note(state="connecting")
             began, problem = None, "the stream ended"
@@ -176,14 +184,14 @@ class Source:
                         began = time.monotonic()
                         if lost is not None:
                             self._note(back_off=0.0, reconnects=self._stats.reconnects + 1)
-                            state = "is back" if connected else "is connected"
-                            _log.info("%s %s after %.1f s", self.spec.name, state, began - lost)
+                            state = "reconnected" if connected else "connected"
+                            _log.info("%s: %s after %.1f s", self.spec.name, state, began - lost)
                             lost, logged = None, set()
                         connected = True
                     yield frame
             except self._av.error.ProtocolNotFoundError:
                 scheme = self.spec.place.partition(":")[0]
-                raise self._failed(f"the FFmpeg in PyAV does not support {scheme}") from None
+                raise self._failed(f"the FFmpeg in PyAV does not support {scheme}; use rtsp or http") from None
             except (VideoError, self._av.error.FFmpegError) as error:
                 problem = self._reason(error)
             if self._closing.is_set():
@@ -193,28 +201,34 @@ class Source:
             pause = back_off.pause(now - began if began is not None else 0.0)
             self._note(state="lost", back_off=pause, last_error=problem)
             if not logged:
-                state = "is lost" if connected else "cannot be reached"
-                _log.warning("%s (%s) %s: %s; retrying", self.spec.name, self.spec.shown, state, problem)
+                state = "connection lost" if connected else "cannot connect"
+                _log.warning("%s (%s): %s: %s; retrying", self.spec.name, self.spec.shown, state, problem)
             elif problem not in logged:
-                _log.warning("%s is not %s yet: %s", self.spec.name, "back" if connected else "connected", problem)
+                state = "not reconnected" if connected else "not connected"
+                _log.warning("%s: %s yet: %s; retrying", self.spec.name, state, problem)
             logged.add(problem)
             self._closing.wait(pause)
 
     def _connection(self) -> Iterator[Frame]:
-        """Yield the frames of one connection, until it ends. Raises FFmpegError and VideoError."""
+        """Yield the frames of one connection until it ends. Raises FFmpegError and VideoError."""
         self._clock.interrupted()
         with self._open() as container:
             stream = _video_stream(container)
             self._note(length=0 if self.spec.live else _length(container))
             rate = stream.average_rate or stream.guessed_rate
             period = float(1 / rate) if rate else 0.04
-            stamped = container.format.name not in ("mpjpeg", "mjpeg", "h264", "hevc")  # whose stamps are invented
+            stamped = container.format.name not in (
+                "mpjpeg",
+                "mjpeg",
+                "h264",
+                "hevc",
+            )  # FFmpeg invents their timestamps
             patience, trouble = 4 * self._options.silence_timeout, 0
-            heard = arrived = time.monotonic()  # the latest frame, the latest packet
+            heard = arrived = time.monotonic()  # times of the latest frame and the latest packet
             for packet in self._packets(container):
                 if self._closing.is_set():
                     return
-                # After a time-out FFmpeg returns what its parser still holds, and would wait as long again.
+                # After a timeout FFmpeg returns the rest in its parser, then would wait for a second timeout.
                 silent = time.monotonic() - arrived > self._options.silence_timeout
                 if packet.stream is stream:
                     errors = self._stats.decode_errors
@@ -230,7 +244,7 @@ class Source:
                 if self.spec.live and arrived - heard > patience:
                     raise VideoError(f"no frame for {patience:g} s")
                 if self.spec.live and trouble > _MOST_TROUBLE:
-                    raise VideoError("most of it cannot be decoded; perhaps its codec has changed")
+                    raise VideoError("most packets cannot be decoded; perhaps the codec has changed")
 
     def _open(self) -> InputContainer:
         place, wait = self.spec.place, self._options
@@ -249,14 +263,14 @@ class Source:
                 options=options,
                 timeout=(wait.connect_timeout, wait.silence_timeout) if self.spec.is_url else None,
             )
-        except self._av.error.InvalidDataError:  # what RTSP makes of a time-out, too
+        except self._av.error.InvalidDataError:  # RTSP raises it after a timeout, too
             if self.spec.is_url and time.monotonic() - began >= min(wait.connect_timeout, wait.silence_timeout):
                 raise VideoError(_no_answer(min(wait.connect_timeout, wait.silence_timeout))) from None
             raise
         return opened
 
     def _packets(self, container: InputContainer) -> Iterator[Packet[Any]]:
-        """Yield every packet in the container, of other streams too, and skip damage."""
+        """Yield all packets in the container, also of other streams, and skip damaged ones."""
         useless = 0
         while useless < _USELESS_READS:
             try:
@@ -278,7 +292,7 @@ class Source:
         return pictures
 
     def _frame(self, picture: VideoFrame, stream: VideoStream, timestamp: float) -> Frame | None:
-        """Return the frame, or None if it is damaged. It is counted either way."""
+        """Return the frame, or None if it is damaged. Both are counted."""
         index = self._stats.frames
         self._note(frames=index + 1)
         if picture.is_corrupt:
@@ -290,7 +304,7 @@ class Source:
         return Frame(stream=self.spec.name, index=index, timestamp=timestamp, image=image)
 
     def _upright(self, picture: VideoFrame, stream: VideoStream) -> RgbImage:
-        """Convert to RGB, with square pixels by scaling the width, and rotated as the file says."""
+        """Convert to RGB, scale the width to square pixels, and rotate by the angle in the file."""
         aspect = float(stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio or 1)
         width = picture.width if aspect <= 0 else max(1, round(picture.width * aspect))
         rgb = self._reformatter.reformat(picture, width=width, height=picture.height, format="rgb24")
@@ -316,18 +330,18 @@ class Source:
         if isinstance(error, self._av.error.ExitError):  # FFmpeg's error after one of PyAV's time-outs
             return _no_answer(self._options.silence_timeout)
         if isinstance(error, self._av.error.InvalidDataError):
-            return "FFmpeg does not know its format, or it is damaged"
+            return "its format is unknown to FFmpeg, or it is damaged"
         if self.spec.is_url and getattr(error, "errno", None) == errno.EIO:
-            return "the connection broke off"
+            return "the connection was closed"
         return str(getattr(error, "strerror", None) or error)
 
 
 class _BackOff:
-    """The pauses between retries."""
+    """Pauses between retries, which double up to a limit."""
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
-        self._longest = options.first_retry  # the next pause at most
+        self._longest = options.first_retry  # upper limit of the next pause
 
     def pause(self, ran: float) -> float:
         """Return the seconds to wait after a connection that lasted `ran` seconds."""
@@ -355,17 +369,17 @@ def _no_answer(seconds: float) -> str:
 def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
         kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "unknown data"
-        raise VideoError(f"it must contain a video stream, got {kinds} only")
+        raise VideoError(f"it must contain a video stream, got {kinds} only; choose another file or stream")
     stream = container.streams.video[0]
     if stream.codec_context is None:
-        raise VideoError("FFmpeg has no decoder for its video")
+        raise VideoError("FFmpeg has no decoder for its codec; convert it to H.264")
     if (limit := thread_limit()) is not None:
         stream.codec_context.thread_count = limit
     return stream
 
 
 def _length(container: InputContainer) -> int:
-    """Frames of the video as the container promises them, 0 if it does not."""
+    """Return the number of frames according to the container, 0 if unknown."""
     stream = _video_stream(container)
     if stream.frames:
         return int(stream.frames)

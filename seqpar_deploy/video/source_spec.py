@@ -1,4 +1,4 @@
-"""Names of sources: files, folders, globs, cameras, streams."""
+"""Expands the names of sources: files, folders, globs, cameras and streams."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from seqpar_deploy.errors import VideoError
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".m2ts", ".mts")
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "srt")
-_RECORDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")  # over HTTP these end, everything else is live
+_RECORDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v")  # not live over HTTP; all other URLs are
 _LONGEST_NAME = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourceSpec:
-    """One video to read. `name` is short, unique, and fit for a file name; `place` a path, device or URL.
+    """One video to read. `name` is short, unique and valid in a file name. `place` is a path, device or URL.
 
-    A `live` source has no end: lost connections are retried, and frames that come too fast are dropped.
+    A `live` source has no end: lost connections are retried, and frames that arrive too fast are dropped.
     """
 
     name: str
@@ -39,7 +39,7 @@ class SourceSpec:
 
     @property
     def shown(self) -> str:
-        """The place for display: a URL without user, password and query."""
+        """The place to show in messages: a URL without user, password and query."""
         if not self.is_url:
             return self.place
         parts = urlsplit(self.place)
@@ -47,9 +47,9 @@ class SourceSpec:
 
 
 def expand_sources(names: list[str]) -> list[SourceSpec]:
-    """Expand files, folders, globs, camera numbers, devices and URLs to sources, in order, without repeats.
+    """Expand files, folders, globs, camera numbers, devices and URLs to sources, in order, without duplicates.
 
-    Raises VideoError if a name matches nothing, or some sources are live and some are not. Connects to nothing.
+    It opens no connection. Raises VideoError if a name matches nothing, or if sources are both live and recorded.
     """
     places = list(dict.fromkeys(place for name in names for place in _places(name)))
     if not places:
@@ -67,7 +67,7 @@ def expand_sources(names: list[str]) -> list[SourceSpec]:
 
 def _places(name: str) -> list[str]:
     if not name:
-        raise VideoError("the name of a source must not be empty; name a file, a camera such as 0, or a stream")
+        raise VideoError("a source must be a file, a camera such as 0, or a URL, got an empty name")
     if name.isdecimal():
         name = f"/dev/video{int(name)}"
     path = Path(name)
@@ -79,31 +79,33 @@ def _places(name: str) -> list[str]:
     if path.is_dir():
         inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not inside:
-            raise VideoError(f"folder {path} holds no videos ({' '.join(SUFFIXES)})")
+            raise VideoError(f"folder {path} must contain one or more videos ({' '.join(SUFFIXES)}), got none")
         return inside
     if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(f"{path} is empty")
+        raise VideoError(f"{path} must be a video, got an empty file; copy it again")
     if path.exists():
         return [str(path)]
     if glob.has_magic(name):
         matches = sorted(match for match in glob.glob(name, recursive=True) if Path(match).is_file())
         if not matches:
-            raise VideoError(f"no file matches {name!r}")
+            raise VideoError(f"pattern {name!r} must match one or more files, got none; check the path")
         return matches
-    raise VideoError(f"there is no camera {name}" if name.startswith("/dev/video") else f"{name} does not exist")
+    if name.startswith("/dev/video"):
+        raise VideoError(f"camera {name} does not exist; `ls /dev/video*` lists the cameras of this machine")
+    raise VideoError(f"{name} does not exist; check the path")
 
 
 def _check_url(url: str, scheme: str) -> None:
-    """Refuse what would be retried for ever."""
+    """Raise VideoError for a URL that can never connect, because a live source is retried without limit."""
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname, parts.port
-    except ValueError:  # whose message may contain a part of the password
+    except ValueError:  # its message is not shown, because it may contain a part of the password
         raise VideoError(
             f"a {scheme}:// source must be {scheme}://[USER:PASSWORD@]HOST[:PORT]/PATH, got an invalid URL; write %40 "
             "for an @ in a password"
         ) from None
-    if not host and scheme in ("rtsp", "rtsps", "http", "https"):  # the others may listen
+    if not host and scheme in ("rtsp", "rtsps", "http", "https"):  # the other protocols may listen without a host
         raise VideoError(f"a {scheme}:// source must be {scheme}://HOST[:PORT]/PATH, got no host")
 
 

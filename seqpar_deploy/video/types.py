@@ -1,4 +1,4 @@
-"""The data the stages of the pipeline pass on, and the protocols of the parts that users replace.
+"""Data types that the stages of the pipeline exchange, and protocols of the parts that users can replace.
 
 source -> Frame -> Detector -> Box -> Tracker -> TrackedBox -> selected crops -> Recognizer -> Person -> Event -> sinks
 """
@@ -18,11 +18,14 @@ State = Literal["yes", "no", "unknown"]
 class Frame:
     """One frame of a stream.
 
-    Args:
+    Attributes:
         stream: Name of the stream.
         index: Number of the frame in its stream, from 0. Dropped frames are counted.
-        timestamp: The stream's own time in seconds since its first frame. It goes on across interruptions.
+        timestamp: The stream's time in seconds since its first frame. It continues across interruptions.
         image: Pixels, uint8 RGB (h, w, 3).
+
+    Example:
+        Frame(stream="gate", index=0, timestamp=0.0, image=np.zeros((576, 768, 3), np.uint8))
     """
 
     stream: str
@@ -33,9 +36,9 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
-    """A detected person.
+    """The bounding box of a detected person.
 
-    Args:
+    Attributes:
         left: Left edge in pixels of the frame.
         top: Upper edge in pixels.
         right: Right edge in pixels.
@@ -52,11 +55,11 @@ class Box:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrackedBox:
-    """A box and the person it shows.
+    """A box and the track it belongs to.
 
-    Args:
+    Attributes:
         track_id: Number of the person within the stream, from 1.
-        box: Where the person is.
+        box: The person's box.
     """
 
     track_id: int
@@ -65,12 +68,12 @@ class TrackedBox:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Sighting:
-    """Where and when a person was seen.
+    """The box of a person in one frame.
 
-    Args:
+    Attributes:
         frame: Index of the frame in its stream, as `Frame.index`.
         timestamp: The stream's time in seconds, as `Frame.timestamp`.
-        box: Where the person is in that frame.
+        box: The person's box in that frame.
     """
 
     frame: int
@@ -79,10 +82,26 @@ class Sighting:
 
 
 class Detector(Protocol):
-    """Finds people. Used by one thread; one detector may serve several streams."""
+    """Protocol of a person detector. One thread uses it. One detector may serve several streams.
+
+    Example:
+        class MyDetector:
+            def detect(self, frame: Frame) -> list[Box]:
+                return [Box(left=10, top=20, right=60, bottom=180, score=0.9)]
+
+            def close(self) -> None:
+                pass
+    """
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Return a box for each person in the frame."""
+        """Detect people.
+
+        Args:
+            frame: The frame.
+
+        Returns:
+            A box for each person in the frame, in any order.
+        """
         ...
 
     def close(self) -> None:
@@ -91,10 +110,18 @@ class Detector(Protocol):
 
 
 class Tracker(Protocol):
-    """Follows people through the frames of one stream, which come in order."""
+    """Protocol of a tracker, which follows people through the frames of one stream."""
 
     def update(self, frame: Frame, boxes: Sequence[Box]) -> list[TrackedBox]:
-        """Return the boxes that belong to a track, each with its track ID."""
+        """Assign boxes to tracks.
+
+        Args:
+            frame: The next frame of the stream.
+            boxes: Everyone detected in it.
+
+        Returns:
+            The boxes that belong to a track, each with its track ID. IDs differ within a frame.
+        """
         ...
 
 
@@ -102,9 +129,9 @@ class Tracker(Protocol):
 class Attribute:
     """One attribute of one person, aggregated over their crops.
 
-    Args:
+    Attributes:
         state: "yes", "no" or "unknown".
-        probability: That the person has the attribute, 0 to 1.
+        probability: Probability that the person has the attribute, 0 to 1.
     """
 
     state: State
@@ -115,14 +142,14 @@ class Attribute:
 class Person:
     """A track and its attributes at one moment.
 
-    Args:
+    Attributes:
         stream: Name of the stream.
         track_id: Number of the person within the stream, from 1.
         first: The first sighting.
         last: The latest sighting.
         best: The sighting of `best_crop`.
         best_crop: The most informative crop, uint8 RGB (h, w, 3), with a margin around the box.
-        attributes: State and probability by name, in the label set's order.
+        attributes: State and probability of each attribute by name, in the label set's order.
         crops: Number of crops recognised so far.
     """
 
@@ -146,12 +173,12 @@ EventKind = Literal["appeared", "changed", "ended"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """A person's first attributes, a change of them, or the end of their track.
+    """A person's first attributes, a change of them, or the end of the track.
 
-    Args:
+    Attributes:
         kind: "appeared", "changed" or "ended".
-        person: The person as of this event.
-        changed: Names of the attributes whose state differs from the track's previous event.
+        person: The person at the time of this event.
+        changed: Names of the attributes whose state differs from the track's previous event. Default: none.
     """
 
     kind: EventKind
@@ -160,19 +187,29 @@ class Event:
 
 
 class Sink(Protocol):
-    """Receives the pipeline's results. Called by one thread; see `BaseSink` for a class to inherit from.
+    """Protocol of an output of the pipeline. One thread calls it. `BaseSink` is a class to inherit from.
 
-    An exception disables this sink alone, for a while, and is logged. SinkError disables it for good.
+    If a method raises, the error is logged and only this sink pauses, for 5 s at first. SinkError disables it for good.
     """
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        """Receive a tracked frame, in order within its stream; `people` by track ID, those that have attributes."""
+        """Receive a tracked frame. Frames of one stream arrive in order.
+
+        Args:
+            frame: The frame.
+            boxes: All tracked people in it.
+            people: The stream's people who have attributes, by track ID.
+        """
         ...
 
     def event(self, event: Event) -> None:
-        """Receive an event; those of one track come in order."""
+        """Receive an event. Events of one track arrive in order.
+
+        Args:
+            event: The event.
+        """
         ...
 
     def close(self) -> None:
-        """Flush and close: files must be complete afterwards. Safe to call twice."""
+        """Flush and close. Files must be complete afterwards. Safe to call twice."""
         ...

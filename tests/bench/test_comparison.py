@@ -107,7 +107,8 @@ def test_a_variant_that_cannot_run_says_why(bundle_dir: Path, tmp_path: Path) ->
     context = BenchContext(Bundle.open(bundle_dir), folder=tmp_path, batch=4)
     variants, skipped = make_variants(context, only=["published", "onnxruntime"])
     assert [variant.name for variant in variants] == ["onnxruntime"]
-    assert skipped == [{"name": "published", "why": "needs the checkpoint; pass --checkpoint"}]
+    assert [entry["name"] for entry in skipped] == ["published"]
+    assert "--checkpoint" in skipped[0]["why"]
     with pytest.raises(SeqparError, match=r"variant must be one of published, eager, .*got 'onnx'"):
         make_variants(context, skip=["onnx"])
     with pytest.raises(BackendUnavailableError, match=r"nothing to measure: eager: .*--checkpoint"):

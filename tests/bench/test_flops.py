@@ -54,5 +54,5 @@ def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(BundleFormatError, match=r"encoder\.onnx cannot be counted: .*export the bundle again"):
         flops.graph_gemms(tmp_path / "encoder.onnx", {"B": 1})
     (tmp_path / "empty.onnx").write_bytes(b"")
-    with pytest.raises(BundleFormatError, match="holds no graph"):
+    with pytest.raises(BundleFormatError, match="no graph"):
         flops.graph_gemms(tmp_path / "empty.onnx", {"B": 1})

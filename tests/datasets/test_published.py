@@ -169,15 +169,15 @@ def test_shapes_that_disagree(tmp_path: Path) -> None:
     }
     touch(tmp_path / "data", ["1.jpg"])
     savemat(tmp_path / "annotation.mat", contents)
-    with pytest.raises(DatasetError, match=r"annotation\.mat: test_label has 3 rows, wanted 2"):
+    with pytest.raises(DatasetError, match=r"annotation\.mat: test_label .* 2 rows, got 3"):
         load_dataset("pa100k", tmp_path, "test")
     savemat(tmp_path / "annotation.mat", contents | {"test_label": random_labels(2, 25)})
-    with pytest.raises(DatasetError, match="test_label has 25 columns, wanted 26"):
+    with pytest.raises(DatasetError, match=r"test_label .* 26 columns, got 25"):
         load_dataset("pa100k", tmp_path, "test")
     savemat(tmp_path / "annotation.mat", contents | {"test_images_name": np.ones((2, 1))})
-    with pytest.raises(DatasetError, match="test_images_name is a 2 x 1 array of numbers, wanted a cell array"):
+    with pytest.raises(DatasetError, match=r"test_images_name .* cell array, got a 2 x 1"):
         load_dataset("pa100k", tmp_path, "test")
-    with pytest.raises(DatasetError, match="has no variable train_images_name"):
+    with pytest.raises(DatasetError, match="variable train_images_name"):
         load_dataset("pa100k", tmp_path, "train")
 
 
@@ -224,7 +224,7 @@ def test_rapv1(tmp_path: Path) -> None:
 
 def test_indices_outside_the_set(tmp_path: Path) -> None:
     write_rapv1(tmp_path, [5, 0])
-    with pytest.raises(DatasetError, match=r"partion\{1\}\.test_index holds more than the indices 1 to 5"):
+    with pytest.raises(DatasetError, match=r"partion\{1\}\.test_index .* 1 to 5"):
         load_dataset("rapv1", tmp_path, "test")
 
 
@@ -308,13 +308,13 @@ def test_damaged_files_are_one_line(tmp_path: Path, write: Callable[[Path], Any]
 
 def test_version_7_3_and_other_files(tmp_path: Path) -> None:
     (tmp_path / "PETA.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(100))
-    with pytest.raises(DatasetError, match=r"PETA\.mat is a MAT file of version 7\.3.* -v7"):
+    with pytest.raises(DatasetError, match=r"PETA\.mat .* version 7\.3.* -v7"):
         load_dataset("peta", tmp_path, "test")
     savemat(tmp_path / "PETA.mat", {"peta": 5})
-    with pytest.raises(DatasetError, match=r"PETA\.mat: peta is a 1 x 1 array of numbers, wanted one struct"):
+    with pytest.raises(DatasetError, match=r"PETA\.mat: peta .* struct, got a 1 x 1 array"):
         load_dataset("peta", tmp_path, "test")
     savemat(tmp_path / "PETA.mat", {"peta": {"data": 5}})
-    with pytest.raises(DatasetError, match="has fields data; wanted field 1"):
+    with pytest.raises(DatasetError, match="field 1, got fields data"):
         load_dataset("peta", tmp_path, "test")
 
 

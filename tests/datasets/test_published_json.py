@@ -55,8 +55,8 @@ def test_wider_scenes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [{"file_name": "a.jpg"}]}, "misses key 'targets'"),
-        ({"images": 5}, "is no annotation of WIDER Attribute"),
+        ({"images": [{"file_name": "a.jpg"}]}, "no key 'targets'"),
+        ({"images": 5}, "annotation of WIDER Attribute, got"),
         ({"attribute_id_map": {"0": "Cape"}}, "'Male' of label set wider .* got it 0 times among 1"),
         (
             {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0, 2, 2]}]}]},
@@ -64,18 +64,18 @@ def test_wider_scenes(tmp_path: Path) -> None:
         ),
         (
             {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0]}]}]},
-            "is no annotation of WIDER",
+            "annotation of WIDER Attribute, got",
         ),
         (
             {"images": [{"file_name": "a", "targets": [{"attribute": [1], "bbox": [0, 0, 1e30, 2]}]}]},
             r"box .* got 0, 0, 1e\+30, 2",
         ),
-        ({"images": []}, "lists no people in this split"),
+        ({"images": []}, ".* people in this split, got none"),
     ],
 )
 def test_wider_that_is_not_as_published(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write_wider(tmp_path, **changes)
-    with pytest.raises(DatasetError, match=rf"wider_attribute_trainval\.json .*{message}"):
+    with pytest.raises(DatasetError, match=rf"wider_attribute_trainval\.json.* {message}"):
         load_dataset("wider", tmp_path, "trainval")
 
 
@@ -92,7 +92,7 @@ def test_wider_cut_out(tmp_path: Path) -> None:
     assert test.boxes is None
     assert test.labels.tolist() == [[1] + [0] * 13, [0] * 13 + [1]]
     (annotations / "test_gt_label.txt").write_text(f"{lines[0]}\n")
-    with pytest.raises(DatasetError, match=r"test_gt_label\.txt has 1 lines, test_name\.txt has 2"):
+    with pytest.raises(DatasetError, match=r"test_gt_label\.txt .* 2 lines .*test_name\.txt, got 1"):
         load_dataset("wider", tmp_path, "test")
 
 
@@ -120,7 +120,7 @@ def test_msp60k(tmp_path: Path) -> None:
     (tmp_path / "merged_labels.json").write_text(json.dumps(label_of))
     assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/trainval").labels, labels[[1, 0]])
     assert np.array_equal(load_dataset("msp60k", tmp_path, "split_1/test").labels, labels[2:])
-    with pytest.raises(DatasetError, match=r"Multi_Sences\.json .* split split_2/test: misses key 'split_2'"):
+    with pytest.raises(DatasetError, match=r"Multi_Sences\.json .* split split_2/test, got no key 'split_2'"):
         load_dataset("msp60k", tmp_path, "split_2/test")
     for row in ([1, 0], [10**400] * 57):
         random["test"]["3.png"] = row

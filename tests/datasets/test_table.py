@@ -56,7 +56,7 @@ def test_csv_by_name_and_phrase_with_unknowns(tmp_path: Path) -> None:
 
     test = load_dataset(TINY, table, "test")
     assert (test.split, test.images) == ("test", (tmp_path / "b.png",))
-    with pytest.raises(DatasetError, match=r"people\.csv has no split 'val': its splits are test, train"):
+    with pytest.raises(DatasetError, match=r"split of .*people\.csv .* test, train, got 'val'"):
         load_dataset(TINY, table, "val")
 
 
@@ -87,7 +87,7 @@ def test_csv_boxes_are_cut_out(tmp_path: Path) -> None:
     whole = np.asarray(Image.open(tmp_path / "scene.png"))
     assert np.array_equal(dataset.crop(0), whole[1:4, 2:5])
     assert np.array_equal(dataset.crop(1), whole[:2, :2])
-    with pytest.raises(DatasetError, match=r"box 20, 1, 25, 4 lies outside .*scene\.png, which is 8 x 6"):
+    with pytest.raises(DatasetError, match=r"box .*scene\.png, 8 x 6 pixels, got 20, 1, 25, 4"):
         dataset.crop(2)
 
 
@@ -111,19 +111,19 @@ def test_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "has no column 'image'"),
-        (["image,Hat,Boots,Skirt&Dress"], "lists no people"),
+        ([], "column 'image', got no header"),
+        (["image,Hat,Boots,Skirt&Dress"], "people, got none"),
         (["image", "a"], "'Hat', got columns image"),
         (["image,Cape,group", "a,1,g"], "'Hat', got columns image, Cape, group"),
-        (["image,Hat,Cape", "a,1,1"], "has column 'Cape', no attribute of label set tiny"),
-        (["image,Hat,Boots,Skirt&Dress,Cape", "a,1,0,0,1"], "has column 'Cape', no attribute of label set tiny"),
-        (["image,Hat,a hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has columns 'Hat' and 'a hat' for one attribute"),
-        (["image,Hat,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has two columns 'Hat'"),
-        (["image,left,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "has no column 'top'"),
+        (["image,Hat,Cape", "a,1,1"], "label set tiny, got 'Cape'"),
+        (["image,Hat,Boots,Skirt&Dress,Cape", "a,1,0,0,1"], "label set tiny, got 'Cape'"),
+        (["image,Hat,a hat,Boots,Skirt&Dress", "a,1,1,0,0"], "got 'Hat' and 'a hat'"),
+        (["image,Hat,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "got 'Hat' twice"),
+        (["image,left,Hat,Boots,Skirt&Dress", "a,1,1,0,0"], "column 'top', got image, left, Hat"),
         (["image,Hat,Boots,Skirt&Dress", "a,1,0,yes"], r"line 2: 'Skirt&Dress' must be 1 .*, got 'yes'"),
         (["image,Hat,Boots,Skirt&Dress", "a,1,0,0", "b,1,0"], "line 3: .* 4 columns .* got 3"),
-        (["image,Hat,Boots,Skirt&Dress", ",1,0,0"], "line 2: the image is empty"),
-        (["image,group,Hat,Boots,Skirt&Dress", "a,g,1,0,0", "b,,1,0,0"], "gives b no group, others have one"),
+        (["image,Hat,Boots,Skirt&Dress", ",1,0,0"], "line 2: image .*empty"),
+        (["image,group,Hat,Boots,Skirt&Dress", "a,g,1,0,0", "b,,1,0,0"], "group for all .* got none for b"),
         (["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,5,5,5,9,1,0,0"], "line 2: box .* got .5, 5, 5, 9."),
         (
             ["image,left,top,right,bottom,Hat,Boots,Skirt&Dress", "a,inf,5,5,9,1,0,0"],
@@ -144,11 +144,11 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "JSON .* column 2"),
         ("[]", 'an object with "image"'),
         ('{"image": "a"}', '"attributes", a list of names'),
-        ('{"image": "a", "attributes": ["Cape"]}', "'Cape' is no attribute of label set tiny"),
-        ('{"image": "a", "attributes": ["Hat"], "unknown": ["a hat"]}', "'a hat' is listed twice"),
+        ('{"image": "a", "attributes": ["Cape"]}', "label set tiny, got 'Cape'"),
+        ('{"image": "a", "attributes": ["Hat"], "unknown": ["a hat"]}', "once, got 'a hat' twice"),
         ('{"image": "a", "attributes": "Hat"}', "a list of names, got 'Hat'"),
         ('{"image": "a", "attributes": [], "unkown": []}', "keys .* got 'unkown'"),
         ('{"image": "a", "attributes": [], "box": [1, 2]}', r"\[left, top, right, bottom\] .* got \[1, 2\]"),
@@ -157,7 +157,9 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message
             r"\[left, .*, got \[1, 2, None, 4\]",
         ),
         ('{"image": "a", "attributes": [], "box": [1, 2, 1e30, 4]}', r"box .* got 1, 2, 1e[+]30, 4"),
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "JSON .* nested too deeply"),
+        ("1" * 5000, "JSON .* a number that is too long"),
+        ('{"image": "a", "attributes": [], "box": [1, 2, 1' + 400 * "0" + ", 4]}", "box .* 2.31 pixels"),
     ],
 )
 def test_json_lines_errors_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
@@ -174,7 +176,7 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"one of msp60k, .*, got tiny"):
         load_dataset(TINY, tmp_path)
     (tmp_path / "latin.csv").write_bytes("image,Hät".encode("latin-1"))
-    with pytest.raises(DatasetError, match=r"latin\.csv cannot be read"):
+    with pytest.raises(DatasetError, match=r"latin\.csv must be UTF-8"):
         load_dataset(TINY, tmp_path / "latin.csv")
 
 
@@ -225,11 +227,11 @@ def test_a_split_is_the_same_on_every_machine() -> None:
 
 
 def test_splits_that_cannot_be() -> None:
-    with pytest.raises(DatasetError, match=r"too few to hold out 0\.5"):
+    with pytest.raises(DatasetError, match=r"hold out 0\.5 .* got 1"):
         split_by_group(people(["one"] * 5), 0.5, seed=0)
     with pytest.raises(DatasetError, match=r"fraction .* got 1\.5"):
         split_by_group(people(["a", "b"]), 1.5, seed=0)
     one = people(["a"])
     alone = Dataset(name="p", split="all", label_set=TINY, images=one.images, labels=one.labels)
-    with pytest.raises(DatasetError, match="p has no groups to split by"):
+    with pytest.raises(DatasetError, match=r"p must have groups .* column `group`"):
         split_by_group(alone, 0.5, seed=0)

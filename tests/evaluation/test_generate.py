@@ -16,6 +16,7 @@ from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Beam, Generation, Greedy
 from seqpar_deploy.errors import DatasetError, ImageError
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
+from seqpar_deploy.evaluation.sequences import read_sequences
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.vocab import EOS, FIRST_ATTRIBUTE, LabelSet
 
@@ -69,7 +70,7 @@ def test_sequences_come_in_the_order_of_the_people(
 
 def test_a_picture_that_cannot_be_read_ends_the_run(model: Model, dataset: Dataset) -> None:
     dataset.images[5].write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"5\.png is not a picture"):
+    with pytest.raises(ImageError, match=r"5\.png .*Pillow"):
         generate(model, dataset, Greedy(), batch_size=2)
 
 
@@ -78,6 +79,26 @@ def test_people_labelled_with_other_attributes_are_refused(model: Model, dataset
     other = dataclasses.replace(dataset, label_set=peta, labels=np.zeros((PEOPLE, len(peta)), np.int8))
     with pytest.raises(DatasetError, match=r"26 attributes of pa100k, .* got 35 of peta"):
         generate(model, other, Greedy())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"image": "a", "tokens": []}\n{', "line 2 .*column 2"),
+        ('{"image": "a"}', "line 1 without .* tokens"),
+        ("7", "line 1 without .* tokens"),
+        ("[" * 100_000, "line 1 without .* tokens"),
+        ("\xff", "UTF-8 at offset 0"),
+        ('{"image": "a", "tokens": []}', "7 people .* got 1 others"),
+    ],
+)
+def test_another_file_in_place_of_sequences_is_named(
+    dataset: Dataset, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(content, encoding="latin-1")
+    with pytest.raises(DatasetError, match=rf"a\.jsonl .*{message}") as refused:
+        read_sequences(tmp_path / "a.jsonl", dataset)
+    assert "\n" not in str(refused.value)
 
 
 def test_order_repeats_and_special_tokens_do_not_matter() -> None:

@@ -226,11 +226,11 @@ def test_the_checkpoint_is_exported_again(fp16_bundle_dir: Path, said: Said) -> 
     ("whole", "one_by_one", "sentence"),
     [
         ({OUT: 1.1}, {MIDDLE: 1.1}, f"the error jumps from 0.0e+00 to 1.0e-01 at {MIDDLE}"),
-        ({OUT: 1.1}, {}, f"the error goes from 0.0e+00 to 1.0e-01 in {BLOCK}, but not with its nodes run one by one"),
+        ({OUT: 1.1}, {}, f"the error grows from 0.0e+00 to 1.0e-01 in {BLOCK}, but not with its nodes run one by one"),
         (
             {IN: 1.00005, OUT: 1.0002},
             {IN: 1.00005, MIDDLE: 1.0002},
-            f"the error grows without a jump, and passes the noise at {MIDDLE}, from 5.0e-05 to 2.0e-04",
+            f"the error grows without a jump, and exceeds the noise at {MIDDLE}, from 5.0e-05 to 2.0e-04",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_errors_that_a_backend_makes(
 def test_bundles_it_cannot_compare_are_refused(bundle_dir: Path, said: Said, tmp_path: Path) -> None:
     bundle = Bundle.open(bundle_dir)
     other = dataclasses.replace(bundle, dimensions=dataclasses.replace(bundle.dimensions, heads=4))
-    with pytest.raises(ExportError, match="is of another network: its heads is 4, the checkpoint's 3"):
+    with pytest.raises(ExportError, match=r"heads must be 3 .*got 4"):
         explain(other, said.model, said.token_table, said.reference.crops, said.reference.tokens)
 
     def forget_names(graph: onnx.GraphProto) -> None:
@@ -267,5 +267,5 @@ def test_bundles_it_cannot_compare_are_refused(bundle_dir: Path, said: Said, tmp
             node.output[:] = [new.get(name, name) for name in node.output]
         del graph.value_info[:]
 
-    with pytest.raises(ExportError, match="it is of an older version; export it again"):
+    with pytest.raises(ExportError, match=r"older version.*export"):
         compared(edited(bundle_dir, tmp_path, "encoder", forget_names), bundle_dir, said)

@@ -88,7 +88,7 @@ def assert_nearly_exact(int8_bundle_dir: Path, cpu_backend: str) -> None:
 def test_bundles_without_them_and_runtimes_without_bf16_say_so(bundle_dir: Path, cpu_backend: str) -> None:
     bundle = Bundle.open(bundle_dir)
     assert not bundle.has_int8
-    with pytest.raises(BackendError, match="has no 8-bit graphs; export it with --recipe int8"):
+    with pytest.raises(BackendError, match=r"8-bit graphs; .*--recipe int8"):
         open_backend(bundle, cpu_backend, compute_precision="int8")  # type: ignore[arg-type]
     with pytest.raises(BackendUnavailableError, match="int4"):
         open_backend(bundle, cpu_backend, compute_precision="int4")  # type: ignore[arg-type]
@@ -105,5 +105,5 @@ def test_a_changed_8_bit_graph_is_refused(int8_bundle_dir: Path, tmp_path: Path)
     content = bytearray(weights.read_bytes())
     content[10] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(BundleIntegrityError, match=r"encoder_int8\.onnx\.data has sha256"):
+    with pytest.raises(BundleIntegrityError, match=r"encoder_int8\.onnx\.data .*sha256"):
         Bundle.open(copy)

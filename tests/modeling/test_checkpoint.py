@@ -56,7 +56,7 @@ class Hostile:
 def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "hostile.pth"
     torch.save({"model_state_dict": {"w": torch.zeros(1)}, "valid_ma": Hostile(tmp_path / "was-here")}, path)
-    with pytest.raises(CheckpointError, match=r"hostile\.pth is refused: it names [\w.]+, .* could run code"):
+    with pytest.raises(CheckpointError, match=r"hostile\.pth .*got [\w.]+, .*run code"):
         load_checkpoint(path)
     assert not (tmp_path / "was-here").exists()
 
@@ -66,7 +66,7 @@ def test_token_rows_that_do_not_fit(tmp_path: Path, rows: Tensor | None) -> None
     weights = {} if rows is None else {"clip_model.token_embedding.weight": torch.zeros(2, 4)}
     table = torch.zeros(1, dtype=torch.int64) if rows is None else rows
     safetensors.torch.save_file(weights | {"clip_model.token_embedding.rows": table}, tmp_path / "odd.safetensors")
-    with pytest.raises(CheckpointError, match=r"rows does not fit clip_model\.token_embedding\.weight; .* damaged"):
+    with pytest.raises(CheckpointError, match=r"rows .*clip_model\.token_embedding\.weight"):
         load_checkpoint(tmp_path / "odd.safetensors")
 
 
@@ -91,14 +91,14 @@ def test_a_checkpoint_that_states_its_architecture_takes_no_other(tmp_path: Path
     path, labels = tmp_path / "own.safetensors", load_label_set("pa100k")
     save_checkpoint(path, random_model(tiny_architecture(26), seed=3), labels, dtype=torch.float32)
     for options in ({"decoder_heads": 7}, {"encoder": "nope"}):
-        with pytest.raises(CheckpointError, match=r"own\.safetensors .*omit --encoder"):
+        with pytest.raises(CheckpointError, match=r"own\.safetensors .*--encoder"):
             build_model(load_checkpoint(path), labels, **options)
 
 
 def test_truncated_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(GOLDEN.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"safetensors file.*damaged"):
         load_checkpoint(path)
 
 
@@ -106,18 +106,18 @@ def test_truncated_safetensors(tmp_path: Path) -> None:
 def test_malformed_metadata(tmp_path: Path, metadata: str) -> None:
     path = tmp_path / "odd.safetensors"
     safetensors.torch.save_file({"w": torch.zeros(1)}, path, metadata={"seqpar": metadata})
-    with pytest.raises(CheckpointError, match=r"odd\.safetensors is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors .*damaged"):
         load_checkpoint(path)
 
 
 def test_files_without_a_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds no state dict"):
+    with pytest.raises(CheckpointError, match="state dict"):
         load_checkpoint(tmp_path / "list.pth")
     torch.save({"model_state_dict": {"w": torch.zeros(1), "x": "text"}}, tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match="'x', which is no tensor"):
+    with pytest.raises(CheckpointError, match=r"'x' .*tensor"):
         load_checkpoint(tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "none.pth")
 
 
@@ -131,10 +131,10 @@ def altered(change: Callable[[dict[str, torch.Tensor]], object], tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("decoder.layers.1.pwff.fc1.bias"), "misses decoder.layers.1.pwff.fc1.bias"),
-        (lambda d: d.pop("decoder.fc.weight"), "has no decoder.fc.weight, so it is no SequencePAR model"),
-        (lambda d: d.update(extra=torch.zeros(1)), "has weights this network does not: extra"),
-        (lambda d: d.update({"clip_model.ln_final.bias": torch.zeros(3)}), r"has shape \(3,\), wanted \(64,\)"),
+        (lambda d: d.pop("decoder.layers.1.pwff.fc1.bias"), "lacks decoder.layers.1.pwff.fc1.bias"),
+        (lambda d: d.pop("decoder.fc.weight"), "SequencePAR .*decoder.fc.weight"),
+        (lambda d: d.update(extra=torch.zeros(1)), "unknown weights: extra"),
+        (lambda d: d.update({"clip_model.ln_final.bias": torch.zeros(3)}), r"shape \(64,\), got \(3,\)"),
     ],
 )
 def test_weights_that_do_not_fit(
@@ -146,7 +146,7 @@ def test_weights_that_do_not_fit(
 
 
 def test_the_wrong_label_set() -> None:
-    with pytest.raises(CheckpointError, match="generates 26 attributes, label set peta has 35"):
+    with pytest.raises(CheckpointError, match="26 attributes, got peta with 35"):
         build_model(load_checkpoint(GOLDEN), load_label_set("peta"), decoder_heads=4)
 
 
@@ -160,7 +160,7 @@ def test_the_wrong_phrases(tmp_path: Path) -> None:
     )
     checkpoint = load_checkpoint(tmp_path / "short.safetensors")
     build_model(checkpoint, labels)
-    with pytest.raises(CheckpointError, match=r"trained on the phrase 'female', .*--sentences"):
+    with pytest.raises(CheckpointError, match=r"phrase 'female', .*--sentences"):
         build_model(checkpoint, load_label_set("pa100k", sentences=True))
 
 
@@ -170,5 +170,5 @@ def test_heads_that_cannot_be_told() -> None:
 
 
 def test_unknown_encoder() -> None:
-    with pytest.raises(CheckpointError, match="open_clip knows no model 'ViT-Z'"):
+    with pytest.raises(CheckpointError, match="open_clip model, got 'ViT-Z'"):
         build_model(load_checkpoint(GOLDEN), load_label_set("pa100k"), encoder="ViT-Z", decoder_heads=4)

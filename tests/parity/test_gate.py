@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_another_token_is_a_breach() -> None:
     assert not divergence.tie
     assert report.identical == 5
     assert not report.to_dict()["passed"]
-    assert "greedy: crop 3 leaves the checkpoint at step 0: token 6, wanted 5 by a margin of 3" in report.breaches
+    assert "greedy: crop 3, step 0: token must be 5 as in the checkpoint, got 6 (margin 3)" in report.breaches
     assert report.to_dict()["identical_sets"] == 5
     with pytest.raises(ParityError, match=r"on fake: log-probabilities: log_prob_max.* \(and \d more\); do not use it"):
         report.require("do not use it")
@@ -105,7 +106,8 @@ def test_other_beams_pass_where_the_checkpoints_search_was_as_close(margin: floa
     wanted.beam_margins[3] = margin
     report = check_parity(model(), wanted, TOLERANCES)
     assert len(report.breaches) == breaches
-    assert all(breach.startswith("beam: crop 3: 3 beams find (5, 1), wanted (7, 7, 1)") for breach in report.breaches)
+    assert all(breach.startswith("beam: crop 3: ") for breach in report.breaches)
+    assert all("(7, 7, 1), got (5, 1)" in breach for breach in report.breaches)
     (beam,) = (check for check in report.checks if check.name == "beam")
     assert beam.status == ("failed" if breaches else "passed")
     assert breaches or beam.detail == "5 of 6 sequences identical, 1 differ at a tie"
@@ -115,28 +117,21 @@ def test_other_beams_pass_where_the_checkpoints_search_was_as_close(margin: floa
     ("noise", "breaches"),
     [
         (0.9e-4, []),
-        (2e-4, ["log-probabilities: log_prob_median differs by 0.0002, wanted at most 0.0001"]),
+        (2e-4, ["log-probabilities: .*median .*0.0001, got 0.0002"]),
         (
             0.1,
             [
-                "first step: log-probabilities are wrong from the first step on for all crops, by up to 0.1: image",
-                "log-probabilities: log_prob_median differs by 0.1, wanted at most 0.0001; log_prob_max differs by 0.1",
+                "first step: .* all crops, .*0.1: .*image encoder",
+                "log-probabilities: .*median .*0.0001, got 0.1; log_prob_max .*got 0.1",
             ],
         ),
-        (
-            float("nan"),
-            [
-                "finite: infinity or NaN first in log_probs",
-                "first step: ",
-                "log-probabilities: log_prob_median differs",
-            ],
-        ),
+        (float("nan"), ["finite: .*NaN .*log_probs", "first step: ", "log-probabilities: .*median .*got inf"]),
     ],
 )
 def test_log_probabilities_are_held_to_their_tolerances(noise: float, breaches: list[str]) -> None:
     found = [breach for breach in check(model(noise=noise)).breaches if not breach.startswith(TOKENS)]
     assert len(found) == len(breaches)
-    assert all(breach.startswith(start) for breach, start in zip(found, breaches, strict=True))
+    assert all(re.match(pattern, breach) for breach, pattern in zip(found, breaches, strict=True))
 
 
 def test_what_follows_a_sequences_end_does_not_count() -> None:

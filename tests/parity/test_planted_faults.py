@@ -103,15 +103,16 @@ def plant_in_prepare(
 
 def test_1_swapped_colour_channels(bundle: Bundle, backend: ModuleBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     plant_in_prepare(monkeypatch, lambda right: lambda crop, **kwargs: right(crop[..., ::-1].copy(), **kwargs))
-    assert "as if its colour channels were swapped" in breach(bundle, backend)
+    assert "RGB, got BGR" in breach(bundle, backend)
 
 
 def test_2_wrong_mean(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:
     wrong = dataclasses.replace(bundle.preprocessing, mean=CLIP_MEAN)
     backend.encoder = EncoderGraph(model, uint8_to_images(wrong))
     found = breach(bundle, backend)
-    assert found.startswith("first step: log-probabilities are wrong from the first step on for all crops")
-    assert "mean is that of CLIP, wanted mean (0.5, 0.5, 0.5)" in found
+    assert found.startswith("first step: ")
+    assert "all crops" in found
+    assert "mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5), got mean of CLIP" in found
 
 
 def test_2_wrong_mean_exported(
@@ -122,7 +123,7 @@ def test_2_wrong_mean_exported(
         return lambda crops: normalise(crops, wrong)
 
     monkeypatch.setattr(export, "uint8_to_images", wrong_images)
-    with pytest.raises(ParityError, match=r"mean and std are those 0 and 1, as if left out.*; nothing was written"):
+    with pytest.raises(ParityError, match=r"got mean and std of \(0, 1\).*; no bundle was written"):
         export_bundle(checkpoint_file, fp32_recipe, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
@@ -132,7 +133,7 @@ def test_3_bicubic_for_bilinear(bundle: Bundle, backend: ModuleBackend, monkeypa
     plant_in_prepare(
         monkeypatch, lambda right: lambda crop, image_size, **_: right(crop, image_size=image_size, preprocessing=wrong)
     )
-    assert "as if resized with bicubic, wanted bilinear" in breach(bundle, backend)
+    assert "bilinear, got bicubic" in breach(bundle, backend)
 
 
 def test_4_no_antialiasing(bundle: Bundle, backend: ModuleBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ def test_4_no_antialiasing(bundle: Bundle, backend: ModuleBackend, monkeypatch: 
         return resized[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
     plant_in_prepare(monkeypatch, lambda _: resized_by_torch)
-    assert "as if resized without antialiasing" in breach(bundle, backend)
+    assert "antialiasing, got one without" in breach(bundle, backend)
 
 
 def test_5_missing_pad(bundle: Bundle, backend: ModuleBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_5_missing_pad(bundle: Bundle, backend: ModuleBackend, monkeypatch: pyte
     plant_in_prepare(
         monkeypatch, lambda right: lambda crop, image_size, **_: right(crop, image_size=image_size, preprocessing=wrong)
     )
-    assert "as if the padding to a square was left out" in breach(bundle, backend)
+    assert "square, got none" in breach(bundle, backend)
 
 
 def test_6_off_by_one_position(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:
@@ -168,7 +169,9 @@ def test_6_off_by_one_position_after_the_first_step(
     right = backend.decoder_step
     backend.decoder_step = lambda tokens, position, *caches: right(tokens, position + (position > 0), *caches)
     found = breach(bundle, backend)
-    assert "a token a step in a fresh cache, is wrong from step 1 on and right in one call: positions" in found
+    assert found.startswith("cache: ")
+    assert "from step 1 on" in found
+    assert ": positions" in found
 
 
 def shift_positions(model: SequencePAR, by: int) -> None:
@@ -186,7 +189,7 @@ def test_7_mask_one_too_long(bundle: Bundle, model: SequencePAR, backend: Module
     )
     found = breach(bundle, backend, recipe)
     assert found.startswith("forgetting: ")
-    assert "the mask is too long: a forgotten cache slot is seen" in found
+    assert "mask is too long" in found
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "fp16"])
@@ -201,15 +204,15 @@ def test_8_stale_cache_slot(bundle: Bundle, backend: ModuleBackend, recipe: str)
     backend.decoder_step = keeps_what_is_there
     found = breach(bundle, backend, recipe)
     assert found.startswith("forgetting: ")
-    assert "a stale cache slot: what is written again is not what is read" in found
+    assert "stale cache slot" in found
 
 
 def test_9_cross_kv_of_the_neighbouring_row(bundle: Bundle, backend: ModuleBackend) -> None:
     right = backend.encoder
     backend.encoder = lambda crops: [right(crops)[0][:, (torch.arange(len(crops)) - 1).clamp(min=0)]]
     found = breach(bundle, backend)
-    assert found.startswith("grouping: rows [1, 2] of a batch of 3 are wrong, alone their crops are right")
-    assert "row 1 is answered with the picture of row 0, cross_kv of a neighbouring row" in found
+    assert found.startswith("grouping: rows [1, 2] of a batch of 3 ")
+    assert "row 1 reads the cross_kv of row 0" in found
 
 
 class HalfLayerNorm(nn.LayerNorm):
@@ -231,7 +234,7 @@ def test_10_fp16_overflow_in_one_layer_norm(bundle: Bundle, model: SequencePAR, 
     layer.layer_norm.__class__ = HalfLayerNorm
     found = breach(bundle, backend)
     assert found.startswith("finite: infinity or NaN first in log_probs, the decoder step's output, of crop ")
-    assert "at step 0: an overflow, as of a layer normalisation in FP16" in found
+    assert "at step 0: an overflow" in found
 
 
 def test_10_fp16_overflow_in_the_encoder(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:

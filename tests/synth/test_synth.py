@@ -165,19 +165,19 @@ def test_goes_on_with_what_was_begun(tmp_path: Path) -> None:
 
 def test_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     write_pa100k(tmp_path / "set", train=1, val=0, test=0, seed=2, workers=1)
-    with pytest.raises(DatasetError, match=r"holds another set .*seed 2"):
+    with pytest.raises(DatasetError, match=r"got another .*seed 2"):
         write_pa100k(tmp_path / "set", train=1, val=0, test=0, seed=3, workers=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(DatasetError, match="not empty"):
+    with pytest.raises(DatasetError, match="new or empty"):
         write_pa100k(tmp_path / "other", train=1, val=0, test=0, workers=1)
-    with pytest.raises(DatasetError, match="at least one"):
+    with pytest.raises(DatasetError, match="got 0, 0 and 0"):
         write_pa100k(tmp_path / "none", train=0, val=0, test=0, workers=1)
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match=r"/file cannot be made"):
+    with pytest.raises(DatasetError, match=r"/file cannot be created"):
         write_pa100k(tmp_path / "file", train=1, val=0, test=0, workers=1)
     with pytest.raises(DatasetError, match=r"sheet\.png cannot be written"):
         contact_sheet(tmp_path / "file" / "sheet.png", count=1, columns=1)

@@ -43,7 +43,7 @@ def test_openai_weights_want_quick_gelu(tmp_path: Path, label_set: LabelSet) -> 
     clip = random_model(tiny_architecture(26), seed=9).clip_model.state_dict()
     torch.save({**clip, "input_resolution": torch.tensor(32)}, tmp_path / "clip.pt")
     model = tiny_model(pretrained=str(tmp_path / "clip.pt"), architecture={"quick_gelu": False})
-    with pytest.raises(CheckpointError, match=r"clip\.pt is OpenAI's, .*name the encoder ViT-L-14-quickgelu"):
+    with pytest.raises(CheckpointError, match=r"clip\.pt .*OpenAI.* ViT-L-14-quickgelu"):
         new_model(model, label_set, seed=1)
 
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label
     save_checkpoint(path, random_model(tiny_architecture(26), seed=3), label_set, dtype=torch.float32)
     assert model_from_checkpoint(load_checkpoint(path), label_set).decoder.fc.weight.requires_grad
     foreign = [dataclasses.replace(a, phrase=f"zebra {a.phrase}") for a in label_set.attributes]
-    with pytest.raises(CheckpointError, match="trained on the phrase 'female'"):
+    with pytest.raises(CheckpointError, match="phrase 'female'"):
         model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)))
     as_published = {"label_set": None}  # which says nothing of what it was trained on
     model = random_model(tiny_architecture(26), seed=3)
@@ -85,7 +85,7 @@ def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label
         ({"vision": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "foo": 2}}, "foo"),
         ({"vision": {"image_size": 32, "patch_size": 16, "width": 100, "layers": 1}}, "head_width, got 100 and 64"),
         ({"text": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 3, "layers": 1}}, "got 64 and 3"),
-        ({"stem": ["a", 8]}, "describes no network"),
+        ({"stem": ["a", 8]}, "architecture is invalid"),
     ],
 )
 def test_an_architecture_that_is_none_is_refused(label_set: LabelSet, wrong: dict[str, Any], said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import socket
@@ -73,7 +74,7 @@ def test_a_full_disk_and_a_broker_that_never_answers_cost_themselves_alone(bundl
         capture_output=True, text=True, check=False, cwd=tmp_path, preexec_fn=_on_a_small_disk,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.endswith("2 of 4 outputs are incomplete, see above\n")
+    assert "2 of 4 outputs" in done.stderr.splitlines()[-1]
     (line,) = lines_of(done.stderr, "annotated video")
     assert "cannot be written: File too large; it ends at " in line
     assert 10 < pictures(tmp_path / "out.mp4") < 100
@@ -110,7 +111,7 @@ def test_ctrl_c_ends_a_live_run_that_hangs_with_whole_files_though_its_disk_is_f
             said = ended_by(process, signal.SIGINT)
     began, ended = lines_of(said, "events in /dev/full")
     assert "No space left on device; retrying" in began
-    assert "events were missed" in ended
+    assert "events missed" in ended
     assert pictures(tmp_path / "out.mp4") == tracked(said) > 10
     assert people_in_report(tmp_path / "people.html") > 1
 
@@ -127,7 +128,7 @@ def ended_by(process: subprocess.Popen[str], number: signal.Signals) -> str:
 
 def tracked(said: str) -> int:
     """Frames, from the summary."""
-    return int(said.split(" crops recognised; ")[1].split()[0])
+    return int(re.findall(r" crops .* (\d+) frames", said)[-1])
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -193,7 +193,7 @@ def test_a_cancelled_task_ends_the_run(recognizer: Recognizer, tmp_path: Path) -
 
 
 def test_a_camera_that_is_not_there(recognizer: Recognizer) -> None:
-    with pytest.raises(VideoError, match="there is no camera /dev/video77"):
+    with pytest.raises(VideoError, match="/dev/video77 does not exist"):
         watch(77, recognizer)
 
 
@@ -237,9 +237,9 @@ def frame(seconds: float, image: Crop = PICTURE, stream: str = "s") -> Frame:
 @pytest.mark.parametrize(
     ("wrong", "error", "words"),
     [
-        (frame(2, PICTURE.astype(np.float32)), ImageError, "frame 0 of s has dtype float32"),  # type: ignore[arg-type]
-        (frame(2, np.dstack([PICTURE, PICTURE[:, :, :1]])), ImageError, r"shape \(240, 320, 4\)"),
-        (frame(2, PICTURE[:0]), ImageError, "empty"),
+        (frame(2, PICTURE.astype(np.float32)), ImageError, "frame 0 of s .*float32"),  # type: ignore[arg-type]
+        (frame(2, np.dstack([PICTURE, PICTURE[:, :, :1]])), ImageError, r"\(240, 320, 4\)"),
+        (frame(2, PICTURE[:0]), ImageError, "pixels"),
         (frame(math.nan), VideoError, "timestamp .* got nan"),
         (frame(0.5), VideoError, r"timestamp .* 1 or more, got 0.5; .* finish\('s'\)"),
     ],

@@ -143,8 +143,8 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     (tmp_path / "page.mp4").write_text("<!DOCTYPE html><title>Camera</title>" * 100)
     make_sound(tmp_path / "sound.mp4")
     for name, says in (
-        ("cut.mp4", "FFmpeg does not know its format"),
-        ("page.mp4", "FFmpeg does not know its format"),
+        ("cut.mp4", "unknown to FFmpeg"),
+        ("page.mp4", "unknown to FFmpeg"),
         ("sound.mp4", "audio only"),
     ):
         source = _source(tmp_path / name)

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs: decoding on the device, the engines' files, and the runtimes that execute the graphs."""
+"""Backends on NVIDIA GPUs: decoding on the device, engine files, and the runtimes that execute the graphs."""

@@ -1,4 +1,4 @@
-"""Memory of one batch that is being decoded: laid out in one allocation, lent, given back and lent again."""
+"""Device memory of the batches being decoded: one allocation per batch, from a pool that reuses them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ INT64, FLOAT32 = 8, 4  # bytes
 
 
 class Buffers:
-    """Device addresses for up to `rows` rows.
+    """Hold the device addresses of the buffers for up to `rows` rows.
 
-    A batch of B rows lies at the start of each buffer, as tightly as if B were the most there may be. Pairs are written
-    in turns: a step reads one buffer and writes the other, as an SDK may not write where it reads.
+    A batch of B rows is packed at the start of each buffer, without gaps for more rows. Paired buffers alternate: a
+    step reads one and writes the other, since an SDK may not write to its inputs.
     """
 
     def __init__(self, cuda: Cuda, dimensions: Dimensions, item: int, rows: int) -> None:
-        """`item` is the bytes of a number in the caches. Raises GpuOutOfMemoryError."""
+        """`item` is the size of a cache element in bytes. Raises GpuOutOfMemoryError."""
         d = dimensions
         self.cross_row = d.heads * d.image_tokens * d.head_size * item  # bytes of one row of one of the 2L tensors
         self.self_row = d.heads * d.capacity * d.head_size * item
@@ -54,37 +54,37 @@ class Buffers:
         self._spare: Address = 0
 
     def other_cross_kv(self) -> Address:
-        """A second buffer for `cross_kv`, allocated when it is first needed. Raises GpuOutOfMemoryError."""
+        """Return a second buffer for `cross_kv`, allocated at the first call. Raises GpuOutOfMemoryError."""
         if self._second is None:
             self._second = self._spare = self._cuda.allocate(self._cross_kv_size)
         return self._spare
 
     def swap_cross_kv(self) -> None:
-        """The second buffer becomes the first."""
+        """Exchange the two `cross_kv` buffers."""
         self.cross_kv, self._spare = self._spare, self.cross_kv
 
     def free(self) -> None:
-        """Free the memory, which no enqueued work uses any more."""
+        """Free the memory. No enqueued work may still use it."""
         for allocation in (self._base, self._second):
             if allocation is not None:
                 self._cuda.free(allocation)
 
 
 def inputs_size(rows: int, tokens: int) -> int:
-    """Bytes of one step's inputs: tokens (B, T) int64, aligned, then positions (B,) int64."""
+    """Return the bytes of one step's inputs: tokens (B, T) int64, aligned, then positions (B,) int64."""
     return aligned(rows * tokens * INT64) + rows * INT64
 
 
 def outputs_size(rows: int, tokens: int, vocabulary: int) -> int:
-    """Bytes of one step's outputs: `next_token` (B, T) int64, aligned, then `log_probs` (B, T, V) float32."""
+    """Return the bytes of one step's outputs: `next_token` (B, T) int64, aligned, `log_probs` (B, T, V) float32."""
     return aligned(rows * tokens * INT64) + rows * tokens * vocabulary * FLOAT32
 
 
 class DeviceBatch:
-    """The buffers of one batch, which turns reach through `device`, and the host's staging beside them."""
+    """Hold the memory of one batch: device buffers, which turns access through `device`, and staging on the host."""
 
     def __init__(self, cuda: Cuda, lanes: Sequence[Lane], dimensions: Dimensions, item: int, rows: int) -> None:
-        """Raises GpuOutOfMemoryError, with nothing left behind."""
+        """Raises GpuOutOfMemoryError after it freed its partial allocations."""
         d = dimensions
         self.rows = rows
         with contextlib.ExitStack() as failing:
@@ -99,41 +99,41 @@ class DeviceBatch:
             self.crops = staging(rows * d.image_size * d.image_size * 3)
             self.inputs = staging(inputs_size(rows, d.capacity))
             outputs = outputs_size(rows, d.capacity, d.vocabulary)
-            self.outputs = (staging(outputs), staging(outputs))  # of the two output buffers
+            self.outputs = (staging(outputs), staging(outputs))  # one per output buffer
             self.device = Guarded(cuda, lanes, buffers)
             failing.callback(self.device.free)
             self._free = failing.pop_all()
 
     def free(self) -> None:
-        """Wait for the work that uses the batch, and free all of it."""
+        """Wait for the work that uses the batch, and free its memory."""
         self.device.wait()
         self._free.close()
 
 
 class Lease:
-    """A batch in the hands of one owner. It goes back by `release`, or when nobody holds the lease any more."""
+    """Own a batch of a pool. `release`, or garbage collection of the lease, returns the batch to the pool."""
 
     def __init__(self, batch: DeviceBatch, returned: queue.SimpleQueue[DeviceBatch]) -> None:
         self._batch: DeviceBatch | None = batch
-        # Garbage collection may run this in any thread, whatever locks it holds. `put` is safe even then.
+        # Garbage collection may run this in any thread, with any lock held. `SimpleQueue.put` is reentrant.
         self._give_back = weakref.finalize(self, returned.put, batch)
         self._give_back.atexit = False
 
     @property
     def batch(self) -> DeviceBatch:
-        """Raises BackendError after `release`."""
+        """The batch. Raises BackendError after `release`."""
         if self._batch is None:
-            raise BackendError("these sequences have been decoded; encode the crops again")
+            raise BackendError("a decode state must be fresh, got one that was already decoded; encode the crops again")
         return self._batch
 
     def release(self) -> None:
-        """Give the batch back, also while the device still works on it."""
+        """Return the batch to the pool. The device may still be working on it."""
         self._batch = None
         self._give_back()
 
 
 class Pool:
-    """The batches of a backend: those that nobody holds are lent again."""
+    """Lease the batches of a backend, and reuse those that were returned."""
 
     def __init__(self, cuda: Cuda, lanes: Sequence[Lane], dimensions: Dimensions, item: int) -> None:
         self._cuda, self._lanes, self._dimensions, self._item = cuda, lanes, dimensions, item
@@ -142,9 +142,9 @@ class Pool:
         self._lock = threading.Lock()
 
     def take(self, rows: int) -> Lease:
-        """A batch with room for `rows` rows, whose content is undefined.
+        """Lease a batch for up to `rows` rows. Its content is undefined.
 
-        Raises GpuOutOfMemoryError where there is no room for another, even after idle ones were freed.
+        Raises GpuOutOfMemoryError if a new batch does not fit, even after idle ones were freed.
         """
         with self._lock:
             self._sort_returned()
@@ -161,7 +161,7 @@ class Pool:
         return DeviceBatch(self._cuda, self._lanes, self._dimensions, self._item, rows)
 
     def free_idle(self) -> int:
-        """Free the batches that nobody holds; returns how many."""
+        """Free the batches that are not leased. Returns their number."""
         with self._lock:
             self._sort_returned()
             idle = [batch for batches in self._idle.values() for batch in batches]

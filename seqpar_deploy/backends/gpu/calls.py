@@ -1,4 +1,4 @@
-"""Calls into a backend, and its end: the end waits for the calls under way, and later calls are refused."""
+"""Track the running calls of a backend, so that `close` can wait for them and reject later ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from seqpar_deploy.errors import BackendError
 
-_LONGEST_CALL = 120.0  # seconds; many times the longest inference
+_LONGEST_CALL = 120.0  # seconds, many times the longest inference
 
 
 class Calls:
-    """Counts the calls under way. Threads may share it."""
+    """Count the running calls. Threads may share it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -22,7 +22,7 @@ class Calls:
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """Raises BackendError if the backend is closed."""
+        """Count a call for the duration of the block. Raises BackendError if the backend is closed."""
         with self._changed:
             if self._closed:
                 raise BackendError("this backend is closed; open the bundle again")
@@ -35,13 +35,13 @@ class Calls:
                 self._changed.notify_all()
 
     def end(self) -> None:
-        """Refuse calls from here on, and wait for those under way.
-
-        Raises BackendError if they do not come to an end within two minutes.
-        """
+        """Reject new calls, and wait for the running ones. Raises BackendError if they take more than two minutes."""
         deadline = time.monotonic() + _LONGEST_CALL
         with self._changed:
             self._closed = True
             while self._under_way:
                 if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() > deadline:
-                    raise BackendError(f"cannot close: {self._under_way} calls are still running")
+                    raise BackendError(
+                        f"cannot close the backend: {self._under_way} calls still run after {_LONGEST_CALL:.0f} s; "
+                        "end the process"
+                    )

@@ -1,6 +1,6 @@
-"""The CUDA calls that the backends on NVIDIA GPUs make, through cuda-python. A failed call raises one line.
+"""The CUDA calls of the backends on NVIDIA GPUs, through cuda-python. A failed call raises a one-line error.
 
-The only file that imports cuda-python. Everything runs on the first visible GPU (`CUDA_VISIBLE_DEVICES` chooses it).
+No other file imports cuda-python. All work runs on the first visible GPU, which `CUDA_VISIBLE_DEVICES` selects.
 Addresses are integers.
 """
 
@@ -29,22 +29,22 @@ _log = logging.getLogger(__name__)
 
 
 class GpuOutOfMemoryError(BackendError):
-    """The GPU has too little free memory, or the host too little that can be page-locked."""
+    """Raised if the GPU has too little free memory, or the host too little memory that can be page-locked."""
 
 
 def cuda_runtime() -> Any:
-    """cuda-python's module of runtime calls. Raises BackendUnavailableError."""
+    """Import cuda-python's runtime module. Raises BackendUnavailableError."""
     try:
         from cuda.bindings import runtime
     except ImportError:
         raise BackendUnavailableError(
-            "backends on NVIDIA GPUs need cuda-python, which is not installed; pip install 'cuda-python>=12.9.1'"
+            "cuda-python, which the NVIDIA backends need, is not installed; pip install 'cuda-python>=12.9.1'"
         ) from None
     return runtime
 
 
 def native_handle(thing: Any) -> int:
-    """The number behind a handle of cuda-python, for a library that wants the number."""
+    """Return the address in a cuda-python handle, for libraries that take an integer."""
     from cuda.bindings.utils import get_cuda_native_handle
 
     return int(get_cuda_native_handle(thing))
@@ -52,7 +52,14 @@ def native_handle(thing: Any) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The GPU in use: its name, compute capability as `9.0`, memory in bytes, and the driver's CUDA version, 13010."""
+    """Describe the GPU in use.
+
+    Attributes:
+        name: The device name, for example `NVIDIA H100`.
+        compute_capability: For example `9.0`.
+        memory: Bytes of device memory.
+        driver: The CUDA version of the driver, for example 13010 for 13.1.
+    """
 
     name: str
     compute_capability: str
@@ -61,7 +68,7 @@ class Gpu:
 
 
 def find_gpu(runtime: Any = None) -> Gpu:
-    """The first visible GPU. Raises BackendUnavailableError if there is none, or its driver is missing or too old."""
+    """Find the first visible GPU. Raises BackendUnavailableError if there is none, or no driver that is new enough."""
     runtime = cuda_runtime() if runtime is None else runtime
     try:
         count = _result(runtime, "cudaGetDeviceCount")
@@ -71,7 +78,7 @@ def find_gpu(runtime: Any = None) -> Gpu:
         driver = _result(runtime, "cudaDriverGetVersion")
     except BackendError as error:
         raise BackendUnavailableError(
-            f"no usable NVIDIA GPU: {error}; look at nvidia-smi, the driver must be as new as cuda-python"
+            f"no usable NVIDIA GPU: {error}; check nvidia-smi, the driver must support cuda-python's CUDA version"
         ) from None
     name = properties.name
     return Gpu(
@@ -83,17 +90,18 @@ def find_gpu(runtime: Any = None) -> Gpu:
 
 
 class Cuda:
-    """Memory, streams, events and graphs of one GPU. `close` frees all that has not been freed before.
+    """Manage memory, streams, events and graphs of one GPU. `close` frees those that are left.
 
-    Copies and launches only enqueue; the host waits in `synchronise` and `wait_for`. Streams belong to `lanes.Lane`.
+    Copies and launches only enqueue work. The host waits in `synchronise` and `wait_for`. Streams belong to
+    `lanes.Lane`.
     """
 
     def __init__(self, runtime: Any = None) -> None:
         self._runtime = cuda_runtime() if runtime is None else runtime
         self._held: dict[tuple[str, int], Any] = {}  # (the call that destroys it, its address or handle) -> it
         self._sizes: dict[Address, int] = {}  # of device memory
-        # Only the thread that captures is forbidden to allocate (CUDA's thread-local mode), but an SDK may capture or
-        # allocate in a way of its own. Both are rare, so they exclude each other in all threads.
+        # In CUDA's thread-local mode only the capturing thread may not allocate, but SDKs also capture and allocate by
+        # themselves. Both are rare, so they exclude each other across all threads.
         self._exclusive = threading.Lock()
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -109,7 +117,7 @@ class Cuda:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make this GPU the current one of this thread within the block: the application may use another."""
+        """Make this GPU the thread's current one during the block, since the application may use another."""
         before = self._call("cudaGetDevice")
         if before == DEVICE:
             yield
@@ -118,55 +126,55 @@ class Cuda:
         try:
             yield
         finally:
-            self._try("cudaSetDevice", before)  # it fails where the context is spoilt, and hides no other error
+            self._try("cudaSetDevice", before)  # fails if the context is corrupt: do not hide the original error
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No other thread allocates or captures within the block."""
+        """Keep other threads from allocating and capturing during the block."""
         with self._exclusive:
             yield
 
     # Memory
 
     def allocate(self, size: int) -> Address:
-        """Device memory of `size` bytes. Raises GpuOutOfMemoryError."""
+        """Allocate `size` bytes of device memory. Raises GpuOutOfMemoryError."""
         with self._exclusive:
             address = int(self._hold("cudaFree", self._call("cudaMalloc", max(1, size))))
         self._sizes[address] = size
         return address
 
     def free(self, address: Address) -> None:
-        """Free device memory that no enqueued work uses."""
+        """Free device memory. No enqueued work may still use it."""
         self._sizes.pop(address, None)
         with self._exclusive:
             self._destroy("cudaFree", address)
 
     @property
     def allocated(self) -> int:
-        """Bytes of device memory held through this object."""
+        """Bytes of device memory allocated through this object."""
         return sum(self._sizes.values())
 
     def pinned(self, size: int) -> npt.NDArray[np.uint8]:
-        """Page-locked host memory (size,). Raises GpuOutOfMemoryError."""
+        """Allocate page-locked host memory, uint8 (size,). Raises GpuOutOfMemoryError."""
         with self._exclusive:
             address = int(self._hold("cudaFreeHost", self._call("cudaHostAlloc", max(1, size), 0)))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_pinned(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Free page-locked memory that no enqueued work uses and that the host does not touch again."""
+        """Free page-locked memory. Neither enqueued work nor the host may use it afterwards."""
         with self._exclusive:
             self._destroy("cudaFreeHost", memory.ctypes.data)
 
     # Work
 
     def stream(self) -> Any:
-        """A stream that does not wait for the default one."""
+        """Create a stream that does not synchronise with the default stream."""
         return self._hold(
             "cudaStreamDestroy", self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking)
         )
 
     def event(self, *, host_waits: bool = False) -> Any:
-        """An event. If the host will wait for it, the waiting thread sleeps: spinning would take a core."""
+        """Create an event. With `host_waits` a waiting host thread sleeps, since spinning would occupy a core."""
         flags = self._runtime.cudaEventDisableTiming | (self._runtime.cudaEventBlockingSync if host_waits else 0)
         return self._hold("cudaEventDestroy", self._call("cudaEventCreateWithFlags", flags))
 
@@ -174,14 +182,14 @@ class Cuda:
         self._destroy("cudaEventDestroy", event)
 
     def copy(self, target: Address, source: Address, size: int, stream: Any) -> None:
-        """Copy `size` bytes, between device and host memory in any direction."""
+        """Copy `size` bytes between device and host memory, in any direction."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
         self._call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def copy_strided(
         self, target: tuple[Address, int], source: tuple[Address, int], width: int, height: int, stream: Any
     ) -> None:
-        """Copy `height` pieces of `width` bytes between (address, bytes from one piece to the next)."""
+        """Copy `height` rows of `width` bytes. `target` and `source` are (address, stride in bytes)."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDefault
         self._call("cudaMemcpy2DAsync", *target, *source, width, height, kind, stream)
 
@@ -192,11 +200,11 @@ class Cuda:
         self._call("cudaEventRecord", event, stream)
 
     def make_wait(self, stream: Any, event: Any) -> None:
-        """Work enqueued on `stream` from here on waits for `event`; the host does not."""
+        """Make later work on `stream` wait for `event`. The host does not wait."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
     def wait_for(self, event: Any) -> None:
-        """Block the host until the work before `event` is done; at once if it was never recorded."""
+        """Block the host until the work before `event` is done. Returns at once if it was never recorded."""
         self._call("cudaEventSynchronize", event)
 
     def synchronise(self, stream: Any) -> None:
@@ -205,7 +213,7 @@ class Cuda:
 
     @contextlib.contextmanager
     def capturing(self, stream: Any) -> Iterator[list[Any]]:
-        """Record the work that the block enqueues on `stream` in a graph, which the list holds afterwards."""
+        """Capture the work that the block enqueues on `stream` in a graph, and append it to the yielded list."""
         graphs: list[Any] = []
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         with self._exclusive:
@@ -217,29 +225,29 @@ class Cuda:
                 raise
             captured = self._call("cudaStreamEndCapture", stream)
             try:
-                # An SDK that worked on another GPU or stream leaves a graph that does nothing, and says nothing.
+                # An SDK that worked on another GPU or stream leaves an empty graph without an error.
                 if not self._call("cudaGraphGetNodes", captured)[1]:
-                    raise BackendError("the capture recorded no work")
+                    raise BackendError("the captured CUDA graph must have nodes, got none")
                 executable = self._call("cudaGraphInstantiate", captured, 0)
                 graphs.append(self._hold("cudaGraphExecDestroy", executable))
             finally:
                 self._call("cudaGraphDestroy", captured)
 
     def _abandon_capture(self, stream: Any) -> None:
-        with contextlib.suppress(BackendError):  # an invalidated capture ends with an error and without a graph
+        with contextlib.suppress(BackendError):  # an invalidated capture ends with an error and no graph
             self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", stream))
 
     def launch(self, graph: Any, stream: Any) -> None:
         self._call("cudaGraphLaunch", graph, stream)
 
     def free_graph(self, graph: Any) -> None:
-        """Destroy a graph that is not running."""
+        """Destroy a graph. It may not be running."""
         self._destroy("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
-        """Wait for the device, and free everything. Safe to call twice.
+        """Wait for the device, and free all resources. Safe to call twice.
 
-        Does not raise: after an error that spoils the CUDA context, each call fails, and the others are still made.
+        Does not raise. If the CUDA context is corrupt, every call fails, but all are attempted.
         """
         failures = []
         for (destroy, _), thing in self._held.items():
@@ -250,8 +258,8 @@ class Cuda:
             failures.append(self._try(key[0], self._held[key]))
         self._held.clear()
         self._sizes.clear()
-        if said := [failure for failure in failures if failure]:
-            _log.warning("the GPU was not released cleanly: %s", said[0])
+        if failed := [failure for failure in failures if failure]:
+            _log.warning("releasing the GPU failed: %s", failed[0])
 
     def _try(self, name: str, *arguments: Any) -> str | None:
         try:
@@ -262,7 +270,7 @@ class Cuda:
 
 
 def buffer_plan(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Offsets of buffers of these sizes in one allocation, each aligned, and the bytes in all."""
+    """Return the aligned offset of each buffer in one allocation, and the total bytes."""
     offsets, end = {}, 0
     for name, size in sizes.items():
         offsets[name] = end
@@ -271,7 +279,7 @@ def buffer_plan(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
 
 
 def aligned(size: int) -> int:
-    """`size` rounded up to the alignment of tensor addresses."""
+    """Round `size` up to the alignment of tensor addresses."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -280,19 +288,19 @@ def _key(thing: Any) -> int:
 
 
 def _result(runtime: Any, name: str, *arguments: Any) -> Any:
-    """The values that a call returns after its error code. Raises BackendError."""
+    """Make a call, and return its values without the error code. Raises BackendError."""
     error, *values = getattr(runtime, name)(*arguments)
     if int(error) == _OUT_OF_MEMORY:
         free, total = _memory(runtime)
-        wanted = f"{arguments[0] / 2**20:.0f} MiB" if name == "cudaMalloc" else "memory"
+        size = f" {arguments[0] / 2**20:.0f} MiB" if name == "cudaMalloc" else ""
         raise GpuOutOfMemoryError(
-            f"the GPU is out of memory: {name} wanted {wanted}, {free / 2**20:.0f} of {total / 2**20:.0f} MiB free; "
-            "build engines for smaller batches, or end what else runs on it"
+            f"the GPU is out of memory: {name}{size} failed, {free / 2**20:.0f} of {total / 2**20:.0f} MiB are free; "
+            "build engines for smaller batches, or stop other programs on this GPU"
         )
     if int(error) != 0:
         _, text = runtime.cudaGetErrorString(error)
-        said = text.decode() if isinstance(text, bytes) else str(text)
-        raise BackendError(f"{name} failed: {said} (CUDA error {int(error)})")
+        message = text.decode() if isinstance(text, bytes) else str(text)
+        raise BackendError(f"{name} failed: {message} (CUDA error {int(error)})")
     return values[0] if len(values) == 1 else tuple(values)
 
 

@@ -1,12 +1,12 @@
-"""Decoding that stays on an NVIDIA GPU. Crops are uploaded, tokens are downloaded; everything between stays there.
+"""Decode on an NVIDIA GPU. Crops are uploaded, tokens and log-probabilities are downloaded, the rest stays there.
 
     host    crops ─┐                                                      ┌─ tokens, log-probabilities
     device         └─ encoder ── cross_kv ──┬── step ──┬── step ──┬── step ┘
                                       self_kv[0]  self_kv[1]  self_kv[0]   ...and so outputs[0], outputs[1]
 
-A step reads the cache and the token that the step before wrote, and writes the other buffer of each pair. While the
-host looks at the output of one step, the device works at the next. Encoding has a lane of its own, so that another
-batch can be encoded meanwhile. `lanes.py` says who may touch which memory, and when.
+A step reads the cache and the tokens that the previous step wrote, and writes the other buffer of each pair. While the
+host reads the output of one step, the device computes the next. Encoding has its own lane, so another batch can be
+encoded at the same time. `lanes.py` defines which thread may access which memory, and when.
 
 TensorRT (`tensorrt.py`) or ONNX Runtime (`onnxruntime_cuda.py`) runs the graphs. Not yet measured on hardware: tests
 run this file on stand-ins for CUDA, see tests/backends/gpu.
@@ -31,13 +31,13 @@ from seqpar_deploy.bundle import BatchProfile, Bundle
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.vocab import BOS
 
-OpenGraph = Callable[[str, Turn], Executor]  # "encoder" or "decoder_step", within a turn at its lane
+OpenGraph = Callable[[str, Turn], Executor]  # arguments: "encoder" or "decoder_step", a turn of its lane
 
 
 class DeviceState:
-    """Rows being decoded in a device batch. `parity` is the buffer of each pair that the next step writes.
+    """Hold rows that are being decoded in a device batch. The next step writes the buffer `parity` of each pair.
 
-    The device computes `padded` rows, see `padded_rows`; the last ones hold nothing of interest.
+    The device computes `padded` rows, see `padded_rows`. Those beyond `rows` are ignored.
     """
 
     def __init__(self, backend: DeviceBackend, lease: Lease, rows: int, padded: int) -> None:
@@ -58,7 +58,7 @@ class DeviceState:
 
     def truncate(self, lengths: Int64Array) -> None:
         if np.any(lengths > self._lengths) or np.any(lengths < 0):
-            raise ValueError(f"cannot truncate rows of lengths {self._lengths} to {lengths}")
+            raise ValueError(f"truncated lengths must be 0 to the rows' lengths {self._lengths}, got {lengths}")
         self._lengths = np.array(lengths, dtype=np.int64)
 
     def reorder(self, rows: Int64Array) -> None:
@@ -67,7 +67,7 @@ class DeviceState:
 
 
 class DeviceBackend:
-    """Decodes with two engines of any SDK. Threads may share it; a state is used by one thread at a time."""
+    """Decode with two engines of any SDK. Threads may share it. One thread may use a state at a time."""
 
     device = "cuda"
 
@@ -81,7 +81,7 @@ class DeviceBackend:
         open_graph: OpenGraph,
         cuda_graphs: bool,
     ) -> None:
-        """`open_graph` opens the engines, which run batches of these profiles. `close` frees all that `cuda` holds.
+        """`open_graph` opens the engines, built for the profiles `batches`. `close` closes `cuda`.
 
         Raises BackendError.
         """
@@ -106,11 +106,11 @@ class DeviceBackend:
 
     @property
     def max_rows(self) -> int:
-        """The most rows a batch may have: of the largest profile the engines were built for."""
+        """The largest batch in rows, from the engines' profiles."""
         return max(batch.max for batch in self._batches)
 
     def _constants(self) -> tuple[Address, Address]:
-        """On the device: for each step, max_rows times its position; and max_rows times `<bos>`."""
+        """Upload constants: each position repeated max_rows times, and `<bos>` repeated max_rows times."""
         rows, capacity = self.max_rows, self._dimensions.capacity
         values = np.repeat(np.arange(capacity + 1, dtype=np.int64), rows)
         values[-rows:] = BOS
@@ -122,13 +122,13 @@ class DeviceBackend:
         return address, address + capacity * rows * INT64
 
     def _profile(self, rows: int) -> int:
-        """The batch profile with the least room that holds `rows`."""
+        """Return the index of the smallest batch profile that fits `rows`."""
         fitting = [i for i, batch in enumerate(self._batches) if rows <= batch.max]
         if not fitting:
-            room = ", ".join(f"{batch.min} to {batch.max}" for batch in self._batches)
+            sizes = ", ".join(f"{batch.min} to {batch.max}" for batch in self._batches)
             raise BackendError(
-                f"a batch of {rows} rows, the engines hold {room}; pass a smaller batch size, or build them for more: "
-                "seqpar-export engine --batch"
+                f"a batch must have {sizes} rows for these engines, got {rows}; use a smaller batch size, or build "
+                "larger engines with seqpar-export engine --batch"
             )
         return min(fitting, key=lambda i: self._batches[i].max)
 
@@ -146,9 +146,9 @@ class DeviceBackend:
     # Encoding
 
     def encode(self, crops: npt.NDArray[np.uint8]) -> DeviceState:
-        """Start B sequences from prepared crops (B, H, W, 3) uint8. Returns while the device is at work.
+        """Start B sequences from prepared crops (B, H, W, 3) uint8. Returns before the device is done.
 
-        Raises BackendError where the engines do not hold B rows, memory runs out, or the backend is closed.
+        Raises BackendError if B rows exceed the engines' profiles, memory runs out, or the backend is closed.
         """
         with self._call():
             rows, padded = len(crops), self._padded(len(crops))
@@ -164,7 +164,7 @@ class DeviceBackend:
                     {"crops": (padded, *crops.shape[1:])},
                     {"crops": buffers.crops, "cross_kv": buffers.cross_kv},
                 )
-                # An empty slot is masked, but a masked infinity that another crop left there would spoil the sum.
+                # Empty slots are masked, but an infinity that another crop left there would become NaN in the sum.
                 turn.clear(buffers.self_kv[1], 2 * self._dimensions.layers * padded * buffers.self_row)
             return DeviceState(self, lease, rows, padded)
 
@@ -174,7 +174,7 @@ class DeviceBackend:
         """Feed tokens (B, T), T >= 1, to the rows of `state` and advance them by T."""
         tokens = np.asarray(tokens, dtype=np.int64)
         if tokens.ndim != 2 or tokens.shape[0] != state.rows or tokens.shape[1] < 1:
-            raise ValueError(f"tokens have shape {tokens.shape}, wanted ({state.rows}, T >= 1)")
+            raise ValueError(f"tokens must have shape ({state.rows}, T >= 1), got {tokens.shape}")
         count, spare = tokens.shape[1], state.padded - state.rows
         self._check_capacity(int(state.lengths.max(initial=0)) + count)
         with self._call():
@@ -192,10 +192,10 @@ class DeviceBackend:
             return output
 
     def greedy(self, state: DeviceState, *, stop: int, max_steps: int) -> StepOutput:
-        """Feed `<bos>` and then each row's most probable token, until all have emitted `stop` or `max_steps` are done.
+        """Feed `<bos>`, then each row's most probable token, until every row has emitted `stop`.
 
-        Log-probabilities (B, S, V) and tokens (B, S) of S steps. Tokens of a row after its `stop` mean nothing. Uses
-        the state up.
+        Returns log-probabilities (B, S, V) and tokens (B, S) of S steps, at most `max_steps`. Ignore a row's values
+        after its `stop`. The state cannot be used afterwards.
         """
         self._check_capacity(max_steps)
         emitted: list[StepOutput] = []
@@ -205,7 +205,7 @@ class DeviceBackend:
             for step in range(max_steps + 1):
                 if step < max_steps:
                     self._enqueue_greedy_step(state, step)
-                if step > 0:  # the device works at the step after the one that is looked at
+                if step > 0:  # read the previous step while the device computes this one
                     emitted.append(self._read(state.lease.batch.outputs[(first + step - 1) % 2], state, 1))
                     running &= emitted[-1].next_token[:, 0] != stop
                     if not running.any():
@@ -220,7 +220,7 @@ class DeviceBackend:
         batch = state.lease.batch
         with self._decoder_step.lane.turn() as turn:
             buffers = turn.use(batch.device)
-            tokens = buffers.outputs[1 - state.parity]  # of the step before
+            tokens = buffers.outputs[1 - state.parity]  # of the previous step
             if step == 0:
                 turn.copy(tokens, self._bos, state.padded * INT64)
             turn.copy(buffers.position, self._positions + step * self.max_rows * INT64, state.padded * INT64)
@@ -231,7 +231,7 @@ class DeviceBackend:
     def _enqueue_step(
         self, turn: Turn, buffers: Buffers, state: DeviceState, count: int, tokens: Address, position: Address
     ) -> None:
-        """One decoder step of `count` tokens per row."""
+        """Enqueue one decoder step of `count` tokens per row."""
         d, rows = self._dimensions, state.padded
         outputs, pairs = buffers.outputs[state.parity], 2 * d.layers
         self._decoder_step.run(
@@ -255,11 +255,11 @@ class DeviceBackend:
         )
 
     def _outputs_of(self, buffers: Buffers, state: DeviceState, count: int) -> tuple[Address, int]:
-        """Where the outputs of a step are, and their bytes."""
+        """Return the address of a step's outputs, and their bytes."""
         return buffers.outputs[state.parity], outputs_size(state.padded, count, self._dimensions.vocabulary)
 
     def _read(self, staging: Staging, state: DeviceState, count: int) -> StepOutput:
-        """The outputs of a step, when the device is done with it."""
+        """Wait for a step, and return its outputs."""
         vocabulary = self._dimensions.vocabulary
         next_token = staging.read(0, state.rows * count * INT64).view(np.int64)
         log_probs_at = aligned(state.padded * count * INT64)
@@ -267,12 +267,14 @@ class DeviceBackend:
         return StepOutput(log_probs.reshape(-1, count, vocabulary), next_token.reshape(-1, count))
 
     def _check_capacity(self, tokens: int) -> None:
-        # An SDK may drop the write in silence.
+        # An SDK may silently drop a write past the end.
         if tokens > self._dimensions.capacity:
-            raise BackendError(f"{tokens} tokens in a row, the cache holds {self._dimensions.capacity}")
+            raise BackendError(
+                f"rows must have at most {self._dimensions.capacity} tokens, the capacity of the cache, got {tokens}"
+            )
 
     def gather(self, state: DeviceState, rows: Int64Array) -> None:
-        """Make the rows of a state's buffers `buffers[rows]`, in another batch if they are too many for this one."""
+        """Replace the rows of a state's buffers with `buffers[rows]`, in another batch if this one is too small."""
         crops, padded = state.crop_of_row, self._padded(len(rows))
         same_layout = padded == state.padded
         if same_layout and np.array_equal(rows, np.arange(len(rows))):
@@ -285,7 +287,7 @@ class DeviceBackend:
                 source, target = turn.use(state.lease.batch.device), turn.use(lease.batch.device)
                 # The last step wrote one buffer of the pair, so the other is free.
                 free, written = target.self_kv[state.parity], source.self_kv[1 - state.parity]
-                if not same_crops:  # rows of one crop are equal, and megabytes each
+                if not same_crops:  # rows of one crop have equal cross_kv, megabytes per row
                     cross_kv = target.cross_kv if moves else target.other_cross_kv()
                     self._gather(turn, (cross_kv, padded), (source.cross_kv, state.padded), rows, source.cross_row)
                 self._gather(turn, (free, padded), (written, state.padded), rows, source.self_row)
@@ -299,7 +301,7 @@ class DeviceBackend:
     def _gather(
         self, turn: Turn, target: tuple[Address, int], source: tuple[Address, int], rows: Int64Array, row_bytes: int
     ) -> None:
-        """Copy rows of tensors (2L, B, ...), given as (address, B). Rows that follow each other are one copy."""
+        """Copy rows of tensors (2L, B, ...), given as (address, B). Consecutive rows take one copy."""
         for to, row, count in runs(rows):
             turn.copy_strided(
                 (target[0] + to * row_bytes, target[1] * row_bytes),
@@ -309,9 +311,9 @@ class DeviceBackend:
             )
 
     def close(self) -> None:
-        """Wait for the calls under way, and release the device. Safe to call twice, and from any thread.
+        """Wait for running calls, and release the device. Safe to call twice, and from any thread.
 
-        Raises BackendError if a call does not come to an end.
+        Raises BackendError if a call does not end within two minutes.
         """
         with self._closing:
             if not self._released:
@@ -319,7 +321,7 @@ class DeviceBackend:
                 self._release()
 
     def _release(self) -> None:
-        """Release everything, also after an error that spoils the CUDA context: then each call fails."""
+        """Release all resources, even if the CUDA context is corrupt and every call fails."""
         self._released = True
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(BackendError):
@@ -333,17 +335,17 @@ class DeviceBackend:
 
 
 def padded_rows(rows: int, batch: BatchProfile) -> int:
-    """Rows that the device computes for a batch of `rows`: 1 to 8, 10, 12, 14, 16, 20, 24, ..., 64, 80, ...
+    """Round a batch up to a size the device computes: 1 to 8, 10, 12, 14, 16, 20, 24, ..., 64, 80, ...
 
-    Each number of rows needs CUDA graphs and an execution context of its own. Four sizes per doubling are few enough
-    to keep them all, and waste at most a fifth of the encoder's work; powers of two would waste up to a half.
+    Each size needs its own CUDA graphs and execution context. Four sizes per doubling are few enough to keep them all,
+    and waste at most a fifth of the encoder's work. Powers of two would waste up to half.
     """
     step = 1 << max(0, (rows - 1).bit_length() - 3)
     return min(max(-(-rows // step) * step, batch.min), batch.max)
 
 
 def runs(rows: Int64Array) -> Iterator[tuple[int, int, int]]:
-    """Yield (place, first row, count) per run of rows that follow each other: [3, 4, 0] -> (0, 3, 2), (2, 0, 1)."""
+    """Yield (place, first row, count) per run of consecutive rows: [3, 4, 0] -> (0, 3, 2), (2, 0, 1)."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end] != rows[end - 1] + 1:

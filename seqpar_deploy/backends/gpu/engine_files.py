@@ -1,10 +1,10 @@
-"""Engines beside a bundle, and what each is good for.
+"""The engine files of a bundle, and the checks before they are opened.
 
     BUNDLE/engines/<runtime>-<version>-<gpu>-<precision>/{encoder,decoder_step}.plan, engine.json
 
-Opening an engine runs native code that was compiled for one runtime and one GPU. So `engine.json` says which graphs,
-runtime, GPU and driver a plan was made from and for, and holds its SHA-256; what does not fit is refused, never tried.
-This is also the one file that imports TensorRT, in either of its flavours.
+Opening an engine runs native code that was compiled for one runtime and one GPU. So `engine.json` records the graphs,
+runtime, GPU and driver of each plan, and its SHA-256. Engines that do not match are rejected, never tried. This is also
+the only file that imports TensorRT and TensorRT-RTX.
 """
 
 from __future__ import annotations
@@ -35,30 +35,31 @@ GRAPHS = {"encoder": ENCODER, "decoder_step": DECODER_STEP}
 USED_OUTPUTS = frozenset({"cross_kv", "log_probs", "next_token", "self_kv_out"})  # not `pooled`: no drafts on the GPU
 
 Shape = tuple[int, ...]
-InputShapes = dict[str, tuple[Shape, Shape, Shape]]  # of each input: the least, the usual and the most
+InputShapes = dict[str, tuple[Shape, Shape, Shape]]  # per input: the smallest, the tuned and the largest shape
 
 
 def installed_runtimes() -> list[Runtime]:
-    """Which flavours of TensorRT are installed, without importing them."""
+    """Return the TensorRT runtimes that are installed, without importing them."""
     return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
 
 
 def import_runtime(name: Runtime) -> Any:
-    """The module of a flavour. Raises BackendUnavailableError."""
+    """Import a TensorRT runtime. Raises BackendUnavailableError."""
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: its libraries are another package, which may be missing
+    except (ImportError, OSError) as error:  # OSError: its libraries are in another package, which may be missing
         raise BackendUnavailableError(
             f"backend {name} cannot be loaded: {error}; pip install 'seqpar-deploy[{EXTRAS[name]}]'"
-            + (" (its libraries lie in NVIDIA's own package index; JetPack brings them)" if name == "tensorrt" else "")
+            + (" (its libraries are in NVIDIA's package index, JetPack has them)" if name == "tensorrt" else "")
         ) from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineIdentity:
-    """What a pair of engines was made from and for. A field that says None binds nothing.
+    """Identify a pair of engines: the graphs they were built from, and the runtime and GPU they were built for.
 
-    TensorRT-RTX builds without a GPU, for every GPU it knows: then `gpu`, `compute_capability` and `driver` are None.
+    A field that is None is not checked. TensorRT-RTX builds without a GPU, for every GPU it supports: then `gpu`,
+    `compute_capability` and `driver` are None.
     """
 
     runtime: Runtime
@@ -67,35 +68,38 @@ class EngineIdentity:
     compute_capability: str | None
     driver: int | None
     precision: str
-    onnx: Mapping[str, str]  # SHA-256 of every file that makes up the graphs
+    onnx: Mapping[str, str]  # SHA-256 of every file of the graphs
     batches: tuple[BatchProfile, ...]
-    version_compatible: bool = False  # runs on later versions of the same major one
-    hardware_compatible: bool = False  # runs on every GPU from Ampere on
-    strip_weights: bool = False  # its weights have to be put back from the graphs
+    version_compatible: bool = False  # also runs on later versions of the same major release
+    hardware_compatible: bool = False  # also runs on every GPU from Ampere on
+    strip_weights: bool = False  # needs its weights refitted from the graphs
 
     @property
     def folder_name(self) -> str:
         gpu = _slug(self.gpu) if self.gpu else "any-gpu"
         return f"{self.runtime}-{self.version}-{gpu}-{self.precision}"
 
-    def why_not(self, wanted: EngineIdentity) -> str | None:
-        """Why engines of this identity must not run where `wanted` is what a new build would be; None if they may."""
-        if self.onnx != wanted.onnx or self.precision != wanted.precision:
+    def why_not(self, here: EngineIdentity) -> str | None:
+        """Return the reason if these engines must not run on this machine, else None.
+
+        `here` is the identity that a new build on this machine would have.
+        """
+        if self.onnx != here.onnx or self.precision != here.precision:
             return "they were built from other graphs than the bundle's"
-        built, installed = _numbers(self.version), _numbers(wanted.version)
+        built, installed = _numbers(self.version), _numbers(here.version)
         # Compatible with later versions, never with earlier ones (TensorRT's documentation).
         compatible = self.version_compatible and built[0] == installed[0] and built <= installed
-        if self.version != wanted.version and not compatible:
-            return f"they were built by {self.runtime} {self.version}, installed is {wanted.version}"
+        if self.version != here.version and not compatible:
+            return f"{self.runtime} must be {self.version}, which built them, got {here.version}"
         if self.gpu is None:
             return None
         if self.hardware_compatible:
-            if _numbers(wanted.compute_capability or "0") < [8, 0]:
-                return f"they need compute capability 8.0, this GPU has {wanted.compute_capability}"
-        elif (self.gpu, self.compute_capability) != (wanted.gpu, wanted.compute_capability):
-            return f"they were built for {self.gpu} ({self.compute_capability}), this is {_gpu_text(wanted)}"
-        elif self.driver != wanted.driver:
-            return f"they were built under driver {self.driver}, this is {wanted.driver}"
+            if _numbers(here.compute_capability or "0") < [8, 0]:
+                return f"the GPU must have compute capability 8.0 or higher, got {here.compute_capability}"
+        elif (self.gpu, self.compute_capability) != (here.gpu, here.compute_capability):
+            return f"the GPU must be {self.gpu} ({self.compute_capability}), got {_gpu_text(here)}"
+        elif self.driver != here.driver:
+            return f"the driver must be {self.driver}, got {here.driver}"
         return None
 
 
@@ -110,7 +114,7 @@ def identity_of(
     hardware_compatible: bool = False,
     strip_weights: bool = False,
 ) -> EngineIdentity:
-    """The identity that engines built here and now would have."""
+    """Return the identity of engines that are built on this machine now."""
     graph_files = {
         name: entry["sha256"]
         for name, entry in bundle.manifest["files"].items()
@@ -133,7 +137,7 @@ def identity_of(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plans:
-    """SHA-256 of each plan."""
+    """Hold the SHA-256 of each plan."""
 
     encoder: str
     decoder_step: str
@@ -141,7 +145,7 @@ class _Plans:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _EngineJson:
-    """`engine.json`, beside the fields of EngineIdentity. `compiled` holds the SHA-256 of each runtime cache."""
+    """Hold the rest of `engine.json`, after EngineIdentity. `compiled` has the SHA-256 of each runtime cache."""
 
     format: Literal[1]
     plans: _Plans
@@ -150,14 +154,14 @@ class _EngineJson:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Engines:
-    """A pair of engines that may run here: what they are, and the plans, whose hashes have been checked."""
+    """Hold a pair of engines that may run on this machine, with checked plans."""
 
     path: Path
     identity: EngineIdentity
     plans: Mapping[str, bytes]
 
     def compiled(self, gpu: Gpu) -> bytes | None:
-        """What the runtime had compiled for this GPU when it was last closed, if the file is still what was saved."""
+        """Return the runtime cache saved for this GPU, or None if it is missing or its hash does not match."""
         try:
             content = (self.path / _compiled_name(gpu)).read_bytes()
             saved = _read(self.path)[1].compiled
@@ -167,36 +171,41 @@ class Engines:
 
 
 def has_engines(bundle: Bundle, runtime: Runtime) -> bool:
-    """Whether engines of a flavour lie beside the bundle, for whatever GPU."""
+    """Return whether the bundle has engines for a runtime, for any GPU."""
     return bool(_folders(bundle, runtime))
 
 
-def open_engines(bundle: Bundle, wanted: EngineIdentity) -> Engines:
-    """The engines beside a bundle that may run where `wanted` is what a new build would be.
+def open_engines(bundle: Bundle, here: EngineIdentity) -> Engines:
+    """Open the newest engines of a bundle that may run on this machine.
 
-    Raises EngineError, with the command that builds them: none there, stale, foreign or damaged.
+    Args:
+        bundle: The opened bundle.
+        here: The identity that a new build on this machine would have.
+
+    Raises:
+        EngineError: There are no engines, or they do not match or are damaged. It names the command that builds them.
     """
-    rebuild = f"build them here: seqpar-export engine {bundle.path} --runtime {wanted.runtime}"
+    rebuild = f"build them here: seqpar-export engine {bundle.path} --runtime {here.runtime}"
     reasons = []
-    for folder in _folders(bundle, wanted.runtime):
+    for folder in _folders(bundle, here.runtime):
         try:
             identity, described = _read(folder)
         except EngineError as error:
             reasons.append(f"engines in {folder} cannot be used: {error}")
             continue
-        reason = identity.why_not(wanted)
+        reason = identity.why_not(here)
         if reason is None:
             return Engines(
                 path=folder, identity=identity, plans=_plans(folder, dataclasses.asdict(described.plans), rebuild)
             )
         reasons.append(f"engines in {folder} cannot be used: {reason}")
     if not reasons:
-        raise EngineError(f"{bundle.path} has no engines for {wanted.runtime}; {rebuild}")
+        raise EngineError(f"{bundle.path} has no engines for {here.runtime}; {rebuild}")
     raise EngineError(f"{reasons[0]}; {rebuild}")
 
 
 def list_engines(bundle: Bundle) -> Iterator[tuple[Path, EngineIdentity | EngineError]]:
-    """Yield the folder of each pair of engines beside a bundle, and what it was made for, or why that is unknown."""
+    """Yield the folder of each pair of engines of a bundle, with its identity, or the error if it is unreadable."""
     for runtime in RUNTIMES:
         for folder in _folders(bundle, runtime):
             try:
@@ -206,14 +215,14 @@ def list_engines(bundle: Bundle) -> Iterator[tuple[Path, EngineIdentity | Engine
 
 
 def write_engine_json(folder: Path, identity: EngineIdentity) -> None:
-    """Write `engine.json`, with the hash of each plan in the folder, as its last file."""
+    """Write `engine.json` as the folder's last file, with the hash of each plan."""
     plans = {name: hashlib.sha256((folder / f"{name}.plan").read_bytes()).hexdigest() for name in GRAPHS}
     values = {"format": FORMAT, **dataclasses.asdict(identity), "plans": plans}
     (folder / ENGINE_JSON).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def save_compiled(engines: Engines, gpu: Gpu, content: bytes | None) -> None:
-    """Keep what the runtime compiled beside the engines, with its hash; where they cannot be written, do without."""
+    """Save a runtime cache and its hash beside the engines. A folder that cannot be written is skipped silently."""
     if content is None or content == engines.compiled(gpu):
         return
     file = engines.path / ENGINE_JSON
@@ -231,9 +240,9 @@ def _compiled_name(gpu: Gpu) -> str:
 
 
 def graph_profiles(bundle: Bundle, batches: Sequence[BatchProfile]) -> dict[str, list[InputShapes]]:
-    """The optimisation profiles of each graph, in the order they have in its engine.
+    """Return the optimisation profiles of each graph, in engine order.
 
-    The encoder has one a batch profile; the decoder step two, for one token a row and for any number of them.
+    The encoder has one per batch profile. The decoder step has two: for one token per row, and for any number.
     """
     capacity = bundle.dimensions.capacity
     one, any_number = (1, 1, 1), (1, min(8, capacity), capacity)
@@ -256,13 +265,13 @@ def _shapes(shape: Sequence[int | str], batch: BatchProfile, tokens: Shape) -> t
 
 
 def _folders(bundle: Bundle, runtime: Runtime) -> list[Path]:
-    """Folders of one flavour's engines, the newest first."""
+    """Return the engine folders of a runtime, newest first."""
     found = [file.parent for file in (bundle.path / ENGINES).glob(f"{runtime}-*/{ENGINE_JSON}")]
     return sorted(found, key=lambda folder: (folder / ENGINE_JSON).stat().st_mtime, reverse=True)
 
 
 def _read(folder: Path) -> tuple[EngineIdentity, _EngineJson]:
-    """Raises EngineError."""
+    """Read `engine.json`. Raises EngineError."""
     file = folder / ENGINE_JSON
     try:
         content = file.read_bytes()
@@ -275,16 +284,16 @@ def _read(folder: Path) -> tuple[EngineIdentity, _EngineJson]:
 
 
 def _plans(folder: Path, hashes: Mapping[str, str], rebuild: str) -> dict[str, bytes]:
-    """The plans, read once: what was hashed is what is run."""
+    """Read the plans once, so that the bytes that run are the bytes that were hashed."""
     plans = {}
-    for name, wanted in hashes.items():
+    for name, expected in hashes.items():
         file = folder / f"{name}.plan"
         try:
             plans[name] = file.read_bytes()
         except OSError as error:
             raise EngineError(f"{file} cannot be read: {error.strerror}; {rebuild}") from None
-        if (digest := hashlib.sha256(plans[name]).hexdigest()) != wanted:
-            raise EngineError(f"{file} has sha256 {digest[:12]}.., engine.json says {wanted[:12]}..; {rebuild}")
+        if (digest := hashlib.sha256(plans[name]).hexdigest()) != expected:
+            raise EngineError(f"{file} must have sha256 {expected[:12]}.., got {digest[:12]}..; {rebuild}")
     return plans
 
 

@@ -1,7 +1,7 @@
-"""One ONNX graph on one lane: its execution contexts, and CUDA graphs of the inferences that come again.
+"""Run one ONNX graph on one lane, with an execution context per input shape, and CUDA graphs of repeated inferences.
 
-A CUDA graph holds addresses, shapes and the state of the context it was captured from. So an execution context serves
-inputs of one set of shapes alone, and its CUDA graphs go with it (NVIDIA's advice: NVIDIA/TensorRT#3798).
+A CUDA graph contains addresses, shapes and the state of the context it was captured from. So an execution context is
+used for one set of input shapes, and its CUDA graphs are freed with it (NVIDIA's advice: NVIDIA/TensorRT#3798).
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ Addresses = Mapping[str, Address]
 
 _log = logging.getLogger(__name__)
 
-# Of one engine; the least recently used goes. Batches of 1 to 64 rows have 20 sizes, see decode.padded_rows.
-MOST_CONTEXTS, MOST_GRAPHS = 64, 16  # graphs: of one context
-_MOST_ATTEMPTS = 3  # to capture one inference
+# Contexts per engine and CUDA graphs per context. The least recently used is dropped. Batches of 1 to 64 rows have 20
+# sizes, see decode.padded_rows.
+MOST_CONTEXTS, MOST_GRAPHS = 64, 16
+_MOST_ATTEMPTS = 3  # captures per inference
 
 
 class Context(Protocol):
-    """One ONNX graph in one SDK, for inputs of one set of shapes."""
+    """Run one ONNX graph in one SDK, for one set of input shapes."""
 
     def enqueue(self, addresses: Addresses, turn: Turn) -> None:
         """Enqueue one inference between device addresses. Raises BackendError."""
         ...
 
     def close(self) -> None:
-        """Release what the SDK holds, while the lane is idle. Safe to call twice."""
+        """Release the SDK's objects. The lane must be idle. Safe to call twice."""
         ...
 
 
 class Executor(Protocol):
-    """One ONNX graph in one SDK."""
+    """Run one ONNX graph in one SDK."""
 
-    captures_by_itself: bool  # the SDK captures CUDA graphs, one in each context
+    captures_by_itself: bool  # whether the SDK captures CUDA graphs, one per context
 
     def context(self, profile: int, shapes: Shapes, turn: Turn) -> Context:
-        """A context for inputs of these shapes. Raises BackendError."""
+        """Create a context for these input shapes. Raises BackendError."""
         ...
 
     def close(self) -> None:
-        """Release what the SDK holds, while the lane is idle. Safe to call twice."""
+        """Release the SDK's objects. The lane must be idle. Safe to call twice."""
         ...
 
 
 @dataclasses.dataclass
 class _Inference:
-    """One that came before: its CUDA graph once it is captured, and how often that failed."""
+    """Hold a seen inference: its CUDA graph once captured, and the number of failed captures."""
 
     graph: Any = None
     failures: int = 0
@@ -69,10 +70,10 @@ class _Held:
 
 
 class Engine:
-    """Runs one ONNX graph in turns at its lane."""
+    """Run one ONNX graph in turns on its lane."""
 
     def __init__(self, executor: Executor, cuda: Cuda, *, name: str, lane: Lane, graphs: bool) -> None:
-        """`graphs`: capture inferences as CUDA graphs, unless the SDK does so by itself."""
+        """With `graphs`, inferences are captured as CUDA graphs, unless the SDK captures them itself."""
         self.lane = lane
         self._executor, self._cuda, self._name = executor, cuda, name
         self._capture = graphs and not executor.captures_by_itself
@@ -80,7 +81,10 @@ class Engine:
         self._contexts: collections.OrderedDict[Any, _Held] = collections.OrderedDict()
 
     def run(self, turn: Turn, profile: int, shapes: Shapes, addresses: Addresses) -> None:
-        """Enqueue one inference. The second of a kind is captured, later ones are replayed. Raises BackendError."""
+        """Enqueue one inference. The second with the same addresses is captured, later ones are replayed.
+
+        Raises BackendError.
+        """
         assert turn.lane is self.lane
         held = self._held(turn, profile, shapes, addresses)
         if not self._capture:
@@ -99,12 +103,12 @@ class Engine:
         held.inferences.move_to_end(key)
         if len(held.inferences) > MOST_GRAPHS:
             _, oldest = held.inferences.popitem(last=False)
-            turn.synchronise()  # it may be running
+            turn.synchronise()  # the graph may be running
             self._free(oldest)
 
     def _held(self, turn: Turn, profile: int, shapes: Shapes, addresses: Addresses) -> _Held:
         key: tuple[Any, ...] = (profile, tuple(shapes.items()))
-        if self._executor.captures_by_itself:  # it captures anew whenever addresses change, as they do at each step
+        if self._executor.captures_by_itself:  # such an SDK recaptures if addresses change, as they do at each step
             key += tuple(addresses.items())
         held = self._contexts.get(key)
         if held is None:
@@ -117,7 +121,7 @@ class Engine:
         return held
 
     def _try_to_capture(self, inference: _Inference, context: Context, addresses: Addresses, turn: Turn) -> None:
-        """Capture the inference that has just been enqueued: an SDK has then done its work for new shapes."""
+        """Capture the inference that was just enqueued: the SDK has then finished its setup for new shapes."""
         turn.synchronise()
         try:
             with turn.capturing() as graphs:
@@ -126,7 +130,7 @@ class Engine:
             inference.failures += 1
             _log.log(
                 logging.DEBUG if self._warned else logging.WARNING,
-                "an inference of the %s engine runs without a CUDA graph: %s",
+                "running the %s engine without a CUDA graph, which is slower: %s",
                 self._name,
                 error,
             )
@@ -136,7 +140,7 @@ class Engine:
 
     def _free(self, inference: _Inference) -> None:
         if inference.graph is not None:
-            with contextlib.suppress(BackendError):  # where the context is spoilt; the rest is released all the same
+            with contextlib.suppress(BackendError):  # fails if the CUDA context is corrupt: release the rest anyway
                 self._cuda.free_graph(inference.graph)
 
     def _close(self, held: _Held) -> None:
@@ -145,7 +149,7 @@ class Engine:
         held.context.close()
 
     def close(self) -> None:
-        """Release CUDA graphs, contexts and what the SDK holds, while the lane is idle. Safe to call twice."""
+        """Release CUDA graphs, contexts and the SDK's objects. The lane must be idle. Safe to call twice."""
         for held in self._contexts.values():
             self._close(held)
         self._contexts.clear()

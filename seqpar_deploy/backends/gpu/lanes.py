@@ -1,12 +1,12 @@
-"""Who may touch which memory, and when. The rules that keep threads, streams and the host apart are types of this file.
+"""Synchronise threads, CUDA streams and the host. The types of this file enforce three rules.
 
-1. A CUDA stream is reached through a `Turn` at its `Lane` alone, and a turn holds the lane's lock. So nothing is
-   enqueued on a stream while another thread captures there.
-2. `Guarded` memory is touched by one thread at a time, its owner. The device addresses come out of `Turn.use` alone,
-   which makes the lane wait for the work that other lanes enqueued on them, and leaves an event behind for the next.
-   So memory may change its owner at once, while the device still works on it.
-3. `Staging` is page-locked memory. The host reads and writes it through `read` and `write`, which wait for the last
-   copy that a turn enqueued.
+1. A CUDA stream is accessed only through a `Turn` of its `Lane`, and a turn holds the lane's lock. So no thread
+   enqueues work on a stream while another captures on it.
+2. `Guarded` memory has one owner thread at a time. Its device addresses are returned only by `Turn.use`, which makes
+   the lane wait for work on them in other lanes, and records an event for the next user. So memory can change its owner
+   while the device still works on it.
+3. `Staging` is page-locked memory. The host accesses it through `read` and `write`, which wait for the last copy that a
+   turn enqueued.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Lane:
-    """A CUDA stream, and the lock under which work is enqueued on it."""
+    """Own a CUDA stream, and the lock to hold while work is enqueued on it."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
@@ -34,7 +34,7 @@ class Lane:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[Turn]:
-        """This thread alone enqueues on the stream within the block. Not to be nested."""
+        """Give this thread exclusive access to the stream during the block. Turns of one lane cannot be nested."""
         with self._lock:
             turn = Turn(self._cuda, self, self._stream)
             try:
@@ -44,7 +44,7 @@ class Lane:
 
 
 class Turn:
-    """The right to enqueue work on a lane's stream, until the block of `Lane.turn` ends."""
+    """Enqueue work on a lane's stream, until the block of `Lane.turn` ends."""
 
     def __init__(self, cuda: Cuda, lane: Lane, stream: Any) -> None:
         self._cuda, self.lane = cuda, lane
@@ -54,16 +54,16 @@ class Turn:
     @property
     def _stream(self) -> Any:
         if self._open_stream is None:
-            raise RuntimeError("this turn has ended; work is enqueued within the block of Lane.turn")
+            raise RuntimeError("a turn must be open, got one that has ended; enqueue within the block of Lane.turn")
         return self._open_stream
 
     @property
     def handle(self) -> int:
-        """The stream's number, for an SDK that enqueues on it."""
+        """The stream's address, for an SDK that enqueues on it."""
         return native_handle(self._stream)
 
     def use(self, guarded: Guarded[T]) -> T:
-        """The memory, once the work of other lanes on it is done: the lane waits for that, the host does not."""
+        """Return guarded memory, and make the lane wait for other lanes' work on it. The host does not wait."""
         if guarded not in self._used:
             for lane, event in guarded.last_uses.items():
                 if lane is not self.lane:
@@ -72,7 +72,7 @@ class Turn:
         return guarded.memory
 
     def end(self) -> None:
-        """Leave an event behind for each memory in use, whether or not the turn failed."""
+        """Record an event for each guarded memory in use, even if the turn failed."""
         try:
             for guarded in self._used:
                 self._cuda.record(guarded.last_uses[self.lane], self._stream)
@@ -84,7 +84,7 @@ class Turn:
         self._cuda.copy(target, source, size, self._stream)
 
     def copy_strided(self, target: tuple[Address, int], source: tuple[Address, int], width: int, height: int) -> None:
-        """Copy `height` pieces of `width` bytes between (address, bytes from one piece to the next)."""
+        """Copy `height` rows of `width` bytes. `target` and `source` are (address, stride in bytes)."""
         self._cuda.copy_strided(target, source, width, height, self._stream)
 
     def clear(self, target: Address, size: int) -> None:
@@ -92,18 +92,18 @@ class Turn:
         self._cuda.clear(target, size, self._stream)
 
     def upload(self, target: Address, staging: Staging, size: int) -> None:
-        """Copy the first `size` bytes of staging to the device."""
+        """Copy the first `size` bytes of staging memory to the device."""
         self._cuda.copy(target, staging.address, size, self._stream)
         self._cuda.record(staging.copied, self._stream)
 
     def download(self, staging: Staging, source: Address, size: int) -> None:
-        """Copy `size` bytes from the device to the start of staging."""
+        """Copy `size` bytes from the device to the start of staging memory."""
         self._cuda.copy(staging.address, source, size, self._stream)
         self._cuda.record(staging.copied, self._stream)
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[list[Any]]:
-        """Record the work that the block enqueues in a CUDA graph, which the list holds afterwards."""
+        """Capture the work that the block enqueues in a CUDA graph, and append it to the yielded list."""
         with self._cuda.capturing(self._stream) as graphs:
             yield graphs
 
@@ -117,10 +117,10 @@ class Turn:
 
 
 class Guarded(Generic[T]):
-    """Device memory that several lanes touch, one after the other."""
+    """Guard device memory that several lanes use, one after the other."""
 
     def __init__(self, cuda: Cuda, lanes: Sequence[Lane], memory: T) -> None:
-        """`memory` holds the device addresses: they are for `Turn.use` to give out."""
+        """`memory` has the device addresses. Only `Turn.use` may return it."""
         self._cuda = cuda
         self.memory = memory
         self.last_uses: dict[Lane, Any] = {}
@@ -131,18 +131,18 @@ class Guarded(Generic[T]):
             failing.pop_all()
 
     def wait(self) -> None:
-        """Block the host until no enqueued work touches the memory."""
+        """Block the host until no enqueued work uses the memory."""
         for event in self.last_uses.values():
             self._cuda.wait_for(event)
 
     def free(self) -> None:
-        """Free the events. The memory is the caller's."""
+        """Free the events. The caller frees the memory."""
         for event in self.last_uses.values():
             self._cuda.free_event(event)
 
 
 class Staging:
-    """Page-locked memory of the host that turns copy from or to."""
+    """Hold page-locked host memory that turns copy from or to."""
 
     def __init__(self, cuda: Cuda, size: int) -> None:
         self._cuda = cuda
@@ -155,19 +155,19 @@ class Staging:
         self.address: Address = self._memory.ctypes.data
 
     def write(self, *arrays: npt.NDArray[Any], at: Sequence[int] = (0,)) -> None:
-        """Write arrays at these bytes, after the last copy."""
+        """Wait for the last copy, then write arrays at these byte offsets."""
         self._cuda.wait_for(self.copied)
         for array, start in zip(arrays, at, strict=True):
             self._memory[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     def read(self, start: int, size: int) -> npt.NDArray[np.uint8]:
-        """A copy of `size` bytes, after the last copy."""
+        """Wait for the last copy, then return a copy of `size` bytes."""
         self._cuda.wait_for(self.copied)
         content: npt.NDArray[np.uint8] = self._memory[start : start + size].copy()
         return content
 
     def free(self) -> None:
-        """Free the memory, after the last copy."""
+        """Wait for the last copy, then free the memory."""
         self._cuda.wait_for(self.copied)
         self._cuda.free_pinned(self._memory)
         self._memory = np.empty(0, np.uint8)

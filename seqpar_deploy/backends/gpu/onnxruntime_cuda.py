@@ -1,7 +1,8 @@
-"""ONNX Runtime on NVIDIA GPUs, where there is no TensorRT: the bundle's graphs as they are, decoding on the device.
+"""The backend `onnxruntime-cuda`: ONNX Runtime on NVIDIA GPUs, for machines without TensorRT.
 
-Each session works on the stream of a lane, between buffers of the backend, and no run waits for the device. Not yet
-measured on hardware: tests run this file on ONNX Runtime's CPU, with a stand-in for CUDA, see tests/backends/gpu.
+It runs the bundle's graphs unchanged and decodes on the device. Each session runs on the stream of a lane, between
+buffers of the backend, without waiting for the device. Not yet measured on hardware: tests run this file on ONNX
+Runtime's CPU provider, with a stand-in for CUDA, see tests/backends/gpu.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
-# GatherND, Concat and others copied from memory that a replay no longer finds (microsoft/onnxruntime#32120, #32121).
+# Before it, GatherND, Concat and others read freed memory in a replay (microsoft/onnxruntime#32120, #32121).
 CAPTURABLE = (1, 30)
 
 _TYPES = {
@@ -39,13 +40,13 @@ _TYPES = {
 
 
 class SessionContext:
-    """A session's inferences of inputs of one set of shapes."""
+    """Run a session for one set of input shapes."""
 
     def __init__(self, onnxruntime: Any, session: Any, name: str, device: str, shapes: Shapes) -> None:
         self._session, self._name, self._device, self._input_shapes = session, name, device, shapes
         self._no_waiting = onnxruntime.RunOptions()
         self._no_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        sizes: dict[Any, int] = {}  # of the dimensions that the graph leaves open, by their names
+        sizes: dict[Any, int] = {}  # the graph's dynamic dimensions, by name
         for value in session.get_inputs():
             sizes |= zip(value.shape, shapes[value.name], strict=True)
         self._inputs = [(value.name, _TYPES[value.type], list(shapes[value.name])) for value in session.get_inputs()]
@@ -55,7 +56,7 @@ class SessionContext:
         ]
 
     def enqueue(self, addresses: Addresses, turn: Turn) -> None:
-        """The session's stream is that of the turn."""
+        """Enqueue one inference. The session already runs on the turn's stream."""
         binding = self._session.io_binding()
         for name, dtype, shape in self._inputs:
             binding.bind_input(name, self._device, 0, dtype, shape, addresses[name])
@@ -64,15 +65,16 @@ class SessionContext:
                 binding.bind_output(name, self._device, 0, dtype, shape, addresses[name])
         try:
             self._session.run_with_iobinding(binding, self._no_waiting)
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class but this
-            raise BackendError(f"the {self._name} graph does not run for {dict(self._input_shapes)}: {error}") from None
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
+            reason = " ".join(str(error).split())[:300]
+            raise BackendError(f"the {self._name} graph failed for {dict(self._input_shapes)}: {reason}") from None
 
     def close(self) -> None:
         self._session = None
 
 
 class SessionExecutor:
-    """One graph in a session whose stream is a lane's."""
+    """Run one graph in a session on a lane's stream."""
 
     device = "cuda"
     captures_by_itself = False
@@ -82,18 +84,18 @@ class SessionExecutor:
         self._onnxruntime, self._name = onnxruntime, graph.stem
         options = {
             "user_compute_stream": str(turn.handle),
-            "use_tf32": "0",  # FP32 means FP32
-            "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search for each batch size costs more than it gains
+            "use_tf32": "0",  # FP32 is not replaced by TF32
+            "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search per batch size costs more time than it saves
             "arena_extend_strategy": "kSameAsRequested",  # doubling would take up to twice the memory
         }
         provider = PROVIDERS[self.device]
-        # Memory that a pattern sets aside is set aside when the second run has begun, which a capture does not allow.
+        # A memory pattern allocates at the start of the second run, which is not allowed in a capture.
         self._session = inference_session(
             onnxruntime, graph, [(provider, options if self.device == "cuda" else {})], enable_mem_pattern=False
         )
         if provider not in self._session.get_providers():
             raise BackendUnavailableError(
-                "ONNX Runtime found no usable CUDA device (driver, CUDA or cuDNN missing); use backend onnxruntime"
+                "ONNX Runtime found no usable CUDA device; check the driver, CUDA and cuDNN, or use backend onnxruntime"
             )
 
     def context(self, profile: int, shapes: Shapes, turn: Turn) -> SessionContext:
@@ -104,23 +106,28 @@ class SessionExecutor:
 
 
 class OnnxRuntimeCudaBackend(DeviceBackend):
-    """Runs a bundle's graphs as they are. Threads may share it."""
+    """Run a bundle's graphs in ONNX Runtime on an NVIDIA GPU. Threads may share it."""
 
     executor = SessionExecutor
 
     def __init__(self, bundle: Bundle, *, cuda_graphs: bool = False, cuda_python: Any = None) -> None:
         """Open the graphs on the first visible GPU.
 
-        `cuda_graphs` captures the work that ONNX Runtime enqueues. Default: off, as ONNX Runtime does not support it
-        officially (microsoft/onnxruntime#32081). `cuda_python` stands in for the real module.
+        Args:
+            bundle: The opened bundle.
+            cuda_graphs: Capture the work that ONNX Runtime enqueues. Default: False, since ONNX Runtime does not
+                officially support it (microsoft/onnxruntime#32081).
+            cuda_python: Replaces cuda-python's runtime module. Default: the real one.
 
-        Raises BackendUnavailableError (the SDK or the GPU is missing), BackendError.
+        Raises:
+            BackendUnavailableError: The SDK or the GPU is missing.
+            BackendError: The graphs cannot be opened.
         """
         onnxruntime = import_onnxruntime(self.executor.device)
         if cuda_graphs and _version(onnxruntime) < CAPTURABLE:
             raise BackendError(
-                f"cuda_graphs needs ONNX Runtime {'.'.join(map(str, CAPTURABLE))} or later, got "
-                f"{onnxruntime.__version__}: earlier ones read freed memory when a graph is replayed"
+                f"ONNX Runtime must be {'.'.join(map(str, CAPTURABLE))} or later for cuda_graphs, got "
+                f"{onnxruntime.__version__}, which reads freed memory in a replay; update it, or leave out cuda_graphs"
             )
         cuda_python = cuda_runtime() if cuda_python is None else cuda_python
         find_gpu(cuda_python)

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: opening the engines beside a bundle, and running them.
+"""The backends `tensorrt` and `tensorrt_rtx`: open the engines of a bundle, and run them.
 
 Not yet measured on hardware: tests run this file on stand-ins for the SDK and for CUDA, see tests/backends/gpu.
 """
@@ -31,20 +31,29 @@ from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
-# TensorRT-RTX captures the second inference of a context; the first ones exclude other threads' allocations.
+# TensorRT-RTX captures the second inference of a context. Other threads may not allocate during the first three.
 _INFERENCES_UNTIL_CAPTURED = 3
 
 
 class TensorRtBackend(DeviceBackend):
-    """Runs the engines beside a bundle. Threads may share it."""
+    """Run the engines of a bundle. Threads may share it."""
 
     def __init__(
         self, bundle: Bundle, *, runtime: Runtime, cuda_graphs: bool = True, sdk: Any = None, cuda_python: Any = None
     ) -> None:
-        """Open the engines for `runtime` on the first visible GPU.
+        """Open the engines on the first visible GPU.
 
-        `sdk` and `cuda_python` stand in for the real modules. Raises BackendUnavailableError (the SDK or the GPU is
-        missing, or the SDK does not support the GPU), EngineError (no engines that may run here), BackendError.
+        Args:
+            bundle: The opened bundle.
+            runtime: `tensorrt` or `tensorrt_rtx`.
+            cuda_graphs: Run repeated inferences as CUDA graphs. Default: True.
+            sdk: Replaces the TensorRT module. Default: the real one.
+            cuda_python: Replaces cuda-python's runtime module. Default: the real one.
+
+        Raises:
+            BackendUnavailableError: The SDK or the GPU is missing, or the SDK does not support the GPU.
+            EngineError: The bundle has no engines for this machine.
+            BackendError: The engines cannot be opened.
         """
         trt = import_runtime(runtime) if sdk is None else sdk
         cuda_python = cuda_runtime() if cuda_python is None else cuda_python
@@ -65,13 +74,13 @@ class TensorRtBackend(DeviceBackend):
         )
 
     def close(self) -> None:
-        """Release the device, and keep what TensorRT-RTX compiled for it. Safe to call twice, and from any thread."""
+        """Release the device, and save TensorRT-RTX's runtime cache. Safe to call twice, and from any thread."""
         super().close()
         save_compiled(self._opened, self._gpu, self._sdk.take_compiled())
 
 
 class SdkRuntime:
-    """Deserialises engines in one flavour of TensorRT, and hides how the flavours differ."""
+    """Deserialise engines in TensorRT or TensorRT-RTX, and hide their API differences."""
 
     def __init__(
         self,
@@ -83,7 +92,7 @@ class SdkRuntime:
         *,
         cuda_graphs: bool,
     ) -> None:
-        """`compiled` is what TensorRT-RTX had compiled for this GPU when its runtime was last closed."""
+        """`compiled` is the runtime cache that TensorRT-RTX saved for this GPU, if any."""
         self.rtx = identity.runtime == "tensorrt_rtx"
         self.captures_by_itself = self.rtx and cuda_graphs
         self._trt, self._cuda, self._identity, self._gpu = trt, cuda, identity, gpu
@@ -91,41 +100,42 @@ class SdkRuntime:
         self._log = _Log(trt)
         self.runtime = trt.Runtime(self._log.logger)
         if identity.version_compatible:
-            self.runtime.engine_host_code_allowed = True  # such a plan carries the runtime it was built for
+            self.runtime.engine_host_code_allowed = True  # such a plan contains its own runtime
         self._cache: Any = None
 
     def deserialise(self, plan: bytes, onnx: Path) -> Any:
-        """An engine. Raises BackendUnavailableError if the SDK does not support this GPU, BackendError."""
+        """Open an engine. Raises BackendUnavailableError if the SDK does not support this GPU, or BackendError."""
         with self._cuda.exclusive():
             self._check_validity(plan, onnx)
             engine = self.runtime.deserialize_cuda_engine(plan)
             if engine is None:
-                raise BackendError(f"{self._what} cannot open the engine of {onnx}: {self.complaint()}")
+                raise BackendError(f"{self._sdk_name} cannot open the engine of {onnx}: {self.complaint()}")
             if self._identity.strip_weights:
                 refitter = self._trt.Refitter(engine, self._log.logger)
                 parser = self._trt.OnnxParserRefitter(refitter, self._log.logger)
                 if not parser.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
-                    raise BackendError(f"{self._what} cannot put back the weights of {onnx}: {self.complaint()}")
+                    raise BackendError(f"{self._sdk_name} cannot refit the weights of {onnx}: {self.complaint()}")
         return engine
 
     def _check_validity(self, plan: bytes, onnx: Path) -> None:
-        """TensorRT-RTX says before it opens an engine whether it can run here; TensorRT has no such call."""
+        """Raise if TensorRT-RTX cannot run an engine on this GPU. TensorRT has no such check."""
         if not self.rtx:
             return
         validity, diagnostics = self.runtime.get_engine_validity(plan)
         if validity != self._trt.EngineValidity.INVALID:
             return
         causes = self._trt.EngineInvalidityDiagnostics.__members__.items()
-        said = [name.lower().replace("_", " ") for name, bit in causes if diagnostics & int(bit.value)]
-        if "unsupported cc" in said:
+        found = [name.lower().replace("_", " ") for name, bit in causes if diagnostics & int(bit.value)]
+        if "unsupported cc" in found:
             raise BackendUnavailableError(
-                f"{self._what} does not support {self._gpu.name} (compute capability "
+                f"{self._sdk_name} does not support {self._gpu.name} (compute capability "
                 f"{self._gpu.compute_capability}); use backend tensorrt or onnxruntime-cuda"
             )
-        raise BackendError(f"{self._what} cannot run the engine of {onnx} here: {', '.join(said) or self.complaint()}")
+        reason = ", ".join(found) or self.complaint()
+        raise BackendError(f"{self._sdk_name} cannot run the engine of {onnx} on this GPU: {reason}")
 
     def context(self, engine: Any) -> Any:
-        """A new execution context, whose memory is for `set_device_memory`. Raises BackendError."""
+        """Create an execution context, which needs `set_device_memory`. Raises BackendError."""
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         with self._cuda.exclusive():
             if self.rtx:
@@ -138,17 +148,17 @@ class SdkRuntime:
             else:
                 context = engine.create_execution_context(strategy)
         if context is None:
-            raise BackendError(f"{self._what} cannot make an execution context: {self.complaint()}")
+            raise BackendError(f"{self._sdk_name} cannot create an execution context: {self.complaint()}")
         return context
 
     @contextlib.contextmanager
     def may_capture(self) -> Iterator[None]:
-        """No other thread allocates while the SDK may capture within the block."""
+        """Keep other threads from allocating during the block, if the SDK captures CUDA graphs itself."""
         with self._cuda.exclusive() if self.captures_by_itself else contextlib.nullcontext():
             yield
 
     def _runtime_cache(self, config: Any) -> Any:
-        """One for all engines. The SDK ignores content that does not fit the GPU or the version."""
+        """Return the cache of all engines. The SDK ignores content of another GPU or version."""
         if self._cache is None:
             self._cache = config.create_runtime_cache()
             if self._compiled:
@@ -156,21 +166,21 @@ class SdkRuntime:
         return self._cache
 
     def take_compiled(self) -> bytes | None:
-        """What has been compiled for this GPU, once; None if the flavour does not compile when it runs."""
+        """Return the runtime cache once, then None. TensorRT has none."""
         cache, self._cache = self._cache, None
         return bytes(cache.serialize()) if cache is not None else None
 
     def complaint(self) -> str:
-        """The last error that the SDK logged."""
+        """Return the last error that the SDK logged."""
         return self._log.last or "it gives no reason"
 
     @property
-    def _what(self) -> str:
+    def _sdk_name(self) -> str:
         return f"{self._identity.runtime} {self._identity.version}"
 
 
 class _Log:
-    """Keeps the SDK's last error, which it would print."""
+    """Keep the SDK's last error, which it would otherwise print."""
 
     def __init__(self, trt: Any) -> None:
         self.last = ""
@@ -188,9 +198,9 @@ class _Log:
 
 
 class TensorRtExecutor:
-    """One engine. Its contexts run one after the other on one lane, so they share their scratch memory.
+    """Run one engine. Its contexts run one after the other on one lane, so they share their scratch memory.
 
-    CUDA graphs hold the address of that memory: it stays until the end.
+    CUDA graphs contain the address of that memory, so it is freed last.
     """
 
     def __init__(self, sdk: SdkRuntime, cuda: Cuda, plan: bytes, onnx: Path) -> None:
@@ -199,11 +209,11 @@ class TensorRtExecutor:
         self._engine = sdk.deserialise(plan, onnx)
         self._scratch_size = int(self._engine.device_memory_size_v2)
         self._scratch = cuda.allocate(self._scratch_size)
-        # Made at opening, because some engines are refused only here; the first inference takes it.
+        # Created at opening, since some engines fail only here. The first inference uses it.
         self._spare: Any = sdk.context(self._engine)
 
     def context(self, profile: int, shapes: Shapes, turn: Turn) -> TensorRtContext:
-        """A context for inputs of these shapes. Raises BackendError."""
+        """Create a context for these input shapes. Raises BackendError."""
         context, self._spare = self._spare or self._sdk.context(self._engine), None
         context.set_device_memory(self._scratch, self._scratch_size)
         if not context.set_optimization_profile_async(profile, turn.handle):
@@ -213,14 +223,14 @@ class TensorRtExecutor:
         return TensorRtContext(self._sdk, context, lambda: self._refuses(shapes))
 
     def _refuses(self, shapes: Shapes) -> BackendError:
-        return BackendError(f"the {self._name} engine does not run for {dict(shapes)}: {self._sdk.complaint()}")
+        return BackendError(f"the {self._name} engine failed for {dict(shapes)}: {self._sdk.complaint()}")
 
     def close(self) -> None:
         self._spare = self._engine = None
 
 
 class TensorRtContext:
-    """An execution context, whose profile and shapes are set."""
+    """Run an execution context whose profile and shapes are set."""
 
     def __init__(self, sdk: SdkRuntime, context: Any, refuses: Any) -> None:
         self._sdk, self._context, self._refuses = sdk, context, refuses

@@ -1,1 +1,1 @@
-"""Where a bundle leaves its checkpoint: stage by stage, then node by node."""
+"""Find the stage and the node at which a bundle's outputs start to differ from its checkpoint's."""

@@ -1,4 +1,4 @@
-"""Two graphs of one network, run on the same inputs: the error of each stage, and the node at which it jumps."""
+"""Compare two graphs of one network on the same inputs: the error of each stage, and the node at which it jumps."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, Unit
 
-_JUMP = 10  # times the greatest error of all that a result is computed from
+_JUMP = 10  # a jump is at least this many times the largest error of the inputs
 
 
 class Error(NamedTuple):
-    """RMS of the difference over RMS of what is wanted, and the greatest difference; infinite where not finite."""
+    """The RMS of the difference over the RMS of the reference, and the largest difference. Both may be infinite."""
 
     relative: float
     largest: float
 
 
 class Step(NamedTuple):
-    """The relative error of what a unit's inputs are computed from, and of what it makes."""
+    """The relative error before a unit, of all tensors that it depends on, and after it, of its outputs."""
 
     unit: Unit
     before: float
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageError:
-    """How far a stage's results are from the checkpoint's, see `Error`; None where there is nothing to compare with."""
+    """Hold the error of a stage's outputs, see `Error`. None if the checkpoint's graph has no such tensors."""
 
     part: str
     stage: str
@@ -45,9 +45,9 @@ class StageError:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Jump:
-    """The first place of a part at which the error jumps (`sudden`), or else passes the noise.
+    """Describe the first place of a part at which the error jumps (`sudden`), or else exceeds the noise.
 
-    `node` and `operator` are None when the stage's error is gone once its nodes run one by one.
+    `node` and `operator` are None if the stage has no error with its nodes run one by one.
     """
 
     part: str
@@ -62,20 +62,20 @@ class Jump:
         change = f"from {self.before:.1e} to {self.after:.1e}"
         if self.node is None:
             return (
-                f"{self.part}: the error goes {change} in {self.stage}, but not with its nodes run one by one: the "
-                "backend's fusion of them makes it"
+                f"{self.part}: the error grows {change} in {self.stage}, but not with its nodes run one by one: the "
+                "backend's fusion of them causes it"
             )
         if math.isinf(self.after):
             return f"{self.part}: values overflow at {self.node}; the error before it is {self.before:.1e}"
         if self.sudden:
             return f"{self.part}: the error jumps {change} at {self.node}"
-        return f"{self.part}: the error grows without a jump, and passes the noise at {self.node}, {change}"
+        return f"{self.part}: the error grows without a jump, and exceeds the noise at {self.node}, {change}"
 
 
 class Comparison:
-    """One graph of a bundle beside the reference's. `stages` and `jumps` hold what `compare` has found so far.
+    """Compare one graph of a bundle with the reference's. `stages` and `jumps` have the results so far.
 
-    `noise` is the relative error of computing in the bundle's precision.
+    `noise` is the relative error that the bundle's precision causes by itself.
     """
 
     def __init__(self, graph: StagedGraph, reference: StagedGraph, noise: float) -> None:
@@ -83,15 +83,15 @@ class Comparison:
         self.stages: list[StageError] = []
         self.jumps: list[Jump] = []
         self._same = _counterparts(graph, reference)
-        # A choice among equals may fall either way: that is no error.
+        # A tie may be resolved either way, so outputs of ArgMax are not errors.
         self._choices = {name for node in graph.nodes if node.op_type == "ArgMax" for name in node.output}
 
     def compare(
         self, part: str, inputs: Mapping[str, Array], reference_inputs: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run both; (the bundle's, the reference's) results between stages, their outputs among them."""
+        """Run both graphs. Returns the tensors between stages, outputs included, of the bundle and the reference."""
         stages = self._graph.stages
-        got, wanted, errors = self._read(stages, inputs, reference_inputs)
+        got, expected, errors = self._read(stages, inputs, reference_inputs)
         overflowing = self._graph.overflowing(inputs)
         for stage in stages:
             if stage.name in overflowing:
@@ -115,28 +115,28 @@ class Comparison:
             jump = _jump(part, found, _first_jump(_steps(nodes, errors, before), self._noise), self._noise)
             if jump.node is None or jump.node not in {known.node for known in self.jumps}:
                 self.jumps.append(jump)
-        return got, wanted
+        return got, expected
 
     def _read(
         self, units: Sequence[Unit], inputs: Mapping[str, Array], reference_inputs: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Error]]:
-        """What the units make, in the bundle and in the reference, and the errors of it and of the inputs."""
+        """Return the units' outputs in the bundle and in the reference, and the errors of them and of the inputs."""
         names = [name for unit in units for name in unit.outputs]
         got = self._graph.read(inputs, names)
         there = dict.fromkeys(self._same[name] for name in names if name in self._same)
-        wanted = self._reference.read(reference_inputs, [name for name in there if name not in reference_inputs])
+        expected = self._reference.read(reference_inputs, [name for name in there if name not in reference_inputs])
         errors = {
-            name: _error(value, wanted[self._same[name]] if name in self._same else None)
+            name: _error(value, expected[self._same[name]] if name in self._same else None)
             for name, value in got.items()
             if name not in self._choices
         }
-        return got, wanted, errors
+        return got, expected, errors
 
 
 def _counterparts(graph: StagedGraph, reference: StagedGraph) -> dict[str, str]:
-    """Tensors of a bundle, and the reference's that hold the same values.
+    """Map tensors of a bundle to those of the reference with the same values.
 
-    Precisions differ in their casts, so what a cast gives is compared with what it was given.
+    Precisions have different casts, so the output of a cast is compared with the reference of its input.
     """
     same = {name: name for name in graph.tensors & reference.tensors}
     for node in graph.nodes:
@@ -147,17 +147,17 @@ def _counterparts(graph: StagedGraph, reference: StagedGraph) -> dict[str, str]:
     named = sum(name in same for node in graph.nodes for name in node.output)
     if named < len(graph.nodes) / 2:
         raise ExportError(
-            f"of the bundle's {len(graph.nodes)} nodes only {named} are named as the checkpoint's are: it is of an "
-            "older version; export it again with seqpar-export"
+            f"at least half of the bundle's {len(graph.nodes)} nodes must have the names of the checkpoint's, got "
+            f"{named}, so an older version made it; export the bundle again with seqpar-export"
         )
     return same
 
 
 def _steps(units: Iterable[Unit], errors: Mapping[str, Error], reached: dict[str, float]) -> list[Step]:
-    """The units' errors, in the order of computation.
+    """Return the units' errors in the order of computation.
 
-    Before is the greatest error of all that a unit's inputs are computed from: a mask or a sum can hide an error for
-    a while. `reached` holds it for each tensor, and is carried on.
+    `before` is the largest error of all tensors that a unit depends on, since a mask or a sum can hide an error for a
+    while. `reached` has it per tensor, and is updated.
     """
     steps = []
     for unit in units:
@@ -169,7 +169,7 @@ def _steps(units: Iterable[Unit], errors: Mapping[str, Error], reached: dict[str
 
 
 def _first_jump(steps: Sequence[Step], noise: float) -> Step | None:
-    """Where the error first jumps, or else where it passes the noise."""
+    """Return the first step at which the error jumps, or else the first at which it exceeds the noise."""
     jump = next((step for step in steps if step.jumps(noise)), None)
     return jump or next((step for step in steps if step.before <= noise < step.after), None)
 
@@ -187,17 +187,17 @@ def _jump(part: str, stage: Step, node: Step | None, noise: float) -> Jump:
     )
 
 
-def _error(got: Array, wanted: Array | None) -> Error:
-    """(0, 0) for finite values that nothing is known of."""
-    if not np.isfinite(got).all() or (wanted is not None and got.shape != wanted.shape):
+def _error(got: Array, expected: Array | None) -> Error:
+    """Return the error of a tensor: (0, 0) for finite values without a reference."""
+    if not np.isfinite(got).all() or (expected is not None and got.shape != expected.shape):
         return Error(math.inf, math.inf)
-    if wanted is None:
+    if expected is None:
         return Error(0.0, 0.0)
-    return Error(relative_error(got, wanted), float(np.abs(got.astype(np.float64) - wanted).max(initial=0)))
+    return Error(relative_error(got, expected), float(np.abs(got.astype(np.float64) - expected).max(initial=0)))
 
 
-def relative_error(got: Array, wanted: Array) -> float:
-    """RMS of the difference over RMS of what is wanted."""
-    wanted = wanted.astype(np.float64)
-    off, size = np.linalg.norm(got - wanted), np.linalg.norm(wanted)
+def relative_error(got: Array, expected: Array) -> float:
+    """Return the RMS of the difference over the RMS of the reference."""
+    expected = expected.astype(np.float64)
+    off, size = np.linalg.norm(got - expected), np.linalg.norm(expected)
     return float(off / size) if size else math.inf if off else 0.0

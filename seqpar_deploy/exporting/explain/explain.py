@@ -1,9 +1,9 @@
-"""Where does a bundle leave its checkpoint? The first stage and the first node at which its error jumps.
+"""Find the first stage and the first node at which a bundle's outputs differ from its checkpoint's.
 
-The checkpoint is exported again in FP32 and both graphs run on the same crops and tokens: first with every stage's
-results compared, then, inside the first stage whose error jumps, those of every node. A fault outside the graphs
-(preprocessing, decoding, the cache's owner) is not looked for: then the graphs agree, and the explanation says so. A
-fault less than ten times as large as the precision's own error is not told from it.
+The checkpoint is exported again in FP32, and both graphs run on the same crops and tokens. First the outputs of every
+stage are compared, then those of every node in the first stage with a jump of the error. Faults outside the graphs
+(preprocessing, decoding, cache handling) are not found: then the graphs agree, and the conclusion reports that. A fault
+must be at least ten times as large as the precision's own error to be found.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import PAD
 
-# Relative errors of computing in a precision, over a whole network.
+# Relative error that each precision causes over a whole network.
 NOISE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """A bundle's graphs beside its checkpoint's, on one backend.
+    """Hold the comparison of a bundle's graphs with its checkpoint's, on one backend.
 
-    `export_error` is the greatest relative error of the FP32 graphs' outputs against PyTorch's.
+    Attributes:
+        backend: Name of the backend.
+        compute_precision: Precision of the comparison.
+        noise: Relative error that the precision causes by itself.
+        export_error: Largest relative error of the FP32 graphs' outputs, compared with PyTorch's.
+        stages: The error of each stage.
+        jumps: At most one place per part, in the order of computation.
     """
 
     backend: BackendName
@@ -48,33 +54,35 @@ class Explanation:
     noise: float
     export_error: float
     stages: tuple[StageError, ...]
-    jumps: tuple[Jump, ...]  # at most one a part, in the order of computation
+    jumps: tuple[Jump, ...]
 
     @property
     def conclusion(self) -> str:
-        """One sentence for each place found, or one that says that there is none."""
-        said = [str(jump) for jump in self.jumps]
+        """One line per place found, or one that the graphs agree."""
+        lines = [str(jump) for jump in self.jumps]
         if not self.export_error <= NOISE["fp32"]:
-            said.insert(0, f"the FP32 export itself is {self.export_error:.1e} from PyTorch: the exporter is at fault")
-        return "\n".join(said) or (
+            lines.insert(
+                0, f"the FP32 export differs from PyTorch by {self.export_error:.1e}: the exporter is at fault"
+            )
+        return "\n".join(lines) or (
             f"the graphs agree within noise on {self.backend} (relative error at most "
             f"{max((s.relative or 0 for s in self.stages), default=0):.1e}, noise up to {self.noise:.0e}): the "
-            "difference is made by another backend, by preprocessing or by decoding"
+            "difference is caused by another backend, by preprocessing or by decoding"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: what is not finite becomes None."""
+        """Convert to plain values for JSON. NaN and infinity become None."""
         return {"conclusion": self.conclusion, **finite(dataclasses.asdict(self))}
 
     def format(self) -> str:
-        """A table of the stages, and the conclusion."""
+        """Format a table of the stages, and the conclusion."""
         width = max(len(name) for stage in self.stages for name in (stage.part, f"  {stage.stage}"))
         lines = []
         for part, stages in itertools.groupby(self.stages, key=lambda stage: stage.part):
-            lines.append(f"{part:{width}}  relative error  greatest difference")
+            lines.append(f"{part:{width}}  relative error  largest difference")
             for stage in stages:
                 relative, largest = ("-" if v is None else f"{v:.1e}" for v in (stage.relative, stage.largest))
-                lines.append(f"{f'  {stage.stage}':{width}}  {relative:>14}  {largest:>19}")
+                lines.append(f"{f'  {stage.stage}':{width}}  {relative:>14}  {largest:>18}")
         return "\n".join([*lines, "", self.conclusion])
 
 
@@ -89,14 +97,24 @@ def explain(
     compute_precision: ComputePrecision = "native",
     progress: Progress = silent,
 ) -> Explanation:
-    """Compare a bundle's graphs on `backend` with those of its checkpoint in FP32 on ONNX Runtime.
+    """Compare a bundle's graphs on a backend with those of its checkpoint, in FP32 on ONNX Runtime.
 
-    `compute_precision` int8 compares the bundle's 8-bit graphs; bf16 needs a backend that has it.
+    Args:
+        bundle: The opened bundle.
+        model: The checkpoint's network in float32.
+        token_table: Its token table (V, d) in float32.
+        crops: A few prepared crops, uint8 (B, H, W, 3).
+        tokens: The checkpoint's greedy sequences of them, int64 (B, C), right-padded, starting with `<bos>`.
+        backend: Name of the backend. Default: `onnxruntime`.
+        compute_precision: `native`, `bf16`, or `int8` for the bundle's 8-bit graphs. Default: `native`.
+        progress: Receives the progress of each stage. Default: none is reported.
 
-    `model` and `token_table` (V, d) are the checkpoint in float32; `crops` uint8 (B, H, W, 3) prepared, a few;
-    `tokens` int64 (B, C) what the checkpoint says of them, from `<bos>` on and right-padded.
+    Returns:
+        The errors of all stages, and the places at which they jump.
 
-    Raises ExportError (the bundle is of another architecture, or its nodes have no names), BackendUnavailableError.
+    Raises:
+        ExportError: The bundle has another architecture, or its nodes have no names.
+        BackendUnavailableError: The backend is not installed, or does not support the precision.
     """
     _check_fit(bundle, model)
     eager = EagerBackend(model, token_table, bundle.preprocessing)
@@ -131,18 +149,18 @@ def compare_graphs(
     compute_precision: ComputePrecision = "native",
     progress: Progress = silent,
 ) -> Explanation:
-    """`explain` with the FP32 graphs that lie in the folder `reference`."""
+    """Run `explain` with the FP32 graphs in the folder `reference`."""
     run, exact = runs_on(backend, compute_precision), runs_on("onnxruntime")
     noise = NOISE[bundle.precision if compute_precision == "native" else compute_precision]
     encoder_graph, step_graph = graphs_for(bundle, compute_precision)
 
-    def comparison(graph: Path, wanted: str) -> Comparison:
-        return Comparison(StagedGraph(graph, run), StagedGraph(reference / wanted, exact), noise)
+    def comparison(graph: Path, name: str) -> Comparison:
+        return Comparison(StagedGraph(graph, run), StagedGraph(reference / name, exact), noise)
 
     with progress("comparing the encoder"):
         encoder = comparison(encoder_graph, ENCODER)
-        _, wanted = encoder.compare("encoder", {"crops": crops}, {"crops": crops})
-        cross_kv = wanted["cross_kv"]
+        _, expected = encoder.compare("encoder", {"crops": crops}, {"crops": crops})
+        cross_kv = expected["cross_kv"]
     with progress("comparing the decoder step"):
         step = comparison(step_graph, DECODER_STEP)
         tokens = tokens[:, : np.count_nonzero((tokens != PAD).any(0))]
@@ -164,27 +182,27 @@ def compare_graphs(
 
 
 def _compare_steps(step: Comparison, tokens: Int64Array, cross_kv: Array, d: Dimensions) -> Array:
-    """The first half of the tokens in one call, the rest in another that reads the first's cache; both graphs have
-    the reference's `cross_kv`, so that an error of the encoder is not one here.
+    """Compare the first half of the tokens in one call, and the rest in another that reads the cache of the first.
 
-    The reference's log-probabilities (B, T, V).
+    Both graphs get the reference's `cross_kv`, so that errors of the encoder do not count here. Returns the reference's
+    log-probabilities (B, T, V).
     """
     rows, used = tokens.shape
-    got_kv = wanted_kv = np.zeros((2 * d.layers, rows, d.heads, d.capacity, d.head_size), dtype=np.float32)
+    got_kv = expected_kv = np.zeros((2 * d.layers, rows, d.heads, d.capacity, d.head_size), dtype=np.float32)
     log_probs = []
     for start, stop in ((0, used // 2), (used // 2, used)):
         part = f"decoder_step, tokens {start} to {stop - 1}" + (", from the cache" if start else "")
         inputs = {"tokens": tokens[:, start:stop], "position": np.full(rows, start), "cross_kv": cross_kv}
-        got, wanted = step.compare(part, {**inputs, "self_kv": got_kv}, {**inputs, "self_kv": wanted_kv})
-        got_kv, wanted_kv = got["self_kv_out"], wanted["self_kv_out"]
-        log_probs.append(wanted["log_probs"])
+        got, expected = step.compare(part, {**inputs, "self_kv": got_kv}, {**inputs, "self_kv": expected_kv})
+        got_kv, expected_kv = got["self_kv_out"], expected["self_kv_out"]
+        log_probs.append(expected["log_probs"])
     return np.concatenate(log_probs, axis=1)
 
 
 def _check_fit(bundle: Bundle, model: SequencePAR) -> None:
     for name, got in dataclasses.asdict(bundle.dimensions).items():
-        if got != (wanted := getattr(model.architecture, name)):
+        if got != (expected := getattr(model.architecture, name)):
             raise ExportError(
-                f"{bundle.path} is of another network: its {name} is {got}, the checkpoint's {wanted}; "
-                "give the checkpoint it was made from"
+                f"{bundle.path}: {name} must be {expected} as in the checkpoint, got {got}; "
+                "pass the checkpoint that the bundle was exported from"
             )

@@ -1,7 +1,7 @@
-"""A bundle's graph as the stages of its network, and the tensors inside it made readable.
+"""Split a bundle's graph into stages, and read the tensors inside it.
 
-Nodes are named after the modules they come from (see graphs.py), so stages are found by name: each numbered module
-(`decoder.layers.0`) is one, and so is what the network computes between two of them.
+Nodes are named after their modules (see graphs.py), so stages are found by name: each numbered module, for example
+`decoder.layers.0`, is a stage, and so are the nodes between two of them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from seqpar_deploy.onnx_file import external_data_locations
 Array = npt.NDArray[Any]
 Run = Callable[[Path, Mapping[str, Array], Sequence[str]], list[Array]]  # (graph, inputs, names) -> outputs
 
-# These move and choose, and compute nothing: between two stages they belong to the first.
+# These operators move or select values without arithmetic. Between two stages, they belong to the first.
 _MOVES = {
     *("ArgMax", "Cast", "Concat", "Expand", "Gather", "Identity"),
     *("Reshape", "Shape", "Squeeze", "Transpose", "Unsqueeze"),
 }
-_STAGES_AT_ONCE = 6  # of ViT-L/14, in FP16: 130 MB a crop
+_STAGES_AT_ONCE = 6  # for ViT-L/14 in FP16, their tensors take 130 MB per crop
 _NUMBERED_MODULE = re.compile(r".*?\.\d+(?=[./])")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A stage or a node of a graph: the tensors it reads from outside, and those others read from it."""
+    """Describe a stage or a node of a graph, with the tensors it reads from other units, and those that others read."""
 
     name: str
     inputs: tuple[str, ...]
@@ -45,7 +45,7 @@ class Unit:
     nodes: tuple[onnx.NodeProto, ...]
 
     def each_node(self) -> list[Unit]:
-        """Its nodes, as units of their own."""
+        """Return one unit per node."""
         return [
             Unit(name=node.name, inputs=tuple(node.input), outputs=tuple(node.output), nodes=(node,))
             for node in self.nodes
@@ -53,7 +53,7 @@ class Unit:
 
 
 class StagedGraph:
-    """One graph, in topological order; nothing is loaded before `read` runs it."""
+    """Hold one graph in topological order. Weights are loaded when `read` runs it."""
 
     def __init__(self, path: Path, run: Run) -> None:
         self._path, self._run = path, run
@@ -67,22 +67,22 @@ class StagedGraph:
 
     @property
     def tensors(self) -> set[str]:
-        """Names of its inputs and of all that its nodes make."""
+        """Names of its inputs and of all outputs of its nodes."""
         return {*self._dtypes, *(name for node in self.nodes for name in node.output)}
 
     def read(self, inputs: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
-        """Run the graph; the inputs, cast to its own types, and these of its tensors.
+        """Run the graph, and return its inputs, cast to its types, and these of its tensors.
 
-        Reading a tensor keeps a runtime from fusing across it.
+        A tensor that is read keeps the runtime from fusing nodes across it.
         """
         cast = self._cast(inputs)
         return {**cast, **self._run_nodes(self.nodes, cast, tensors)}
 
     def overflowing(self, inputs: Mapping[str, Array]) -> set[str]:
-        """Stages of a graph with FP16 in it in which a value is beyond that: the first, and perhaps some after it.
+        """Return the stages of an FP16 graph with values beyond FP16's range: the first, and perhaps some after it.
 
-        CPUs compute FP16 in FP32, and only what is read is rounded: such a value may leave no trace in any result, and
-        still be the end of them on a GPU. So all are read, a few stages at a time.
+        CPUs compute FP16 in FP32 and round only the tensors that are read, so such a value may not show in the outputs,
+        but makes them useless on a GPU. So all tensors are read, a few stages at a time.
         """
         if not any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in self._model.graph.initializer):
             return set()
@@ -94,7 +94,7 @@ class StagedGraph:
             values = self._run_nodes(nodes, known, [name for node in nodes for name in node.output])
             beyond = {name for name, value in values.items() if not np.isfinite(value).all()}
             found |= {stage.name for stage in stages for node in stage.nodes if beyond & {*node.output}}
-            if found:  # what follows computes with infinities
+            if found:  # later stages compute with infinities
                 break
             known |= {name: values[name] for stage in stages for name in stage.outputs}
         return found
@@ -105,7 +105,7 @@ class StagedGraph:
     def _run_nodes(
         self, nodes: Sequence[onnx.NodeProto], known: Mapping[str, Array], tensors: Sequence[str]
     ) -> dict[str, Array]:
-        """These tensors, which the nodes make of those `known` and of weights."""
+        """Run nodes on the tensors `known`, and return these of their outputs."""
         read = {name for node in nodes for name in node.input}
         inputs = {name: value for name, value in known.items() if name in read}
         with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ class StagedGraph:
     def _part(
         self, nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Array], outputs: Sequence[str], folder: Path
     ) -> Path:
-        """A graph of these nodes; the weights are linked to, as runtimes want them beside the graph."""
+        """Write a graph of these nodes to a folder, with links to the weights, which runtimes require beside it."""
         whole = self._model.graph
         infos = {value.name: value for value in (*whole.value_info, *whole.input, *whole.output)}
         read = {name for node in nodes for name in node.input}
@@ -142,7 +142,7 @@ def _info(name: str, value: Array) -> onnx.ValueInfoProto:
 
 
 def runs_on(backend: BackendName, compute_precision: ComputePrecision = "native") -> Run:
-    """Runs graphs in a backend's runtime."""
+    """Return a function that runs graphs in a backend's runtime."""
 
     def run(graph: Path, inputs: Mapping[str, Array], tensors: Sequence[str]) -> list[Array]:
         session = open_session(graph, backend, compute_precision=compute_precision)
@@ -181,7 +181,7 @@ def _stages(graph: onnx.GraphProto) -> list[Unit]:
 
 
 def _stage_name(nodes: Sequence[onnx.NodeProto]) -> str:
-    """The numbered module, or else the last computation."""
+    """Return the numbered module, or else the last node with arithmetic."""
     if numbered := _NUMBERED_MODULE.match(nodes[0].name):
         return numbered[0]
     return next((node.name for node in reversed(nodes) if node.op_type not in _MOVES), nodes[-1].name)

@@ -1,4 +1,4 @@
-"""Detectors: the built-in one, any detector exported to ONNX, and boxes from elsewhere.
+"""Detectors: the built-in one, detectors exported to ONNX, and boxes of another program.
 
-Each is a `seqpar_deploy.video.types.Detector`, as is any object with its two methods.
+Each implements `seqpar_deploy.video.types.Detector`. Any object with its two methods does.
 """

@@ -1,4 +1,4 @@
-"""Foreground -> people: blobs that are one person, parts of a person, or several people."""
+"""Converts foreground blobs to people. A blob may be a person, a part of one, or several people."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import numpy.typing as npt
 from seqpar_deploy.video.detect.height_model import HeightModel
 
 Mask = npt.NDArray[np.bool_]
-Part = tuple[int, int, int, int, tuple[int, ...]]  # edges, and numbers of what it is of
+Part = tuple[int, int, int, int, tuple[int, ...]]  # edges, and the labels of its components
 
 SPECK = 20  # pixels; smaller blobs are noise
-WIDTH = 0.4  # of a person to their height
-FILLED = 0.3  # least share of a person's box that is foreground
-MOST_PEOPLE = 8  # in one blob
-LEAST_BODY = 0.08  # foreground of a person, in squares of their height
-NEXT_HEAD = 0.06  # how far the upper edge rises to the next head, to a person's height
-ASIDE = 0.06  # arms and bags, to a person's height
-SIDE_BY_SIDE = 0.4  # to a person's height: wider blobs may be two
-GUESSED = 0.6  # score of a person taken off a blob, or of a blob of unlikely size
+WIDTH = 0.4  # width of a person, as a share of the height; so are the other lengths here
+FILLED = 0.3  # minimum share of foreground in a person's box
+MOST_PEOPLE = 8  # per blob
+LEAST_BODY = 0.08  # minimum foreground of a person, as a share of the height squared
+NEXT_HEAD = 0.06  # minimum rise of the upper edge to the next head
+ASIDE = 0.06  # width of arms and bags on each side
+SIDE_BY_SIDE = 0.4  # width from which a blob may be two people
+GUESSED = 0.6  # score of a person separated from a blob, or of a blob of unlikely size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blob:
-    """Foreground that hangs together, or belongs together: edges, and the mask within them. `cut` at the picture's
-    edge."""
+    """A region of foreground: its edges, and the mask within them. `cut` means at the picture's edge."""
 
     left: int
     top: int
@@ -61,7 +60,7 @@ class Found:
 
 
 def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], heights: HeightModel) -> list[Blob]:
-    """The blobs of a mask; once people's heights are known, parts above each other are joined."""
+    """Return the blobs of a mask. If people's heights are known, parts above each other are joined."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     parts: list[Part] = [
         (x, y, x + w, y + h, (label,)) for label, (x, y, w, h, area) in _rows(stats, count) if area >= SPECK
@@ -83,7 +82,7 @@ def find_blobs(cv2: Any, mask: npt.NDArray[np.uint8], heights: HeightModel) -> l
 
 
 def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found]:
-    """Return the people in a blob. One that looks like one person of at least `smallest` pixels updates `heights`."""
+    """Return the people in a blob. A blob that looks like one person of `smallest` pixels or more updates `heights`."""
     upright = 1.6 < blob.height / blob.width < 4.5 and blob.filled > FILLED and blob.height >= smallest
     if not heights.known:
         if upright and not blob.cut:
@@ -103,7 +102,7 @@ def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found
 
 
 def _taken_off(blob: Blob, heights: HeightModel) -> list[Found]:
-    """Find people by the heads on a blob's upper edge, the highest first, each removed with the pixels below."""
+    """Separate people by the heads on a blob's upper edge, the highest first."""
     left_over = blob.mask.copy()
     people: list[Found] = []
     rows = len(left_over)
@@ -115,7 +114,7 @@ def _taken_off(blob: Blob, heights: HeightModel) -> list[Found]:
         height = heights.of_head(blob.top + top)
         left, right = _shoulders(upper, height)
         body = left_over[top : round(top + height) + 1, left:right]
-        if body.sum() < LEAST_BODY * height**2:  # no person: something that sticks out
+        if body.sum() < LEAST_BODY * height**2:  # too small for a person, for example a raised arm
             left_over[top : top + max(2, round(0.08 * height)), left:right] = False
             continue
         inside_rows = np.flatnonzero(body.any(axis=1))
@@ -134,8 +133,10 @@ def _taken_off(blob: Blob, heights: HeightModel) -> list[Found]:
 
 
 def _shoulders(upper: npt.NDArray[np.int64], height: float) -> tuple[int, int]:
-    """The first and behind the last column of whoever has the highest head of an upper edge: as far as a person is
-    wide, or to where the edge is lowest before it rises to the next head."""
+    """Return the columns (first, last + 1) of the person with the highest head of an upper edge.
+
+    They end at a person's width, or at the lowest point before the edge rises to the next head.
+    """
     top = int(upper.min())
     crown = np.flatnonzero(upper <= top + 0.06 * height)
     crown = crown[np.abs(crown - int(upper.argmin())) <= 0.15 * height]
@@ -146,7 +147,7 @@ def _shoulders(upper: npt.NDArray[np.int64], height: float) -> tuple[int, int]:
 
 
 def _until_valley(upper: npt.NDArray[np.int64], height: float) -> int:
-    """How many columns of an upper edge, from a head outwards, belong to it."""
+    """Return the number of columns of an upper edge, from a head outwards, that belong to this head."""
     lowest = np.maximum.accumulate(upper)
     rises = np.flatnonzero(upper < lowest - NEXT_HEAD * height)
     reach = round((WIDTH / 2 + ASIDE) * height)
@@ -158,7 +159,7 @@ def _until_valley(upper: npt.NDArray[np.int64], height: float) -> int:
 
 
 def _stacked(parts: list[Part], heights: HeightModel) -> list[Part]:
-    """Join parts that lie above each other and together are no larger than a person, from the lowest up."""
+    """Join parts that lie above each other and are together no larger than a person, from the lowest up."""
     waiting, joined = sorted(parts, key=lambda part: -part[3]), []
     while waiting:
         one = waiting.pop(0)

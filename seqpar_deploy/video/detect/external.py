@@ -1,15 +1,15 @@
-"""Detections from elsewhere: a file or a pipe of boxes, or a function.
+"""Detections of another program or library: boxes from a file, a pipe or a function.
 
-JSON Lines, one line per frame, in the order of the frames:
+The format is JSON Lines, with one line per frame in the order of the frames:
 
     {"frame": 12, "boxes": [[501, 159, 529, 232, 0.9], [466, 169, 504, 248]]}
     {"timestamp": 1.3, "boxes": []}
     {"stream": "gate", "frame": 12, "boxes": [[10, 20, 60, 180]]}
 
-`boxes` are left, top, right, bottom in pixels of the frame, and optionally a score from 0 to 1 (default 1). Each line
-has either `frame`, which counts from 0 as `Frame.index`, or `timestamp`, the stream's time in seconds as
-`Frame.timestamp`. `stream` is needed if there are several streams. Other keys are ignored. A frame without a line has
-no boxes. With a pipe, a frame waits until its line, a later one or the end arrives.
+A box is left, top, right, bottom in pixels of the frame, and optionally a score, 0 to 1 (default: 1). Each line has
+either `frame`, counted from 0 as `Frame.index`, or `timestamp`, the stream's time in seconds as `Frame.timestamp`.
+`stream` is required if there are several streams. Other keys are ignored. A frame without a line has no boxes. With a
+pipe, a frame waits for its line, a later line or the end.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from seqpar_deploy.errors import DetectorError
 from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.types import Box, Frame
 
-TOLERANCE = 0.02  # seconds by which a line's timestamp and the frame's may differ
-MOST_WAITING = 10_000  # lines kept for streams that are behind
+TOLERANCE = 0.02  # seconds that the timestamps of line and frame may differ
+MOST_WAITING = 10_000  # maximum number of unread lines per stream; the oldest are dropped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class _Line:
     boxes: tuple[Box, ...]
 
     def compare(self, frame: Frame) -> int:
-        """-1 if this is of an earlier frame, 0 if of this one, 1 if of a later one."""
+        """Return -1 if the line is for an earlier frame, 0 if for this one, 1 if for a later one."""
         if self.frame is not None:
             return (self.frame > frame.index) - (self.frame < frame.index)
         assert self.timestamp is not None
@@ -47,9 +47,13 @@ class _Line:
 
 
 class ExternalDetections:
-    """A `Detector` that reads JSON Lines from a file, or from standard input if `source` is "-".
+    """A `Detector` that reads JSON Lines of boxes, at most to the line after the current frame.
 
-    Reads no further than the current frame. Raises DetectorError, with the line's number, if a line cannot be read.
+    Args:
+        source: A file, or "-" for standard input.
+
+    Raises:
+        DetectorError: The file cannot be opened. `detect` raises it for an invalid line, and names its number.
     """
 
     def __init__(self, source: Path | str) -> None:
@@ -59,14 +63,16 @@ class ExternalDetections:
         self._ended = False
         self._waiting: dict[str | None, collections.deque[_Line]] = collections.defaultdict(collections.deque)
         self._streams: set[str] = set()
-        self._unnamed = False  # whether there are lines without a stream
+        self._unnamed = False  # whether a line had no stream
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Return the boxes of this frame's line."""
+        """Return the boxes in the frame's line, none if it has no line."""
         self._streams.add(frame.stream)
         if self._unnamed and len(self._streams) > 1:
             several = ", ".join(sorted(self._streams))
-            raise DetectorError(f'{self._source}: each line needs "stream", as there are several streams: {several}')
+            raise DetectorError(
+                f'lines of {self._source} must have "stream" for several streams, {several}, got a line without it'
+            )
         found: tuple[Box, ...] = ()
         while (line := self._first(frame.stream)) is not None and (order := line.compare(frame)) <= 0:
             if order == 0:
@@ -75,14 +81,14 @@ class ExternalDetections:
         return list(found)
 
     def close(self) -> None:
-        """Close the file; standard input is left open."""
+        """Close the file. Standard input stays open."""
         self._ended = True
         self._waiting.clear()
         if self._file is not sys.stdin:
             self._file.close()
 
     def _first(self, stream: str) -> _Line | None:
-        """Return the first line of a stream not taken yet; None at the end of the file."""
+        """Return the first unread line of a stream, None at the end of the file."""
         while True:
             for name in (stream, None):
                 if self._waiting[name]:
@@ -101,9 +107,12 @@ class ExternalDetections:
             if not text.strip():
                 return
             line = _parse(text)
+        except _LineError as error:
+            raise DetectorError(f"{self._source} line {self._number}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise self._error(
-                f"cannot be read ({error}); expected " + '{"frame": 0, "boxes": [[l, t, r, b, score]]}'
+            raise DetectorError(
+                f"{self._source} line {self._number} must be like "
+                f'{{"frame": 0, "boxes": [[10, 20, 60, 180, 0.9]]}}, got {_cause(error)}'
             ) from None
         self._unnamed |= line.stream is None
         waiting = self._waiting[line.stream]
@@ -111,18 +120,23 @@ class ExternalDetections:
         if len(waiting) > MOST_WAITING:
             waiting.popleft()
 
-    def _error(self, problem: str) -> DetectorError:
-        return DetectorError(f"{self._source}: line {self._number} {problem}")
-
 
 class FunctionDetector:
-    """A `Detector` from a function: uint8 RGB (h, w, 3) -> rows of left, top, right, bottom and optionally a score."""
+    """A `Detector` that calls a function.
+
+    Args:
+        function: Takes a frame, uint8 RGB (h, w, 3). Returns rows of left, top, right, bottom in pixels, and optionally
+            a score, 0 to 1 (default: 1).
+
+    Example:
+        watch("street.mp4", recognizer, detector=FunctionDetector(lambda image: my_model(image)))
+    """
 
     def __init__(self, function: Callable[[RgbImage], Iterable[Sequence[float]]]) -> None:
         self._function = function
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Return the boxes the function finds."""
+        """Return the boxes that the function returns. Raises DetectorError if they are invalid."""
         try:
             return [_box(row) for row in self._function(frame.image)]
         except (ValueError, TypeError) as error:
@@ -138,14 +152,14 @@ def _open(source: Path | str) -> TextIO:
     try:
         return open(source, encoding="utf-8")
     except OSError as error:
-        raise DetectorError(f"{source} cannot be read: {error.strerror}; expected a JSON Lines file of boxes") from None
+        raise DetectorError(f"{source} cannot be read: {error.strerror}; name a JSON Lines file of boxes") from None
 
 
 def _parse(text: str) -> _Line:
-    values: dict[str, Any] = json.loads(text)
+    values: dict[str, Any] = json.loads(text.strip())
     frame, timestamp, stream = values.get("frame"), values.get("timestamp"), values.get("stream")
     if (frame is None) == (timestamp is None):
-        raise ValueError('it needs either "frame" or "timestamp"')
+        raise _LineError('keys must include "frame" or "timestamp", got ' + ("none" if frame is None else "both"))
     return _Line(
         stream=None if stream is None else str(stream),
         frame=None if frame is None else int(frame),
@@ -154,11 +168,25 @@ def _parse(text: str) -> _Line:
     )
 
 
+class _LineError(ValueError):
+    """A line that is JSON, but has other values."""
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"a syntax error at column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are not UTF-8"
+    if isinstance(error, KeyError):
+        return f"no key {error}"
+    return "values nested too deeply" if isinstance(error, RecursionError) else "values of another kind"
+
+
 def _box(row: Sequence[float]) -> Box:
     numbers = [float(value) for value in row]
     if len(numbers) not in (4, 5):
-        raise ValueError(f"a box must have left, top, right, bottom and optionally a score, got {len(numbers)} numbers")
+        raise _LineError(f"boxes must be left, top, right, bottom and optionally a score, got {len(numbers)} numbers")
     left, top, right, bottom = numbers[:4]
     if not (left < right and top < bottom):
-        raise ValueError(f"a box must have left < right and top < bottom, got {numbers[:4]}")
+        raise _LineError(f"boxes must have left < right and top < bottom, got {numbers[:4]}")
     return Box(left=left, top=top, right=right, bottom=bottom, score=numbers[4] if len(numbers) == 5 else 1.0)

@@ -1,4 +1,4 @@
-"""Height of people by their position in a fixed camera's image, learned from observations."""
+"""Learns the height of people at each position in a fixed camera's image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import collections
 
 import numpy as np
 
-ENOUGH = 40  # observations until there is a model
-RECENT = 600
+ENOUGH = 40  # observations before the first fit
+RECENT = 600  # observations to keep
 EVERY = 20  # observations between two fits
 
 
 class HeightModel:
     """A line from the position of the feet to the height, both in pixels, fitted by least absolute deviations.
 
-    Over flat ground this is exact for a camera without roll.
+    The line is exact on flat ground, for a camera without roll.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class HeightModel:
         return self._offset is not None
 
     def add(self, bottom: float, height: float) -> None:
-        """Record a person with their feet at `bottom` who seems to be `height` tall."""
+        """Record a person whose feet are at `bottom` and whose box is `height` tall."""
         self._observations.append((bottom, height))
         self._new += 1
         if len(self._observations) >= ENOUGH and self._new >= EVERY:
@@ -36,11 +36,11 @@ class HeightModel:
             self._new = 0
 
     def of_feet(self, bottom: float) -> float:
-        """Height of a person whose feet are at `bottom`. Only if `known`."""
+        """Return the height of a person whose feet are at `bottom`. Valid if `known`."""
         return max(1.0, self._slope * bottom + (self._offset or 0.0))
 
     def of_head(self, top: float) -> float:
-        """Height of a person whose head is at `top`. Only if `known`."""
+        """Return the height of a person whose head is at `top`. Valid if `known`."""
         return max(1.0, (self._slope * top + (self._offset or 0.0)) / max(0.3, 1 - self._slope))
 
     def _fit(self) -> None:

@@ -1,19 +1,19 @@
-"""What a detector's outputs mean, seen in their names and shapes.
+"""Recognises the layout of a detector's outputs by their names and shapes.
 
-Where the layouts are from:
+Layouts and their sources (C classes, A anchors, Q queries, N boxes):
 
-- YOLOv8, 11 (`output0` (1, 4 + C, A)), YOLOv10, 26 and `nms=True` ((1, N, 6): edges, score, class), and RT-DETR as
-  Ultralytics exports it ((1, Q, 4 + C), of the picture's size): Ultralytics' exporter; all in pixels of the
-  letterboxed input but the last. Metadata `names` tell the classes.
-- YOLOv5, 7 ((1, A, 5 + C), an objectness before the classes; three anchors a place); YOLOv7 `--end2end --max-wh`
-  ((N, 7): picture, edges, class, score).
-- RT-DETR and D-FINE of their authors: `labels`, `boxes`, `scores`, boxes multiplied by the input `orig_target_sizes`
-  as (w, h) (lyuwenyu/RT-DETR `tools/export_onnx.py`, Peterande/D-FINE `tools/deployment/export_onnx.py`). The same
-  three, beside a count, come from graphs that end in TensorRT's EfficientNMS.
+- YOLOv8, 11: `output0` (1, 4 + C, A). YOLOv10, 26 and `nms=True`: (1, N, 6) of edges, score, class. Both in pixels of
+  the letterboxed input. RT-DETR of Ultralytics: (1, Q, 4 + C), relative to the picture's size. All from Ultralytics'
+  exporter, whose metadata `names` lists the classes.
+- YOLOv5, 7: (1, A, 5 + C), an objectness before the classes, three anchors per cell. YOLOv7 `--end2end --max-wh`:
+  (N, 7) of picture, edges, class, score.
+- RT-DETR and D-FINE of their authors: `labels`, `boxes`, `scores`. Boxes are multiplied by the input
+  `orig_target_sizes` as (w, h) (lyuwenyu/RT-DETR `tools/export_onnx.py`, Peterande/D-FINE
+  `tools/deployment/export_onnx.py`). Graphs that end in TensorRT's EfficientNMS have these three and a count.
 - Hugging Face Optimum: `logits` (1, Q, C) and `pred_boxes` (1, Q, 4), centres and sizes from 0 to 1. DETR and YOLOS
-  have 92 classes (softmax, the last is nothing), Deformable DETR 91, RT-DETR and D-FINE 80 (sigmoid).
-- RF-DETR: `dets` (1, Q, 4) as above and `labels` (1, Q, 91), sigmoid, ImageNet's mean and deviation
-  (roboflow/rf-detr `rfdetr/detr.py`, `rfdetr/main.py`).
+  have 92 classes (softmax, the last is "no object"), Deformable DETR 91, RT-DETR and D-FINE 80 (sigmoid).
+- RF-DETR: `dets` (1, Q, 4) like `pred_boxes`, and `labels` (1, Q, 91), sigmoid, with ImageNet's mean and standard
+  deviation (roboflow/rf-detr `rfdetr/detr.py`, `rfdetr/main.py`).
 - PaddleDetection by paddle2onnx: inputs `im_shape`, `scale_factor`; (N, 6): class, score, edges.
 - torchvision: `boxes` (N, 4), `labels` and `scores` (N,), COCO's classes from 1.
 - TensorFlow's detection API: `detection_boxes` (top, left, bottom, right from 0 to 1), `_classes` from 1, `_scores`.
@@ -33,8 +33,8 @@ from seqpar_deploy.errors import DetectorError
 from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling
 
 PEOPLE = ("person", "pedestrian", "people", "human")
-MANY = 1000  # queries are fewer, anchors are more
-WANTED = (
+MANY = 1000  # detectors have fewer queries and more anchors
+KNOWN = (
     "YOLO's (1, 4 + classes, anchors) or (1, anchors, 5 + classes), (1, N, 6) or (N, 7) after NMS, boxes with scores "
     "and labels, or pred_boxes with logits of the DETR family"
 )
@@ -45,7 +45,7 @@ Found = tuple[FloatArray, FloatArray]  # edges (N, 4) in pixels of the picture, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """`decode` turns the graph's outputs into people; `suppress` if boxes of one person still have to be told apart."""
+    """`decode` converts the graph's outputs to people. `suppress` if the graph needs non-maximum suppression."""
 
     name: str
     fit: Fit
@@ -57,10 +57,10 @@ class Layout:
 def recognize(
     outputs: Arrays, picture: PictureInput, *, names: Mapping[int, str], person_class: int | None, inputs: set[str]
 ) -> Layout:
-    """The layout of a graph, from one run of it.
+    """Recognise the layout of a graph by the outputs of one run.
 
-    `names` are the classes' where the file tells, `inputs` the names of all its inputs. Raises DetectorError that
-    shows the outputs.
+    `names` are the classes in the file's metadata, if any. `inputs` are the names of all inputs. Raises DetectorError
+    that lists the outputs.
     """
     arrays = {name.removesuffix(":0"): array for name, array in outputs.items()}
     graph = _Graph(outputs=arrays, picture=picture, names=names, person_class=person_class, inputs=inputs)
@@ -68,11 +68,11 @@ def recognize(
         layout = family(graph)
         if layout is not None:
             return dataclasses.replace(layout, decode=_by_plain_name(layout.decode))
-    raise DetectorError(f"its outputs are {_shapes(arrays)}; wanted {WANTED}")
+    raise DetectorError(f"its outputs must be {KNOWN}, got {_shapes(arrays)}; export it in one of these layouts")
 
 
 def class_names(metadata: Mapping[str, str]) -> dict[int, str]:
-    """Ultralytics' `names`, a Python dict or list as text; empty if there are none."""
+    """Return the classes in Ultralytics' metadata `names`, the text of a Python dict or list. Empty if none."""
     try:
         names = ast.literal_eval(metadata.get("names", "{}"))
     except (ValueError, SyntaxError):
@@ -83,7 +83,7 @@ def class_names(metadata: Mapping[str, str]) -> dict[int, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Graph:
-    """What there is to recognise a layout by."""
+    """The properties of a graph by which its layout is recognised."""
 
     outputs: Arrays
     picture: PictureInput
@@ -93,36 +93,36 @@ class _Graph:
 
     @property
     def size(self) -> FloatArray:
-        """Width, height, width, height of the picture."""
+        """Width, height, width, height of the picture in pixels."""
         return np.array([self.picture.width, self.picture.height] * 2, dtype=np.float32)
 
     @property
     def places(self) -> int:
-        """Cells of YOLO's three grids."""
+        """Number of cells of YOLO's three grids."""
         return sum((self.picture.height // step) * (self.picture.width // step) for step in (8, 16, 32))
 
     def people(self, usual: int | None) -> list[int]:
-        """The classes that are people; `usual` where neither the caller nor the file says. Raises DetectorError."""
+        """Return the classes of people, `usual` if neither caller nor file defines them. Raises DetectorError."""
         if self.person_class is not None:
             return [self.person_class]
         if self.names:
             found = [number for number, name in self.names.items() if name.lower() in PEOPLE]
             if not found:
                 some = ", ".join(list(self.names.values())[:5])
-                raise DetectorError(f"its classes are {some} ..., none of them person; say which with person_class")
+                raise DetectorError(f"its classes must include person, got {some}, ...; set person_class")
             return found
         if usual is None:
             raise DetectorError(
-                f"its outputs are {_shapes(self.outputs)} and it does not name its classes; say which is the person "
-                "with person_class"
+                f"its class of people must be known, got outputs {_shapes(self.outputs)} without class names; set "
+                "person_class"
             )
         return [usual]
 
     def people_of(self, classes: int) -> list[int]:
-        """As `people`, where it is known how many classes there are: COCO's 80, or 91 with gaps, or only people."""
+        """Return `people` for this number of classes: COCO has 80, or 91 with gaps, and 1 means only people."""
         found = self.people({1: 0, 80: 0, 90: 0, 91: 1, 92: 1}.get(classes))
         if max(found) >= classes:
-            raise DetectorError(f"it has {classes} classes; wanted person_class below that, got {max(found)}")
+            raise DetectorError(f"person_class must be below {classes}, its number of classes, got {max(found)}")
         return found
 
 
@@ -139,7 +139,7 @@ def _tensorflow(graph: _Graph) -> Layout | None:
 
 
 def _labels_boxes_scores(graph: _Graph) -> Layout | None:
-    """Boxes (1, N, 4) with labels and scores (1, N); or without the first dimension, as torchvision exports them."""
+    """Boxes (1, N, 4) with labels and scores (1, N). torchvision omits the first dimension."""
     boxes = [name for name, array in graph.outputs.items() if array.ndim in (2, 3) and array.shape[-1] == 4]
     if len(boxes) != 1:
         return None
@@ -150,7 +150,7 @@ def _labels_boxes_scores(graph: _Graph) -> Layout | None:
     if len(labels) != 1 or len(scores) != 1:
         return None
     counts = [name for name, array in graph.outputs.items() if array.size == 1 and "num" in name]
-    people = graph.people(0 if edges.ndim == 3 else 1)  # torchvision counts COCO's 91 from 1
+    people = graph.people(0 if edges.ndim == 3 else 1)  # torchvision numbers COCO's 91 classes from 1
 
     def decode(outputs: Arrays) -> Found:
         rows = int(outputs[counts[0]].flat[0]) if counts else None
@@ -184,7 +184,7 @@ def _detr(graph: _Graph) -> Layout | None:
 
 
 def _rows(graph: _Graph) -> Layout | None:
-    """One person a row, after NMS."""
+    """One person per row, after NMS."""
     name, array = _main(graph)
     if array.ndim == 2 and array.shape[1] == 7:
         people = graph.people(0)
@@ -212,7 +212,7 @@ def _rows(graph: _Graph) -> Layout | None:
 
 
 def _yolo(graph: _Graph) -> Layout | None:
-    """Every anchor's centre, size and class scores."""
+    """Centre, size and class scores of each anchor."""
     name, array = _main(graph)
     if array.ndim != 3 or array.shape[0] != 1:
         return None
@@ -221,7 +221,7 @@ def _yolo(graph: _Graph) -> Layout | None:
         return _dense(graph, name, columns_first=True, objectness=False, values=rows)
     if rows == graph.places and columns != 4 + len(graph.names):
         raise DetectorError(
-            f"its output {name} {array.shape} could be of YOLOv6 or of YOLOX, which differ; export it with NMS inside"
+            f"its layout must be unambiguous, got output {name} {array.shape} of YOLOv6 or YOLOX; export it with NMS"
         )
     if rows == graph.places:
         return _dense(graph, name, columns_first=False, objectness=False, values=columns)
@@ -234,7 +234,7 @@ def _yolo(graph: _Graph) -> Layout | None:
 
 def _dense(graph: _Graph, name: str, *, columns_first: bool, objectness: bool, values: int) -> Layout:
     before = 5 if objectness else 4
-    # What comes after the classes are coefficients of masks or key points.
+    # The values after the classes are coefficients of masks or key points.
     classes = len(graph.names) if 0 < len(graph.names) <= values - before else values - before
     people = [before + number for number in graph.people_of(classes)]
 
@@ -258,7 +258,7 @@ def _queries(graph: _Graph, name: str, *, classes: int) -> Layout:
 
 
 def _main(graph: _Graph) -> tuple[str, npt.NDArray[Any]]:
-    """The first output; those behind it are prototypes of masks, or counts."""
+    """Return the first output. Later ones are prototypes of masks, or counts."""
     return next(iter(graph.outputs.items()))
 
 
@@ -272,7 +272,7 @@ def _of_class(edges: npt.NDArray[Any], scores: npt.NDArray[Any], labels: npt.NDA
 
 
 def _edges(centres: npt.NDArray[Any]) -> FloatArray:
-    """Centre x, y, width, height (N, 4) -> edges."""
+    """Convert centre x, y, width, height (N, 4) to edges (N, 4)."""
     centre, half = centres[:, :2].astype(np.float32), centres[:, 2:4].astype(np.float32) / 2
     return np.concatenate([centre - half, centre + half], axis=1)
 

@@ -1,7 +1,7 @@
-"""The built-in detector: moving people in front of a fixed camera. Needs no weights.
+"""The built-in detector: moving people in front of a fixed camera. It needs no weights.
 
-Background subtraction yields blobs (`background.py`). The height of people at each position is learned from blobs that
-look like one person (`height_model.py`), and decides how many people a larger blob is (`blobs.py`).
+Background subtraction yields blobs (`background.py`). The detector learns the height of people at each position from
+blobs that look like one person (`height_model.py`), and uses it to separate larger blobs into people (`blobs.py`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from seqpar_deploy.video.detect.height_model import HeightModel
 from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.types import Box, Frame
 
-WORKING_PIXELS = 384 * 288  # of the picture that is looked at
-NEARLY_ALL = 0.5  # more foreground than this is a change of light or of the camera's view
-MOST_SCENES = 64  # backgrounds that are kept, for the streams that came last
-AROUND = 2  # pixels about a person that are not learned from either
+WORKING_PIXELS = 384 * 288  # frames are scaled down to this size
+NEARLY_ALL = 0.5  # share of foreground that means a change of the light or the camera's view
+MOST_SCENES = 64  # backgrounds to keep, of the streams with the latest frames
+AROUND = 2  # pixels around a person that the background does not learn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MotionOptions:
     """Options of `MotionDetector`.
 
-    Args:
-        min_height: Least height of a person in pixels of the frame. Default: 40.
+    Attributes:
+        min_height: Minimum height of a person in pixels of the frame. Default: 40.
         absorb_after: Seconds after which a person who stands still becomes background. Default: 60.
     """
 
@@ -39,9 +39,15 @@ class MotionOptions:
 
 
 class MotionDetector:
-    """A `Detector` for fixed cameras; keeps a background for each stream.
+    """A `Detector` for fixed cameras, with one background per stream.
 
-    It takes other moving upright things of that size for people. For a moving camera use `OnnxDetector`.
+    It also detects other moving upright objects of a person's size. For a moving camera use `OnnxDetector`.
+
+    Args:
+        options: Options. Default: `MotionOptions()`.
+
+    Raises:
+        BackendUnavailableError: OpenCV is not installed.
     """
 
     def __init__(self, options: MotionOptions = MotionOptions()) -> None:
@@ -50,11 +56,11 @@ class MotionDetector:
         self._scenes: dict[str, _Scene] = {}
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Return everyone who came into view since the stream began. A frame of another size starts over."""
+        """Return the people who came into view since the stream began. A frame of another size starts over."""
         scene = self._scenes.pop(frame.stream, None)
         if scene is None or scene.shape != frame.image.shape:
             scene = _Scene(self._cv2, frame.image.shape, self._options)
-        self._scenes[frame.stream] = scene  # in order of their last frames
+        self._scenes[frame.stream] = scene  # the dict is in the order of the latest frames
         if len(self._scenes) > MOST_SCENES:
             del self._scenes[next(iter(self._scenes))]
         return scene.detect(frame.image, frame.timestamp)
@@ -93,8 +99,10 @@ class _Scene:
         return [self._box(one) for one in people]
 
     def _without_ghosts(self, blobs: list[Blob], picture: RgbImage, mask: Any) -> list[Blob]:
-        """Drop ghosts, the holes left by people who were there from the start: along a ghost's outline the background
-        has edges, not the frame."""
+        """Drop ghosts: the places of people who were in the first picture and have left.
+
+        Along the outline of a ghost the background has edges, and the frame has none.
+        """
         behind = self._background.edges
         if behind is None or not blobs:
             return blobs

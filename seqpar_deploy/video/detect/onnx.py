@@ -1,9 +1,10 @@
-"""People found by any detector that was exported to ONNX."""
+"""Person detectors that were exported to ONNX."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,24 @@ from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling, place, to_tensor
 from seqpar_deploy.video.types import Box, Frame
 
-USUAL_SIDE = 640  # of graphs that take any size
+USUAL_SIDE = 640  # pixels, for graphs that accept any size
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
     """Options of an ONNX detector.
 
-    Args:
-        score: Least score of a box, 0 to 1. Default: 0.25.
-        overlap: Intersection over union above which the lower-scoring of two boxes is dropped, unless the graph
-            suppresses overlaps itself. Default: 0.6.
-        person_class: Index of the class of people. Default: read from the graph.
-        fit: How a frame is fitted to the input, "letterbox" or "stretch". Default: by the graph's layout.
-        scaling: Scaling of pixel values, "unit" or "imagenet". Default: by the graph's layout.
-        threads: CPU threads of one inference. Default: the runtime's.
+    Attributes:
+        score: Minimum score of a box, 0 to 1. Default: 0.25.
+        overlap: Intersection over union, 0 to 1, above which the lower-scoring of two boxes is dropped. Unused if the
+            graph contains NMS. Default: 0.6.
+        person_class: Index of the class of people. Default: from the graph.
+        fit: Method to fit a frame to the input, "letterbox" or "stretch". Default: from the graph's layout.
+        scaling: Scaling of pixel values: "unit" (0 to 1) or "imagenet" (ImageNet's mean and standard deviation).
+            Default: from the graph's layout.
+        threads: CPU threads per inference. Default: the runtime's default.
     """
 
     score: float = 0.25
@@ -45,11 +49,26 @@ class OnnxOptions:
 
 
 class OnnxDetector:
-    """A `Detector` from an ONNX file; what its inputs and outputs mean is recognised (`layouts.py` has the list).
+    """A `Detector` from an ONNX file. It recognises the meaning of inputs and outputs (`layouts.py` has the list).
 
-    `backend` is a Recognizer's. "auto" takes the first runtime on the CPU that opens the file; for TensorRT, which runs
-    engines of bundles alone, it is another runtime on NVIDIA GPUs, if one is installed. Raises DetectorError if the
-    file is no detector of a known layout, BackendUnavailableError if the runtime is not there.
+    Args:
+        path: The ONNX file.
+        backend: Runtime, as of a Recognizer. "auto" uses the first runtime on the CPU that opens the file. TensorRT
+            runs engines of bundles only, so a TensorRT backend uses another runtime on the NVIDIA GPU if one is
+            installed. Default: "auto".
+        options: Options. Default: `OnnxOptions()`.
+
+    Attributes:
+        layout: The recognised layout.
+
+    Raises:
+        DetectorError: The file is not a detector of a known layout.
+        BackendUnavailableError: The runtime or OpenCV is not installed.
+
+    Example:
+        detector = OnnxDetector(Path("yolo11n.onnx"), options=OnnxOptions(score=0.4))
+        for event in watch("street.mp4", recognizer, detector=detector):
+            print(event.person.labels)
     """
 
     def __init__(self, path: Path, backend: BackendName = "auto", options: OnnxOptions = OnnxOptions()) -> None:
@@ -71,9 +90,19 @@ class OnnxDetector:
         self._scaling: Scaling = options.scaling or self.layout.scaling
 
     def detect(self, frame: Frame) -> list[Box]:
-        """Everyone in the frame, cut at its edges."""
+        """Detect people.
+
+        Args:
+            frame: The frame.
+
+        Returns:
+            A box for each person, clipped to the frame.
+
+        Raises:
+            DetectorError: The detector is closed.
+        """
         if self._graph is None:
-            raise DetectorError("the detector was closed; open it again")
+            raise DetectorError("detect must be called before close, got a closed detector; open it again")
         picture, placement = place(frame.image, self._picture, self._fit)
         tensor = to_tensor(picture, self._picture, self._scaling)
         edges, scores = self.layout.decode(self._graph.run({self._picture.name: tensor, **self._others}))
@@ -84,15 +113,18 @@ class OnnxDetector:
         return _boxes(edges, scores, frame)
 
     def close(self) -> None:
-        """Let the runtime go."""
+        """Release the runtime's session. Safe to call twice."""
         self._graph = None
 
     def _recognize(self, graph: Session) -> Layout:
         blank = np.zeros(self._picture.shape, dtype=self._picture.dtype)
         try:
             outputs = graph.run({self._picture.name: blank, **self._others})
-        except Exception as error:  # of either runtime
-            raise DetectorError(f"it does not run on a blank picture: {str(error).strip().splitlines()[-1]}") from None
+        except Exception as error:  # each runtime has its own exceptions
+            _log.debug("the detector cannot run on a blank picture", exc_info=error)
+            raise DetectorError(
+                "it must run on a blank picture, got an error of the runtime; export it again, or try another backend"
+            ) from None
         return recognize(
             outputs,
             self._picture,
@@ -110,7 +142,7 @@ class OnnxDetector:
 
 def _open(path: Path, backend: BackendName, threads: int | None) -> Session:
     if not path.is_file():
-        raise DetectorError(f"there is no detector {path}; wanted an ONNX file")
+        raise DetectorError(f"detector {path} must be an ONNX file, got no file; check the path")
     try:
         return open_session(path, backend, threads=threads)
     except BackendUnavailableError:
@@ -120,15 +152,16 @@ def _open(path: Path, backend: BackendName, threads: int | None) -> Session:
 
 
 def _picture_input(graph: Session) -> PictureInput:
-    """The input that takes the picture: (1, 3, H, W) or (1, H, W, 3)."""
+    """Return the input for the picture: (1, 3, H, W) or (1, H, W, 3)."""
     for tensor in graph.inputs:
         if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
             if tensor.shape[0] not in (None, 1):
                 raise DetectorError(
-                    f"its input {tensor.name} takes {tensor.shape[0]} pictures at once; export it for 1 or any number"
+                    f"its input {tensor.name} must be a batch of 1 or any number of pictures, got {tensor.shape[0]}; "
+                    "export it for 1"
                 )
             if np.dtype(tensor.dtype) not in (np.float32, np.float16, np.uint8):
-                raise DetectorError(f"its input {tensor.name} is {np.dtype(tensor.dtype)}; wanted float or uint8")
+                raise DetectorError(f"its input {tensor.name} must be float or uint8, got {np.dtype(tensor.dtype)}")
             first = tensor.shape[1] == 3
             height, width = tensor.shape[2:] if first else tensor.shape[1:3]
             usual = _usual_size(graph)
@@ -140,11 +173,13 @@ def _picture_input(graph: Session) -> PictureInput:
                 dtype=tensor.dtype,
             )
     shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs)
-    raise DetectorError(f"its inputs are {shapes}; wanted a picture (1, 3, height, width) or (1, height, width, 3)")
+    raise DetectorError(
+        f"its inputs must include a picture (1, 3, height, width) or (1, height, width, 3), got {shapes}"
+    )
 
 
 def _usual_size(graph: Session) -> tuple[int, int]:
-    """Height and width for a graph that takes any: those it was exported with, where it says so."""
+    """Return height and width for a graph that accepts any size: from its metadata, or `USUAL_SIDE`."""
     try:
         height, width = ast.literal_eval(graph.metadata.get("imgsz", ""))
         return int(height), int(width)
@@ -153,7 +188,7 @@ def _usual_size(graph: Session) -> tuple[int, int]:
 
 
 def _other_input(tensor: Tensor, picture: PictureInput) -> npt.NDArray[Any]:
-    """What the inputs beside the picture are told, so that boxes come in its pixels."""
+    """Return the constant value of another input, such that boxes are in pixels of the picture."""
     values: Any
     if tensor.name == "orig_target_sizes":
         values = [[picture.width, picture.height]]
@@ -166,8 +201,8 @@ def _other_input(tensor: Tensor, picture: PictureInput) -> npt.NDArray[Any]:
         values = np.ones([1, *(fixed or side for fixed, side in sides)])
     else:
         raise DetectorError(
-            f"its input {tensor.name} {tensor.shape} is unknown; wanted a picture alone, or with orig_target_sizes, "
-            "im_shape, scale_factor or pixel_mask"
+            "its inputs must be a picture, and optionally orig_target_sizes, im_shape, scale_factor or pixel_mask, got "
+            f"{tensor.name} {tensor.shape}"
         )
     return np.asarray(values, dtype=tensor.dtype)
 
@@ -177,7 +212,7 @@ def _boxes(edges: FloatArray, scores: FloatArray, frame: Frame) -> list[Box]:
     found = []
     for (left, top, right, bottom), score in zip(edges.tolist(), scores.tolist(), strict=True):
         if not all(map(math.isfinite, (left, top, right, bottom, score))):
-            continue  # half precision overflows
+            continue  # an overflow of half precision
         left, top, right, bottom = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
         if right - left >= 1 and bottom - top >= 1:
             found.append(Box(left=left, top=top, right=right, bottom=bottom, score=min(1.0, score)))

@@ -22,12 +22,18 @@ def open_detector(
     Args:
         wanted: "motion" (built in, for fixed cameras), an .onnx file, a .jsonl file of boxes, or "-" for boxes from
             standard input. Default: "motion".
-        backend: Runtime of an ONNX detector, named as a Recognizer's. Default: "auto".
-        options: Options of an ONNX detector.
+        backend: Runtime of an ONNX detector, as of a Recognizer. Default: "auto".
+        options: Options of an ONNX detector. Default: `OnnxOptions()`.
+
+    Returns:
+        The detector. The caller closes it.
 
     Raises:
-        DetectorError: There is no such detector, or the file is not one.
-        BackendUnavailableError: A library it needs is not installed.
+        DetectorError: The name is invalid, or the file cannot be used.
+        BackendUnavailableError: A required library is not installed.
+
+    Example:
+        detector = open_detector("yolo11n.onnx", backend="openvino")
     """
     if wanted == MOTION:
         return MotionDetector()

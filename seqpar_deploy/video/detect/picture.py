@@ -1,4 +1,4 @@
-"""Frame -> what a detector's graph takes, and its boxes -> pixels of the frame."""
+"""Converts frames to a detector's input, and its boxes to pixels of the frame."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Fit = Literal["letterbox", "stretch"]
 Scaling = Literal["unit", "imagenet"]
 FloatArray = npt.NDArray[np.float32]
 
-GREY = 114  # what YOLO's letterbox pads with
+GREY = 114  # padding of YOLO's letterbox
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureInput:
-    """The graph's picture input: its name, where its channels are, size in pixels and NumPy type."""
+    """The graph's picture input: name, position of the channel axis, size in pixels and NumPy type."""
 
     name: str
     channels: Literal["first", "last"]
@@ -39,7 +39,7 @@ class PictureInput:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a frame lies in the graph's picture: scales from frame to picture, and the frame's corner there."""
+    """Position of a frame in the graph's picture: scales from frame to picture, and the frame's corner."""
 
     x_scale: float
     y_scale: float
@@ -47,40 +47,40 @@ class Placement:
     top: int
 
     def to_frame(self, edges: FloatArray) -> FloatArray:
-        """Edges (N, 4) in pixels of the picture -> in pixels of the frame."""
+        """Convert edges (N, 4) in pixels of the picture to pixels of the frame."""
         offset = np.array([self.left, self.top, self.left, self.top], dtype=np.float32)
         scale = np.array([self.x_scale, self.y_scale, self.x_scale, self.y_scale], dtype=np.float32)
         return np.asarray((edges - offset) / scale, dtype=np.float32)
 
 
-def place(image: RgbImage, wanted: PictureInput, fit: Fit) -> tuple[RgbImage, Placement]:
-    """Resize a frame (h, w, 3) to (wanted.height, wanted.width, 3).
+def place(image: RgbImage, target: PictureInput, fit: Fit) -> tuple[RgbImage, Placement]:
+    """Resize a frame (h, w, 3) to the height and width of the input.
 
-    "letterbox" keeps its shape, centred on grey, with plain bilinear interpolation, as YOLO's own tools do; "stretch"
-    does not, and averages when it shrinks, which is next to the antialiased filter the DETR family was trained with.
+    "letterbox" keeps the aspect ratio, centred on grey, with bilinear interpolation as in YOLO's tools. "stretch" does
+    not keep it, and averages when it shrinks, which is close to the antialiased filter of the DETR family's training.
     """
     cv2 = import_cv2()
     height, width = image.shape[:2]
     if fit == "stretch":
-        shrinks = width > wanted.width or height > wanted.height
+        shrinks = width > target.width or height > target.height
         filter_ = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        picture = cv2.resize(image, (wanted.width, wanted.height), interpolation=filter_)
-        return picture, Placement(x_scale=wanted.width / width, y_scale=wanted.height / height, left=0, top=0)
-    scale = min(wanted.width / width, wanted.height / height)
+        picture = cv2.resize(image, (target.width, target.height), interpolation=filter_)
+        return picture, Placement(x_scale=target.width / width, y_scale=target.height / height, left=0, top=0)
+    scale = min(target.width / width, target.height / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top = (wanted.width - size[0]) // 2, (wanted.height - size[1]) // 2
-    picture = np.full((wanted.height, wanted.width, 3), GREY, dtype=np.uint8)
+    left, top = (target.width - size[0]) // 2, (target.height - size[1]) // 2
+    picture = np.full((target.height, target.width, 3), GREY, dtype=np.uint8)
     picture[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     return picture, Placement(x_scale=size[0] / width, y_scale=size[1] / height, left=left, top=top)
 
 
-def to_tensor(picture: RgbImage, wanted: PictureInput, scaling: Scaling) -> npt.NDArray[Any]:
-    """(H, W, 3) uint8 -> the graph's input of one picture; uint8 inputs take the bytes as they are."""
+def to_tensor(picture: RgbImage, target: PictureInput, scaling: Scaling) -> npt.NDArray[Any]:
+    """Convert a picture, uint8 (H, W, 3), to the graph's input (1, ...). A uint8 input gets the bytes unchanged."""
     values: npt.NDArray[Any] = picture
-    if wanted.dtype != np.uint8:
+    if target.dtype != np.uint8:
         values = picture.astype(np.float32) / np.float32(255)
         if scaling == "imagenet":
             values = (values - IMAGENET_MEAN) / IMAGENET_STD
-    if wanted.channels == "first":
+    if target.channels == "first":
         values = values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values[None], dtype=wanted.dtype)
+    return np.ascontiguousarray(values[None], dtype=target.dtype)

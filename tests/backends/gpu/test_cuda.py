@@ -79,7 +79,7 @@ def test_an_error_within_a_capture_ends_it(cuda: Cuda, fake: FakeCuda) -> None:
 
 def test_a_capture_that_recorded_nothing_is_refused(cuda: Cuda, fake: FakeCuda) -> None:
     """As when an SDK worked on another GPU: replaying it would do nothing, silently."""
-    with pytest.raises(BackendError, match="recorded no work"), cuda.capturing(cuda.stream()):
+    with pytest.raises(BackendError, match=r"captured .*got none"), cuda.capturing(cuda.stream()):
         pass
     assert [leak for leak in fake.leaks() if "graph" in leak] == []
 
@@ -133,7 +133,7 @@ def test_handles_become_numbers_without_the_deprecated_conversion(monkeypatch: p
 @pytest.mark.parametrize("call", ["allocate", "pinned"])
 def test_no_memory_is_one_line_with_what_is_free(cuda: Cuda, fake: FakeCuda, call: str) -> None:
     fake.fail_next({"allocate": "cudaMalloc", "pinned": "cudaHostAlloc"}[call], 2)
-    with pytest.raises(GpuOutOfMemoryError, match=r"out of memory.*16384 of 16384 MiB free") as caught:
+    with pytest.raises(GpuOutOfMemoryError, match=r"out of memory.*16384 of 16384 MiB") as caught:
         getattr(cuda, call)(1 << 20)
     assert "\n" not in str(caught.value)
     assert cuda.allocated == 0

@@ -29,16 +29,16 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": "10.3.0"}, "they were built by tensorrt 10.3.0, installed is 10.8.0"),
-        ({"gpu": "NVIDIA Orin"}, r"they were built for NVIDIA Orin \(9.0\), this is NVIDIA Fake \(9.0\)"),
-        ({"compute_capability": "8.7"}, r"they were built for NVIDIA Fake \(8.7\), this is NVIDIA Fake \(9.0\)"),
-        ({"driver": 12040}, "they were built under driver 12040, this is 13010"),
-        ({"onnx": {"encoder.onnx": "0" * 64}}, "they were built from other graphs than the bundle's"),
+        ({"version": "10.3.0"}, r"tensorrt .*10\.3\.0.* got 10\.8\.0"),
+        ({"gpu": "NVIDIA Orin"}, r"NVIDIA Orin \(9.0\), got NVIDIA Fake \(9.0\)"),
+        ({"compute_capability": "8.7"}, r"NVIDIA Fake \(8.7\), got NVIDIA Fake \(9.0\)"),
+        ({"driver": 12040}, "driver .*12040, got 13010"),
+        ({"onnx": {"encoder.onnx": "0" * 64}}, "other graphs"),
         ({"format": 9}, r"engine\.json: format must be 1, got 9"),
         ({"batches": [{"smallest": 1}]}, r"engine\.json: batches\[0\]\.smallest is an unknown key"),
         ({"batches": [{"max": 0}]}, r"engine\.json: batches\[0\]\.max must be an integer >= 1, got 0"),
         ({"onnx": None}, r"engine\.json: onnx must be a table, got None"),
-        ({"plans": {"encoder": "0" * 64, "decoder_step": "0" * 64}}, r"has sha256 \w+\.\., engine.json says 0000"),
+        ({"plans": {"encoder": "0" * 64, "decoder_step": "0" * 64}}, r"sha256 0000\w+\.\., got \w+\.\."),
     ],
 )
 def test_stale_foreign_and_damaged_engines_are_refused(
@@ -58,7 +58,7 @@ def test_engines_that_are_not_there_or_not_whole(device: Callable[..., Device]) 
     made = device()
     plan = made.folder / "encoder.plan"
     plan.write_bytes(plan.read_bytes()[:-1])
-    with pytest.raises(EngineError, match=r"encoder\.plan has sha256"):
+    with pytest.raises(EngineError, match=r"encoder\.plan .*sha256"):
         made.open()
     plan.unlink()
     with pytest.raises(EngineError, match=r"encoder\.plan cannot be read: No such file"):
@@ -90,14 +90,14 @@ def test_compatible_engines_run_elsewhere(device: Callable[..., Device], crops: 
     assert [Path(name).name for name in made.trt.refits] == ["encoder.onnx", "decoder_step.onnx"]
     backend.close()
     made.cuda.properties.major, made.cuda.properties.minor = 7, 5
-    with pytest.raises(EngineError, match=r"they need compute capability 8.0, this GPU has 7.5"):
+    with pytest.raises(EngineError, match=r"compute capability 8.0 .*got 7.5"):
         made.open()
     made.cuda.properties.major = 9
     made.trt.__version__ = "10.7.9"
-    with pytest.raises(EngineError, match=r"they were built by tensorrt 10.8.0, installed is 10.7.9"):
+    with pytest.raises(EngineError, match=r"tensorrt .*10\.8\.0.* got 10\.7\.9"):
         made.open()  # an engine is compatible with later versions alone
     made.trt.__version__ = "11.0.0"
-    with pytest.raises(EngineError, match=r"they were built by tensorrt 10.8.0, installed is 11.0.0"):
+    with pytest.raises(EngineError, match=r"tensorrt .*10\.8\.0.* got 11\.0\.0"):
         made.open()
 
 
@@ -142,7 +142,7 @@ def test_an_engine_that_has_no_context_is_refused_at_opening(
 ) -> None:
     made = device()
     monkeypatch.setattr("fakes.tensorrt.Engine.create_execution_context", lambda *_: None)
-    with pytest.raises(BackendError, match="cannot make an execution context"):
+    with pytest.raises(BackendError, match="execution context"):
         made.open()
     assert made.cuda.leaks() == []
 
@@ -166,7 +166,7 @@ def test_auto_falls_back_with_one_line(
 
 
 def test_no_gpu(fp16_bundle_dir: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="no usable NVIDIA GPU: none is visible; look at nvidia-smi"):
+    with pytest.raises(BackendUnavailableError, match=r"no usable NVIDIA GPU: .*nvidia-smi"):
         find_gpu(FakeCuda(devices=0))
     cuda = FakeCuda()
     cuda.cudaGetDeviceCount = lambda: (35, None)  # type: ignore[method-assign]

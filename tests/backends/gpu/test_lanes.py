@@ -32,7 +32,7 @@ def test_a_turn_enqueues_nothing_after_its_block(cuda: Cuda, fake: FakeCuda) -> 
     with lane.turn() as turn:
         turn.clear(address, 16)
     for late in (lambda: turn.clear(address, 16), lambda: turn.synchronise(), lambda: turn.handle):
-        with pytest.raises(RuntimeError, match="turn has ended"):
+        with pytest.raises(RuntimeError, match=r"turn .*ended"):
             late()
     assert fake.calls["cudaMemsetAsync"] == 1
 

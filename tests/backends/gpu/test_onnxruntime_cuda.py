@@ -85,7 +85,7 @@ def test_the_bundle_says_how_large_a_batch_may_be(bundle_dir: Path) -> None:
     bundle = Bundle.open(bundle_dir)
     backend = open_on_cpu(bundle, FakeCuda())
     assert backend.max_rows == bundle.max_batch
-    with pytest.raises(BackendError, match=f"a batch of {bundle.max_batch + 1} rows"):
+    with pytest.raises(BackendError, match=f"batch .*got {bundle.max_batch + 1};"):
         backend.encode(np.zeros((bundle.max_batch + 1, 32, 32, 3), np.uint8))
     backend.close()
 
@@ -107,7 +107,7 @@ def test_without_a_gpu_or_its_build_of_onnx_runtime(bundle_dir: Path) -> None:
     bundle = Bundle.open(bundle_dir)
     with pytest.raises(BackendUnavailableError, match="no usable NVIDIA GPU: none is visible"):
         open_on_cpu(bundle, FakeCuda(devices=0))
-    with pytest.raises(BackendUnavailableError, match=r"cannot use 'cuda'; pip uninstall onnxruntime, then"):
+    with pytest.raises(BackendUnavailableError, match=r"'cuda'; pip uninstall onnxruntime, then"):
         OnnxRuntimeCudaBackend(bundle, cuda_python=FakeCuda())
 
 
@@ -130,7 +130,7 @@ def test_graphs_are_captured_from_1_30_on(bundle_dir: Path, monkeypatch: pytest.
     module = Recorder("1.29.1")
     monkeypatch.setattr("seqpar_deploy.backends.gpu.onnxruntime_cuda.import_onnxruntime", lambda device: module)
     bundle = Bundle.open(bundle_dir)
-    with pytest.raises(BackendError, match=r"1\.30 or later, got 1\.29\.1"):
+    with pytest.raises(BackendError, match=r"1\.30 or later .*got 1\.29\.1"):
         OnnxRuntimeCudaBackend(bundle, cuda_graphs=True, cuda_python=FakeCuda())
     assert module.opened == []
     with pytest.raises(BackendUnavailableError, match="no usable CUDA device"):

@@ -65,7 +65,7 @@ def test_a_batch_larger_than_any_profile_goes_in_parts(device: Callable[..., Dev
     assert batches == [12, 8]
     backend = made.open()
     batch = prepare_batch(crops[:13], image_size=32, preprocessing=made.bundle.preprocessing)
-    with pytest.raises(BackendError, match=r"a batch of 13 rows, the engines hold 1 to 2, 1 to 12; pass a smaller"):
+    with pytest.raises(BackendError, match=r"1 to 2, 1 to 12 rows .*got 13;"):
         backend.encode(batch)
 
 
@@ -192,12 +192,12 @@ def test_limits_are_said_in_one_line(device: Callable[..., Device]) -> None:
     made = device()
     backend = made.open()
     state = backend.encode(np.zeros((1, 32, 32, 3), np.uint8))
-    with pytest.raises(BackendError, match="28 tokens in a row, the cache holds 27"):
+    with pytest.raises(BackendError, match=r"27 tokens.* got 28"):
         backend.step(state, np.zeros((1, 28), np.int64))
-    with pytest.raises(ValueError, match="tokens have shape"):
+    with pytest.raises(ValueError, match="tokens must have shape"):
         backend.step(state, np.zeros((2, 1), np.int64))
     made.cuda.memory = 1 << 10
-    with pytest.raises(BackendError, match=r"the GPU is out of memory: cudaMalloc wanted \d+ MiB, \S+ of 0 MiB free; "):
+    with pytest.raises(BackendError, match=r"out of memory: cudaMalloc \d+ MiB .*\S+ of 0 MiB"):
         backend.encode(np.zeros((12, 32, 32, 3), np.uint8))
     backend.close()
 
