@@ -80,7 +80,7 @@ def test_the_version_is_the_packages(tools: dict[str, ModuleType]) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "fact"),
     [
-        ("seqpar_deploy/a.py", b"x = '/work/of/somebody/seqpar'", "/work/of/somebody"),
+        ("seqpar_deploy/a.py", b"x = '/home/somebody/code/seqpar'", "/home/somebody/code"),
         ("seqpar_deploy/a.onnx", b"\0/opt/python3/lib/site-packages/torch/nn.py\0", "site-packages"),
         ("seqpar_deploy/__pycache__/a.pyc", b"", "__pycache__"),
         ("seqpar_deploy/_data/server.key", b"", "server.key"),
@@ -93,8 +93,8 @@ def test_a_wheel_with_something_of_the_machine_is_found(
 ) -> None:
     problems = tools["archive_checks"].archive_problems
     sound = {"seqpar_deploy/__init__.py": b"", "seqpar_deploy-1.2.3.dist-info/METADATA": b""}
-    assert problems(wheel_of(tmp_path, sound), [Path("/work/of/somebody")]) == []
-    found = problems(wheel_of(tmp_path, {**sound, name: content}), [Path("/work/of/somebody")])
+    assert problems(wheel_of(tmp_path, sound), [Path("/home/somebody/code")]) == []
+    found = problems(wheel_of(tmp_path, {**sound, name: content}), [Path("/home/somebody/code")])
     assert any(fact in problem for problem in found)
 
 
