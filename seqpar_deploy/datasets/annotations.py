@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,21 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} must be JSON, got {json_mistake(error)}; download it again") from None
+
+
+@contextlib.contextmanager
+def reading_text(path: Path) -> Iterator[None]:
+    """Raise the errors of reading a UTF-8 file within the block as DatasetError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} must be UTF-8, got another byte at offset {error.start}; save it as UTF-8"
+        ) from None
 
 
 def json_mistake(error: ValueError | RecursionError) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from seqpar_deploy.datasets.annotations import json_mistake
+from seqpar_deploy.datasets.annotations import json_mistake, reading_text
 from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, pixels, split_by_group
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
@@ -90,15 +90,8 @@ def _read(path: Path, label_set: LabelSet) -> list[_Person]:
     if read is None:
         raise DatasetError(f"a data file must end in {' or '.join(SUFFIXES)}, got {path}")
     try:
-        people = list(read(path, label_set))
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist") from None
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path} must be UTF-8, got another byte at offset {error.start}; save it as UTF-8"
-        ) from None
+        with reading_text(path):
+            people = list(read(path, label_set))
     except csv.Error:  # a field above 128 kB, mostly because of a quote that is never closed
         raise DatasetError(f"{path} must be a CSV file, got a field above 128 kB; check its quotes") from None
     if not people:

@@ -28,6 +28,7 @@ from seqpar_deploy.datasets.annotations import (
     json_mistake,
     pick_split,
     read_json,
+    reading_text,
     to_labels,
     unlike_published,
 )
@@ -121,13 +122,5 @@ def _load_cut_out(root: Path, label_set: LabelSet, split: str, part: str) -> Dat
 
 
 def _lines(path: Path) -> list[str]:
-    try:
+    with reading_text(path):
         return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist") from None
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path} must be UTF-8, got another byte at offset {error.start}; save it as UTF-8"
-        ) from None
