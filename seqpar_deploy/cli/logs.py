@@ -6,8 +6,14 @@ import datetime
 import json
 import logging
 import sys
+import threading
+import traceback
 import warnings
+from types import TracebackType
 from typing import Any
+
+from seqpar_deploy.cli.layout import printable
+from seqpar_deploy.redaction import redacted
 
 _PACKAGE = logging.getLogger("seqpar_deploy")
 _PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "error: ", logging.CRITICAL: "error: "}
@@ -26,7 +32,7 @@ class _StandardError(logging.Handler):
 
 
 class _Text(logging.Formatter):
-    """Info as it is, warnings and errors in one line with their level, tracebacks only with --verbose."""
+    """Info as it is, warnings and errors in one line with their level, tracebacks only with --verbose. No secrets."""
 
     def __init__(self, *, verbose: bool) -> None:
         super().__init__()
@@ -38,10 +44,10 @@ class _Text(logging.Formatter):
             message = " ".join(message.split())
         if record.levelno < logging.INFO or (self._verbose and not record.name.startswith(_PACKAGE.name)):
             message = f"{record.name}: {message}"
-        message = f"{_PREFIXES.get(record.levelno, '')}{message}"
+        message = _PREFIXES.get(record.levelno, "") + printable(message, keep="\n")
         if self._verbose and record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
-        return message
+        return redacted(message)
 
 
 class _Json(logging.Formatter):
@@ -57,10 +63,10 @@ class _Json(logging.Formatter):
             "time": time.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
         }
         if record.exc_info and (self._verbose or record.levelno >= logging.CRITICAL):
-            values["exception"] = self.formatException(record.exc_info)
+            values["exception"] = redacted(self.formatException(record.exc_info))
         return json.dumps(values, ensure_ascii=False)
 
 
@@ -83,11 +89,22 @@ def configure(*, verbose: bool = False, quiet: bool = False, log_json: bool = Fa
         root.addHandler(_handler)
     # logging.captureWarnings would log several lines per warning, with a file name and a line of source.
     warnings.showwarning = _log_warning  # type: ignore[assignment]
+    threading.excepthook = _print_uncaught_of_thread
 
 
 def writes_json() -> bool:
     """Return whether standard error may hold nothing but JSON."""
     return isinstance(_handler.formatter, _Json)
+
+
+def print_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nothing caught, as Python does, but without secrets."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _print_uncaught_of_thread(given: threading.ExceptHookArgs) -> None:
+    if given.exc_type is not SystemExit:
+        print_uncaught(given.exc_type, given.exc_value, given.exc_traceback)
 
 
 def _log_warning(message: Warning | str, *_: Any) -> None:
