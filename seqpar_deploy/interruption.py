@@ -7,8 +7,29 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; docker stop, systemd, kill
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; docker stop, systemd, kill; a closed terminal
+
+Handler = Callable[[int, FrameType | None], object]
+
+
+def handle_stop(handler: Handler) -> dict[int, Any]:
+    """Call `handler` at each stop signal, and return the previous handlers, by signal.
+
+    SIGHUP is left alone if it is ignored, as under nohup. It is dropped after another stop signal: a terminal that is
+    closed sends it twice, and systemd may send it after SIGTERM, but nobody asked twice.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and received:
+            return
+        received.append(number)
+        handler(number, frame)
+
+    signals = [each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    return {number: signal.signal(number, handle) for number in signals}
 
 
 def _do_nothing() -> None:
@@ -17,9 +38,10 @@ def _do_nothing() -> None:
 
 @contextlib.contextmanager
 def stop_on_signal(request_stop: Callable[[], None] = _do_nothing) -> Iterator[list[int]]:
-    """Defer the first SIGINT or SIGTERM, so that work can finish its current step.
+    """Defer the first SIGINT, SIGTERM or SIGHUP, so that work can finish its current step.
 
-    The first signal is recorded and calls `request_stop`. A second one raises KeyboardInterrupt at once. The previous
+    The first signal is recorded and calls `request_stop`. A second SIGINT or SIGTERM raises KeyboardInterrupt at once.
+    SIGHUP is dropped if it comes second, and left alone if the process ignores it, as under nohup. The previous
     handlers are restored at exit. In other threads than the main one, Python delivers no signals and this does nothing.
 
     Args:
@@ -48,7 +70,7 @@ def stop_on_signal(request_stop: Callable[[], None] = _do_nothing) -> Iterator[l
             raise KeyboardInterrupt
         request_stop()
 
-    previous = {number: signal.signal(number, handle) for number in _SIGNALS}
+    previous = handle_stop(handle)
     try:
         yield received
     finally:

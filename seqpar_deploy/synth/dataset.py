@@ -175,7 +175,8 @@ def _each(jobs: list[_Job], workers: int) -> Any:
 
 
 def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all; the parent stops the pool
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _draw(job: _Job) -> None:
