@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +16,107 @@ from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.errors import SeqparError
+
+_log = logging.getLogger(__name__)
+
+_FIXES = {  # of the errors that a write can end in
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or ask for a larger quota",
+    errno.EROFS: "choose a folder on another disk",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.ELOOP: "its links form a circle; choose another folder",
+    errno.ENOTEMPTY: "another process writes there too; choose another name",
+    errno.EEXIST: "a file has this name; choose another name",
+    errno.EISDIR: "name a file",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network drive",
+    errno.ETIMEDOUT: "check the network drive",
+}
+_IN_WORDS = re.compile("|".join(f"({re.escape(os.strerror(number))})" for number in _FIXES), re.IGNORECASE)
+_FULL = 64 * 1024  # bytes; a disk with less free space is full
+
+
+def why_not_written(error: BaseException, path: Path) -> str | None:
+    """Return the reason of a failed write and the fix, for "FILE cannot be written: ...".
+
+    Libraries report a full disk as errors of their own, so their text and the disk are looked at too.
+
+    Args:
+        error: The exception.
+        path: The file or folder that was written, or a folder above it.
+
+    Returns:
+        For example "No space left on device; free some space". None if writing was not the problem.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _IN_WORDS.search(str(error))):
+        number = [*_FIXES][(found.lastindex or 1) - 1]
+    if number is None and (earlier := error.__cause__ or error.__context__) is not None:
+        return why_not_written(earlier, path)
+    space = _space(path)
+    if number is None and space and space.f_bavail * space.f_frsize < _FULL:
+        number = errno.ENOSPC
+    is_write = isinstance(error, OSError) or "writ" in str(error).lower()
+    if number is None and is_write and _limits_file_size():
+        number = errno.EFBIG
+    if number not in _FIXES:
+        return None
+    if number == errno.ENOSPC and space and space.f_files and not space.f_favail:
+        return "No space left on device, which has no inodes for more files; remove files"
+    return f"{os.strerror(number)}; {_FIXES[number]}"
+
+
+def _space(path: Path) -> os.statvfs_result | None:
+    for folder in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return os.statvfs(folder)
+    return None
+
+
+def _limits_file_size() -> bool:
+    import resource  # missing on Windows
+
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+
+
+def check_space(path: Path, size: int, *, error: type[SeqparError] = SeqparError) -> None:
+    """Raise an error, before any work, if the disk of an output has not enough free space.
+
+    Args:
+        path: The file or folder to write. It may be missing.
+        size: The expected size in bytes.
+        error: The exception type to raise. Default: SeqparError.
+    """
+    space = _space(path)
+    if space and (free := space.f_bavail * space.f_frsize) < size:
+        raise error(
+            f"{path} must have {size / 1e6:,.1f} MB of free space, got {free / 1e6:,.1f} MB; free some space, or "
+            "choose another disk"
+        )
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files. It is removed at the end of the block. Raises SeqparError."""
+    try:
+        folder = tempfile.mkdtemp(prefix="seqpar-")
+    except OSError as error:
+        raise SeqparError(
+            f"the folder for temporary files cannot be written: {error.strerror}; set TMPDIR to another folder"
+        ) from None
+    try:
+        yield Path(folder)
+    except OSError as error:
+        if (why := why_not_written(error, Path(folder))) is None:
+            raise
+        raise SeqparError(f"{folder} cannot be written: {why}, or set TMPDIR to another folder") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -36,7 +140,7 @@ def write_whole(path: Path, content: bytes) -> None:
         with replacing(path) as staging:
             staging.write_bytes(content)
     except OSError as error:
-        raise SeqparError(f"{path} cannot be written: {error.strerror}") from None
+        raise SeqparError(f"{path} cannot be written: {why_not_written(error, path) or error.strerror}") from None
 
 
 def check_writable(*paths: Path | None, folder: bool = False) -> None:
@@ -57,7 +161,7 @@ def check_writable(*paths: Path | None, folder: bool = False) -> None:
                 nearest = nearest.parent
             tempfile.TemporaryFile(dir=nearest).close()
         except OSError as error:
-            raise SeqparError(f"{path} cannot be written: {error.strerror}") from None
+            raise SeqparError(f"{path} cannot be written: {why_not_written(error, path) or error.strerror}") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -83,23 +187,36 @@ def new_folder(out: Path, *, marker: str, overwrite: bool, error: type[SeqparErr
         error: The exception type to raise if `out` exists and may not be replaced, or cannot be written.
     """
     out = Path(os.path.abspath(out))
-    _check_replaceable(out, marker, overwrite, error)
-    try:
+    with _in_one_line(out, error):
+        _check_replaceable(out, marker, overwrite, error)
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-    except OSError as problem:
-        raise error(f"{out} cannot be written: {problem.strerror}; choose another folder") from None
-    with _locked(made):
-        # Rename only once locked: other processes remove unlocked folders with this prefix.
-        staging = made.rename(out.with_name(f"{_partial_prefix(out)}{made.name[-8:]}"))
-        try:
-            yield staging
-            staging.chmod(0o755)  # mkdtemp makes it private
-            _check_replaceable(out, marker, overwrite, error)  # again: the block may take minutes
-            _put_in_place(staging, out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with _locked(made):
+            # Rename only once locked: other processes remove unlocked folders with this prefix.
+            staging = made.rename(out.with_name(f"{_partial_prefix(out)}{made.name[-8:]}"))
+            try:
+                with _in_one_line(out, error):  # here too: once the folder is removed, the disk is not full
+                    yield staging
+                staging.chmod(0o755)  # mkdtemp makes it private
+                _check_replaceable(out, marker, overwrite, error)  # again: the block may take minutes
+                _put_in_place(staging, out)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _in_one_line(out: Path, error: type[SeqparError]) -> Iterator[None]:
+    """Turn a failed write, which libraries report in ways of their own, into one line. Other errors pass."""
+    try:
+        yield
+    except SeqparError:
+        raise
+    except Exception as problem:
+        if (why := why_not_written(problem, out.parent)) is None:
+            raise
+        _log.debug("%s cannot be written", out, exc_info=problem)
+        raise error(f"{out} cannot be written: {why}") from None
 
 
 def _check_replaceable(out: Path, marker: str, overwrite: bool, error: type[SeqparError]) -> None:
