@@ -37,6 +37,7 @@ def checkpoint(
     ] = "fp32",
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
+    weights: options.Weights = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an existing bundle at --out.", show_default="fail if one exists"),
@@ -72,6 +73,7 @@ def checkpoint(
         sentences=sentences,
         encoder=encoder,
         decoder_heads=decoder_heads,
+        weights=weights,
         overwrite=overwrite,
         progress=stage,
     )

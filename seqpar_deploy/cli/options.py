@@ -72,6 +72,14 @@ Encoder = Annotated[
 DecoderHeads = Annotated[
     int | None, typer.Option(help="Attention heads of the decoder.", show_default="one per 64 channels", min=1)
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to use if the checkpoint holds several sets, for example model_ema.",
+        metavar="NAME",
+        show_default="the trained weights",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of text.")]
 Output = Annotated[Path | None, typer.Option(help="Also write the result as JSON to this file.", metavar="FILE")]
 

@@ -44,6 +44,7 @@ from seqpar_deploy.bundle import (
     new_bundle_dir,
     write_manifest,
 )
+from seqpar_deploy.errors import BundleError
 from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
 from seqpar_deploy.exporting.graphs import (
     DecoderStepGraph,
@@ -57,6 +58,7 @@ from seqpar_deploy.exporting.model_card import model_card
 from seqpar_deploy.exporting.overflow import require_no_overflow
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, converted, token_table_in
 from seqpar_deploy.exporting.recipe import Int8, Recipe
+from seqpar_deploy.files import check_space
 from seqpar_deploy.modeling.load import LoadedNetwork, load_network
 from seqpar_deploy.onnx_file import external_data_locations
 from seqpar_deploy.parity.crops import ParityCrop, calibration_crops, parity_crops
@@ -79,6 +81,7 @@ def export_bundle(
     sentences: bool = False,
     encoder: str | None = None,
     decoder_heads: int | None = None,
+    weights: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
@@ -96,6 +99,7 @@ def export_bundle(
             Default: False.
         encoder: The open_clip model name, if the encoder is not an OpenAI CLIP ViT. Default: derived from the weights.
         decoder_heads: Decoder heads, if they do not have 64 channels each. Default: derived from the weights.
+        weights: Set of weights to export, for example "model_ema", if the file has several. Default: the trained one.
         overwrite: Replace a bundle at `out`. Default: False.
         progress: Receives the progress of each stage. Default: none is reported.
 
@@ -117,8 +121,14 @@ def export_bundle(
     with new_bundle_dir(Path(out), overwrite=overwrite) as folder:
         with progress("loading the checkpoint"):
             loaded = load_network(
-                checkpoint, label_set=label_set, sentences=sentences, encoder=encoder, decoder_heads=decoder_heads
+                checkpoint,
+                label_set=label_set,
+                sentences=sentences,
+                encoder=encoder,
+                decoder_heads=decoder_heads,
+                weights=weights,
             )
+        check_space(Path(out), _expected_size(loaded, recipe), error=BundleError)
         reference = _run_reference(loaded, recipe, progress)
         golden = reference.subset(_golden_rows(reference.people))
         np.savez_compressed(folder / GOLDEN, **golden_arrays(golden))  # type: ignore[arg-type]
@@ -127,7 +137,6 @@ def export_bundle(
         manifest["graphs"] = _write_graphs(folder, loaded, recipe, progress)
         labels = loaded.label_set
         del loaded  # the runtime loads its own copy of the weights
-
         manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, [ENCODER, DECODER_STEP])])
         bundle = Bundle.from_manifest(folder, manifest)
         report = _check(bundle, reference, recipe, progress)
@@ -143,6 +152,12 @@ def export_bundle(
         manifest["files"] |= file_entries(folder, [MODEL_CARD])
         write_manifest(folder, manifest)
     return Bundle.open(out, verify=False)
+
+
+def _expected_size(loaded: LoadedNetwork, recipe: Recipe) -> int:
+    """Return the size of the bundle in bytes: nearly all of it is weights."""
+    numbers = sum(weight.numel() for weight in loaded.network.parameters()) + loaded.token_table.numel()
+    return numbers * ((2 if recipe.precision == "fp16" else 4) + (1 if recipe.int8 else 0))
 
 
 def _run_reference(loaded: LoadedNetwork, recipe: Recipe, progress: Progress) -> Reference:
@@ -215,6 +230,7 @@ def _measure_int8(bundle: Bundle, reference: Reference, recipe: Recipe, progress
 def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
     """Return the manifest's entries that are known before the graphs are written."""
     architecture = loaded.network.architecture
+    chosen = {} if loaded.weights is None else {"weights": loaded.weights}
     return {
         "format": FORMAT,
         "producer": {
@@ -224,7 +240,7 @@ def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
             "onnx": onnx.__version__,
             "opset": recipe.opset,
         },
-        "checkpoint": {"file": loaded.file, "sha256": loaded.sha256},
+        "checkpoint": {"file": loaded.file, "sha256": loaded.sha256, **chosen},
         "precision": recipe.precision,
         "padding": "full",
         "columns": None,

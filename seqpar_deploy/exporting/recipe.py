@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from seqpar_deploy.bundle import BatchProfile, Precision
-from seqpar_deploy.config import Positive, Text, typed, without_format
+from seqpar_deploy.config import Text, typed, without_format
 from seqpar_deploy.errors import RecipeError
 from seqpar_deploy.parity.tolerances import ParityTolerances
 from seqpar_deploy.resources import read_recipe_toml
@@ -24,10 +24,10 @@ class Int8:
     """Configure the 8-bit graphs.
 
     Attributes:
-        calibration_crops: Crops for calibration: the sample crops first, then rendered ones. Default: 64.
+        calibration_crops: Crops for calibration: sample crops first, then rendered ones. At most 2,000. Default: 64.
     """
 
-    calibration_crops: Positive = 64
+    calibration_crops: Annotated[int, msgspec.Meta(ge=1, le=2000)] = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,24 +1,19 @@
-"""Read SequencePAR checkpoints, published `.pth` or safetensors, without running any code they contain.
+"""Load SequencePAR checkpoints as networks, and write them.
 
-A published checkpoint is a pickle of tensors and two NumPy scalars, its validation scores. torch's restricted unpickler
-reads the tensors. The few NumPy names are mapped to harmless replacements, so not even NumPy's reconstruction code
-runs. A file with any other name is rejected.
+`checkpoint_files.py` reads the file, without running any code it contains. `weights.py` finds the network's weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
-import logging
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,14 +22,11 @@ from seqpar_deploy.errors import CheckpointError
 from seqpar_deploy.files import replacing, sha256_of
 from seqpar_deploy.machine import thread_limit
 from seqpar_deploy.modeling.architecture import Architecture, architecture_from_shapes
+from seqpar_deploy.modeling.checkpoint_files import METADATA, read_checkpoint_file
 from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.modeling.weights import find_weights
 from seqpar_deploy.vocab import LabelSet
 
-_log = logging.getLogger(__name__)
-
-_STATE_DICT = "model_state_dict"  # key in a published checkpoint
-_CLIP_STATE_DICT = "state_dict"  # key in a checkpoint of open_clip's own training
-_METADATA = "seqpar"  # key in this package's safetensors
 _TOKEN_EMBEDDING = "clip_model.token_embedding.weight"
 _TOKEN_ROWS = "clip_model.token_embedding.rows"  # this package's: the stored rows, if the others are left out
 _NOT_APPLIED = "clip_model.visual.ln_post."  # in published checkpoints, but not applied by the published model
@@ -48,13 +40,15 @@ class Checkpoint:
         state_dict: Tensors by published name.
         metadata: The metadata of this package's own files. Empty for published files.
         path: The checkpoint file.
-        sha256: SHA-256 of the file, in hexadecimal.
+        sha256: SHA-256 of the file, in hexadecimal. Of several files, that of their names and hashes.
+        weights: The set of weights that was chosen by name. None: the default. Default: None.
     """
 
     state_dict: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
     path: Path
     sha256: str
+    weights: str | None = None
 
     @functools.cached_property
     def label_set(self) -> LabelSet | None:
@@ -78,17 +72,36 @@ class Checkpoint:
         return self.label_set.phrases if self.label_set else self.metadata.get("phrases", ())
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint: a published `.pth`, or a `.safetensors`. Raises CheckpointError."""
+def load_checkpoint(path: str | Path, *, weights: str | None = None) -> Checkpoint:
+    """Read a checkpoint. Wrappers and prefixes around the network's own names are seen through.
+
+    Args:
+        path: A published `.pth`, a `.safetensors`, or the `.index.json` of one in several files.
+        weights: The set of weights to use, for example "model_ema", if the file holds several. Default: the trained
+            weights, or the only set.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: The file is of another kind, damaged, or holds no such weights.
+    """
     path = Path(path)
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(f"checkpoint must be a .pth or .safetensors file, got {got}: {path}; check the path")
-    if path.suffix == ".safetensors":
-        state_dict, metadata = _read_safetensors(path)
-    else:
-        state_dict, metadata = _read_pickle(path), {}
-    return Checkpoint(state_dict=_expand_token_rows(state_dict), metadata=metadata, path=path, sha256=sha256_of(path))
+    if (part := re.search(r"-0*(\d+)-of-0*(\d+)\.\w+$", path.name)) and part[2] != "1":
+        raise CheckpointError(f"{path} is part {part[1]} of {part[2]} of a checkpoint; pass the .index.json beside it")
+    content, metadata, files = read_checkpoint_file(path)
+    state_dict = _expand_token_rows(find_weights(content, source=str(path), choice=weights))
+    return Checkpoint(
+        state_dict=state_dict, metadata=metadata, path=path, sha256=_sha256_of_all(files), weights=weights
+    )
+
+
+def _sha256_of_all(files: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file or, of several, that of their names and hashes."""
+    if len(files) == 1:
+        return sha256_of(files[0])
+    lines = [f"{sha256_of(file)}  {file.name}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def build_model(
@@ -120,10 +133,23 @@ def build_model(
             f"{label_set.name} with {len(label_set)}; pass the label set it was trained on with --label-set"
         )
     _check_phrases(checkpoint, label_set)
+    _check_sizes(architecture, state_dict, checkpoint.path.name)
     model = network_of(architecture)
-    _check_fit(model.state_dict(), state_dict, checkpoint.path.name)
     model.load_state_dict(state_dict)  # copies into float32
     return model.eval().requires_grad_(False)
+
+
+def _check_sizes(architecture: Architecture, state_dict: Mapping[str, Tensor], name: str) -> None:
+    """Raise CheckpointError if the weights are not those of the architecture, before any memory is taken for it.
+
+    A file may store any sizes: 65,535 heads would take minutes and all memory of the machine.
+    """
+    layers = (architecture.layers, architecture.vision.get("layers"), architecture.text.get("layers"))
+    if most := [number for number in layers if isinstance(number, int) and number > len(state_dict)]:
+        raise CheckpointError(f"{name} must have the weights of {most[0]} layers, got {len(state_dict)} weights")
+    with torch.device("meta"):
+        expected = network_of(architecture).state_dict()
+    _check_fit(expected, state_dict, name)
 
 
 def network_of(architecture: Architecture) -> SequencePAR:
@@ -178,83 +204,7 @@ def save_checkpoint(
         **(metadata or {}),
     }
     with replacing(Path(path)) as staging:
-        safetensors.torch.save_file(state_dict, staging, metadata={_METADATA: json.dumps(values)})
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-            if not isinstance(metadata, dict) or not isinstance(metadata.get("phrases", []), list):
-                raise ValueError(f"its {_METADATA} metadata is malformed")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, OSError, RecursionError) as error:
-        _log.debug("safetensors cannot read %s", path, exc_info=error)
-        raise CheckpointError(f"{path} must be a complete safetensors file, got a damaged one; copy it again") from None
-
-
-class _NumpyDtype:
-    """Replace numpy.dtype and its subclasses: accept a pickle's arguments and discard them."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
-
-
-def _numpy_scalar(*_: object) -> None:
-    """Replace NumPy's scalar reconstruction: the validation scores beside a state dict are not needed."""
-
-
-def _encode(*_: object) -> bytes:
-    """Replace _codecs.encode, which protocol-2 pickles call for bytes."""
-    return b""
-
-
-_STAND_INS: list[Any] = [
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
-    (_NumpyDtype, "numpy.dtype"),
-    (_NumpyDtype, "numpy.dtypes.Float64DType"),
-    (_NumpyDtype, "numpy.dtypes.Float32DType"),
-    (_encode, "_codecs.encode"),
-]
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        with torch.serialization.safe_globals(_STAND_INS):
-            # Memory mapping avoids loading a 2 GB checkpoint at once. Only torch's zip format can be mapped.
-            mapped = zipfile.is_zipfile(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if foreign := re.search(r"global:? ([\w.]+)", str(error), re.IGNORECASE):
-            _log.debug("torch rejects %s", path, exc_info=error)
-            raise CheckpointError(
-                f"{path} must contain tensors and numbers only, got {foreign[1]}, which could run code; do not use it"
-            ) from None
-        raise _no_checkpoint(path, error) from None
-    except Exception as error:  # torch.load raises almost any exception on damaged input
-        raise _no_checkpoint(path, error) from None
-    if isinstance(content, dict):
-        state_dict = content.get(_STATE_DICT, content.get(_CLIP_STATE_DICT, content))
-    else:
-        state_dict = content
-    if not isinstance(state_dict, dict) or not any(isinstance(value, Tensor) for value in state_dict.values()):
-        raise CheckpointError(
-            f"{path} must have a state dict, as {_STATE_DICT!r} of the published training, got none; "
-            "pass the checkpoint that the training saved"
-        )
-    if strange := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{path}: {strange[0]!r} of the state dict must be a tensor, got another type")
-    return state_dict
-
-
-def _no_checkpoint(path: Path, error: Exception) -> CheckpointError:
-    _log.debug("torch cannot read %s", path, exc_info=error)
-    return CheckpointError(
-        f"{path} must be a PyTorch checkpoint, got another file or a damaged one; pass a .pth or .safetensors file, "
-        "or copy it again"
-    )
+        safetensors.torch.save_file(state_dict, staging, metadata={METADATA: json.dumps(values)})
 
 
 def _expand_token_rows(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -292,6 +242,17 @@ def _check_fit(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], name: 
             f"{name}: {key} must have shape {tuple(expected[key].shape)}, got {tuple(got[key].shape)}; "
             "name the encoder it was trained with (--encoder)"
         )
+    for key, value in expected.items():
+        kind = str(got[key].dtype).removeprefix("torch.")
+        if value.is_floating_point() and kind in ("int8", "uint8"):
+            raise CheckpointError(
+                f"{name}: {key} must be of floating point, got {kind}; pass the checkpoint from before quantisation"
+            )
+        if value.is_floating_point() and not torch.isfinite(got[key].float()).all():
+            raise CheckpointError(
+                f"{name}: {key} must be finite, got NaN or infinity, as after a training that diverged; "
+                "pass an earlier checkpoint"
+            )
 
 
 def _count(names: list[str]) -> str:

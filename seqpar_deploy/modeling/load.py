@@ -30,6 +30,7 @@ class LoadedNetwork:
         label_set: The label set it was trained on.
         file: The checkpoint's file name.
         sha256: SHA-256 of the checkpoint, in hexadecimal.
+        weights: The set of weights that was chosen by name. None: the default. Default: None.
     """
 
     network: SequencePAR
@@ -37,6 +38,7 @@ class LoadedNetwork:
     label_set: LabelSet
     file: str
     sha256: str
+    weights: str | None = None
 
 
 @contextlib.contextmanager
@@ -58,6 +60,7 @@ def load_network(
     bundle: Bundle | None = None,
     encoder: str | None = None,
     decoder_heads: int | None = None,
+    weights: str | None = None,
     device: str = "cpu",
     keep_text_tower: bool = False,
 ) -> LoadedNetwork:
@@ -72,6 +75,8 @@ def load_network(
         bundle: A bundle exported from this checkpoint. Its label set is used. Default: none.
         encoder: The open_clip model name, if the encoder is not an OpenAI CLIP ViT. Default: derived from the weights.
         decoder_heads: Decoder heads, if they do not have 64 channels each. Default: derived from the weights.
+        weights: The set of weights to use, for example "model_ema", if the file holds several. Default: the set that
+            the bundle was exported from, else the trained weights.
         device: `cpu` or `cuda`. Default: `cpu`.
         keep_text_tower: Keep the text tower, a quarter of the weights. With the token table, inference does not need
             it. Default: False.
@@ -91,14 +96,16 @@ def load_network(
 
         from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    if bundle is not None and weights is None:
+        weights = bundle.manifest["checkpoint"].get("weights")
+    checkpoint = load_checkpoint(path, weights=weights)
     if bundle is not None:
         _check_exported(checkpoint, bundle)
         label_set = bundle.label_set
     if label_set is None:
         label_set = _carried_label_set(checkpoint, sentences=sentences)
     network = build_model(checkpoint, label_set, encoder=encoder, decoder_heads=decoder_heads)
-    file, sha256 = checkpoint.path.name, checkpoint.sha256
+    file, sha256, chosen = checkpoint.path.name, checkpoint.sha256, checkpoint.weights
     del checkpoint  # a second copy of the weights
     network = network.to(device)
     with torch.inference_mode():
@@ -106,7 +113,9 @@ def load_network(
     if not keep_text_tower:
         clip = network.clip_model
         del clip.transformer, clip.token_embedding, clip.positional_embedding, clip.ln_final, clip.text_projection
-    return LoadedNetwork(network=network, token_table=token_table, label_set=label_set, file=file, sha256=sha256)
+    return LoadedNetwork(
+        network=network, token_table=token_table, label_set=label_set, file=file, sha256=sha256, weights=chosen
+    )
 
 
 def _check_exported(checkpoint: Checkpoint, bundle: Bundle) -> None:

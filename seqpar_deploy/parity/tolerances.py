@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from seqpar_deploy.bundle import MANIFEST, Bundle
-from seqpar_deploy.config import NotNegative, Positive, PositiveNumber, typed
+from seqpar_deploy.config import Crops, Positive, PositiveNumber, typed
 from seqpar_deploy.errors import RecipeError
 
 # Backends that can run a bundle during its export, before it has a digest or engines.
@@ -20,7 +20,7 @@ class ParityTolerances:
     Attributes:
         backend: The backend that the export checks. Default: `onnxruntime`.
         crops: Real crops. Default: 20. Adversarial crops are always included.
-        rendered: Rendered crops. Default: 8.
+        rendered: Rendered crops, at most 2,000. Default: 8.
         beams: Crops that are also decoded with beam search and speculatively. Default: 8.
         largest_batch: Larger batch sizes of profiles are checked at this size, in crops. Default: 32.
         log_prob_median: Tolerance of the median difference of log-probabilities.
@@ -30,8 +30,8 @@ class ParityTolerances:
 
     backend: GateBackend = "onnxruntime"
     crops: Positive = 20
-    rendered: NotNegative = 8
-    beams: NotNegative = 8
+    rendered: Crops = 8
+    beams: Crops = 8
     largest_batch: Positive = 32
     log_prob_median: PositiveNumber
     log_prob_max: PositiveNumber

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,23 @@ def test_a_checkpoint_that_states_its_architecture_takes_no_other(tmp_path: Path
             build_model(load_checkpoint(path), labels, **options)
 
 
+@pytest.mark.parametrize(
+    ("size", "value"), [("heads", 65_535), ("layers", 2**40), ("ffn", 2**40), ("embed_dim", 2**31)]
+)
+def test_stored_sizes_are_compared_before_they_are_built(tmp_path: Path, size: str, value: int) -> None:
+    """They would take all memory of the machine, or for ever."""
+    path, labels = tmp_path / "own.safetensors", load_label_set("pa100k")
+    save_checkpoint(path, random_model(tiny_architecture(26), seed=3), labels, dtype=torch.float32)
+    with safetensors.safe_open(path, framework="pt") as file:
+        values = json.loads(file.metadata()["seqpar"])
+    values["architecture"][size] = value
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, metadata={"seqpar": json.dumps(values)})
+    with pytest.raises(CheckpointError) as refused:
+        build_model(load_checkpoint(path), labels)
+    assert "\n" not in str(refused.value)
+
+
 def test_truncated_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(GOLDEN.read_bytes()[:5000])
@@ -114,8 +132,9 @@ def test_files_without_a_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="state dict"):
         load_checkpoint(tmp_path / "list.pth")
-    torch.save({"model_state_dict": {"w": torch.zeros(1), "x": "text"}}, tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match=r"'x' .*tensor"):
+    values = {"clip_model.visual.proj": torch.zeros(1), "decoder.fc.weight": "text"}
+    torch.save({"model_state_dict": values}, tmp_path / "text.pth")
+    with pytest.raises(CheckpointError, match=r"'decoder\.fc\.weight' .*tensor"):
         load_checkpoint(tmp_path / "text.pth")
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "none.pth")

@@ -129,6 +129,24 @@ def test_the_checkpoint_of_a_bundle(bundle_dir: Path, checkpoint_file: Path, own
         load_network(own_checkpoint, bundle=bundle)
 
 
+def test_parity_uses_the_weights_that_were_exported(checkpoint_file: Path, bundle_dir: Path, tmp_path: Path) -> None:
+    trained = dict(load_checkpoint(checkpoint_file).state_dict)
+    average = {name: value * 2 if value.is_floating_point() else value for name, value in trained.items()}
+    path = tmp_path / "both.safetensors"
+    both = {f"model.{name}": value for name, value in trained.items()}
+    both |= {f"model_ema.{name}": value for name, value in average.items()}
+    with safetensors.safe_open(checkpoint_file, framework="pt") as file:
+        safetensors.torch.save_file(both, path, metadata=file.metadata())
+    loaded = load_network(path, weights="model_ema")
+    assert torch.equal(loaded.network.decoder.fc.weight, average["decoder.fc.weight"])
+    exported = {"file": path.name, "sha256": loaded.sha256, "weights": loaded.weights}
+    opened = Bundle.open(bundle_dir)
+    bundle = dataclasses.replace(opened, manifest={**opened.manifest, "checkpoint": exported})
+    again = load_network(path, bundle=bundle)
+    assert torch.equal(again.network.decoder.fc.weight, average["decoder.fc.weight"])
+    assert torch.equal(load_network(path).network.decoder.fc.weight, trained["decoder.fc.weight"])
+
+
 def test_without_torch_the_error_names_the_extra(own_checkpoint: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None\n"

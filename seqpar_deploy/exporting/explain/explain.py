@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from seqpar_deploy.errors import ExportError
 from seqpar_deploy.exporting.explain.comparison import Comparison, Jump, StageError, relative_error
 from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, runs_on
 from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, export_graph, graph_specs, uint8_to_images
-from seqpar_deploy.files import finite
+from seqpar_deploy.files import finite, temporary_folder
 from seqpar_deploy.modeling.eager import EagerBackend
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import Progress, silent
@@ -118,8 +117,7 @@ def explain(
     """
     _check_fit(bundle, model)
     eager = EagerBackend(model, token_table, bundle.preprocessing)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         with progress("exporting the checkpoint in FP32"):
             specs, opset = graph_specs(model, "float32"), bundle.manifest["recipe"]["opset"]
             encoder = EncoderGraph(model, uint8_to_images(bundle.preprocessing))

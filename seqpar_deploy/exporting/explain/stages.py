@@ -10,7 +10,6 @@ import dataclasses
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import onnx
 
 from seqpar_deploy.backends import BackendName, ComputePrecision
 from seqpar_deploy.backends.registry import open_session
+from seqpar_deploy.files import temporary_folder
 from seqpar_deploy.onnx_file import external_data_locations
 
 Array = npt.NDArray[Any]
@@ -108,8 +108,8 @@ class StagedGraph:
         """Run nodes on the tensors `known`, and return these of their outputs."""
         read = {name for node in nodes for name in node.input}
         inputs = {name: value for name, value in known.items() if name in read}
-        with tempfile.TemporaryDirectory() as folder:
-            values = self._run(self._part(nodes, inputs, tensors, Path(folder)), inputs, tensors)
+        with temporary_folder() as folder:
+            values = self._run(self._part(nodes, inputs, tensors, folder), inputs, tensors)
         return dict(zip(tensors, values, strict=True))
 
     def _part(
