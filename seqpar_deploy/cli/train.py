@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +15,11 @@ import typer
 
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import INTERRUPTED, print_line, stage
-from seqpar_deploy.errors import BackendUnavailableError, DatasetError
+from seqpar_deploy.errors import BackendUnavailableError, DatasetError, TrainingError
 from seqpar_deploy.files import check_writable, finite
 from seqpar_deploy.progress import silent
 from seqpar_deploy.resources import label_set_names, load_label_set, training_recipe_names
+from seqpar_deploy.training.readers import check_workers
 from seqpar_deploy.training.recipe import TrainingRecipe, load_training_recipe
 from seqpar_deploy.vocab import LabelSet
 
@@ -84,6 +87,14 @@ _SaveEvery = Annotated[
         help="Seconds between saved states. A state is also saved after each epoch.", metavar="SECONDS", min=0
     ),
 ]
+_Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to start from if the --from checkpoint holds several sets, for example model_ema.",
+        metavar="NAME",
+        show_default="the trained weights",
+    ),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per epoch, instead of text.")]
 
 
@@ -102,6 +113,7 @@ def train(
     workers: _Workers = 1,
     validate_every: _ValidateEvery = None,
     save_every: _SaveEvery = 300.0,
+    weights: _Weights = None,
     as_json: _AsJson = False,
 ) -> None:
     """Train SequencePAR on labelled images.
@@ -115,7 +127,12 @@ def train(
       seqpar train --data PETA --label-set peta --validation PETA --out runs/peta
       seqpar train --data my.csv --label-set my.toml --from peta.pth --out runs/my
     """
+    if math.isnan(save_every):
+        raise TrainingError("--save-every must be a number of seconds, got nan; for example 300")
     check_writable(out, folder=True)
+    check_workers(workers)
+    if start is None:
+        options.check_needed("--from", {"--weights": weights})
     if validation is None:
         options.check_needed("--validation", {"--validate-every": validate_every})
     labels = load_label_set(label_set, sentences=sentences)
@@ -127,14 +144,14 @@ def train(
     except ModuleNotFoundError as error:
         raise _not_installed(error) from None
 
-    checkpoint = load_checkpoint(start) if start else None
+    checkpoint = load_checkpoint(start, weights=weights) if start else None
     run = Run(
         recipe=chosen,
         label_set=labels,
         sources=tuple(_source(text, labels, "trainval") for text in data),
         validation=_source(validation, labels, "test").dataset if validation else None,
         out=out,
-        start=checkpoint.sha256 if checkpoint else None,
+        start=":".join(filter(None, (checkpoint.sha256, weights))) if checkpoint else None,
         seed=seed,
         workers=workers,
         validate_every=validate_every or 1,
@@ -177,6 +194,9 @@ def _run(run: Run, model: SequencePAR, *, as_json: bool) -> None:
             if first:
                 _log.warning("interrupted; the same command resumes the run")
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            if process.world > 1:  # torchrun sends it to the others once one has ended, and they are ending too
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if first and row is None:
         _log.warning("%s holds a finished run; pass another --out to train again", run.out)
 

@@ -5,23 +5,25 @@ Therefore a killed run resumes with exactly the pictures of an uninterrupted run
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+import numpy.typing as npt
 
 from seqpar_deploy.datasets import Dataset
-from seqpar_deploy.errors import SeqparError
-from seqpar_deploy.preprocess import Preprocessing, prepare
+from seqpar_deploy.preprocess import Crop, Preprocessing, prepare
 from seqpar_deploy.training.augment import vary_crop, vary_prepared
+from seqpar_deploy.training.readers import read_ahead
 from seqpar_deploy.training.recipe import Augmentation
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]
 Key = tuple[int, int, int]  # source, person, number of earlier uses of this person
 
 _ORDER, _PICTURE = 0, 1  # parts of seeds, so that random streams differ
@@ -92,11 +94,8 @@ class Schedule:
                 yield int(person), turn
 
 
-class _Pictures(TorchDataset[tuple[Any, Any]]):
-    """Prepared, augmented pictures, uint8 (H, W, 3), and labels, int8 (n,), by key. Used in the loader's processes.
-
-    For a picture that cannot be read it returns the error.
-    """
+class _Pictures:
+    """Read, prepare and augment the pictures of a batch. Used in the loader's processes."""
 
     def __init__(
         self, schedule: Schedule, image_size: int, preprocessing: Preprocessing, augmentation: Augmentation
@@ -104,15 +103,15 @@ class _Pictures(TorchDataset[tuple[Any, Any]]):
         self._schedule, self._image_size = schedule, image_size
         self._preprocessing, self._augmentation = preprocessing, augmentation
 
-    def __getitem__(self, key: Key) -> tuple[Any, Any]:
+    def batch(self, keys: Sequence[Key]) -> _Batch:
+        images, labels = zip(*map(self._read, keys), strict=True)
+        return np.stack(images), np.stack(labels)
+
+    def _read(self, key: Key) -> tuple[Crop, npt.NDArray[np.int8]]:
         number, person, turn = key
         dataset = self._schedule.sources[number].dataset
         rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, turn])
-        try:
-            crop = dataset.crop(person)
-        except SeqparError as error:  # returned, because the loader would convert it to a traceback
-            return error, None
-        crop = vary_crop(crop, self._augmentation, rng)
+        crop = vary_crop(dataset.crop(person), self._augmentation, rng)
         image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
         return vary_prepared(image, self._augmentation, rng), dataset.labels[person]
 
@@ -142,62 +141,27 @@ class Loader:
     def batches(self, first_step: int, last_step: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield crops, uint8 (B, H, W, 3), and labels, int8 (B, n), of steps `first_step` to `last_step` - 1.
 
-        Close the generator if it is not read to the end, because its processes ignore signals. Raises ImageError and
-        DatasetError.
+        Close the generator if it is not read to the end: this ends its processes, which ignore signals.
+
+        Raises:
+            ImageError: A picture cannot be read.
+            DatasetError: A file of the data set cannot be read.
+            TrainingError: A process of the loader ended, or did not answer within 10 minutes.
         """
+        import torch  # here, so that the loader's processes start without it
+
         pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation)
-        loader = DataLoader(
-            pictures,
-            batch_sampler=_Steps(self, first_step, last_step),
-            num_workers=self.workers,
-            # Not "fork": a forked process of a runtime with threads may die without an error.
-            multiprocessing_context="spawn" if self.workers else None,
-            collate_fn=_collate,
-            worker_init_fn=_quiet_worker,
-        )
-        iterator = iter(loader)
-        try:
-            for batch in iterator:
-                if isinstance(batch, SeqparError):
-                    raise batch
-                yield batch
-        finally:
-            # Otherwise the wait for its processes never ends if a traceback keeps the iterator alive.
-            getattr(iterator, "_shutdown_workers", lambda: None)()
+        steps = self._steps(first_step, last_step)
+        read = read_ahead(pictures.batch, steps, workers=self.workers) if self.workers else map(pictures.batch, steps)
+        with contextlib.closing(read) if isinstance(read, Generator) else contextlib.nullcontext():
+            for images, labels in read:
+                yield torch.from_numpy(images), torch.from_numpy(labels)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Steps:
-    loader: Loader
-    first: int
-    last: int
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        schedule = self.loader.schedule
-        per_epoch = schedule.steps_per_epoch
+    def _steps(self, first: int, last: int) -> Iterator[list[Key]]:
+        per_epoch = self.schedule.steps_per_epoch
         batches: list[list[Key]] = []
-        for step in range(self.first, self.last):
+        for step in range(first, last):
             epoch, within = divmod(step, per_epoch)
-            if step == self.first or within == 0:
-                batches = schedule.epoch(epoch)
-            yield batches[within][self.loader.rank :: self.loader.world]
-
-
-def _collate(rows: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor] | SeqparError:
-    for first, _ in rows:
-        if isinstance(first, SeqparError):
-            return first
-    images, labels = zip(*rows, strict=True)
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-
-
-def _quiet_worker(_worker: int) -> None:
-    """Ignore signals, because a worker that dies of one would end the run before the state is saved."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
+            if step == first or within == 0:
+                batches = self.schedule.epoch(epoch)
+            yield batches[within][self.rank :: self.world]

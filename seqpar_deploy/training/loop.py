@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seqpar_deploy.errors import TrainingError
+from seqpar_deploy.errors import SeqparError, TrainingError
 from seqpar_deploy.interruption import stop_on_signal
 from seqpar_deploy.machine import has_bf16
 from seqpar_deploy.modeling.checkpoint import save_checkpoint
@@ -28,18 +27,22 @@ from seqpar_deploy.modeling.eager import normalise
 from seqpar_deploy.modeling.sequencepar import SequencePAR
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.training.loader import Loader, Schedule
+from seqpar_deploy.training.meter import Meter
 from seqpar_deploy.training.network import TeacherForced, derived_seed
 from seqpar_deploy.training.optimisers import learning_rate, make_optimisers
+from seqpar_deploy.training.peers import Interrupted, Peers, Stopped, Vote, lost_peers
 from seqpar_deploy.training.recipe import Precision
 from seqpar_deploy.training.run import Process, Run
-from seqpar_deploy.training.run_files import learning_curves, write_log, write_recipe
+from seqpar_deploy.training.run_files import check_folder, learning_curves, write_log, write_recipe
 from seqpar_deploy.training.state import (
     TrainingState,
+    check_room,
     load_state,
+    moments_size,
+    not_written,
     optimiser_tensors,
     restore_optimisers,
     save_state,
-    why,
 )
 from seqpar_deploy.training.targets import presence_loss, sequence_loss, sequences_from_labels
 from seqpar_deploy.training.validation import validate
@@ -56,8 +59,8 @@ _log = logging.getLogger(__name__)
 def train(run: Run, model: SequencePAR, process: Process, *, progress: OnProgress) -> Iterator[dict[str, Any]]:
     """Train until the recipe's last epoch. If `run.out` contains a state of this run, training resumes from it.
 
-    The function writes all files of the run. After SIGINT or SIGTERM it finishes the current step or validation batch,
-    saves the state and raises KeyboardInterrupt.
+    The function writes all files of the run. After SIGINT, SIGTERM or SIGHUP it finishes the current step, or abandons
+    a wait or a validation, saves the state and raises KeyboardInterrupt. Several processes stop at the same step.
 
     Args:
         run: The recipe, the data and the output folder.
@@ -111,13 +114,17 @@ class _Training:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.signals: list[int] = []
+        self.unfinished = False  # the last epoch of the history waits for its validation or checkpoint
+        self.waiting = False
+        self.peers = Peers(process.world, lambda: bool(self.signals))
         if process.rank == 0:
             self._log_start()
         self._restore()
         self.forward: nn.Module = taught
         if process.world > 1:
             ids = [process.device.index] if process.device.type == "cuda" else None
-            self.forward = DistributedDataParallel(taught, device_ids=ids)
+            with lost_peers():
+                self.forward = DistributedDataParallel(taught, device_ids=ids)
 
     def _log_start(self) -> None:
         people = sum(len(source.dataset) for source in self.run.sources)
@@ -133,22 +140,38 @@ class _Training:
             )
 
     def epochs(self) -> Iterator[dict[str, Any]]:
-        with stop_on_signal() as self.signals, learning_curves(self.run.out) as draw:
+        with stop_on_signal(self._interrupt_wait) as self.signals, learning_curves(self.run.out) as draw:
             for row in self._epochs():
                 if self.process.rank == 0:
                     draw()
                 yield row
 
+    def _interrupt_wait(self) -> None:
+        if self.waiting:
+            raise Interrupted
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Raise Interrupted in this block once a signal comes: the block waits, or can be done again."""
+        self.waiting = True
+        try:
+            if self.signals:
+                raise Interrupted
+            yield
+        finally:
+            self.waiting = False
+
     def _epochs(self) -> Iterator[dict[str, Any]]:
         per_epoch = self.schedule.steps_per_epoch
         total = per_epoch * self.optimiser_recipe.epochs
-        epoch, begun = divmod(self.step, per_epoch)
-        if epoch and not begun and self._due(self.history[-1]):  # the run was interrupted during the validation
+        if self.unfinished:
             yield self._finish_epoch(self.history[-1])
-        meter, saved = _Meter(), time.monotonic()
+        meter, saved = Meter(), time.monotonic()
         with contextlib.closing(self._loader().batches(self.step, total)) as batches:
-            for crops, labels in meter.watch(batches):
-                loss = self._train_step(crops, labels)
+            while self.step < total:
+                crops, labels = self._next(batches, meter)
+                with lost_peers():
+                    loss = self._train_step(crops, labels)
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"the loss must be finite, got {loss} at step {self.step}; lower the learning rate, or train "
@@ -159,13 +182,29 @@ class _Training:
                 self.progress(self.step, total)
                 if self.step % per_epoch == 0:
                     row = self._finish_epoch(self._new_row(meter))
-                    meter, saved = _Meter(), time.monotonic()
+                    meter, saved = Meter(), time.monotonic()
                     yield row
-                elif self.signals or time.monotonic() - saved > self.run.save_every:
+                elif time.monotonic() - saved > self.run.save_every:
                     self._save()
                     saved = time.monotonic()
-                if self.signals:
-                    raise KeyboardInterrupt
+
+    def _next(self, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter) -> tuple[Tensor, Tensor]:
+        """Return the next batch. If it cannot be read, or a signal came to any process, save the state and raise."""
+        batch = None
+        try:
+            with meter.waiting_time(), contextlib.suppress(Interrupted), self._interruptible():
+                batch = next(batches)
+            vote = self.peers.agree(Vote.GO if batch is not None else Vote.STOP)
+        except (SeqparError, KeyboardInterrupt):
+            if len(self.signals) < 2:  # the second one ends the run at once
+                self._save()
+            if self.signals:
+                raise KeyboardInterrupt from None
+            raise
+        if batch is None or vote is Vote.STOP:
+            self._save()
+            raise KeyboardInterrupt
+        return batch
 
     def _loader(self) -> Loader:
         return Loader(
@@ -226,7 +265,7 @@ class _Training:
         floating = [name for name in average if average[name].is_floating_point()]
         torch._foreach_lerp_([average[name] for name in floating], [values[name] for name in floating], 1 - decay)
 
-    def _new_row(self, meter: _Meter) -> dict[str, Any]:
+    def _new_row(self, meter: Meter) -> dict[str, Any]:
         row = {
             "epoch": self.step // self.schedule.steps_per_epoch,
             "learning_rate": learning_rate(self.optimiser_recipe, self.step - 1, self.schedule.steps_per_epoch),
@@ -246,33 +285,52 @@ class _Training:
         return due and self.run.validation is not None and "f1" not in row
 
     def _finish_epoch(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Validate the last epoch of the history if it is due, and write checkpoints, log and state."""
+        """Save the state, validate the last epoch of the history if it is due, and write checkpoints and log."""
+        self._save()  # first: the validation may take long, fail, or be stopped
+        stopped = False
+        if self._due(row) or self._is_last(row):
+            stopped = self._write_checkpoints(row) if self.process.rank == 0 else self._await_checkpoints()
         if self.process.rank == 0:
-            if self._due(row) or self._is_last(row):
-                with contextlib.suppress(_ValidationStopped):
-                    self._write_checkpoints(row)
             write_log(self.run.out, self.history)
-        self._save()
-        if self.process.world > 1:
-            torch.distributed.barrier()
-        if self.signals and self._due(row):
+            if "f1" in row:
+                self._save()
+        if stopped:
             raise KeyboardInterrupt
         return row
 
-    def _write_checkpoints(self, row: dict[str, Any]) -> None:
+    def _write_checkpoints(self, row: dict[str, Any]) -> bool:
+        """Validate, and write the checkpoints of this epoch. Returns whether a signal to any process came first."""
         model = self._averaged_model()
-        if self.run.validation is not None:
-            metrics = validate(model, self.run.label_set, self.run.validation, progress=self._stop_if_signalled)
-            row |= {name: getattr(metrics, name) for name in _SCORES}
-            for score, file in (("ma", BEST_MA), ("f1", BEST_F1)):
-                if row[score] > max((earlier.get(score, -1.0) for earlier in self.history[:-1]), default=-1.0):
-                    self._save_checkpoint(file, model, row)
-        if self._is_last(row):
-            self._save_checkpoint(LAST, model, row)
+        try:
+            if self._due(row) and self.run.validation is not None:
+                with self._interruptible():
+                    metrics = validate(model, self.run.label_set, self.run.validation, progress=self._check_in)
+                row |= {name: getattr(metrics, name) for name in _SCORES}
+                for score, file in (("ma", BEST_MA), ("f1", BEST_F1)):
+                    if row[score] > max((earlier.get(score, -1.0) for earlier in self.history[:-1]), default=-1.0):
+                        self._save_checkpoint(file, model, row)
+            if self._is_last(row):
+                self._save_checkpoint(LAST, model, row)
+        except Stopped:  # by all processes
+            return True
+        except Interrupted:
+            self.peers.agree(Vote.STOP)
+            return True
+        return self.peers.agree(Vote.DONE) is Vote.STOP
 
-    def _stop_if_signalled(self, _done: int, _total: int) -> None:
+    def _await_checkpoints(self) -> bool:
+        """Wait until the first process has written the checkpoints. Returns whether a signal to any process came."""
+        vote = Vote.GO
+        while vote is Vote.GO:
+            vote = self.peers.agree(Vote.STOP if self.signals else Vote.GO)
+        return vote is Vote.STOP
+
+    def _check_in(self, _done: int, _total: int) -> None:
+        """Keep the other processes waiting for the validation, or raise if one of them has to stop."""
         if self.signals:
-            raise _ValidationStopped
+            raise Interrupted
+        if self.peers.agree(Vote.GO) is Vote.STOP:
+            raise Stopped
 
     def _averaged_model(self) -> SequencePAR:
         model = copy.deepcopy(self.model)
@@ -285,9 +343,7 @@ class _Training:
         try:
             save_checkpoint(self.run.out / name, model, self.run.label_set, dtype=torch.float32, metadata=metadata)
         except (OSError, SafetensorError) as error:
-            raise TrainingError(
-                f"{self.run.out / name} cannot be written: {why(error)}; free space, then resume"
-            ) from None
+            raise not_written(self.run.out / name, error) from None
 
     def _save(self) -> None:
         if self.process.rank == 0:
@@ -304,6 +360,12 @@ class _Training:
             save_state(self.run.out, state)
 
     def _restore(self) -> None:
+        check_folder(self.run.out, (BEST_MA, BEST_F1, LAST))
+        if self.process.rank == 0:
+            weights = sum(4 * weight.numel() for weight in self.taught.parameters())
+            size = weights * (1 if self.average is None else 2) + moments_size(self.optimisers)
+            kept = (BEST_MA, BEST_F1, LAST) if self.run.validation is not None else (LAST,)
+            check_room(self.run.out, size, weights, kept)
         state = load_state(self.run.out, self.run.identity())
         if state is None:
             return
@@ -320,6 +382,9 @@ class _Training:
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         self.step, self.history = state.step, state.history
+        if self.history and self.step % self.schedule.steps_per_epoch == 0:
+            row = self.history[-1]
+            self.unfinished = self._due(row) or (self._is_last(row) and not (self.run.out / LAST).is_file())
         if self.process.rank == 0:
             _log.info("resuming the run in %s at step %d", self.run.out, self.step)
 
@@ -331,43 +396,3 @@ def _available_precision(precision: Precision, process: Process) -> Precision:
     if process.rank == 0:
         _log.warning("this processor has no bf16 instructions; training in fp32 instead of bf16")
     return "fp32"
-
-
-class _ValidationStopped(Exception):
-    """A signal stopped a validation. The state is saved without its scores, and a resumed run validates again."""
-
-
-class _Meter:
-    """Loss and speed since its creation."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._losses: list[float] = []
-        self._images = 0
-        self._waited = 0.0
-
-    def watch(self, batches: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            self._waited += time.perf_counter() - start
-            yield batch
-
-    def add(self, loss: float, images: int) -> None:
-        self._losses.append(loss)
-        self._images += images
-
-    @property
-    def loss(self) -> float:
-        return sum(self._losses) / len(self._losses)
-
-    @property
-    def images_per_second(self) -> float:
-        return self._images / (time.perf_counter() - self._start)
-
-    @property
-    def waiting(self) -> float:
-        return self._waited / (time.perf_counter() - self._start)

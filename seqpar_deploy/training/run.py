@@ -15,7 +15,7 @@ import torch
 import torch.distributed
 
 from seqpar_deploy.datasets import UNKNOWN, Dataset
-from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.errors import DatasetError, TrainingError
 from seqpar_deploy.training.loader import Source
 from seqpar_deploy.training.recipe import TrainingRecipe
 from seqpar_deploy.vocab import LabelSet
@@ -31,7 +31,8 @@ class Run:
         sources: The data sets to train on, with their shares.
         validation: The data set to score after an epoch. None: no scores.
         out: Output folder. An interrupted run in it is resumed.
-        start: SHA-256 of the checkpoint to start from. None for a new network. Default: None.
+        start: SHA-256 of the checkpoint to start from, and the name of its weights if one was chosen. None for a new
+            network. Default: None.
         seed: Seed of weights, order, augmentation and dropout. Default: 0.
         workers: Processes that read pictures. Default: 0, the training process itself.
         validate_every: Epochs per validation. The last epoch is always validated. Default: 1.
@@ -101,7 +102,10 @@ class Process:
 
 @contextlib.contextmanager
 def joined_processes() -> Iterator[Process]:
-    """Join the processes that `torchrun` started, one per GPU, and leave them at the end of the block."""
+    """Join the processes that `torchrun` started, one per GPU, and leave them at the end of the block.
+
+    Raises TrainingError if they do not find each other.
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -109,7 +113,12 @@ def joined_processes() -> Iterator[Process]:
     else:
         device = torch.device("cpu")
     if world > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"the {world} processes of the run must find each other, got one alone; start all of them with torchrun"
+            ) from error
     try:
         yield Process(rank=rank, world=world, device=device)
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqpar_deploy.errors import TrainingError
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.training.curves import learning_curves_figure
 
@@ -21,6 +22,26 @@ _DRAW_EVERY = 10.0  # seconds; a drawing may cost more than a short epoch
 _COLUMNS = (
     "epoch", "learning_rate", "loss", "images_per_second", "waiting", "ma", "accuracy", "precision", "recall", "f1",
 )  # fmt: skip
+
+
+def check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Raise TrainingError if a file that the run would write exists and is not of a run.
+
+    Args:
+        folder: Output folder of the run. It may be missing.
+        names: Names of the checkpoints and the state of a run.
+    """
+    present = [name for name in (RECIPE, LOG, CURVES, *names) if (folder / name).exists()]
+    try:
+        values = json.loads((folder / RECIPE).read_bytes()) if present else {}
+        ours = isinstance(values, dict) and {"recipe", "phrases", "data"} <= values.keys()
+    except (OSError, ValueError, RecursionError):
+        ours = False
+    if present and not ours:
+        raise TrainingError(
+            f"{folder} must be new or the folder of a run, got one whose {present[0]} is of something else; choose "
+            "another --out"
+        )
 
 
 def write_recipe(folder: Path, values: Mapping[str, Any]) -> None:

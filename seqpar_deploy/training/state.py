@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seqpar_deploy.errors import TrainingError
-from seqpar_deploy.files import replacing
+from seqpar_deploy.files import check_space, replacing, why_not_written
 
 STATE = "state.safetensors"
 _METADATA = "seqpar_training"
@@ -49,14 +49,37 @@ def save_state(folder: Path, state: TrainingState) -> None:
         with replacing(folder / STATE) as staging:
             safetensors.torch.save_file(state.tensors, staging, metadata={_METADATA: json.dumps(values)})
     except (OSError, safetensors.SafetensorError) as error:
-        raise TrainingError(
-            f"{folder / STATE} cannot be written: {why(error)}; free space, then resume from the earlier state"
-        ) from None
+        raise not_written(folder / STATE, error) from None
 
 
-def why(error: OSError | safetensors.SafetensorError) -> str:
-    """Return the reason of a failed write in one short line."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
+def not_written(path: Path, error: OSError | safetensors.SafetensorError) -> TrainingError:
+    """Return the error for a file of the run that could not be written. The earlier file is still there."""
+    why = why_not_written(error, path) or " ".join(str(error).split())[:100]
+    return TrainingError(f"{path} cannot be written: {why}. The same command resumes from the earlier state")
+
+
+def check_room(folder: Path, state: int, checkpoint: int, checkpoints: Sequence[str]) -> None:
+    """Raise TrainingError, before any work, if the disk cannot hold the files of a run.
+
+    Args:
+        folder: The run's folder.
+        state: Size of a state in bytes. Two lie side by side while one replaces the other.
+        checkpoint: Size of a checkpoint in bytes.
+        checkpoints: Names of the checkpoints of the run.
+    """
+    present = [folder / name for name in (STATE, *checkpoints)]
+    present_size = sum(path.stat().st_size for path in present if path.is_file())
+    check_space(folder, 2 * state + len(checkpoints) * checkpoint - present_size, error=TrainingError)
+
+
+def moments_size(optimisers: Sequence[torch.optim.Optimizer]) -> int:
+    """Return the size in bytes of all moments: one per weight of Muon, two per weight of AdamW."""
+    return sum(
+        4 * parameter.numel() * (1 if isinstance(optimiser, torch.optim.Muon) else 2)
+        for optimiser in optimisers
+        for group in optimiser.param_groups
+        for parameter in group["params"]
+    )
 
 
 def load_state(folder: Path, run: dict[str, Any]) -> TrainingState | None:
