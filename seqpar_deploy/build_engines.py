@@ -19,7 +19,6 @@ from typing import Any
 from seqpar_deploy.backends.gpu.cuda import Gpu, find_gpu
 from seqpar_deploy.backends.gpu.engine_files import (
     ENGINE_JSON,
-    GRAPHS,
     USED_OUTPUTS,
     InputShapes,
     Runtime,
@@ -33,6 +32,7 @@ from seqpar_deploy.backends.registry import verify_backend
 from seqpar_deploy.bundle import ENGINES, BatchProfile, Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, EngineError
 from seqpar_deploy.files import new_folder
+from seqpar_deploy.interruption import STOP_SIGNALS
 from seqpar_deploy.progress import OnProgress, Progress, silent
 
 _log = logging.getLogger(__name__)
@@ -100,11 +100,12 @@ def build_engines(
     )
     out = bundle.path / ENGINES / identity.folder_name
     profiles = graph_profiles(bundle, identity.batches)
+    graphs = {"encoder": bundle.encoder, "decoder_step": bundle.decoder_step}
     with new_folder(out, marker=ENGINE_JSON, overwrite=True, error=EngineError) as folder:
-        for name, file in GRAPHS.items():
+        for name, graph in graphs.items():
             with progress(f"building the {name} engine") as on_progress:
                 build = _Build(trt, options, timing_cache=out.with_name(f"{out.name}.timing-cache"))
-                plan = build.plan_from_onnx(bundle.path / file, profiles[name], on_progress)
+                plan = build.plan_from_onnx(graph, profiles[name], on_progress)
                 try:
                     (folder / f"{name}.plan").write_bytes(plan)
                 except OSError as error:
@@ -265,8 +266,7 @@ def _polygraphy(*, rtx: bool) -> Any:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """Defer signals until the block ends: one inside `Thread.start` would leave a running thread without an owner."""
-    signals = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

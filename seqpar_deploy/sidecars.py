@@ -8,11 +8,11 @@ was made for. A reader ignores one that does not match, and logs one line.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.bundle_files import cache_dir
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.files import check_writable, write_whole
 
@@ -67,16 +67,5 @@ def check_sidecar_writable(bundle: Bundle, name: str) -> None:
 
 
 def _places(bundle: Bundle, name: str) -> list[Path]:
-    cache = _cache_dir()
+    cache = cache_dir()
     return [bundle.path / name, *([cache / bundle.digest / name] if cache else [])]
-
-
-def _cache_dir() -> Path | None:
-    """Return `seqpar-deploy` in the user's cache folder, or None for a user without a home folder."""
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(configured):  # the XDG specification ignores relative paths
-        return Path(configured) / "seqpar-deploy"
-    try:
-        return Path.home() / ".cache" / "seqpar-deploy"
-    except RuntimeError:
-        return None

@@ -10,7 +10,7 @@ import typer
 from seqpar_deploy.bundle import CALIBRATION, ENGINES, MANIFEST, TUNED, VERIFIED, Bundle
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import emit_result
-from seqpar_deploy.cli.layout import format_sections, size
+from seqpar_deploy.cli.layout import format_sections, printable, size
 from seqpar_deploy.cli.probes import Isolated, guarded
 from seqpar_deploy.config import parse_json
 from seqpar_deploy.errors import BundleFormatError, SeqparError
@@ -134,7 +134,7 @@ def _table(manifest: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _sections(facts: Mapping[str, Any]) -> dict[str, Lines]:
     label_set = facts["label_set"]
     return {
-        f"Bundle {facts['path']}": _bundle(facts),
+        f"Bundle {printable(facts['path'])}": _bundle(facts),
         f"Label set {label_set['name']}, {label_set['attributes']} attributes": (
             (group, ", ".join(names)) for group, names in label_set["groups"].items()
         ),

@@ -16,7 +16,6 @@ from seqpar_deploy.backends.gpu.cuda import Address, Cuda, Gpu, cuda_runtime, fi
 from seqpar_deploy.backends.gpu.decode import DeviceBackend
 from seqpar_deploy.backends.gpu.engine_files import (
     EXTRAS,
-    GRAPHS,
     RUNTIMES,
     EngineIdentity,
     Runtime,
@@ -61,15 +60,14 @@ class TensorRtBackend(DeviceBackend):
         engines = open_engines(bundle, identity_of(bundle, runtime, trt.__version__, gpu))
         self._opened, self._gpu = engines, gpu
         cuda = Cuda(cuda_python)
+        graphs = {"encoder": bundle.encoder, "decoder_step": bundle.decoder_step}  # for engines without weights
         self._sdk = SdkRuntime(trt, cuda, engines.identity, gpu, engines.compiled(gpu), cuda_graphs=cuda_graphs)
         super().__init__(
             bundle,
             name=runtime,
             batches=engines.identity.batches,
             cuda=cuda,
-            open_graph=lambda name, _turn: TensorRtExecutor(
-                self._sdk, cuda, engines.plans[name], bundle.path / GRAPHS[name]
-            ),
+            open_graph=lambda name, _turn: TensorRtExecutor(self._sdk, cuda, engines.plans[name], graphs[name]),
             cuda_graphs=cuda_graphs,
         )
 
