@@ -33,6 +33,7 @@ _WORDS = {  # msgspec's names of types, in plain words
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Crops = Annotated[int, msgspec.Meta(ge=0, le=2000)]  # to render in one export, at 10 ms each
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]  # neither NaN nor infinite
 NotNegativeNumber = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]  # not empty

@@ -1,9 +1,12 @@
-"""Parse the parts of the ONNX file format that name a graph's external weight files, without the onnx package.
+"""Parse the parts of the ONNX file format that a runtime must not be trusted with, without the onnx package.
 
-An ONNX file names its external-data files itself. A hostile one can name `/etc/passwd` or `../../other`. Not all
-runtimes reject such paths, so a bundle's graphs are checked here before any runtime opens them.
+- An ONNX file names its external-data files itself. A hostile one can name `/etc/passwd` or `../../other`. Not all
+  runtimes reject such paths, so a bundle's graphs are checked here before any runtime opens them.
+- OpenVINO 2026.4 reads a graph of operator set 2^63 without end, and tries a file that it does not recognise as
+  TensorFlow text, which prints lines to standard error. So the head of each file is checked before it is opened.
 
-Field numbers are those of onnx.proto: ModelProto.graph 7, .functions 25; GraphProto.node 1, .initializer 5,
+Field numbers are those of onnx.proto: ModelProto.ir_version 1, .graph 7, .opset_import 8, .functions 25;
+OperatorSetIdProto.version 2; GraphProto.node 1, .initializer 5,
 .sparse_initializer 15; NodeProto.attribute 5; FunctionProto.node 7; AttributeProto.t 5, .g 6, .tensors 10,
 .graphs 11, .sparse_tensor 22, .sparse_tensors 23; SparseTensorProto.values 1, .indices 2;
 TensorProto.external_data 13; StringStringEntryProto.key 1, .value 2.
@@ -28,19 +31,50 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {13: "entry"},
 }
 _MAX_DEPTH = 32  # nested subgraphs; bundles have none
+_IR_VERSION, _GRAPH, _OPSET_IMPORT = 1, 7, 8  # fields below the last occur once
+_MODEL_FIELDS = {1: int, 5: int, **dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), memoryview)}
+_NEWEST = 999  # IR version or operator set; the newest are 13 and 25 today
 
 
 def external_data_locations(path: Path) -> set[str]:
     """Return the names of the files that hold an ONNX graph's weights. Raises BundleIntegrityError if it is damaged."""
     try:
-        with path.open("rb") as file:
-            # Not closed by hand: that fails while an error's traceback still holds views of it.
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return set(_locations(memoryview(data), "model", 0))
+        return set(_locations(_mapped(path), "model", 0))
     except (ValueError, IndexError) as error:  # mmap raises ValueError for an empty file
         raise BundleIntegrityError(
             f"{path} must be an ONNX file: {error}; export the bundle again with seqpar-export"
         ) from None
+
+
+def check_head(graph: Path | bytes) -> None:
+    """Raise ValueError, with the reason in a few words, if a file or its content does not begin as an ONNX model."""
+    content = _mapped(graph) if isinstance(graph, Path) else memoryview(graph)
+    once: dict[int, int] = {}  # fields that may not repeat, and their values if they are numbers
+    operator_sets: list[int] = []
+    try:
+        for field, value in fields(content):
+            if not isinstance(value, _MODEL_FIELDS.get(field, ())):
+                raise ValueError(f"it has the unknown field {field}")
+            if field in once:
+                raise ValueError(f"it has the field {field} twice")
+            if field < _OPSET_IMPORT:
+                once[field] = value if isinstance(value, int) else 0
+            elif field == _OPSET_IMPORT and not isinstance(value, int):
+                operator_sets += [number for key, number in fields(value) if key == 2 and isinstance(number, int)]
+    except IndexError:
+        raise ValueError("it is truncated") from None
+    if _GRAPH not in once:
+        raise ValueError("it has no graph")
+    for name, numbers in (("IR version", [once.get(_IR_VERSION, 0)]), ("operator set", operator_sets or [0])):
+        if strange := [number for number in numbers if not 1 <= number <= _NEWEST]:
+            raise ValueError(f"it is of {name} {strange[0]}, which does not exist")
+
+
+def _mapped(path: Path) -> memoryview:
+    """Map a file into memory. Raises ValueError if it is empty."""
+    with path.open("rb") as file:
+        # Not closed by hand: that fails while an error's traceback still holds views of it.
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from seqpar_deploy.errors import BundleIntegrityError
-from seqpar_deploy.onnx_file import external_data_locations
+from seqpar_deploy.onnx_file import check_head, external_data_locations
 
 
 def outside(location: str) -> TensorProto:
@@ -69,3 +69,38 @@ def test_nesting_is_bounded(tmp_path: Path) -> None:
         inner = graph(helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=graph()))
     with pytest.raises(BundleIntegrityError, match="nested more than 32"):
         external_data_locations(save(tmp_path / "g.onnx", inner))
+
+
+def change(model: onnx.ModelProto, **values: object) -> bytes:
+    for name, value in values.items():
+        model.ClearField(name)
+        if isinstance(value, int):
+            setattr(model, name, value)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (change(helper.make_model(graph()), ir_version=None), "IR version"),
+        (change(helper.make_model(graph()), ir_version=2**40), "IR version"),
+        (change(helper.make_model(graph()), opset_import=None), "operator set"),
+        (change(helper.make_model(graph()), graph=None), "no graph"),
+        (2 * helper.make_model(graph()).SerializeToString(), "twice"),
+        (helper.make_model(graph()).SerializeToString() + b"\xf8\x01\x01", "field 31"),
+        (helper.make_model(graph()).SerializeToString()[:-1], "truncated"),
+        (b"version https://git-lfs.github.com/spec/v1", "wire type"),
+        (b"", "graph|empty"),
+    ],
+)
+def test_what_does_not_begin_as_a_graph_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(content)
+    for given in (path, content):
+        with pytest.raises(ValueError, match=reason):
+            check_head(given)
+
+
+def test_a_sound_head_passes(tmp_path: Path) -> None:
+    check_head(save(tmp_path / "g.onnx", graph()))
+    check_head((tmp_path / "g.onnx").read_bytes())

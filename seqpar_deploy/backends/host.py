@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from seqpar_deploy.bundle import Bundle, Dimensions
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
 Cache = npt.NDArray[Any]  # float32 or float16
+
+_log = logging.getLogger(__name__)
 
 
 def graphs_for(bundle: Bundle, compute_precision: ComputePrecision) -> tuple[Path, Path]:
@@ -67,6 +71,7 @@ class HostBackend(abc.ABC):
     max_rows = None
 
     def __init__(self, bundle: Bundle) -> None:
+        self._path = bundle.path
         self._dimensions: Dimensions = bundle.dimensions
         self._dtype = np.dtype(np.float16 if bundle.precision == "fp16" else np.float32)
 
@@ -116,11 +121,44 @@ class SessionBackend(HostBackend):
         self.name, self._encoder, self._decoder_step = name, encoder, decoder_step
 
     def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> Cache:
-        return self._encoder.run({"crops": crops}, ["cross_kv"])["cross_kv"]
+        d = self._dimensions
+        shape = (2 * d.layers, len(crops), d.heads, None, d.head_size)  # trimmed crops have fewer image tokens
+        return self._run(self._encoder, "encoder", {"crops": crops}, {"cross_kv": shape})[0]
 
     def _run_decoder_step(
         self, tokens: Int64Array, position: Int64Array, self_kv: Cache, cross_kv: Cache
     ) -> tuple[npt.NDArray[np.float32], Int64Array, Cache]:
         feed = {"tokens": tokens, "position": position, "self_kv": self_kv, "cross_kv": cross_kv}
-        outputs = self._decoder_step.run(feed, ["log_probs", "next_token", "self_kv_out"])
-        return outputs["log_probs"], outputs["next_token"], outputs["self_kv_out"]
+        shapes = {
+            "log_probs": (*tokens.shape, self._dimensions.vocabulary),
+            "next_token": tokens.shape,
+            "self_kv_out": self_kv.shape,
+        }
+        log_probs, next_token, self_kv_out = self._run(self._decoder_step, "decoder step", feed, shapes)
+        if next_token.size and not 0 <= next_token.min() <= next_token.max() < self._dimensions.vocabulary:
+            raise BackendError(self._unlike("decoder step", "a token that is not in its vocabulary"))
+        return log_probs, next_token, self_kv_out
+
+    def _run(
+        self, session: Session, graph: str, feed: Mapping[str, Any], shapes: Mapping[str, Sequence[int | None]]
+    ) -> list[npt.NDArray[Any]]:
+        """Return the outputs of a graph. Raises BackendError if it fails, or they do not have these shapes.
+
+        A graph can open and still not be the one that the manifest describes.
+        """
+        try:
+            outputs = session.run(feed, list(shapes))
+        except Exception as error:  # each runtime has its own exceptions
+            _log.debug("the %s fails on %s", graph, self.name, exc_info=error)
+            raise BackendError(self._unlike(graph, "an error of the runtime")) from None
+        for name, shape in shapes.items():
+            got = outputs[name].shape
+            if len(got) != len(shape) or any(size not in (None, side) for size, side in zip(shape, got, strict=True)):
+                raise BackendError(self._unlike(graph, f"{name} of shape {got}"))
+        return [outputs[name] for name in shapes]
+
+    def _unlike(self, graph: str, got: str) -> str:
+        return (
+            f"the {graph} of {self._path} must run on {self.name} as its manifest describes, got {got}; "
+            "export the bundle again, or try another backend"
+        )

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from seqpar_deploy import machine
 from seqpar_deploy.backends.base import ComputePrecision
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
+from seqpar_deploy.onnx_file import check_head
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ def inference_session(onnxruntime: Any, graph: Graph, providers: list[Any], **op
     Raises:
         BackendError: ONNX Runtime cannot open the graph.
     """
+    _check_head("ONNX Runtime", graph)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors only, which are raised as well
     if (limit := machine.thread_limit()) is not None:
@@ -157,22 +159,30 @@ class OnnxRuntimeSession:
     def __init__(self, graph: Graph, *, device: str = "cpu", threads: int | None = None) -> None:
         onnxruntime = import_onnxruntime(device)
         self._session = inference_session(onnxruntime, graph, [PROVIDERS[device]], intra_op_num_threads=threads)
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        try:
+            self._outputs = [output.name for output in self._session.get_outputs()]
+            self._inputs = tuple(
+                Tensor(
+                    name=tensor.name,
+                    shape=tuple(size if isinstance(size, int) and size > 0 else None for size in tensor.shape),
+                    dtype=_NUMPY_TYPES.get(tensor.type, object),
+                )
+                for tensor in self._session.get_inputs()
+            )
+        except UnicodeDecodeError as error:
+            raise _cannot_open("ONNX Runtime", onnxruntime, graph, error) from None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        return tuple(
-            Tensor(
-                name=tensor.name,
-                shape=tuple(size if isinstance(size, int) and size > 0 else None for size in tensor.shape),
-                dtype=_NUMPY_TYPES.get(tensor.type, object),
-            )
-            for tensor in self._session.get_inputs()
-        )
+        return self._inputs
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        try:
+            metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError:
+            _log.warning("ignoring the metadata of the ONNX file: it must be UTF-8; pass what it would set as options")
+            return {}
         return metadata
 
     def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -244,6 +254,7 @@ class OpenVinoSession:
         self, graph: Graph, *, threads: int | None = None, compute_precision: ComputePrecision = "native"
     ) -> None:
         openvino = import_openvino()
+        _check_head("OpenVINO", graph)
         self._graph = graph
         try:
             # Pass the path, not OpenVINO's model object: compiling the object crashes OpenVINO 2026.4 (segmentation
@@ -300,6 +311,21 @@ class OpenVinoSession:
             self._idle.put(request)
 
 
+def _check_head(runtime: str, graph: Graph) -> None:
+    """Raise BackendError if the graph is no ONNX file: runtimes hang on some, and print lines about others."""
+    try:
+        check_head(graph)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BackendError(
+            f"{runtime} cannot open {_name(graph)}, which must be an ONNX file: {reason}; export it again"
+        ) from None
+
+
+def _name(graph: Graph) -> str:
+    return str(graph) if isinstance(graph, Path) else "a graph in memory"
+
+
 def _is_quantised(model: Any) -> bool:
     """Return whether the graph quantises activations or has 8-bit weights."""
     for operation in model.get_ops():
@@ -314,7 +340,6 @@ def _is_quantised(model: Any) -> bool:
 
 
 def _cannot_open(runtime: str, module: Any, graph: Graph, error: Exception) -> BackendError:
-    source = graph if isinstance(graph, Path) else "a graph in memory"
-    _log.debug("%s %s cannot open %s", runtime, module.__version__, source, exc_info=error)
+    _log.debug("%s %s cannot open %s", runtime, module.__version__, _name(graph), exc_info=error)
     last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return BackendError(f"{runtime} {module.__version__} cannot open {source}: {last_line}")
+    return BackendError(f"{runtime} {module.__version__} cannot open {_name(graph)}: {last_line}")

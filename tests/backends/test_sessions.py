@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from seqpar_deploy import Bundle, machine
-from seqpar_deploy.backends import BackendName, open_session
+from seqpar_deploy.backends import BackendName, open_backend, open_session
 from seqpar_deploy.backends.openvino import supports_bf16
 from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession, import_onnxruntime
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
@@ -82,6 +84,57 @@ def test_what_cannot_be_opened_is_named_in_one_line(tmp_path: Path, cpu_backend:
     assert "\n" not in str(caught.value)
     with pytest.raises(BackendError, match="in memory"):
         open_session(b"no graph", cpu_backend)
+
+
+@pytest.mark.parametrize("version", [0, 10**6, 2**63 - 1])
+def test_an_operator_set_that_does_not_exist_ends_at_once(cpu_backend: BackendName, version: int) -> None:
+    """OpenVINO counts up to it."""
+    import onnx
+
+    model = onnx.load_model_from_string(_self_contained())
+    model.opset_import[0].version = version
+    with pytest.raises(BackendError, match=rf"operator set {version}\b"):
+        open_session(model.SerializeToString(), cpu_backend)
+
+
+def test_metadata_that_are_not_utf_8_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    graph = _self_contained().replace(b"'person'", b"'p\xe9rson'")
+    assert OnnxRuntimeSession(graph).metadata == {}
+    assert "UTF-8" in caplog.text
+
+
+def test_names_that_are_not_utf_8_are_one_line() -> None:
+    graph = _self_contained().replace(b"\n\x01x", b"\n\x01\xe9")
+    with pytest.raises(BackendError, match="in memory"):
+        OnnxRuntimeSession(graph)
+
+
+def test_graphs_unlike_their_manifest_are_one_line(bundle_dir: Path, tmp_path: Path, cpu_backend: BackendName) -> None:
+    """They open, but lack an output, or return another shape."""
+    import onnx
+
+    from seqpar_deploy.bundle import DECODER_STEP, file_entries, write_manifest
+
+    copy = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+    manifest = Bundle.open(copy).manifest
+    sound = onnx.load(copy / DECODER_STEP, load_external_data=False)
+    crops = np.zeros((1, *[Bundle.open(copy).dimensions.image_size] * 2, 3), np.uint8)
+    for name in ("next_token", "log_probs"):
+        model = onnx.ModelProto()
+        model.CopyFrom(sound)
+        place = [output.name for output in model.graph.output].index(name)
+        if name == "next_token":
+            del model.graph.output[place]
+        else:  # another tensor under its name
+            model.graph.node.append(onnx.helper.make_node("Identity", ["position"], ["log_probs2"]))
+            model.graph.output[place].CopyFrom(onnx.helper.make_tensor_value_info("log_probs2", 7, ["B"]))
+        onnx.save(model, copy / DECODER_STEP)
+        files = {**manifest["files"], **file_entries(copy, [DECODER_STEP])}
+        write_manifest(copy, {**manifest, "files": files})
+        with contextlib.closing(open_backend(Bundle.open(copy), cpu_backend)) as backend:
+            state = backend.encode(crops)
+            with pytest.raises(BackendError, match=r"decoder step of .*bundle.*manifest"):
+                backend.step(state, np.zeros((1, 1), np.int64))
 
 
 @pytest.mark.parametrize(("name", "extra"), [("openvino", "openvino"), ("onnxruntime", "cpu")])
