@@ -5,9 +5,11 @@ Labels are `YES` (1), `NO` (0) or `UNKNOWN` (-1).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from seqpar_deploy.datasets.annotations import reading_text
 from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, check_images, split_by_group
 from seqpar_deploy.datasets.msp60k import load_msp60k
 from seqpar_deploy.datasets.pa100k import load_pa100k
@@ -19,7 +21,7 @@ from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.vocab import LabelSet
 
-__all__ = ["NO", "UNKNOWN", "YES", "Dataset", "check_images", "load_dataset", "split_by_group"]
+__all__ = ["NO", "UNKNOWN", "YES", "Dataset", "check_exists", "check_images", "load_dataset", "split_by_group"]
 
 _READERS: dict[str, Callable[[Path, LabelSet, str | None], Dataset]] = {
     "msp60k": load_msp60k,
@@ -54,13 +56,31 @@ def load_dataset(name: str | Path | LabelSet, root: str | Path, split: str | Non
     """
     label_set = name if isinstance(name, LabelSet) else load_label_set(name)
     root = Path(root)
-    if root.suffix.lower() in SUFFIXES and not root.is_dir():
+    check_exists(root)
+    if not os.path.isdir(root):
         return load_table(root, label_set, split)
-    if not root.is_dir():
-        raise DatasetError(f"data must be a data set's folder, or a file ending in {' or '.join(SUFFIXES)}, got {root}")
     if label_set.name not in _READERS:
         raise DatasetError(
             f"the label set of a folder must be one of {', '.join(_READERS)}, got {label_set.name} for {root}; "
             "name a CSV or JSON Lines file"
         )
     return _READERS[label_set.name](root, label_set, split)
+
+
+def check_exists(root: str | Path) -> None:
+    """Check that data can be opened, before any other work.
+
+    Args:
+        root: The folder of a data set, or a CSV or JSON Lines file.
+
+    Raises:
+        DatasetError: It does not exist, is neither, or cannot be read.
+    """
+    if os.path.isdir(root):
+        return
+    if Path(root).suffix.lower() not in SUFFIXES:
+        raise DatasetError(f"data must be a data set's folder, or a file ending in {' or '.join(SUFFIXES)}, got {root}")
+    with reading_text(Path(root)):
+        if os.path.exists(root) and not os.path.isfile(root):
+            raise DatasetError(f"{root} must be a file, got a pipe or device; save the data to a file")
+        open(root, "rb").close()

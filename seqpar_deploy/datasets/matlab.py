@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,13 @@ import numpy.typing as npt
 from seqpar_deploy.errors import DatasetError
 
 _log = logging.getLogger(__name__)
+
+# Of the MAT-file format, level 5.
+_HEADER = 128  # bytes
+_MATRIX, _COMPRESSED = 14, 15
+_ELEMENTS = frozenset({*range(1, 8), 9, 12, 13, _MATRIX, _COMPRESSED, 16, 17, 18})
+_MAX_DEPTH = 32
+_MOST = 1 << 30  # bytes of a decompressed variable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,7 @@ def read_mat(path: Path, *variables: str) -> tuple[Value, ...]:
     if not path.is_file():
         raise DatasetError(f"{path} does not exist")
     try:
+        _check_elements(path.read_bytes())
         contents = loadmat(path, variable_names=variables)
     except NotImplementedError:
         raise DatasetError(
@@ -101,6 +111,38 @@ def read_mat(path: Path, *variables: str) -> tuple[Value, ...]:
     if missing := [name for name in variables if name not in contents]:
         raise DatasetError(f"{path} must contain the variable {missing[0]}, got none; use the data set's original file")
     return tuple(Value(array=np.asarray(contents[name]), where=f"{path}: {name}") for name in variables)
+
+
+def _check_elements(content: bytes) -> None:
+    """Raise ValueError or zlib.error if an element of a MAT file of version 5 to 7 has no known type or no end.
+
+    SciPy looks its type up in a table without checking it, and crashed on 3 % of files with a few changed bytes.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order and content[124:126] in (b"\x00\x01", b"\x01\x00"):
+        _walk(memoryview(content)[_HEADER:], struct.Struct(f"{order}II"))
+
+
+def _walk(data: memoryview, tag: struct.Struct, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise ValueError("its structs are nested too deeply")
+    at = 0
+    while at < len(data):
+        if len(data) - at < tag.size:
+            raise ValueError("it is truncated")
+        kind, size = tag.unpack_from(data, at)
+        begin = at + tag.size
+        following = begin + size + (0 if kind == _COMPRESSED else -size % 8)
+        if kind >> 16:  # a small element: its size, type and up to 4 bytes of data in one tag
+            kind, size, begin, following = kind & 0xFFFF, kind >> 16, at + 4, at + 8
+        end = begin + size
+        if kind not in _ELEMENTS or end > min(following, len(data)):
+            raise ValueError(f"it has an element of type {kind} and {size} bytes")
+        if kind == _COMPRESSED:
+            _walk(memoryview(zlib.decompressobj().decompress(data[begin:end], _MOST)), tag, depth + 1)
+        elif kind == _MATRIX:
+            _walk(data[begin:end], tag, depth + 1)
+        at = following
 
 
 def _kind(array: npt.NDArray[Any]) -> str:

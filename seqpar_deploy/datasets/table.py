@@ -1,12 +1,14 @@
 """Your own data: a CSV or JSON Lines file beside its pictures.
 
 CSV: the column `image`, optionally `group`, `split` and `left, top, right, bottom`, then one column per attribute. The
-header of the column is the attribute's name or phrase. Values are 1 (yes), 0 (no) or empty (unknown). An attribute
-without a column is unknown for everyone. Other columns may precede the first attribute.
+header of the column is the attribute's name or phrase, in any case. Values are 1 (yes), 0 (no) or empty (unknown), also
+as spreadsheets and pandas write them (`cells.py`). An attribute without a column is unknown for everyone. Other columns
+may precede the first attribute.
 
 JSON Lines, one object per person: `{"image": "a.png", "attributes": ["hat"], "unknown": ["boots"], "box": [left, top,
 right, bottom], "group": "person 7", "split": "test"}`. All keys but the first two are optional. An attribute that is
-neither in `attributes` nor in `unknown` is no.
+neither in `attributes` nor in `unknown` is no. Or, as pandas writes it, `{"image": "a.png", "hat": true, "boots":
+null}`: then an attribute that is null or missing is unknown.
 
 Paths are relative to the file, or to a folder `images` beside it. A file with groups but without splits has two splits:
 `test` is a fifth of the groups, always the same ones, and `train` is the rest.
@@ -18,7 +20,6 @@ import csv
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import numpy as np
 
 from seqpar_deploy.datasets.annotations import json_mistake, reading_text
 from seqpar_deploy.datasets.base import NO, UNKNOWN, YES, Dataset, pixels, split_by_group
+from seqpar_deploy.datasets.cells import encoding_of, find_picture, is_unnamed, label_of, read_rows
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.vocab import LabelSet
 
@@ -35,7 +37,6 @@ SUFFIXES = (".csv", ".jsonl")
 _BOX = ("left", "top", "right", "bottom")
 _ABOUT = ("image", "group", "split", *_BOX)  # columns that are not attributes
 _TEST_SHARE = 0.2
-_VALUES = {"1": YES, "0": NO, "": UNKNOWN}
 _KEYS = ("image", "attributes", "unknown", "box", "group", "split")
 
 _log = logging.getLogger(__name__)
@@ -108,47 +109,42 @@ def _to_dataset(path: Path, label_set: LabelSet, people: list[_Person], split: s
         name=path.stem,
         split=split,
         label_set=label_set,
-        images=tuple(_picture(path.parent, person.image) for person in people),
+        images=tuple(find_picture(path.parent, person.image) for person in people),
         labels=np.array([person.labels for person in people], np.int8),
         boxes=np.array([person.box for person in people], np.int64) if people[0].box else None,
         groups=tuple(str(person.group) for person in people) if people[0].group is not None else None,
     )
 
 
-def _picture(folder: Path, image: str) -> Path:
-    path, inside = folder / image, folder / "images" / image
-    # Not `Path.exists`, which raises for impossible names; opening them raises an error that names the file.
-    return inside if not os.path.exists(path) and os.path.exists(inside) else path
-
-
 def _columns(label_set: LabelSet) -> dict[str, int]:
-    """The index of each attribute by its phrase and by its name; a name takes precedence."""
-    columns = {attribute.phrase: index for index, attribute in enumerate(label_set.attributes)}
-    return columns | {attribute.name: index for index, attribute in enumerate(label_set.attributes)}
+    """The index of each attribute by its phrase and by its name, in lower case; a name takes precedence."""
+    columns = {attribute.phrase.casefold(): index for index, attribute in enumerate(label_set.attributes)}
+    return columns | {attribute.name.casefold(): index for index, attribute in enumerate(label_set.attributes)}
 
 
 def _read_csv(path: Path, label_set: LabelSet) -> Iterator[_Person]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        column_of = _attribute_columns(path, header, label_set)
-        about = {name: header.index(name) for name in _ABOUT if name in header}
-        for row in rows:
-            if not row:  # a blank line
-                continue
-            try:
-                if len(row) != len(header):
-                    raise ValueError(f"a row must have {len(header)} columns as the header, got {len(row)}")
-                given = {name: row[column].strip() for name, column in about.items()}
-                yield _Person(
-                    image=given["image"],
-                    labels=_csv_labels(row, header, column_of, len(label_set)),
-                    box=pixels(given[side] for side in _BOX) if "left" in given else None,
-                    group=given.get("group") or None,
-                    split=given.get("split") or None,
-                )
-            except ValueError as error:
-                raise DatasetError(f"{path} line {rows.line_num}: {error}") from None
+    rows = read_rows(path)
+    _, header = next(rows, (0, []))
+    header = [name.casefold() if name.casefold() in _ABOUT else name for name in header]
+    column_of = _attribute_columns(path, header, label_set)
+    about = {name: header.index(name) for name in _ABOUT if name in header}
+    for line, row in rows:
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"a row must have {len(header)} columns as the header, got {len(row)}")
+            given = {name: row[column] for name, column in about.items()}
+            labels = [UNKNOWN] * len(label_set)
+            for index, column in column_of.items():
+                labels[index] = label_of(row[column], header[column])
+            yield _Person(
+                image=given["image"],
+                labels=labels,
+                box=pixels(given[side] for side in _BOX) if "left" in given else None,
+                group=given.get("group") or None,
+                split=given.get("split") or None,
+            )
+        except ValueError as error:
+            raise DatasetError(f"{path} line {line}: {error}") from None
 
 
 def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> dict[int, int]:
@@ -164,16 +160,17 @@ def _attribute_columns(path: Path, header: list[str], label_set: LabelSet) -> di
     column_of: dict[int, int] = {}
     others: list[str] = []
     for column, name in enumerate(header):
-        if name in _ABOUT:
+        if name in _ABOUT or is_unnamed(name):
             continue
-        if name in known:
-            if known[name] in column_of:
-                first = header[column_of[known[name]]]
+        index = known.get(name.casefold())
+        if index is not None:
+            if index in column_of:
+                first = header[column_of[index]]
                 raise DatasetError(
                     f"{path} must have one column per attribute of {label_set.name}, got {first!r} and {name!r} for "
                     "one; remove one"
                 )
-            column_of[known[name]] = column
+            column_of[index] = column
         elif column_of:
             raise DatasetError(
                 f"columns of {path} after the first attribute must be attributes of label set {label_set.name}, got "
@@ -201,23 +198,9 @@ def _log_missing(path: Path, label_set: LabelSet, column_of: dict[int, int], oth
         )
 
 
-def _csv_labels(row: list[str], header: list[str], column_of: dict[int, int], attributes: int) -> list[int]:
-    labels = [UNKNOWN] * attributes
-    for index, column in column_of.items():
-        labels[index] = _csv_value(row[column], header[column])
-    return labels
-
-
-def _csv_value(text: str, attribute: str) -> int:
-    try:
-        return _VALUES[text.strip()]
-    except KeyError:
-        raise ValueError(f"{attribute!r} must be 1 (yes), 0 (no) or empty (unknown), got {text!r}") from None
-
-
 def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
     known = _columns(label_set)
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding=encoding_of(path)) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -232,25 +215,45 @@ def _read_json_lines(path: Path, label_set: LabelSet) -> Iterator[_Person]:
 
 
 def _json_person(values: Any, known: dict[str, int], label_set: LabelSet) -> _Person:
-    if not isinstance(values, dict) or not isinstance(values.get("image"), str) or "attributes" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("image"), str):
         raise ValueError('a person must be an object with "image", a path, and "attributes", a list of names')
-    if strange := sorted(set(values) - set(_KEYS)):
-        raise ValueError(f"keys must be of {', '.join(_KEYS)}, got {strange[0]!r}")
-    labels = [NO] * len(label_set)
-    for key, value in (("attributes", YES), ("unknown", UNKNOWN)):
-        names = values.get(key, [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f'"{key}" must be a list of names, got {names!r}')
-        for name in names:
-            if name not in known:
-                raise ValueError(f'"{key}" must be names or phrases of label set {label_set.name}, got {name!r}')
-            if labels[known[name]] != NO:
-                raise ValueError(f"each attribute must be listed once, got {name!r} twice")
-            labels[known[name]] = value
-    box = values.get("box")
+    about = {key: value for key, value in values.items() if key in _KEYS}
+    rest = {key: value for key, value in values.items() if key not in _KEYS}
+    if isinstance(about.get("attributes"), dict):
+        rest |= about.pop("attributes")
+    if "attributes" in about:
+        if rest:
+            raise ValueError(f"keys must be of {', '.join(_KEYS)}, got {min(rest)!r}")
+        labels = _listed_labels(about, known, label_set)
+    elif not rest:
+        raise ValueError('a person must have "attributes", a list of names, or a value per attribute, got neither')
+    else:
+        labels = [UNKNOWN] * len(label_set)
+        for name, value in rest.items():
+            if name.casefold() not in known:
+                raise ValueError(f"keys must be {', '.join(_KEYS)} or of label set {label_set.name}, got {name!r}")
+            labels[known[name.casefold()]] = label_of(value, name)
+    box = about.get("box")
     if box is not None:
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
             raise ValueError(f'"box" must be [left, top, right, bottom] in pixels, got {box!r}')
         box = pixels(box)
-    group, split = (None if values.get(key) is None else str(values[key]) for key in ("group", "split"))
-    return _Person(image=values["image"], labels=labels, box=box, group=group, split=split)
+    group, split = (None if about.get(key) is None else str(about[key]) for key in ("group", "split"))
+    return _Person(image=about["image"], labels=labels, box=box, group=group, split=split)
+
+
+def _listed_labels(values: dict[str, Any], known: dict[str, int], label_set: LabelSet) -> list[int]:
+    """Return the labels of a person with lists of attributes. An attribute in no list is no. Raises ValueError."""
+    labels = [NO] * len(label_set)
+    for key, label in (("attributes", YES), ("unknown", UNKNOWN)):
+        names = [] if values.get(key) is None else values[key]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'"{key}" must be a list of names, got {names!r}')
+        for name in names:
+            index = known.get(name.casefold())
+            if index is None:
+                raise ValueError(f'"{key}" must be names or phrases of label set {label_set.name}, got {name!r}')
+            if labels[index] != NO:
+                raise ValueError(f"each attribute must be listed once, got {name!r} twice")
+            labels[index] = label
+    return labels

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from seqpar_deploy.backends import Backend
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
-from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.errors import DatasetError, ImageError, SeqparError
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import largest_batch
@@ -52,6 +52,7 @@ def generate(
     *,
     batch_size: int | None = None,
     progress: OnProgress | None = None,
+    unreadable: dict[int, SeqparError] | None = None,
 ) -> list[Generation]:
     """Generate one sequence per person of a data set, in its order.
 
@@ -61,22 +62,24 @@ def generate(
         strategy: The decoding strategy.
         batch_size: Crops per batch. Default: the largest that model and backend allow.
         progress: Called after each batch with people done and people in total. Default: None.
+        unreadable: Receives the error of each person whose picture cannot be read, by row. These people are left out.
+            Default: None, the first such error is raised.
 
     Returns:
-        One generation per person, in the data set's order.
+        One generation per person that is not left out, in the data set's order.
 
     Raises:
-        DatasetError: The attributes of data set and model differ.
-        ImageError: A picture cannot be read. It is not skipped, because scores would be of another test set.
+        DatasetError: The attributes of data set and model differ, or a box lies outside its picture.
+        ImageError: A picture cannot be read.
     """
     _check_attributes(model.label_set, dataset)
     size = largest_batch(model.max_rows, model.backend, strategy, batch_size)
     generations: list[Generation] = []
-    for batch in _batches(model, dataset, size):
+    for end, batch in _batches(model, dataset, size, unreadable):
         state = model.backend.encode(batch)
         generations += strategy.generate(model.backend, state, max_steps=len(model.label_set))
         if progress:
-            progress(len(generations), len(dataset))
+            progress(end, len(dataset))
     return generations
 
 
@@ -88,11 +91,22 @@ def attributes_of(generations: Sequence[Generation], attributes: int) -> npt.NDA
     return named
 
 
-def _batches(model: Model, dataset: Dataset, size: int) -> Iterator[Crop]:
-    """Yield prepared crops (B, H, W, 3). The next batch is read while the current one runs."""
+def _batches(
+    model: Model, dataset: Dataset, size: int, unreadable: dict[int, SeqparError] | None
+) -> Iterator[tuple[int, Crop]]:
+    """Yield (people so far, prepared crops (B, H, W, 3)). The next batch is read while the current one runs."""
 
-    def read(start: int) -> Crop:
-        crops = [dataset.crop(person) for person in range(start, min(start + size, len(dataset)))]
+    def read(start: int) -> Crop | None:
+        crops = []
+        for person in range(start, min(start + size, len(dataset))):
+            try:
+                crops.append(dataset.crop(person))
+            except (ImageError, DatasetError) as error:
+                if unreadable is None:
+                    raise
+                unreadable[person] = error
+        if not crops:
+            return None
         return prepare_batch(crops, image_size=model.image_size, preprocessing=model.label_set.preprocessing)
 
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -101,7 +115,8 @@ def _batches(model: Model, dataset: Dataset, size: int) -> Iterator[Crop]:
             batch = following.result()
             if start < len(dataset):
                 following = reader.submit(read, start)
-            yield batch
+            if batch is not None:
+                yield min(start, len(dataset)), batch
 
 
 def _check_attributes(label_set: LabelSet, dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from seqpar_deploy.datasets import check_images, load_dataset
+from seqpar_deploy.datasets.matlab import read_mat
 from seqpar_deploy.errors import DatasetError
 from seqpar_deploy.resources import load_label_set
 
@@ -304,6 +306,26 @@ def test_damaged_files_are_one_line(tmp_path: Path, write: Callable[[Path], Any]
             load_dataset(name, tmp_path, "test")
         assert str(refusal.value).startswith(str(tmp_path / file))
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_elements_of_no_known_type_do_not_reach_scipy(tmp_path: Path, compressed: bool) -> None:
+    """SciPy crashes on them."""
+    savemat(tmp_path / "x.mat", {"names": cells(["one", "two"])}, do_compression=compressed)
+    (names,) = read_mat(tmp_path / "x.mat", "names")
+    assert names.texts() == ["one", "two"]
+    content = (tmp_path / "x.mat").read_bytes()
+    head, body = content[:128], content[128:]
+    body = zlib.decompress(body[8:]) if compressed else body
+    place = body.index(b"one") - 8 if body.count(b"one\0\0\0\0\0") else body.index(b"one") - 4
+    for kind in (0x2010, 40, 8):
+        changed = body[:place] + kind.to_bytes(2, "little") + body[place + 2 :]
+        if compressed:
+            changed = zlib.compress(changed)
+            changed = b"\x0f\0\0\0" + len(changed).to_bytes(4, "little") + changed
+        (tmp_path / "x.mat").write_bytes(head + changed)
+        with pytest.raises(DatasetError, match=r"x\.mat .*damaged"):
+            read_mat(tmp_path / "x.mat", "names")
 
 
 def test_version_7_3_and_other_files(tmp_path: Path) -> None:

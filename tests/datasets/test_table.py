@@ -141,6 +141,122 @@ def test_csv_errors_name_file_and_line(tmp_path: Path, lines: list[str], message
         load_dataset(TINY, path)
 
 
+ROWS = "image,Hat,Boots,Skirt&Dress\na.png,1,0,\nb.png,0,,1\n"
+WANTED = [[1, 0, -1], [0, -1, 1]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,Hat,Boots,Skirt&Dress\na.png,1.0,0.0,\nb.png,0.0,,1.0\n",
+        "image,Hat,Boots,Skirt&Dress\na.png,True,False,NaN\nb.png,false,None,true\n",
+        "image,Hat,Boots,Skirt&Dress\na.png,1,0,<NA>\nb.png,0,n/a,1\n",
+        "image,Hat,Boots,Skirt&Dress\na.png,1e0,0.000,null\nb.png,0,#N/A,1.\n",
+        ROWS.replace(",", ";"),
+        ROWS.replace(",", "\t"),
+        ROWS.replace(",", "|"),
+        "image;Hat;Boots;Skirt&Dress\na.png;1,0;0,0;\nb.png;0,0;;1,0\n",  # decimal commas
+        "sep=;\n" + ROWS.replace(",", ";"),
+        "\ufeff" + ROWS,
+        ROWS.replace("\n", "\r\n"),
+        ROWS.replace("\n", "\r"),
+        "\n\n" + ROWS + "\n,,,\n",
+        "\n".join(f'"{line.replace(",", chr(34) + "," + chr(34))}"' for line in ROWS.split()),
+        "IMAGE , hat,BOOTS, Skirt&Dress\na.png , 1,0 ,\n b.png,0,,1\n",
+        "Unnamed: 0,image,Hat,Boots,Skirt&Dress\n0,a.png,1,0,\n1,b.png,0,,1\n",
+        ",image,Hat,Boots,Skirt&Dress\n0,a.png,1,0,\n1,b.png,0,,1\n",
+        "image,Hat,Boots,Skirt&Dress,Unnamed: 4\na.png,1,0,,0\nb.png,0,,1,1\n",
+        "image,Hat,Boots,Skirt&Dress,,\na.png,1,0,,,\nb.png,0,,1,,\n",
+        "image,Hat,Boots,Skirt&Dress\na.png,1,0,,,\nb.png,0,,1,\n",
+        "Skirt&Dress,Hat,image,Boots\n,1,a.png,0\n1,0,b.png,\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_as_pandas_and_spreadsheets_write_them(tmp_path: Path, content: str, encoding: str) -> None:
+    (tmp_path / "p.csv").write_bytes(content.encode(encoding))
+    dataset = load_dataset(TINY, tmp_path / "p.csv")
+    assert dataset.labels.tolist() == WANTED
+    assert [path.name for path in dataset.images] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['{"image": "a.png", "Hat": true, "Boots": false}', '{"image": "b.png", "hat": 0.0, "Skirt&Dress": 1.0}'],
+        ['{"image": "a.png", "Hat": 1, "Boots": 0, "skirt and dress": null}',
+         '{"image": "b.png", "Hat": 0, "Boots": NaN, "Skirt&Dress": "1"}'],
+        ['{"image": "a.png", "attributes": {"Hat": true, "Boots": 0}}',
+         '{"image": "b.png", "attributes": {"Hat": false, "Skirt&Dress": true}}'],
+        ['{"image": "a.png", "attributes": ["Hat"], "unknown": ["Skirt&Dress"], "box": null, "split": null}',
+         '{"image": "b.png", "attributes": ["skirt&dress"], "unknown": ["Boots"], "group": null}'],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_lines_as_pandas_writes_them(tmp_path: Path, lines: list[str], encoding: str) -> None:
+    (tmp_path / "p.jsonl").write_bytes("\r\n".join(lines).encode(encoding))
+    assert load_dataset(TINY, tmp_path / "p.jsonl").labels.tolist() == WANTED
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"PK\x03\x04\x14\0", "Excel"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "Excel"),
+        (b"PAR1\x15", "Parquet"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html>", "web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_what_is_no_text_is_named(tmp_path: Path, content: bytes, named: str, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"{name} must be a text file.*{named}"):
+        load_dataset(TINY, tmp_path / name)
+
+
+@pytest.mark.parametrize("value", ["2", "-1", "0.5", "inf", "1.0.0", "x", "1,5"])
+def test_other_values_are_refused(tmp_path: Path, value: str) -> None:
+    write(tmp_path / "p.csv", "image;Hat", f"a.png;{value}")
+    with pytest.raises(DatasetError, match=rf"line 2: 'Hat' must be 1 .*, got '{value}'"):
+        load_dataset(TINY, tmp_path / "p.csv")
+    write(tmp_path / "p.jsonl", json.dumps({"image": "a.png", "Hat": value}))
+    with pytest.raises(DatasetError, match=rf"line 1: 'Hat' must be 1 .*, got '{value}'"):
+        load_dataset(TINY, tmp_path / "p.jsonl")
+    write(tmp_path / "p.jsonl", json.dumps({"image": "a.png", "Hat": 1, "Cape": 0}))
+    with pytest.raises(DatasetError, match="label set tiny, got 'Cape'"):
+        load_dataset(TINY, tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("written", "real"),
+    [
+        (r"day one\cam 1\a.png", "day one/cam 1/a.png"),
+        ("day%20one/cam%201/a.png", "day one/cam 1/a.png"),
+        ("Day One/CAM 1/A.PNG", "day one/cam 1/a.png"),
+        (r"DAY%20ONE\cam 1\A.png", "images/day one/cam 1/a.png"),
+        ("100%25.png", "100%25.png"),  # a file of that name comes before its decoded name
+        ("./sub/../a.png", "a.png"),
+    ],
+)
+def test_pictures_are_found_as_other_systems_name_them(tmp_path: Path, written: str, real: str) -> None:
+    picture(tmp_path / "sub" / "other.png")
+    picture(tmp_path / "100%.png")
+    picture(tmp_path / real)
+    dataset = load_dataset(TINY, write(tmp_path / "p.csv", "image,Hat", f"{written},1"))
+    assert dataset.images[0].resolve() == tmp_path / real
+    absolute = load_dataset(TINY, write(tmp_path / "p.csv", "image,Hat", f"{(tmp_path / real).as_uri()},1"))
+    assert absolute.images[0] == tmp_path / real
+
+
+def test_a_picture_in_another_case_must_be_the_only_one(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "A.png")
+    table = write(tmp_path / "p.csv", "image,Hat", "a.PNG,1")
+    with pytest.raises(DatasetError, match=r"a\.PNG does not exist"):
+        check_images(load_dataset(TINY, table))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
