@@ -1,290 +1,391 @@
-"""Recognises the layout of a detector's outputs by their names and shapes.
+"""Lists the layouts that a detector's outputs may have, by their names and shapes. `evidence.py` decides by values.
 
 Layouts and their sources (C classes, A anchors, Q queries, N boxes):
 
-- YOLOv8, 11: `output0` (1, 4 + C, A). YOLOv10, 26 and `nms=True`: (1, N, 6) of edges, score, class. Both in pixels of
-  the letterboxed input. RT-DETR of Ultralytics: (1, Q, 4 + C), relative to the picture's size. All from Ultralytics'
+- YOLOv8, 9, 11: `output0` (1, 4 + C, A). YOLOv10, 26 and `nms=True`: (1, N, 6) of edges, score, class. Both in pixels
+  of the letterboxed input. RT-DETR of Ultralytics: (1, Q, 4 + C), relative to the picture's size. All from Ultralytics'
   exporter, whose metadata `names` lists the classes.
-- YOLOv5, 7: (1, A, 5 + C), an objectness before the classes, three anchors per cell. YOLOv7 `--end2end --max-wh`:
-  (N, 7) of picture, edges, class, score.
-- RT-DETR and D-FINE of their authors: `labels`, `boxes`, `scores`. Boxes are multiplied by the input
+- YOLOv5, 7: (1, A, 5 + C), an objectness before the classes, three anchors per cell. YOLOX and YOLOv6 have one anchor:
+  YOLOX in the grid's units unless exported with `--decode_in_inference`, YOLOv6 with an objectness of 1.
+- Rows (N, 7) after NMS: YOLOv7, 6, 9 `--end2end`: picture, edges, class, score. YOLO-NAS `flat`: picture, edges, score,
+  class. Caffe's and OpenVINO's `detection_out`, PINTO's YOLOs: picture, class, score, edges.
+- Rows (N, 6): PaddleDetection: class, score, edges, with the inputs `im_shape`, `scale_factor`.
+- RT-DETR, D-FINE and DEIM of their authors: `labels`, `boxes`, `scores`. Boxes are multiplied by the input
   `orig_target_sizes` as (w, h) (lyuwenyu/RT-DETR `tools/export_onnx.py`, Peterande/D-FINE
-  `tools/deployment/export_onnx.py`). Graphs that end in TensorRT's EfficientNMS have these three and a count.
+  `tools/deployment/export_onnx.py`). TensorRT's EfficientNMS and YOLO-NAS `batch` have these three and a count.
+- MMDeploy: `dets` (1, N, 5) of edges and score, `labels` (1, N).
 - Hugging Face Optimum: `logits` (1, Q, C) and `pred_boxes` (1, Q, 4), centres and sizes from 0 to 1. DETR and YOLOS
-  have 92 classes (softmax, the last is "no object"), Deformable DETR 91, RT-DETR and D-FINE 80 (sigmoid).
-- RF-DETR: `dets` (1, Q, 4) like `pred_boxes`, and `labels` (1, Q, 91), sigmoid, with ImageNet's mean and standard
-  deviation (roboflow/rf-detr `rfdetr/detr.py`, `rfdetr/main.py`).
-- PaddleDetection by paddle2onnx: inputs `im_shape`, `scale_factor`; (N, 6): class, score, edges.
-- torchvision: `boxes` (N, 4), `labels` and `scores` (N,), COCO's classes from 1.
+  have a last class "no object" (softmax), Deformable DETR 91, RT-DETR and D-FINE 80 (sigmoid).
+- RF-DETR: `dets` (1, Q, 4) like `pred_boxes`, and `labels` (1, Q, C + 1), sigmoid, with ImageNet's mean and standard
+  deviation. C is 90 with COCO's numbers, but also after training on other classes (roboflow/rf-detr issue 902).
+- YOLO-NAS without NMS, PP-YOLOE, DAMO-YOLO, YOLOv4: boxes (1, A, 4) and class scores (1, A, C) or (1, C, A).
+- torchvision: `boxes` (N, 4), `labels` and `scores` (N,), COCO's classes from 1. Detectron2: `pred_classes` from 0.
 - TensorFlow's detection API: `detection_boxes` (top, left, bottom, right from 0 to 1), `_classes` from 1, `_scores`.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.errors import DetectorError
-from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling
+from seqpar_deploy.video.detect.decoding import (
+    Arrays,
+    Table,
+    columns_in_name,
+    dense,
+    edges_of,
+    on_grid,
+    probabilities,
+    rows_by,
+)
+from seqpar_deploy.video.detect.layout import BY_COUNT, COCO_80, COCO_91, FROM_1, ONE, Graph, Layout
 
-PEOPLE = ("person", "pedestrian", "people", "human")
 MANY = 1000  # detectors have fewer queries and more anchors
-KNOWN = (
-    "YOLO's (1, 4 + classes, anchors) or (1, anchors, 5 + classes), (1, N, 6) or (N, 7) after NMS, boxes with scores "
-    "and labels, or pred_boxes with logits of the DETR family"
+_ROWS = {
+    7: {
+        "yolov7-end-to-end": "pltrbcs",
+        "yolo-nas-flat": "pltrbsc",
+        "class-score-edges": "pcsltrb",
+        "yolox-rows": "ltrbosc",
+        "efficientdet": "ptlbrsc",
+    },
+    6: {
+        "yolo-end-to-end": "ltrbsc",
+        "paddle": "csltrb",
+        "edges-class-score": "ltrbcs",
+        "centre-score-class": "xywhsc",
+    },
+    5: {"edges-score": "ltrbs"},
+}
+_SPARE = ("efficientdet", "centre-score-class")  # same values as a commoner layout, so only if that one fails
+LAYOUTS = (
+    *("yolov8", "yolov5", "yolov6", "yolox", "yolox-decoded", "ultralytics-rt-detr", "detr", "rf-detr"),
+    *(name for rows in _ROWS.values() for name in rows),
+    *("labels-boxes-scores", "labels-from-1", "torchvision", "mmdeploy", "tensorflow"),
+    *("boxes-and-class-scores", "centres-and-class-scores", "detection-out"),
 )
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-Found = tuple[FloatArray, FloatArray]  # edges (N, 4) in pixels of the picture, scores (N,)
+
+def possible_layouts(graph: Graph) -> list[Layout]:
+    """Return the layouts that names and shapes allow, the likeliest first. Raises DetectorError if none."""
+    for family in (_tensorflow, _separate, _boxes_and_matrix, _table):
+        found = family(graph)
+        if not found:
+            continue
+        if graph.layout is not None:
+            named = [layout for layout in found if layout.name == graph.layout]
+            if not named:
+                fit = ", ".join(dict.fromkeys(layout.name for layout in found))
+                raise DetectorError(
+                    f"--detector-layout must fit its outputs {graph.shown}, got {graph.layout}; these fit: {fit}"
+                )
+            return [dataclasses.replace(layout, spare=False) for layout in named]
+        known = [layout for layout in found if graph.knows(layout)]
+        if not any(not layout.spare for layout in known):
+            next(layout for layout in found if not layout.spare).people(graph.names, graph.chosen)  # raises
+        return known
+    raise DetectorError(
+        "its outputs must be YOLO's (1, 4 + classes, anchors) or (1, anchors, 5 + classes), rows after NMS, boxes with "
+        f"scores and labels, or pred_boxes with logits of the DETR family, got {graph.shown}; export it in one of "
+        "these layouts"
+    )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
-    """`decode` converts the graph's outputs to people. `suppress` if the graph needs non-maximum suppression."""
-
-    name: str
-    fit: Fit
-    scaling: Scaling
-    suppress: bool
-    decode: Callable[[Arrays], Found]
-
-
-def recognize(
-    outputs: Arrays, picture: PictureInput, *, names: Mapping[int, str], person_class: int | None, inputs: set[str]
-) -> Layout:
-    """Recognise the layout of a graph by the outputs of one run.
-
-    `names` are the classes in the file's metadata, if any. `inputs` are the names of all inputs. Raises DetectorError
-    that lists the outputs.
-    """
-    arrays = {name.removesuffix(":0"): array for name, array in outputs.items()}
-    graph = _Graph(outputs=arrays, picture=picture, names=names, person_class=person_class, inputs=inputs)
-    for family in (_tensorflow, _labels_boxes_scores, _detr, _rows, _yolo):
-        layout = family(graph)
-        if layout is not None:
-            return dataclasses.replace(layout, decode=_by_plain_name(layout.decode))
-    raise DetectorError(f"its outputs must be {KNOWN}, got {_shapes(arrays)}; export it in one of these layouts")
-
-
-def class_names(metadata: Mapping[str, str]) -> dict[int, str]:
-    """Return the classes in Ultralytics' metadata `names`, the text of a Python dict or list. Empty if none."""
-    try:
-        names = ast.literal_eval(metadata.get("names", "{}"))
-    except (ValueError, SyntaxError):
-        return {}
-    pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
-    return {int(number): str(name) for number, name in pairs}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Graph:
-    """The properties of a graph by which its layout is recognised."""
-
-    outputs: Arrays
-    picture: PictureInput
-    names: Mapping[int, str]
-    person_class: int | None
-    inputs: set[str]
-
-    @property
-    def size(self) -> FloatArray:
-        """Width, height, width, height of the picture in pixels."""
-        return np.array([self.picture.width, self.picture.height] * 2, dtype=np.float32)
-
-    @property
-    def places(self) -> int:
-        """Number of cells of YOLO's three grids."""
-        return sum((self.picture.height // step) * (self.picture.width // step) for step in (8, 16, 32))
-
-    def people(self, usual: int | None) -> list[int]:
-        """Return the classes of people, `usual` if neither caller nor file defines them. Raises DetectorError."""
-        if self.person_class is not None:
-            return [self.person_class]
-        if self.names:
-            found = [number for number, name in self.names.items() if name.lower() in PEOPLE]
-            if not found:
-                some = ", ".join(list(self.names.values())[:5])
-                raise DetectorError(f"its classes must include person, got {some}, ...; set person_class")
-            return found
-        if usual is None:
-            raise DetectorError(
-                f"its class of people must be known, got outputs {_shapes(self.outputs)} without class names; set "
-                "person_class"
-            )
-        return [usual]
-
-    def people_of(self, classes: int) -> list[int]:
-        """Return `people` for this number of classes: COCO has 80, or 91 with gaps, and 1 means only people."""
-        found = self.people({1: 0, 80: 0, 90: 0, 91: 1, 92: 1}.get(classes))
-        if max(found) >= classes:
-            raise DetectorError(f"person_class must be below {classes}, its number of classes, got {max(found)}")
-        return found
-
-
-def _tensorflow(graph: _Graph) -> Layout | None:
+def _tensorflow(graph: Graph) -> list[Layout]:
     if not {"detection_boxes", "detection_scores", "detection_classes"} <= set(graph.outputs):
-        return None
-    people = graph.people(1)
+        return []
 
-    def decode(outputs: Arrays) -> Found:
-        edges = outputs["detection_boxes"][0][:, [1, 0, 3, 2]] * graph.size
-        return _of_class(edges, outputs["detection_scores"][0], outputs["detection_classes"][0], people)
+    def decode(outputs: Arrays) -> Table:
+        edges = outputs["detection_boxes"].reshape(-1, 4)[:, [1, 0, 3, 2]]
+        return _labelled(edges, outputs["detection_scores"], outputs["detection_classes"])
 
-    return Layout(name="detection_boxes", fit="stretch", scaling="unit", suppress=False, decode=decode)
+    return [Layout(name="tensorflow", fit="stretch", scaling="bytes", decode=decode, numbering=COCO_91)]
 
 
-def _labels_boxes_scores(graph: _Graph) -> Layout | None:
-    """Boxes (1, N, 4) with labels and scores (1, N). torchvision omits the first dimension."""
-    boxes = [name for name, array in graph.outputs.items() if array.ndim in (2, 3) and array.shape[-1] == 4]
-    if len(boxes) != 1:
-        return None
-    edges = graph.outputs[boxes[0]]
-    flat = {name: array for name, array in graph.outputs.items() if array.shape == edges.shape[:-1]}
-    labels = [name for name in flat if "label" in name or "class" in name]
-    scores = [name for name in flat if "score" in name]
-    if len(labels) != 1 or len(scores) != 1:
-        return None
-    counts = [name for name, array in graph.outputs.items() if array.size == 1 and "num" in name]
-    people = graph.people(0 if edges.ndim == 3 else 1)  # torchvision numbers COCO's 91 classes from 1
+def _separate(graph: Graph) -> list[Layout]:
+    """Boxes (1, N, 4) with labels and scores (1, N). torchvision omits the first dimension. MMDeploy: (1, N, 5)."""
+    found = [name for name, array in graph.outputs.items() if array.ndim in (2, 3) and array.shape[-1] in (4, 5)]
+    boxes = next((name for name in found if "box" in name or "det" in name), found[0] if len(found) == 1 else None)
+    if boxes is None:
+        return []
+    array = graph.outputs[boxes]
+    flat = [
+        name
+        for name, other in graph.outputs.items()
+        if name != boxes and "num" not in name and other.shape in (array.shape[:-1], (*array.shape[:-1], 1))
+    ]
+    labels = [name for name in flat if any(word in name.lower() for word in ("label", "class", "cls", "categor"))]
+    labels = labels or [name for name in flat if graph.outputs[name].dtype.kind in "iu"]
+    scores = [name for name in flat if name not in labels]
+    scores = [name for name in scores if any(word in name.lower() for word in ("score", "conf", "prob"))] or scores
+    if len(labels) != 1 or len(scores) != (1 if array.shape[-1] == 4 else 0):
+        return []
+    counts = [name for name, other in graph.outputs.items() if other.size == 1 and "num" in name]
 
-    def decode(outputs: Arrays) -> Found:
+    def decode(outputs: Arrays) -> Table:
         rows = int(outputs[counts[0]].flat[0]) if counts else None
-        return _of_class(
-            outputs[boxes[0]].reshape(-1, 4)[:rows],
-            outputs[scores[0]].reshape(-1)[:rows],
-            outputs[labels[0]].reshape(-1)[:rows],
-            people,
-        )
+        box = outputs[boxes].reshape(-1, array.shape[-1])[:rows]
+        score = outputs[scores[0]].reshape(-1)[:rows] if scores else box[:, 4]
+        return _labelled(box[:, :4], score, outputs[labels[0]].reshape(-1)[:rows])
 
-    fit: Fit = "stretch" if "orig_target_sizes" in graph.inputs else "letterbox"
-    return Layout(name="labels, boxes, scores", fit=fit, scaling="unit", suppress=False, decode=decode)
-
-
-def _detr(graph: _Graph) -> Layout | None:
-    boxes = next((name for name in ("pred_boxes", "dets", "boxes") if name in graph.outputs), None)
-    logits = next((name for name in ("logits", "pred_logits", "labels") if name in graph.outputs), None)
-    if boxes is None or logits is None or graph.outputs[logits].ndim != 3:
-        return None
-    classes = graph.outputs[logits].shape[2]
-    softmax = classes == 92
-    people = graph.people_of(classes)
-
-    def decode(outputs: Arrays) -> Found:
-        values = outputs[logits][0].astype(np.float32)
-        scores = _softmax(values) if softmax else _sigmoid(values)
-        return _edges(outputs[boxes][0] * graph.size), scores[:, people].max(axis=1)
-
-    scaling: Scaling = "imagenet" if boxes == "dets" or classes in (91, 92) else "unit"
-    return Layout(name=f"{boxes}, {logits}", fit="stretch", scaling=scaling, suppress=False, decode=decode)
+    suppress = array.shape[-2] > MANY
+    sized = "orig_target_sizes" in graph.inputs
+    from_0 = Layout(name="labels-boxes-scores", fit="stretch" if sized else "letterbox", decode=decode)
+    from_0 = dataclasses.replace(from_0, suppress=suppress)
+    if not scores:
+        return [dataclasses.replace(from_0, name="mmdeploy", scaling="imagenet")]
+    from_1 = dataclasses.replace(from_0, name="labels-from-1", numbering=FROM_1)
+    torchvision = dataclasses.replace(from_0, name="torchvision", numbering=COCO_91)
+    model_zoo = dataclasses.replace(from_1, fit="stretch", scaling="imagenet")  # SSD of ONNX's model zoo
+    if graph.layout is not None:
+        return [from_0, model_zoo if boxes == "bboxes" else from_1, torchvision]
+    if boxes == "bboxes":
+        return [model_zoo]
+    if array.ndim == 2 and labels == ["labels"]:
+        return [torchvision]
+    if sized or counts or graph.names or graph.chosen or labels == ["pred_classes"]:
+        return [from_0]
+    return [from_0, from_1]
 
 
-def _rows(graph: _Graph) -> Layout | None:
-    """One person per row, after NMS."""
-    name, array = _main(graph)
-    if array.ndim == 2 and array.shape[1] == 7:
-        people = graph.people(0)
+def _boxes_and_matrix(graph: Graph) -> list[Layout]:
+    """Boxes (1, Q, 4) with logits or class scores (1, Q, C) or (1, C, Q)."""
+    squeezed = {name: _squeezed(array) for name, array in graph.outputs.items()}
+    tables = {name: array for name, array in squeezed.items() if array.ndim == 2}
+    named = [name for name in tables if "box" in name or name == "dets"]
+    boxes = next((name for name in [*named, *tables] if tables[name].shape[1] == 4), None)
+    if boxes is None or len(tables) < 2:
+        return []
+    count = len(tables[boxes])
+    usual = [name for name in ("logits", "pred_logits", "labels") if name in tables]
+    logits = next((name for name in [*usual, *tables] if name != boxes and count in tables[name].shape), None)
+    if logits is None:
+        return []
+    across = tables[logits].shape[0] != count
+    classes = tables[logits].shape[0 if across else 1]
+    family = boxes in ("pred_boxes", "dets") or logits in ("logits", "pred_logits", "labels")
+    softmax = family and boxes != "dets" and _has_no_object(tables[logits], classes)
+    if softmax:
+        classes -= 1
 
-        def decode_7(outputs: Arrays) -> Found:
-            return _of_class(outputs[name][:, 1:5], outputs[name][:, 6], outputs[name][:, 5], people)
+    def decode(outputs: Arrays, *, centre: bool) -> Table:
+        box = _squeezed(outputs[boxes]).astype(np.float32)
+        values = _squeezed(outputs[logits])
+        scores = probabilities(values.T if across else values, softmax=softmax)[:, :classes]
+        return Table(edges=edges_of(box) if centre else box, scores=scores)
 
-        return Layout(name="YOLOv7 end to end", fit="letterbox", scaling="unit", suppress=False, decode=decode_7)
-    if array.ndim == 2 and array.shape[1] == 6 and "scale_factor" in graph.inputs:
-        people = graph.people(0)
+    if family:
+        return [
+            Layout(
+                name="rf-detr" if boxes == "dets" else "detr",
+                fit="stretch",
+                scaling="imagenet" if boxes == "dets" or softmax or classes == 91 else "unit",
+                decode=lambda outputs: decode(outputs, centre=True),
+                classes=classes,
+                numbering=BY_COUNT.get(classes),
+                relative=True,
+            )
+        ]
+    edges = Layout(
+        name="boxes-and-class-scores",
+        fit="letterbox",
+        suppress=True,
+        decode=lambda outputs: decode(outputs, centre=False),
+        classes=classes,
+        numbering=BY_COUNT.get(classes),
+    )
+    centres = dataclasses.replace(
+        edges,
+        name="centres-and-class-scores",
+        decode=lambda outputs: decode(outputs, centre=True),
+        check=lambda outputs: _are_edges(_squeezed(outputs[boxes])),
+    )
+    return [edges, centres]
 
-        def decode_6(outputs: Arrays) -> Found:
-            return _of_class(outputs[name][:, 2:6], outputs[name][:, 1], outputs[name][:, 0], people)
 
-        return Layout(name="PaddleDetection", fit="stretch", scaling="unit", suppress=False, decode=decode_6)
-    if array.ndim == 3 and array.shape[2] == 6 and array.shape[1] <= MANY and array.shape[1] != graph.places:
-        people = graph.people(0)
-
-        def decode_end_to_end(outputs: Arrays) -> Found:
-            rows = outputs[name][0]
-            return _of_class(rows[:, :4], rows[:, 4], rows[:, 5], people)
-
-        return Layout(name="YOLO end to end", fit="letterbox", scaling="unit", suppress=False, decode=decode_end_to_end)
-    return None
+def _has_no_object(logits: npt.NDArray[Any], classes: int) -> bool:
+    """Return whether the last class is "no object", which nearly all queries of a blank picture have."""
+    last = logits[:, -1]
+    return classes == 92 or (classes > 1 and float(np.median(last)) >= -1 and bool(_last_is_most(logits)))
 
 
-def _yolo(graph: _Graph) -> Layout | None:
-    """Centre, size and class scores of each anchor."""
-    name, array = _main(graph)
+def _last_is_most(logits: npt.NDArray[Any]) -> bool:
+    return float((logits.argmax(axis=1) == logits.shape[1] - 1).mean()) > 0.5
+
+
+def _are_edges(box: npt.NDArray[Any]) -> str | None:
+    """Return the reason if the boxes of all places are edges: some sizes were smaller than the centre's distance."""
+    box = box[np.any(box != 0, axis=1)]
+    return "no size below its centre" if len(box) >= 100 and bool(np.mean(box[:, 2:] >= box[:, :2]) > 0.99) else None
+
+
+def _table(graph: Graph) -> list[Layout]:
+    """One output: rows after NMS, or a table of all anchors or queries. Later outputs are masks, or counts."""
+    name, array = next(iter(graph.outputs.items()))
+    if array.ndim == 4 and array.shape[:2] == (1, 1) and array.shape[3] == 7:
+        return [Layout(name="detection-out", fit="stretch", decode=rows_by("pcsltrb", name), numbering=None)]
+    if array.ndim == 2:
+        return _rows(graph, name, array)
     if array.ndim != 3 or array.shape[0] != 1:
-        return None
+        return []
+    anchors = _anchors(graph, name, array)
     rows, columns = array.shape[1:]
-    if columns == graph.places or columns > max(MANY, rows):
-        return _dense(graph, name, columns_first=True, objectness=False, values=rows)
-    if rows == graph.places and columns != 4 + len(graph.names):
-        raise DetectorError(
-            f"its layout must be unambiguous, got output {name} {array.shape} of YOLOv6 or YOLOX; export it with NMS"
+    if rows > MANY or (anchors and (columns > 7 or rows < columns)):
+        return anchors
+    return _rows(graph, name, array) + anchors
+
+
+def _rows(graph: Graph, name: str, array: npt.NDArray[Any]) -> list[Layout]:
+    count = array.shape[-1]
+    columns = columns_in_name(name)
+    if columns is not None and "s" in columns and count >= len(columns) and graph.layout is None:
+        known = {letters: title for rows in _ROWS.values() for title, letters in rows.items()}
+        title = known.get(columns, f"columns {columns}")
+        return [Layout(name=title, fit="letterbox", decode=rows_by(columns, name))]
+    found = [
+        Layout(
+            name=title,
+            fit="stretch" if title == "paddle" else "letterbox",
+            decode=rows_by(letters, name),
+            numbering=ONE if title == "edges-score" else COCO_80,
+            classes=1 if title == "edges-score" else None,
+            spare=title in _SPARE and not (title == "efficientdet" and "detections" in name),
         )
-    if rows == graph.places:
-        return _dense(graph, name, columns_first=False, objectness=False, values=columns)
-    if rows == 3 * graph.places or rows > MANY:
-        return _dense(graph, name, columns_first=False, objectness=True, values=columns)
-    if columns in (4 + len(graph.names), 84):
-        return _queries(graph, name, classes=columns - 4)
-    return None
+        for title, letters in _ROWS.get(6 if count in (38, 57) else count, {}).items()
+    ]
+    if array.ndim == 3 and count > 4:
+        queries = _queries(name, count - 4)
+        if graph.layout or count not in (38, 57) or count == 4 + len(graph.names):
+            found.append(queries)
+    return found if graph.layout else _likely_rows(graph, name, found)
 
 
-def _dense(graph: _Graph, name: str, *, columns_first: bool, objectness: bool, values: int) -> Layout:
-    before = 5 if objectness else 4
+def _likely_rows(graph: Graph, name: str, found: list[Layout]) -> list[Layout]:
+    """Keep the layouts of the exporter that names and metadata tell."""
+    likely: tuple[str, ...] = ()
+    if {"scale_factor", "im_shape"} & graph.inputs:
+        likely = ("paddle",)
+    elif "flat_predictions" in name:
+        likely = ("yolo-nas-flat",)
+    elif graph.ultralytics:
+        likely = ("yolo-end-to-end", "ultralytics-rt-detr", "edges-score")
+    elif any(layout.name == "efficientdet" and not layout.spare for layout in found):
+        likely = ("efficientdet",)
+    return [layout for layout in found if layout.name in likely] or found
+
+
+def _queries(name: str, classes: int) -> Layout:
+    return Layout(
+        name="ultralytics-rt-detr",
+        fit="stretch",
+        decode=dense(name, columns_first=False, objectness=False, classes=classes),
+        classes=classes,
+        numbering=BY_COUNT.get(classes),
+        relative=True,
+    )
+
+
+def _anchors(graph: Graph, name: str, array: npt.NDArray[Any]) -> list[Layout]:
+    """Centre, size, perhaps an objectness, and class scores of each anchor."""
+    rows, columns = array.shape[1:]
+    cells = {graph.places(3), graph.places(4)}
+    columns_first = columns in cells or columns > max(MANY, rows)
+    anchors, values = (columns, rows) if columns_first else (rows, columns)
+    if not (columns_first or anchors > MANY or anchors in cells | {3 * number for number in cells}):
+        return []
+    one_per_cell = not columns_first and anchors in cells
+    plain = _dense(graph, "yolov8", name, values, columns_first, objectness=False)
+    objects = _dense(graph, "yolov5", name, values, columns_first, objectness=True)
+    if plain is None:
+        return []
+    if objects is None:
+        return [plain]
+    with_objectness = _one_per_cell(graph, name, objects, anchors) if one_per_cell else [objects]
+    if graph.layout:
+        return [plain, *with_objectness]
+    if columns_first and graph.ultralytics:
+        return [plain]  # the value more than classes is the angle of an oriented box
+    if graph.names and len(graph.names) in (values - 4, values - 5):
+        return [plain] if len(graph.names) == values - 4 else with_objectness
+    if values - 4 in BY_COUNT or values - 5 == 80:
+        return [plain] if values - 4 in BY_COUNT else with_objectness
+    if columns_first:
+        return [plain]
+    return [*with_objectness, plain] if one_per_cell and graph.chosen else with_objectness
+
+
+def _dense(graph: Graph, title: str, name: str, values: int, columns_first: bool, *, objectness: bool) -> Layout | None:
     # The values after the classes are coefficients of masks or key points.
-    classes = len(graph.names) if 0 < len(graph.names) <= values - before else values - before
-    people = [before + number for number in graph.people_of(classes)]
+    room = values - (5 if objectness else 4)
+    classes = len(graph.names) if 0 < len(graph.names) <= room else room
+    if classes < 1:
+        return None
+    return Layout(
+        name=title,
+        fit="letterbox",
+        suppress=True,
+        decode=dense(name, columns_first=columns_first, objectness=objectness, classes=classes),
+        classes=classes,
+        numbering=BY_COUNT.get(classes),
+        check=(lambda outputs: _has_no_class(outputs[name][0].T if columns_first else outputs[name][0]))
+        if objectness
+        else None,
+    )
 
-    def decode(outputs: Arrays) -> Found:
-        table = outputs[name][0].T if columns_first else outputs[name][0]
-        scores = table[:, people].max(axis=1)
-        return _edges(table[:, :4]), (scores * table[:, 4] if objectness else scores).astype(np.float32)
 
-    kind = "YOLOv5" if objectness else "YOLOv8"
-    return Layout(name=kind, fit="letterbox", scaling="unit", suppress=True, decode=decode)
+def _has_no_class(table: npt.NDArray[Any]) -> str | None:
+    """Return the reason if objects have no class: what is taken for the objectness is a class."""
+    sure = table[table[:, 4] >= 0.5]
+    return "objects without a class" if len(sure) and float(np.mean(sure[:, 5:].max(axis=1) < 0.1)) > 0.5 else None
 
 
-def _queries(graph: _Graph, name: str, *, classes: int) -> Layout:
-    people = [4 + number for number in graph.people_of(classes)]
+def _one_per_cell(graph: Graph, name: str, objects: Layout, anchors: int) -> list[Layout]:
+    """Return YOLOX in the grid's units and in pixels, and YOLOv6."""
 
-    def decode(outputs: Arrays) -> Found:
+    def raw(outputs: Arrays) -> npt.NDArray[Any]:
         table = outputs[name][0]
-        return _edges(table[:, :4] * graph.size), table[:, people].max(axis=1).astype(np.float32)
+        scores = table[:, 4] * table[:, 5:].max(axis=1)
+        sure = scores >= 0.25
+        table = table[sure if sure.any() else np.any(table != 0, axis=1)]
+        return np.asarray(table[np.isfinite(table).all(axis=1)])
 
-    return Layout(name="Ultralytics RT-DETR", fit="stretch", scaling="unit", suppress=False, decode=decode)
+    def in_pixels(outputs: Arrays) -> str | None:
+        rows = raw(outputs)
+        return "sizes of pixels" if len(rows) and float(np.abs(rows[:, :4]).max(axis=1).mean()) > 12 else None
 
+    def in_cells(outputs: Arrays) -> str | None:
+        rows = raw(outputs)
+        if len(rows) and bool((rows[:, 4] == 1).all()):
+            return "an objectness of 1 everywhere"
+        return "sizes of the grid" if len(rows) and in_pixels(outputs) is None else None
 
-def _main(graph: _Graph) -> tuple[str, npt.NDArray[Any]]:
-    """Return the first output. Later ones are prototypes of masks, or counts."""
-    return next(iter(graph.outputs.items()))
+    def has_objectness(outputs: Arrays) -> str | None:
+        rows = raw(outputs)
+        return "an objectness other than 1" if len(rows) and bool((rows[:, 4] != 1).any()) else None
 
-
-def _by_plain_name(decode: Callable[[Arrays], Found]) -> Callable[[Arrays], Found]:
-    return lambda outputs: decode({name.removesuffix(":0"): array for name, array in outputs.items()})
-
-
-def _of_class(edges: npt.NDArray[Any], scores: npt.NDArray[Any], labels: npt.NDArray[Any], people: list[int]) -> Found:
-    kept = np.isin(np.rint(labels).astype(np.int64), people)
-    return edges[kept].astype(np.float32), scores[kept].astype(np.float32)
-
-
-def _edges(centres: npt.NDArray[Any]) -> FloatArray:
-    """Convert centre x, y, width, height (N, 4) to edges (N, 4)."""
-    centre, half = centres[:, :2].astype(np.float32), centres[:, 2:4].astype(np.float32) / 2
-    return np.concatenate([centre - half, centre + half], axis=1)
-
-
-def _sigmoid(values: FloatArray) -> FloatArray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(values, -60, 60))), dtype=np.float32)
-
-
-def _softmax(values: FloatArray) -> FloatArray:
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+    yolox = dataclasses.replace(objects, scaling="bytes-bgr")
+    grid = on_grid(objects.decode, name, graph.picture.height, graph.picture.width)
+    return [
+        dataclasses.replace(yolox, name="yolox", decode=grid, check=in_pixels),
+        dataclasses.replace(yolox, name="yolox-decoded", check=in_cells),
+        dataclasses.replace(objects, name="yolov6", check=has_objectness),
+    ]
 
 
-def _shapes(arrays: Arrays) -> str:
-    return ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+def _labelled(edges: npt.NDArray[Any], scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Table:
+    return Table(
+        edges=edges.astype(np.float32),
+        scores=scores.reshape(-1).astype(np.float32),
+        labels=labels.reshape(-1).astype(np.float32),
+    )
+
+
+def _squeezed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return (1, Q, C) or YOLOv4's (1, Q, 1, C) as (Q, C)."""
+    if array.ndim == 4 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return array[0] if array.ndim == 3 and array.shape[0] == 1 else array.reshape(-1)

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import numpy.typing as npt
 from seqpar_deploy.backends import BackendName, Session, open_session
 from seqpar_deploy.backends.sessions import Tensor
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, DetectorError
-from seqpar_deploy.video.detect.layouts import Layout, class_names, recognize
+from seqpar_deploy.video.detect.class_names import choose, read_names
+from seqpar_deploy.video.detect.layout import Graph, Layout
+from seqpar_deploy.video.detect.layout_evidence import LayoutChoice
+from seqpar_deploy.video.detect.layouts import LAYOUTS, possible_layouts
 from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.detect.picture import Fit, FloatArray, PictureInput, Scaling, place, to_tensor
+from seqpar_deploy.video.detect.sanity import Sanity
 from seqpar_deploy.video.types import Box, Frame
 
 USUAL_SIDE = 640  # pixels, for graphs that accept any size
@@ -33,16 +38,19 @@ class OnnxOptions:
         score: Minimum score of a box, 0 to 1. Default: 0.25.
         overlap: Intersection over union, 0 to 1, above which the lower-scoring of two boxes is dropped. Unused if the
             graph contains NMS. Default: 0.6.
-        person_class: Index of the class of people. Default: from the graph.
+        person_class: Class of people: its index from 0, its name, or several with commas. Default: from the graph.
+        layout: Name of the layout of the outputs, one of `seqpar_deploy.video.detect.layouts.LAYOUTS`. Default: from
+            the graph.
         fit: Method to fit a frame to the input, "letterbox" or "stretch". Default: from the graph's layout.
-        scaling: Scaling of pixel values: "unit" (0 to 1) or "imagenet" (ImageNet's mean and standard deviation).
-            Default: from the graph's layout.
+        scaling: Scaling of pixel values: "unit" (0 to 1), "imagenet" (ImageNet's mean and standard deviation), "bytes"
+            (0 to 255) or "bytes-bgr" (0 to 255, blue first). Default: from the graph's layout.
         threads: CPU threads per inference. Default: the runtime's default.
     """
 
     score: float = 0.25
     overlap: float = 0.6
-    person_class: int | None = None
+    person_class: int | str | None = None
+    layout: str | None = None
     fit: Fit | None = None
     scaling: Scaling | None = None
     threads: int | None = None
@@ -59,10 +67,11 @@ class OnnxDetector:
         options: Options. Default: `OnnxOptions()`.
 
     Attributes:
-        layout: The recognised layout.
+        layout: The recognised layout, the likeliest one while pictures have not decided.
 
     Raises:
-        DetectorError: The file is not a detector of a known layout.
+        DetectorError: The file is not a detector of a known layout. `detect` raises it if the pictures contradict the
+            layout, or do not decide between several.
         BackendUnavailableError: The runtime or OpenCV is not installed.
 
     Example:
@@ -72,7 +81,8 @@ class OnnxDetector:
     """
 
     def __init__(self, path: Path, backend: BackendName = "auto", options: OnnxOptions = OnnxOptions()) -> None:
-        self._options = options
+        _check(options)
+        self._options, self._path = options, path
         self._cv2 = import_cv2()
         graph = _open(path, backend, options.threads)
         try:
@@ -82,12 +92,16 @@ class OnnxDetector:
                 for tensor in graph.inputs
                 if tensor.name != self._picture.name
             }
-            self.layout = self._recognize(graph)
+            self._choice = self._open_choice(graph)
         except DetectorError as error:
-            raise DetectorError(f"the detector {path} cannot be used: {error}") from None
+            raise self._named(error) from None
         self._graph: Session | None = graph
-        self._fit: Fit = options.fit or self.layout.fit
-        self._scaling: Scaling = options.scaling or self.layout.scaling
+        self._sanity = Sanity(f"the detector {path}", self._advice)
+
+    @property
+    def layout(self) -> Layout:
+        """The recognised layout."""
+        return self._choice.layout
 
     def detect(self, frame: Frame) -> list[Box]:
         """Detect people.
@@ -99,38 +113,92 @@ class OnnxDetector:
             A box for each person, clipped to the frame.
 
         Raises:
-            DetectorError: The detector is closed.
+            DetectorError: The detector is closed, or its outputs fit no layout, or several.
         """
         if self._graph is None:
             raise DetectorError("detect must be called before close, got a closed detector; open it again")
-        picture, placement = place(frame.image, self._picture, self._fit)
-        tensor = to_tensor(picture, self._picture, self._scaling)
-        edges, scores = self.layout.decode(self._graph.run({self._picture.name: tensor, **self._others}))
-        sure = scores >= self._options.score
-        edges, scores = placement.to_frame(edges[sure]), scores[sure]
-        if self.layout.suppress:
+        layout = self.layout
+        try:
+            edges, scores = self._run(frame, layout)
+            if (self.layout.fit, self.layout.scaling) != (layout.fit, layout.scaling):
+                layout = self.layout
+                edges, scores = self._run(frame, layout)  # the picture of another layout may hide people
+        except DetectorError as error:
+            raise self._named(error) from None
+        if self.layout.suppress or len(self._choice.people) > 1:
             edges, scores = self._suppress(edges, scores)
+        self._sanity.see(frame, edges)
         return _boxes(edges, scores, frame)
 
-    def close(self) -> None:
-        """Release the runtime's session. Safe to call twice."""
-        self._graph = None
+    def _run(self, frame: Frame, layout: Layout) -> tuple[FloatArray, FloatArray]:
+        """Return edges in pixels of the frame and scores."""
+        assert self._graph is not None
+        picture, placement = place(frame.image, self._picture, self._options.fit or layout.fit)
+        tensor = to_tensor(picture, self._picture, self._options.scaling or layout.scaling)
+        edges, scores = self._choice.boxes(_plain(self._graph.run({self._picture.name: tensor, **self._others})))
+        return placement.to_frame(edges), scores
 
-    def _recognize(self, graph: Session) -> Layout:
+    def close(self) -> None:
+        """Release the runtime's session. Safe to call twice.
+
+        Raises:
+            DetectorError: The layout is ambiguous, and too few pictures had boxes for `detect` to raise it.
+        """
+        if self._graph is None:
+            return
+        self._graph = None
+        self._sanity.close()
+        try:
+            self._choice.close()
+        except DetectorError as error:
+            raise self._named(error) from None
+
+    def _open_choice(self, graph: Session) -> LayoutChoice:
         blank = np.zeros(self._picture.shape, dtype=self._picture.dtype)
         try:
-            outputs = graph.run({self._picture.name: blank, **self._others})
+            outputs = _plain(graph.run({self._picture.name: blank, **self._others}))
         except Exception as error:  # each runtime has its own exceptions
             _log.debug("the detector cannot run on a blank picture", exc_info=error)
             raise DetectorError(
                 "it must run on a blank picture, got an error of the runtime; export it again, or try another backend"
             ) from None
-        return recognize(
-            outputs,
-            self._picture,
-            names=class_names(graph.metadata),
-            person_class=self._options.person_class,
+        names = read_names(graph.metadata)
+        wanted = self._options.person_class
+        described = Graph(
+            outputs=outputs,
+            picture=self._picture,
+            names=names,
+            chosen=None if wanted is None else choose(wanted, names),
             inputs={tensor.name for tensor in graph.inputs},
+            ultralytics="ultralytics" in " ".join(graph.metadata.values()).lower(),
+            layout=self._options.layout,
+        )
+        choice = LayoutChoice(
+            possible_layouts(described),
+            size=np.array([self._picture.width, self._picture.height] * 2, dtype=np.float32),
+            names=names,
+            chosen=described.chosen,
+            threshold=self._options.score,
+            shown=described.shown,
+        )
+        choice.see_blank(outputs)
+        shown = choice.layout.numbered(names) if names else {}
+        people = ", ".join(f"{at} ({shown[at].strip()})" if at in shown else str(at) for at in choice.people)
+        likely = "" if choice.settled else " probably"
+        _log.info("%s has%s the layout %s; people are class %s", self._path.name, likely, choice.layout.name, people)
+        return choice
+
+    def _named(self, error: DetectorError) -> DetectorError:
+        return DetectorError(f"the detector {self._path} cannot be used: {error}")
+
+    def _advice(self) -> str:
+        """Return the options that may mend wrong boxes, with their values."""
+        people = self._choice.people
+        others = [str(number) for number, _ in self._choice.fired.most_common(4) if number not in people]
+        fired = f"; classes {', '.join(others)} fired" if others else ""
+        return (
+            f"check --person-class (now {', '.join(map(str, people))}{fired}), --detector-layout (now "
+            f"{self.layout.name}) and --detector-threshold (now {self._options.score:g})"
         )
 
     def _suppress(self, edges: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -138,6 +206,18 @@ class OnnxDetector:
         kept = self._cv2.dnn.NMSBoxes(sizes, scores, self._options.score, self._options.overlap)
         rows = np.asarray(kept, dtype=np.int64).reshape(-1)
         return edges[rows], scores[rows]
+
+
+def _check(options: OnnxOptions) -> None:
+    if options.layout is not None and options.layout not in LAYOUTS:
+        raise DetectorError(f"--detector-layout must be one of {', '.join(LAYOUTS)}, got {options.layout!r}")
+    if not 0 <= options.score <= 1:
+        raise DetectorError(f"--detector-threshold must be 0 to 1, got {options.score:g}")
+
+
+def _plain(outputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return outputs by their names without TensorFlow's ":0"."""
+    return {name.removesuffix(":0"): array for name, array in outputs.items()}
 
 
 def _open(path: Path, backend: BackendName, threads: int | None) -> Session:

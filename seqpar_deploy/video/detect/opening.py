@@ -35,10 +35,21 @@ def open_detector(
     Example:
         detector = open_detector("yolo11n.onnx", backend="openvino")
     """
-    if wanted == MOTION:
-        return MotionDetector()
-    if wanted == "-" or wanted.endswith(".jsonl"):
-        return ExternalDetections(wanted)
-    if wanted.endswith(".onnx"):
+    if wanted.lower().endswith(".onnx"):
         return OnnxDetector(Path(wanted), backend, options)
+    if wanted == MOTION or wanted == "-" or wanted.lower().endswith(".jsonl"):
+        _check_unused(wanted, options)
+        return MotionDetector() if wanted == MOTION else ExternalDetections(wanted)
     raise DetectorError(f"detector must be motion, an .onnx file, a .jsonl file of boxes, or -, got {wanted!r}")
+
+
+def _check_unused(wanted: str, options: OnnxOptions) -> None:
+    """Refuse options that this detector does not have."""
+    usual = OnnxOptions()
+    for option, value, default in (
+        ("--detector-layout", options.layout, usual.layout),
+        ("--person-class", options.person_class, usual.person_class),
+        ("--detector-threshold", options.score, usual.score),
+    ):
+        if value != default:
+            raise DetectorError(f"detector must be an .onnx file for {option} {value}, got {wanted}; omit {option}")

@@ -12,7 +12,7 @@ from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.opencv import import_cv2
 
 Fit = Literal["letterbox", "stretch"]
-Scaling = Literal["unit", "imagenet"]
+Scaling = Literal["unit", "imagenet", "bytes", "bytes-bgr"]
 FloatArray = npt.NDArray[np.float32]
 
 GREY = 114  # padding of YOLO's letterbox
@@ -78,9 +78,13 @@ def to_tensor(picture: RgbImage, target: PictureInput, scaling: Scaling) -> npt.
     """Convert a picture, uint8 (H, W, 3), to the graph's input (1, ...). A uint8 input gets the bytes unchanged."""
     values: npt.NDArray[Any] = picture
     if target.dtype != np.uint8:
-        values = picture.astype(np.float32) / np.float32(255)
+        values = picture.astype(np.float32)
+        if scaling in ("unit", "imagenet"):
+            values = values / np.float32(255)
         if scaling == "imagenet":
             values = (values - IMAGENET_MEAN) / IMAGENET_STD
+        if scaling == "bytes-bgr":
+            values = values[..., ::-1]
     if target.channels == "first":
         values = values.transpose(2, 0, 1)
     return np.ascontiguousarray(values[None], dtype=target.dtype)

@@ -67,14 +67,15 @@ class Builder:
         return name
 
     def _white_rectangle(self, kind: str) -> str:
-        """Edges (1, 4) in pixels. `kind` says what white is: "unit" 1, "imagenet" 2.4, "bytes" 255."""
+        """Edges (1, 4) in pixels. `kind` says the white: "unit" 1, "imagenet" 2.4, "bytes" and "bytes-first" 255."""
         types = {"bytes": TensorProto.UINT8, "half": TensorProto.FLOAT16}
         shape: list[Any] = ["n", 3, "h", "w"] if kind == "dynamic" else [1, 3, self.side, self.side]
         shape = [1, self.side, self.side, 3] if kind == "bytes" else shape
         self.inputs.append(helper.make_tensor_value_info("images", types.get(kind, TensorProto.FLOAT), shape))
         values = self.add("Cast", "images", to=TensorProto.FLOAT)
         grey = self.add("ReduceMean", values, axes=[3 if kind == "bytes" else 1], keepdims=0)
-        low, high = {"imagenet": (2.0, 3.0), "bytes": (250.0, 256.0)}.get(kind, (0.95, 1.05))
+        byte = (250.0, 256.0)
+        low, high = {"imagenet": (2.0, 3.0), "bytes": byte, "bytes-first": byte}.get(kind, (0.95, 1.05))
         white = self.add("And", self.add("Greater", grey, np.float32(low)), self.add("Less", grey, np.float32(high)))
         white = self.add("Cast", white, to=TensorProto.FLOAT)
         at = np.arange(self.side, dtype=np.float32)
