@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.report import ReportSink
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
-from seqpar_deploy.video.types import Box, Event, Frame, Person, Sink, TrackedBox
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import SourceSpec, expand_sources
+from seqpar_deploy.video.types import Box, Event, Frame, LooksAhead, Person, Sink, TrackedBox
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -145,6 +145,10 @@ class WatchedDetector:
     def detect(self, frame: Frame) -> list[Box]:
         self._watch.detecting[frame.index] = time.monotonic()
         return self._detector.detect(frame)
+
+    def look_ahead(self, frames: Iterable[Frame]) -> None:
+        if isinstance(self._detector, LooksAhead):
+            self._detector.look_ahead(frames)
 
     def close(self) -> None:
         self._detector.close()

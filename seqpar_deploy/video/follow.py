@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
-from seqpar_deploy.errors import DetectorError, VideoError
+from seqpar_deploy.errors import VideoError
 from seqpar_deploy.preprocess import check_crop
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import CropSelector
 from seqpar_deploy.video.detect.motion import MotionDetector
+from seqpar_deploy.video.finding import Finder
 from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.track import ByteTracker
-from seqpar_deploy.video.types import Box, Detector, Event, Frame, Person, TrackedBox, Tracker
+from seqpar_deploy.video.types import Detector, Event, Frame, Person, TrackedBox, Tracker
 
+Followed = tuple[Frame, list[TrackedBox], dict[int, Person]]
 Stage = Callable[[str], contextlib.AbstractContextManager[None]]  # entered around each stage, by its name
 
 
@@ -70,7 +71,7 @@ class Follower:
         self._recognizer, self._on_event, self._stage = recognizer, on_event, stage
         self._detector = detector or MotionDetector()
         self._new_tracker = tracker
-        self._trackers: dict[str, Tracker] = {}
+        self._finders: dict[str, Finder] = {}
         self._selector = CropSelector(options.selection, options.lifetime)
         self._fusion = AttributeFusion(recognizer.bundle.label_set, options.fusion, options.lifetime)
         # Held while selector or fusion changes, until the events are emitted: so events stay in order.
@@ -125,25 +126,42 @@ class Follower:
             VideoError: As `update`.
             DetectorError: As `update`.
         """
-        self._refuse("track")
-        self._check(frame)
-        with self._stage("detect"):
-            found = _within(frame, self._detector.detect(frame))
-        with self._stage("track"):
-            if frame.stream not in self._trackers:
-                self._trackers[frame.stream] = self._new_tracker()
-            boxes = self._trackers[frame.stream].update(frame, found)
-            if len({tracked.track_id for tracked in boxes}) < len(boxes):
-                track_ids = sorted(tracked.track_id for tracked in boxes)
-                raise VideoError(f"track IDs of a frame must differ, got {track_ids}; fix the tracker")
-        self._timestamps[frame.stream] = frame.timestamp
-        self._newest = max(self._newest, self._before + frame.timestamp)
-        with self._stage("select"), self._state_lock:
-            ended = self._fusion.observe(frame, boxes)
-            people = self._fusion.people(frame.stream)
-            self._selector.offer(frame, boxes, people)
-            self._emit(ended)
+        self._find(frame)
+        *_, (_, boxes, people) = self._decided(frame.stream, wait=False)
         return boxes, people
+
+    def follow(self, frame: Frame) -> Iterator[Followed]:
+        """Process the next frame of a recording as `track` does, but let it wait until its people are known.
+
+        The built-in detector needs some frames to tell a person from another change of the picture. `track` emits a
+        person from then on, `follow` from the first sighting. A frame waits for 2 s of the stream at most, and for less
+        if the waiting frames exceed 128 MB.
+
+        Args:
+            frame: The frame. Timestamps of a stream must not decrease.
+
+        Returns:
+            An iterator of the frames that wait no more, in order. Each is a tuple of the frame, the boxes of tracked
+            people in it, and the stream's people who have attributes, by track ID.
+
+        Raises:
+            ImageError: As `update`.
+            VideoError: As `update`.
+            DetectorError: As `update`.
+        """
+        self._find(frame)
+        return self._decided(frame.stream, wait=True)
+
+    def rest(self, stream: str) -> Iterator[Followed]:
+        """Process the frames of a stream that still wait after `follow`. Call it before `finish`, which drops them.
+
+        Args:
+            stream: Name of the stream.
+
+        Returns:
+            As `follow`.
+        """
+        return self._decided(stream, wait=False)
 
     def recognize(self, now: float | None = None, *, within: float | None = None) -> bool:
         """Recognise one batch of the most informative crops.
@@ -189,7 +207,7 @@ class Follower:
             stream: Name of the stream.
         """
         self._refuse("finish", closed=False)
-        self._trackers.pop(stream, None)
+        self._finders.pop(stream, None)
         self._timestamps.pop(stream, None)
         if not self._timestamps:
             self._before = self._newest
@@ -206,7 +224,7 @@ class Follower:
         self._refuse("close", closed=False)
         self._closed = True
         with contextlib.ExitStack() as ending:
-            for stream in reversed(self._trackers):
+            for stream in reversed(self._finders):
                 ending.callback(self.finish, stream)
 
     def __enter__(self) -> Follower:
@@ -214,6 +232,31 @@ class Follower:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _find(self, frame: Frame) -> None:
+        """Detect and track everyone in the next frame of a stream."""
+        self._refuse("track")
+        self._check(frame)
+        if frame.stream not in self._finders:
+            self._finders[frame.stream] = Finder(self._detector, self._new_tracker())
+        finder = self._finders[frame.stream]
+        with self._stage("detect"):
+            found = finder.detect(frame)
+        with self._stage("track"):
+            finder.track(frame, found)
+        self._timestamps[frame.stream] = frame.timestamp
+
+    def _decided(self, stream: str, *, wait: bool) -> Iterator[Followed]:
+        """Yield the frames whose people are known, after they were offered for recognition."""
+        finder = self._finders.get(stream)
+        for frame, boxes in finder.decided(wait=wait) if finder is not None else ():
+            self._newest = max(self._newest, self._before + frame.timestamp)
+            with self._stage("select"), self._state_lock:
+                ended = self._fusion.observe(frame, boxes)
+                people = self._fusion.people(stream)
+                self._selector.offer(frame, boxes, people)
+                self._emit(ended)
+            yield frame, boxes, people
 
     def _end(self, stream: str) -> None:
         with self._state_lock:
@@ -259,21 +302,3 @@ class Follower:
             self._emitting_thread = None
         if failed:
             raise failed
-
-
-def _within(frame: Frame, boxes: Sequence[Box]) -> list[Box]:
-    """Clip boxes to the frame and drop those outside it."""
-    height, width = frame.image.shape[:2]
-    found = []
-    for box in boxes:
-        if not (box.left <= box.right < math.inf and box.top <= box.bottom < math.inf and box.score >= 0):
-            raise DetectorError(
-                f"boxes must have left <= right, top <= bottom and score >= 0, got {box} in frame {frame.index}; "
-                "fix the detector"
-            )
-        if box.left < 0 or box.top < 0 or box.right > width or box.bottom > height:
-            left, top, right, bottom = max(0, box.left), max(0, box.top), min(width, box.right), min(height, box.bottom)
-            box = dataclasses.replace(box, left=left, top=top, right=right, bottom=bottom)
-        if box.left < box.right and box.top < box.bottom:
-            found.append(box)
-    return found

@@ -6,8 +6,8 @@ source -> Frame -> Detector -> Box -> Tracker -> TrackedBox -> selected crops ->
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 from seqpar_deploy.preprocess import Crop, RgbImage
 
@@ -44,6 +44,9 @@ class Box:
         right: Right edge in pixels.
         bottom: Lower edge in pixels.
         score: The detector's confidence, 0 to 1. Default: 1.
+        evidence: Evidence of this box for a person, 0 to 1, from a detector that cannot tell people from other changes
+            of the picture. Such a track is emitted once its boxes have enough evidence and moved as a body does.
+            Default: 1, and no motion is required if all boxes of a track have 1.
     """
 
     left: float
@@ -51,6 +54,7 @@ class Box:
     right: float
     bottom: float
     score: float = 1.0
+    evidence: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +110,19 @@ class Detector(Protocol):
 
     def close(self) -> None:
         """Release resources. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """Protocol of a `Detector` that learns from the first seconds of a recording before it detects people in it."""
+
+    def look_ahead(self, frames: Iterable[Frame]) -> None:
+        """Learn from frames.
+
+        Args:
+            frames: First frames of one stream, in order. They are passed to `detect` again.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ SHADOW = 127  # MOG2's value for shadows; foreground is 255
 LEARN_EVERY = 0.2  # seconds
 FIRST_LOOKS = 10  # number of first pictures that are averaged with equal weights
 MEMORY = 10.0  # seconds; a still object that is not a person becomes background after a tenth of it
+NEAR = 20  # grey levels from the median within which a pixel is background
 
 
 class Background:
@@ -28,11 +30,24 @@ class Background:
     def __init__(self, cv2: Any, absorb_after: float) -> None:
         self._cv2 = cv2
         self._absorb_after = absorb_after
-        self._model = cv2.createBackgroundSubtractorMOG2(varThreshold=VARIANCES, detectShadows=True)
+        self._model = self._new_model()
         self._looks = 0
         self._learned_at = 0.0
         self._stood: npt.NDArray[np.float32] | None = None  # seconds that a person has been at each pixel
         self.edges: npt.NDArray[np.float32] | None = None
+
+    def _new_model(self) -> Any:
+        return self._cv2.createBackgroundSubtractorMOG2(varThreshold=VARIANCES, detectShadows=True)
+
+    def learn_from(self, background: RgbImage, pictures: Sequence[RgbImage]) -> None:
+        """Learn anew from a picture of the background, and how each pixel varies in pictures around it."""
+        self._model = self._new_model()
+        self._model.apply(background, learningRate=1)
+        for look, picture in enumerate(pictures, 2):
+            away = np.abs(picture.astype(np.int16) - background).max(axis=2, keepdims=True)
+            self._model.apply(np.where(away <= NEAR, picture, background), learningRate=1 / look)
+        self._looks = max(self._looks, FIRST_LOOKS + 1)
+        self.edges = edges_of(self._cv2, background)
 
     def foreground(self, picture: RgbImage) -> Mask:
         """Return the foreground of a picture (h, w, 3): 0 or 255 (h, w). Shadows are background."""

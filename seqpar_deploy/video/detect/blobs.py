@@ -21,6 +21,7 @@ LEAST_BODY = 0.08  # minimum foreground of a person, as a share of the height sq
 NEXT_HEAD = 0.06  # minimum rise of the upper edge to the next head
 ASIDE = 0.06  # width of arms and bags on each side
 SIDE_BY_SIDE = 0.4  # width from which a blob may be two people
+FLAT = 0.8  # width of an upper edge without a head from which a wide blob is a vehicle
 GUESSED = 0.6  # score of a person separated from a blob, or of a blob of unlikely size
 
 
@@ -91,6 +92,8 @@ def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found
     expected = heights.of_feet(blob.bottom)
     if upright and not blob.cut and 0.6 < blob.height / expected < 1.7:
         heights.add(blob.bottom, blob.height)
+    if blob.width > max(0.75 * expected, 1.2 * blob.height) and _flat_top(blob, expected) > FLAT * expected:
+        return []
     if blob.height > 1.25 * expected or blob.width > SIDE_BY_SIDE * expected:
         several = [person for person in _taken_off(blob, heights) if person.bottom - person.top >= smallest]
         if len(several) > 1 or blob.height > 1.25 * expected or blob.width > 0.75 * expected:
@@ -99,6 +102,15 @@ def find_people(blob: Blob, heights: HeightModel, smallest: float) -> list[Found
     if blob.height < max(smallest, least * expected) or blob.filled < FILLED or blob.height < 1.1 * blob.width:
         return []
     return [_whole(blob, 0.9 if blob.height > 0.75 * expected else GUESSED)]
+
+
+def _flat_top(blob: Blob, height: float) -> int:
+    """Return the width of the flat part of a blob's upper edge around its highest point."""
+    upper = np.where(blob.mask.any(axis=0), blob.mask.argmax(axis=0), len(blob.mask))
+    low = np.flatnonzero(upper > upper.min() + NEXT_HEAD * height)
+    highest = int(upper.argmin())
+    left, right = low[low < highest], low[low > highest]
+    return int(right[0] if len(right) else len(upper)) - int(left[-1] + 1 if len(left) else 0)
 
 
 def _taken_off(blob: Blob, heights: HeightModel) -> list[Found]:
