@@ -36,8 +36,8 @@ from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import expand_sources
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -52,7 +52,7 @@ def test_opencv() -> None:
 
 def test_decoding_video() -> None:
     av = pytest.importorskip("av")
-    from seqpar_deploy.video.source import _video_stream
+    from seqpar_deploy.video.sources.stream_choice import choose_stream
 
     with av.open(str(data_dir("samples") / "vtest" / "street.mp4")) as container:
-        assert _video_stream(container).codec_context.thread_count == 1
+        assert choose_stream(container, dict).codec_context.thread_count == 1

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.video.sinks.metrics import Metrics
-from seqpar_deploy.video.source import Source, SourceStats
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.state import SourceStats
 
 _STALE = 10.0  # seconds of one call of a stage after which it counts as stuck
 _MAY_WAIT = ("wait for sinks", "select", "fuse")  # stages that pass on frames and events
@@ -133,8 +134,8 @@ class RunProgress:
         self._lengths: dict[str, int] = {}
         self._unprobed = [source for source in sources if not source.spec.is_url]
 
-    def look(self) -> None:
-        """Probe some files and report progress."""
+    def look(self, ahead: int = 0) -> None:
+        """Probe some files and report progress. `ahead` frames were read in addition, to learn from them."""
         end = time.monotonic() + _PROBING
         while self._unprobed and time.monotonic() < end:
             source = self._unprobed.pop()
@@ -152,4 +153,4 @@ class RunProgress:
             else:
                 unknown += 1
         if total := sum(known):
-            self._on_progress(done, max(done, total + unknown * total // len(known)))
+            self._on_progress(ahead + done, ahead + max(done, total + unknown * total // len(known)))

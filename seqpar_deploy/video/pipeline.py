@@ -16,18 +16,21 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from seqpar_deploy.errors import VideoError
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.follow import Follower
+from seqpar_deploy.video.follow import Followed, Follower
 from seqpar_deploy.video.meters import Meters, OverloadLog, RunProgress
 from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.queues import BoundedQueue, End, merge
 from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
-from seqpar_deploy.video.source import Source
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.track import ByteTracker
-from seqpar_deploy.video.types import Detector, Event, Frame, Person, Sink, TrackedBox, Tracker
+from seqpar_deploy.video.types import Detector, Event, Frame, LooksAhead, Sink, Tracker
 
 _FRAMES = 8  # length of the queue from each source to the tracker
 _WAITING = 16  # length of the queue of frames and events to the sinks
@@ -35,11 +38,11 @@ _HUNG_AFTER = 20.0  # seconds after which a sink that is still in one call at th
 _READING = 0.5  # seconds to wait for the sources' threads at the end; a thread that hangs is abandoned
 _IDLE = 0.02  # seconds between two checks for waiting crops
 _LOOK_EVERY = 0.5  # seconds between two checks of the sources
+_AHEAD_SECONDS = 30.0  # seconds of a file that the detector may learn from before the run
+_AHEAD_FRAMES = 300  # the same in frames, so that the look ahead takes a few seconds at most
 _STALE = 10.0  # seconds without a frame after which a live source is unhealthy
 
 _log = logging.getLogger(__name__)
-
-Tracked = tuple[Frame, Sequence[TrackedBox], Mapping[int, Person]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,9 +98,10 @@ class Pipeline:
         if len(self._sources) < len(sources):
             names = ", ".join(source.spec.name for source in sources)
             raise ValueError(f"names of sources must differ, got {names}; rename one")
+        self._detector = detector
         self._live = any(source.spec.live for source in sources)
         self._sinks, self._hand_over = sinks, hand_over
-        self._results = BoundedQueue[Event | Tracked](_WAITING)
+        self._results = BoundedQueue[Event | Followed](_WAITING)
         self._all_tracked = threading.Event()
         self._meters = Meters(metrics or Metrics())
         self._follower = Follower(
@@ -114,6 +118,7 @@ class Pipeline:
         self._overload = OverloadLog() if self._live else None
         self._progress = RunProgress(sources, on_progress) if on_progress and not self._live else None
         self._frames: dict[str, int] = defaultdict(int)
+        self._ahead = 0  # frames read to look ahead
         self._failed: dict[str, str] = {}
         self._worker_error: BaseException | None = None
         self._stop_requested = self._stopping = self._hung = False
@@ -135,6 +140,7 @@ class Pipeline:
             ending.callback(self._join, threads)
             ending.callback(self._results.finish)
             ending.callback(self._follower.close)
+            ending.callback(self._pass_on_waiting)
             ending.callback(self._all_tracked.set)
             ending.callback(self.stop)
             self._health.watch("stages", self._meters.stuck)
@@ -181,9 +187,28 @@ class Pipeline:
             yield from merge({name: source.start(_FRAMES) for name, source in self._sources.items()})
             return
         for name, source in self._sources.items():
+            self._look_ahead(source)
             if self._stopping:
                 return
             yield from merge({name: source.start(_FRAMES)})
+
+    def _look_ahead(self, source: Source) -> None:
+        """Let the detector learn from the first seconds of a file. Errors are left to the reading proper."""
+        if not isinstance(self._detector, LooksAhead) or not _can_be_read_twice(source.spec):
+            return
+        with (
+            self._meters.stage("look ahead"),
+            Source(source.spec, quiet=True) as ahead,
+            contextlib.suppress(VideoError),
+        ):
+            self._detector.look_ahead(self._first_frames(ahead))
+
+    def _first_frames(self, source: Source) -> Iterator[Frame]:
+        for number, frame in enumerate(source, 1):
+            self._ahead += 1
+            yield frame
+            if self._stopping or number >= _AHEAD_FRAMES or frame.timestamp >= _AHEAD_SECONDS:
+                return
 
     def runs_in(self, thread: threading.Thread) -> bool:
         """Return whether the run waits for this thread at its end."""
@@ -203,12 +228,17 @@ class Pipeline:
             source.close(within=max(0.0, patient - time.monotonic()))
 
     def _track(self, frame: Frame) -> None:
-        boxes, people = self._follower.track(frame)
         self._frames[frame.stream] += 1
-        with self._meters.stage("wait for sinks"):
-            self._results.put((frame, boxes, people))
-        if not self._live:
+        if self._live:
+            self._pass_on((frame, *self._follower.track(frame)))
+            return
+        for followed in self._follower.follow(frame):
+            self._pass_on(followed)
             self._follower.recognize()
+
+    def _pass_on(self, followed: Followed) -> None:
+        with self._meters.stage("wait for sinks"):
+            self._results.put(followed)
 
     def _recognize(self) -> None:
         """Run the recognition thread, for live sources only."""
@@ -238,7 +268,7 @@ class Pipeline:
             if self._overload is not None:
                 self._overload.look(counts, self._meters.spent())
             if self._progress is not None:
-                self._progress.look()
+                self._progress.look(self._ahead)
             if self._stop_requested:
                 self.stop()
             since = self._in_sinks_since
@@ -246,7 +276,7 @@ class Pipeline:
                 self._hung = True
                 self._results.close()
         if self._progress is not None:
-            self._progress.look()
+            self._progress.look(self._ahead)
 
     def _join(self, threads: Mapping[str, threading.Thread]) -> None:
         for name in ("recognize", "sinks"):
@@ -268,7 +298,16 @@ class Pipeline:
             self._failed[stream] = why
             self._health.watch(f"source {stream}", lambda: why)
             _log.warning("%s: %s", stream, why)
+        for followed in self._follower.rest(stream):
+            self._pass_on(followed)
+            self._follower.recognize()
         self._follower.finish(stream)
+
+    def _pass_on_waiting(self) -> None:
+        """Pass on the frames that still wait after a failure."""
+        for stream in self._frames:
+            for followed in self._follower.rest(stream):
+                self._pass_on(followed)
 
     def _run_sinks(self) -> None:
         """Run the sinks' thread."""
@@ -291,3 +330,9 @@ class Pipeline:
             self._in_sinks_since = time.monotonic()
             self._sinks.close()
             self._in_sinks_since = None
+
+
+def _can_be_read_twice(spec: SourceSpec) -> bool:
+    """Whether a recording can be read again from its start. A pipe cannot, a URL may not."""
+    place = Path(spec.place)
+    return not spec.is_url and (not place.exists() or place.is_file() or place.is_dir())

@@ -18,8 +18,9 @@ from seqpar_deploy.video.queues import BoundedQueue
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import expand_sources
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import check_fps, expand_sources
+from seqpar_deploy.video.sources.state import RtspTransport, SourceOptions
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Event, Sink, Tracker
 
@@ -41,15 +42,20 @@ def watch(
     sinks: Sequence[Sink] = (),
     metrics: Metrics | None = None,
     health: Health | None = None,
+    live: bool | None = None,
+    fps: float | None = None,
+    rtsp_transport: RtspTransport = "auto",
 ) -> Watch:
     """Watch videos, cameras or streams, and iterate over the events of the people in them.
 
-    The pipeline runs in background threads. It reconnects live sources without limit. If the caller is slow, files wait
-    and live sources drop frames, never events. Lost sources and failing sinks are logged.
+    The pipeline runs in background threads. It reconnects live sources without limit, unless the same fault of decoding
+    recurs 20 times in a row. If the caller is slow, files wait and live sources drop frames, never events. Lost sources
+    and failing sinks are logged.
 
     Args:
-        sources: One or more sources, all recorded or all live. Recorded: files, folders and globs. Live: camera
-            numbers, /dev/videoN, and URLs, for example rtsp:// and http://.
+        sources: One or more sources, all recorded or all live. Recorded: files, folders, globs, and sequences of
+            pictures such as frames/%06d.png. Live: camera numbers, /dev/videoN, and URLs, for example rtsp://. An
+            http:// URL may be either; a URL of snapshots is polled.
         recognizer: Classifies the crops. The caller closes it.
         options: Options of crop selection, fusion and track lifetime. Default: `VideoOptions()`.
         detector: Detects people. The caller closes it. Default: the built-in detector, for fixed cameras.
@@ -57,6 +63,12 @@ def watch(
         sinks: Outputs that receive frames and events too. They are closed at the end of the run. Default: none.
         metrics: Prometheus metrics to update, for example of a `WebServer`. Default: none.
         health: Health checks to update, for example of a `WebServer`. Default: none.
+        live: Whether the sources are live streams, which are reconnected, or recordings, which end. Default: decided by
+            the address, and by the answer of an HTTP server.
+        fps: Frames per second of sequences of pictures (default: 25) and requests per second of snapshot URLs
+            (default: 5).
+        rtsp_transport: Transport of RTSP: `tcp`, `udp`, or `auto`, which tries TCP first, then UDP if TCP is refused.
+            Default: `auto`.
 
     Returns:
         An iterator of events that is also a context manager.
@@ -71,10 +83,11 @@ def watch(
                 print(event.kind, event.person.track_id, event.person.labels)
     """
     places = [sources] if isinstance(sources, (str, os.PathLike, int)) else sources
-    specs = expand_sources([str(place) for place in places])
+    specs = expand_sources([str(place) for place in places], live=live, fps=fps)
+    check_fps(specs, fps)
     events = BoundedQueue[Event](_EVENTS)
     pipeline = Pipeline(
-        [Source(spec) for spec in specs],
+        [Source(spec, options=SourceOptions(rtsp_transport=rtsp_transport)) for spec in specs],
         detector or MotionDetector(),
         recognizer,
         Sinks(sinks, metrics=metrics, health=health),

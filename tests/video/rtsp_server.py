@@ -1,12 +1,19 @@
-"""The least of an RTSP camera: H.264 from a transport stream file over and over, RTP within the RTSP connection.
+"""The least of an RTSP camera: H.264 from a transport stream file over and over, RTP in the RTSP connection or in UDP.
 
 rtsp://127.0.0.1:PORT/clip=a.ts&speed=4&silent_after=30, as in stream_server.py
+    tcp=461    answers that to a request for RTP in the RTSP connection, or another status
+    tcp=close  closes the connection instead
+    tcp=mute   agrees, and sends nothing
+    tcp=end    agrees, and closes the connection when it should play
+    udp=461    answers that to a request for RTP in UDP
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import select
+import socket
 import socketserver
 import struct
 import sys
@@ -40,6 +47,9 @@ class RtspServer(StreamServer):
 
 
 class _Handler(socketserver.StreamRequestHandler):
+    _query: dict[str, str]
+    _client: tuple[str, int] | None = None  # of UDP
+
     def handle(self) -> None:
         while lines := self._request():
             method, url, _ = lines[0].split()
@@ -48,9 +58,23 @@ class _Handler(socketserver.StreamRequestHandler):
                 self._query = {key: values[0] for key, values in parse_qs(urlsplit(url).path.strip("/")).items()}
                 self._reply(number, f"Content-Base: {url}/", "Content-Type: application/sdp", body=_SDP)
             elif method == "SETUP":
-                self._reply(number, "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1")
+                (transport,) = (line.partition(":")[2].strip() for line in lines if line.startswith("Transport"))
+                asked = self._query.get("tcp" if "TCP" in transport else "udp", "")
+                if asked == "close":
+                    return
+                if asked.isdecimal():
+                    self._reply(number, status=f"{asked} Refused")
+                    continue
+                if ports := re.search(r"client_port=(\d+)", transport):
+                    self._client = (self.client_address[0], int(ports[1]))
+                    transport = f"RTP/AVP;unicast;client_port={ports[1]}-{int(ports[1]) + 1};server_port=5000-5001"
+                self._reply(number, f"Transport: {transport}", "Session: 1")
             elif method == "PLAY":
                 self._reply(number, "Session: 1")
+                if self._query.get("tcp") == "mute" and self._client is None:
+                    time.sleep(3600)
+                if self._query.get("tcp") == "end" and self._client is None:
+                    return
                 self._play()
                 return
             else:
@@ -62,8 +86,8 @@ class _Handler(socketserver.StreamRequestHandler):
             lines.append(line)
         return lines
 
-    def _reply(self, number: str, *headers: str, body: str = "") -> None:
-        lines = ("RTSP/1.0 200 OK", f"CSeq: {number}", f"Content-Length: {len(body)}", *headers, "", body)
+    def _reply(self, number: str, *headers: str, body: str = "", status: str = "200 OK") -> None:
+        lines = (f"RTSP/1.0 {status}", f"CSeq: {number}", f"Content-Length: {len(body)}", *headers, "", body)
         self.wfile.write("\r\n".join(lines).encode())
 
     def _play(self) -> None:
@@ -76,8 +100,19 @@ class _Handler(socketserver.StreamRequestHandler):
             for place, payload in enumerate(payloads):
                 marker = 0x80 if place == len(payloads) - 1 else 0
                 header = struct.pack(">BBHII", 0x80, 96 | marker, sequence % 65536, (picture * 9000) % 2**32, 1)
-                self.wfile.write(b"$\0" + struct.pack(">H", len(header) + len(payload)) + header + payload)
+                if not self._send(header + payload):
+                    return
                 sequence += 1
+
+    def _send(self, packet: bytes) -> bool:
+        """Send an RTP packet, and return whether the client is still there."""
+        if self._client is None:
+            self.wfile.write(b"$\0" + struct.pack(">H", len(packet)) + packet)
+            return True
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.sendto(packet, self._client)
+        gone, _, _ = select.select([self.connection], [], [], 0)
+        return not gone  # the client says nothing while it plays
 
 
 def _pictures(clip: str) -> Iterator[bytes]:

@@ -5,7 +5,10 @@
     damage=0.01      the share of transport packets (188 bytes) with random bytes in them
     silent_after=30  says nothing more after 30 pictures, and keeps the connection
     end_after=30     closes the connection after 30 pictures
+    chunked=1        in chunks, so that the end is an end and not a loss
     origin=90        the first time stamp in seconds
+/camera.mjpg?clips=a.ts&style=usual   the clip's pictures as JPEG in parts; the styles are in _parts
+/file.flv?file=a.flv           a file's content
 /silence.ts                    accepts, and says nothing at all
 /page.ts                       a web page
 """
@@ -21,6 +24,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import av
@@ -80,10 +85,12 @@ class StreamServer:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
-        if url.path not in ("/stream.ts", "/silence.ts", "/page.ts"):
+        if url.path not in ("/stream.ts", "/camera.mjpg", "/file.flv", "/silence.ts", "/page.ts"):
             self.send_error(404)
             return
         self.close_connection = True
@@ -96,20 +103,56 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(page)
             return
+        if url.path == "/camera.mjpg":
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        if query.get("chunked"):
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self._stream(query)
+        if url.path == "/file.flv":
+            self.wfile.write(Path(query["file"]).read_bytes())
+            return
+        self._stream(query, _parts(query) if url.path == "/camera.mjpg" else _pieces(query))
 
     def log_message(self, *_arguments: object) -> None:
         """Nothing: tests read what the client says."""
 
-    def _stream(self, query: dict[str, str]) -> None:
+    def _stream(self, query: dict[str, str], pieces: Iterator[bytes]) -> None:
         rng, damage = random.Random(sys.argv[2]), float(query.get("damage", 0))  # other damage after each start
-        for sent, piece in enumerate(_pieces(query)):
+        for sent, piece in enumerate(pieces):
             if sent == int(query.get("end_after", -1)):
+                if query.get("chunked"):
+                    self.wfile.write(b"0\r\n\r\n")
                 return
             if sent == int(query.get("silent_after", -1)):
                 time.sleep(3600)
-            self.wfile.write(_damaged(piece, damage, rng))
+            piece = _damaged(piece, damage, rng)
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if query.get("chunked") and piece else piece)
+
+
+def _parts(query: dict[str, str]) -> Iterator[bytes]:
+    """The pictures of a clip over and over, as parts of a multipart reply with a camera's mistake."""
+    style, speed = query["style"], float(query.get("speed", 1))
+    with av.open(query["clips"]) as clip:
+        pictures = []
+        for picture in clip.decode(video=0):
+            picture.to_image().save(file := io.BytesIO(), "jpeg")
+            pictures.append(file.getvalue())
+    for number, picture in enumerate(itertools.cycle(pictures)):
+        time.sleep(0.1 / speed)
+        length = len(picture) + {"long_length": 500, "short_length": -200}.get(style, 0)
+        lines = {
+            "no_dashes": ["frame", "Content-Type: image/jpeg", f"Content-Length: {length}"],
+            "other_boundary": ["--other", "Content-Type: image/jpeg", f"Content-Length: {length}"],
+            "no_length": ["--frame", "Content-Type: image/jpeg"],
+            "image_jpg": ["--frame", "Content-Type: image/jpg", f"Content-Length: {length}"],
+            "no_type": ["--frame", f"Content-Length: {length}"],
+            "no_headers": ["--frame"],
+            "no_boundaries": [],
+        }.get(style, ["--frame", "Content-Type: image/jpeg", f"Content-Length: {length}"])
+        if number == 0:
+            lines = {"no_first_boundary": lines[1:], "picture_first": []}.get(style, lines)
+        end = "\n" if style == "line_feeds" else "\r\n"
+        yield "".join(line + end for line in [*lines, ""] * bool(lines)).encode() + picture + end.encode()
 
 
 def _pieces(query: dict[str, str]):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from seqpar_deploy.video.clock import StreamClock
+from seqpar_deploy.video.sources.clock import StreamClock
 
 
 class _Wall:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import pytest
+from video.rtsp_server import RtspServer
 from video.sinks.broker import Broker
 from video.stream_server import StreamServer
 
@@ -114,6 +115,37 @@ def test_ctrl_c_ends_a_live_run_that_hangs_with_whole_files_though_its_disk_is_f
     assert "events missed" in ended
     assert pictures(tmp_path / "out.mp4") == tracked(said) > 10
     assert people_in_report(tmp_path / "people.html") > 1
+
+
+@pytest.mark.parametrize(("transport", "refused"), [("udp", "tcp"), ("tcp", "udp")])
+def test_the_transport_of_rtsp_is_an_option(
+    bundle_dir: Path, live_clip: Path, tmp_path: Path, transport: str, refused: str
+) -> None:
+    out = tmp_path / "out.mp4"
+    with RtspServer() as camera:
+        address = camera.url(clip=live_clip, speed=4, **{refused: "400"})
+        words = command(bundle_dir, address, "--rtsp-transport", transport, "--annotate", out)
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            wait_for(lambda: out.exists() and out.stat().st_size > 0)
+            said = ended_by(process, signal.SIGINT)
+    assert "connect" not in said
+    assert tracked(said) > 0
+
+
+@pytest.mark.parametrize("address", ["rtsp", "RTSP"])
+def test_a_transport_that_the_camera_refuses_is_not_replaced(
+    bundle_dir: Path, live_clip: Path, tmp_path: Path, address: str
+) -> None:
+    with RtspServer() as camera:
+        camera_url = camera.url(clip=live_clip, tcp="461").replace("rtsp", address, 1)
+        words = command(bundle_dir, camera_url, "--rtsp-transport", "tcp", "--events", tmp_path / "e.jsonl")
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "cannot connect" in line)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+    assert "over TCP" in line
+    assert process.returncode == 130
 
 
 def ended_by(process: subprocess.Popen[str], number: signal.Signals) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seqpar_deploy.video.meters import OverloadLog, RunProgress
-from seqpar_deploy.video.source import SourceStats
+from seqpar_deploy.video.sources.state import SourceStats
 
 
 def test_overload_is_logged_when_it_starts_and_ends(caplog: pytest.LogCaptureFixture) -> None:

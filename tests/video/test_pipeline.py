@@ -24,8 +24,8 @@ from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.sinks import BaseSink
 from seqpar_deploy.video.sinks.metrics import Metrics
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import SourceSpec, expand_sources
 from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox, Tracker
 
 pytestmark = pytest.mark.slow
@@ -249,13 +249,13 @@ def test_the_command_on_the_street_clip(bundle_dir: Path, tmp_path: Path) -> Non
     assert "<!doctype html>" in (tmp_path / "people.html").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_finishes_its_files(bundle_dir: Path, tmp_path: Path, number: signal.Signals) -> None:
     clips = []
     for index in range(6):
         clips.append(tmp_path / f"clip{index}.mp4")
         clips[-1].symlink_to(STREET)
-    words = command(bundle_dir, tmp_path, *clips)
+    words = ["env", "--default-signal=HUP", *command(bundle_dir, tmp_path, *clips)]  # also if the tests run under nohup
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
             if (tmp_path / "e.jsonl").exists() and (tmp_path / "e.jsonl").read_text().count("\n") > 3:

@@ -35,8 +35,8 @@ from seqpar_deploy.video import (
     run,
     watch,
 )
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import expand_sources
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import expand_sources
 
 pytestmark = pytest.mark.slow
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import struct
+import itertools
 import sys
-from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 from video.clips import grey, make_clip, make_sound, number_of
+from video.faulty import END, opener
 
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import expand_sources
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import expand_sources
 from seqpar_deploy.video.types import Frame
 
 STREET = Path(__file__).parents[2] / "samples" / "vtest" / "street.mp4"
@@ -84,34 +85,46 @@ def test_odd_sizes(tmp_path):
     assert [frame.image.shape for frame in frames] == [(119, 161, 3)] * 3
 
 
-def test_pixels_are_made_square(tmp_path):
-    frames = _frames(make_clip(tmp_path / "clip.mp4", frames=2, size=(144, 120), aspect=Fraction(4, 3)))
-    assert [frame.image.shape for frame in frames] == [(120, 192, 3)] * 2
-
-
-@pytest.mark.parametrize(
-    ("matrix", "turned"),
-    [
-        ((0, 1, 0, -1, 0, 0), -1),  # a telephone held upright: to be turned clockwise
-        ((0, -1, 0, 1, 0, 0), 1),
-        ((-1, 0, 0, 0, -1, 0), 2),
-    ],
-)
-def test_pictures_are_turned_upright(tmp_path, matrix, turned):
-    path = make_clip(tmp_path / "clip.mp4", frames=1)
-    plain = _frames(path)[0].image
-    content = path.read_bytes()
-    header = content.index(b"tkhd") + 4 + 40  # the track header's display matrix, 9 fixed-point numbers
-    a, b, u, c, d, v = matrix
-    numbers = struct.pack(">9i", a << 16, b << 16, u, c << 16, d << 16, v, 0, 0, 1 << 30)
-    path.write_bytes(content[:header] + numbers + content[header + 36 :])
-    assert np.array_equal(_frames(path)[0].image, np.rot90(plain, turned))
-
-
 def test_a_picture_is_a_video_of_one_frame(tmp_path):
     Image.new("RGB", (40, 30), (grey(3),) * 3).save(tmp_path / "picture.png")
     (frame,) = _frames(tmp_path / "picture.png")
     assert (frame.index, frame.timestamp, number_of(frame.image)) == (0, 0.0, 3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi", ".flv", ".nut"])
+@pytest.mark.parametrize(
+    ("text", "encoding"), [("门口摄像机录像", "gbk"), ("Überwachung Tür", "latin-1"), ("駐車場カメラ", "shift-jis")]
+)
+def test_titles_in_other_encodings_than_utf8(tmp_path, suffix, text, encoding):
+    raw = text.encode(encoding)
+    with pytest.raises(UnicodeDecodeError):
+        raw.decode()
+    path = make_clip(tmp_path / f"clip{suffix}", frames=3, title="T" * len(raw))
+    content = path.read_bytes()
+    assert content.count(b"T" * len(raw)) >= 1
+    path.write_bytes(content.replace(b"T" * len(raw), raw))
+    assert [number_of(frame.image) for frame in _frames(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [IndexError("x"), ValueError("x\ny"), MemoryError(), UnicodeDecodeError("a", b"", 0, 1, "x")]
+)
+def test_any_exception_of_the_library_ends_a_recording_after_its_frames(tmp_path, monkeypatch, error):
+    clip = make_clip(tmp_path / "clip.mp4")
+    monkeypatch.setattr(av, "open", opener(itertools.repeat(error), after=7))
+    source = _source(clip)
+    queue = source.start(size=100)
+    frames = [queue.take()[0] for _ in range(7)]
+    assert [number_of(frame.image) for frame in frames] == list(range(7))
+    with pytest.raises(VideoError, match=rf"clip\.mp4 cannot be read.*: .*{type(error).__name__}") as refused:
+        list(queue)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_exception_of_pyav_at_the_end_of_a_recording_whose_sound_came_later_is_its_end(tmp_path, monkeypatch):
+    clip = make_clip(tmp_path / "clip.mp4")
+    monkeypatch.setattr(av, "open", opener(itertools.repeat(IndexError("list index out of range")), after=END))
+    assert len(_frames(clip)) == 20
 
 
 def test_damaged_packets_are_counted_and_the_others_read(tmp_path):
@@ -148,7 +161,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
         ("sound.mp4", "audio only"),
     ):
         source = _source(tmp_path / name)
-        with pytest.raises(VideoError, match=f"{name} cannot be read: .*{says}") as refused:
+        with pytest.raises(VideoError, match=f"{name} cannot be read.*: .*{says}") as refused:
             list(source.start())
         assert "\n" not in str(refused.value)
         assert source.stats.state == "failed"

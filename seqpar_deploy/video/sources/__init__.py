@@ -1,0 +1,1 @@
+"""Sources of frames: files, sequences of pictures, cameras, streams and snapshot URLs."""
