@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _CLOCK = 90_000  # ticks per second
 _KEY_SECONDS = 2.0  # between key frames: the precision of a jump, and the maximum loss after a kill
+_LONGEST_FILE = 255  # bytes of a name, of most file systems
+_LONGEST_STREAM = 120  # bytes of a stream's name in it: 40 characters of any script that is in use
 _FORMATS = {
     # Written in complete fragments, and converted to a plain file on close.
     ".mp4": ("mp4", {"movflags": "hybrid_fragmented+frag_keyframe+empty_moov+default_base_moof"}),
@@ -34,17 +38,45 @@ _FORMATS = {
 
 
 def files_for(path: Path, streams: Sequence[str]) -> dict[str, Path]:
-    """Return a file for each stream: `path` for a single one, `NAME-STREAM.SUFFIX` beside it for several."""
+    """Return a file for each stream: `path` for a single one, `NAME-STREAM.SUFFIX` beside it for several.
+
+    The files differ also where case is ignored, and their names fit into a file system. Raises SinkError if `path` is
+    no .mp4 or .mkv file.
+    """
+    _check_format(path)
     if len(streams) == 1:
         return {streams[0]: path}
     found: dict[str, Path] = {}
+    taken: set[str] = set()
     for stream in streams:
-        name = re.sub(r"[^\w.-]+", "_", stream).strip("._-")[:50] or "stream"  # 255 bytes at most
-        file, number = path.with_name(f"{path.stem}-{name}{path.suffix}"), 2
-        while file in found.values():
-            file, number = path.with_name(f"{path.stem}-{name}-{number}{path.suffix}"), number + 1
+        name = re.sub(r"[^\w.-]+", "_", stream).strip("._-") or "stream"
+        file, number = _named(path, name, ""), 1
+        while (key := unicodedata.normalize("NFC", file.name).casefold()) in taken:
+            number += 1
+            file = _named(path, name, f"-{number}")
+        taken.add(key)
         found[stream] = file
     return found
+
+
+def _check_format(path: Path) -> None:
+    if path.suffix.lower() not in _FORMATS:
+        fix = "; name one, for example people.mp4" if path.name.lower() in _FORMATS else ""
+        raise SinkError(f"annotated video must be an .mp4 or .mkv file, got {path}{fix}")
+
+
+def _named(path: Path, stream: str, number: str) -> Path:
+    """Return NAME-STREAM-NUMBER.SUFFIX beside `path`, with NAME and STREAM cut to what a file system takes."""
+    stream = _cut(stream, _LONGEST_STREAM)
+    end = f"-{stream}{number}{path.suffix}"
+    return path.with_name(_cut(path.stem, _LONGEST_FILE - len(os.fsencode(end))) + end)
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the beginning of a text that has at most so many bytes in UTF-8."""
+    while len(os.fsencode(text)) > most:
+        text = text[:-1]
+    return text
 
 
 class AnnotatedSink(BaseSink):
@@ -77,8 +109,7 @@ class AnnotatedSink(BaseSink):
             import av  # noqa: F401
         except ImportError:
             raise SinkError("PyAV is not installed; pip install 'seqpar-deploy[video]'") from None
-        if path.suffix.lower() not in _FORMATS:
-            raise SinkError(f"annotated video must be an .mp4 or .mkv file, got {path}")
+        _check_format(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._created = not path.exists()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from seqpar_deploy.errors import ReaderGoneError, SeqparError, SinkError
+from seqpar_deploy.redaction import redacted
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox
 
@@ -17,9 +18,18 @@ _log = logging.getLogger(__name__)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, with its class unless it is our own error or an OSError."""
-    name, text = type(error).__name__, " ".join(str(getattr(error, "strerror", None) or error).split())
+    """Return an error's message in one line, without secrets. Errors of others than us and OSError have their class."""
+    name, text = type(error).__name__, " ".join(redacted(str(getattr(error, "strerror", None) or error)).split())
     return text or name if isinstance(error, (SeqparError, OSError)) else ": ".join(filter(None, (name, text)))
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """Return a name, with a number if it is taken: sinks that share a name would share metrics and health checks."""
+    number, found = 1, name
+    while found in taken:
+        number += 1
+        found = f"{name} ({number})"
+    return found
 
 
 def _counted(number: int, what: str) -> str:
@@ -80,7 +90,10 @@ class Sinks:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         metrics = metrics or Metrics()
-        self._states = [_State(sink=sink, name=getattr(sink, "name", "") or type(sink).__name__) for sink in sinks]
+        self._states: list[_State] = []
+        for sink in sinks:
+            name, taken = getattr(sink, "name", "") or type(sink).__name__, [state.name for state in self._states]
+            self._states.append(_State(sink=sink, name=unused(name, taken)))
         self._none_left, self._health = none_left, health or Health()
         self._clock = clock
         self._failures = metrics.counter("seqpar_sink_failures_total", "Calls of a sink that failed.", "sink")

@@ -11,26 +11,31 @@ from __future__ import annotations
 
 import collections
 import logging
+import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.events import event_line
+from seqpar_deploy.video.sinks.fan_out import unused
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
+from seqpar_deploy.video.sinks.mqtt_broker import PREFIX, Broker, read_broker, topic_level, why_refused
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 _IN_FLIGHT = 20  # maximum number of unacknowledged messages
-_PREFIX = "seqpar"  # default prefix of topics
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_PATIENCE = 10.0  # seconds for the first answer of a broker, after which its silence is logged
 
 _log = logging.getLogger(__name__)
+
+_names: weakref.WeakKeyDictionary[Metrics, set[str]] = weakref.WeakKeyDictionary()  # of the open sinks
 
 
 class MqttSink:
@@ -41,14 +46,19 @@ class MqttSink:
 
     Args:
         address: `mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX]`, or `mqtts://` for TLS. The default port is 1883, or 8883
-            with TLS. The default prefix is `seqpar`.
+            with TLS. The default prefix is `seqpar`. In user, password and prefix, %XX stands for a special character.
+        ca: File of CA certificates (PEM) to check the broker's certificate against. Default: those of the system.
+        certificate: File of a client certificate (PEM) to present to the broker. Default: none.
+        key: File of the private key (PEM, not encrypted) of `certificate`. Default: it is in the same file.
+        insecure: Accept any certificate of the broker. For tests only. Default: False.
         outbox: Maximum number of queued events. Default: 10,000.
         linger: Seconds that `close` waits for the queue at most. Default: 3.
         metrics: Metrics that count published and dropped events. Default: not published.
         health: Health checks that report a lost connection. Default: not published.
 
     Raises:
-        SinkError: The address is invalid, or paho-mqtt is not installed. `close` raises it if events were lost.
+        SinkError: The address or a file is invalid, or paho-mqtt is not installed. `close` raises it if events were
+            lost.
 
     Example:
         watch("rtsp://camera/1", recognizer, sinks=[MqttSink("mqtt://broker/entrance")])
@@ -58,22 +68,32 @@ class MqttSink:
         self,
         address: str,
         *,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        insecure: bool = False,
         outbox: int = 10_000,
         linger: float = 3.0,
         metrics: Metrics | None = None,
         health: Health | None = None,
     ) -> None:
-        host, port, prefix, client = _client(address)
-        self.name = f"mqtt broker {host}:{port}" + ("" if prefix == _PREFIX else f"/{prefix}")
-        self._prefix, self._client, self._linger = prefix, client, linger
+        self._broker = broker = read_broker(address, ca=ca, certificate=certificate, key=key, insecure=insecure)
+        self._client = client = _client(broker)
+        self._linger = linger
+        metrics = metrics or Metrics()
+        self._names = _names.setdefault(metrics, set())
+        self.name = unused(f"mqtt broker {broker.shown}", self._names)
+        self._names.add(self.name)
         self._most = outbox
         self._waiting: collections.deque[tuple[str, str]] = collections.deque()
         self._change = threading.Condition()
         self._connected = self._closing = self._closed = False
         self._resending = False  # paho repeats the messages that were unacknowledged before a reconnection
-        self._trouble: str | None = None  # problem of the connection, logged once
+        self._trouble: str | None = None  # present problem of the connection
+        self._logged: set[str] = set()  # problems since the last connection
+        self._answered = False  # whether the broker has answered in this connection
+        self._why_lost = ""  # from paho's last error in this connection
         self._in_flight = self._lost_events = self._dropped_in_spell = 0
-        metrics = metrics or Metrics()
         dropped = metrics.counter("seqpar_mqtt_dropped_total", "Events dropped while the broker was away.", "sink")
         published = metrics.counter("seqpar_mqtt_published_total", "Events the broker acknowledged.", "sink")
         up = metrics.gauge("seqpar_mqtt_connected", "1 while connected to the broker.", "sink")
@@ -82,11 +102,13 @@ class MqttSink:
         self._health = health or Health()
         self._health.watch(f"connection to {self.name}", lambda: self._trouble)
         client.on_connect = self._on_connect
-        client.on_connect_fail = lambda *_: self._lost("does not answer")
-        client.on_disconnect = lambda *_: self._lost("is gone")
+        client.on_pre_connect = self._on_pre_connect
+        client.on_connect_fail = lambda *_: self._lost(broker.why_lost(sys.exc_info()[1]))
+        client.on_disconnect = self._on_disconnect
+        client.on_log = self._on_log
         client.on_publish = self._on_publish
         client.reconnect_delay_set(1, 30)
-        client.connect_async(host, port)
+        client.connect_async(broker.host, broker.port)
         client.loop_start()
         self._publisher = threading.Thread(target=self._publish, name="mqtt", daemon=True)
         self._publisher.start()
@@ -100,7 +122,7 @@ class MqttSink:
         """Do nothing: frames are not published."""
 
     def event(self, event: Event) -> None:
-        topic = f"{self._prefix}/{_level(event.person.stream)}/{event.person.track_id}"
+        topic = f"{self._broker.prefix}/{topic_level(event.person.stream)}/{event.person.track_id}"
         line = event_line(event)
         with self._change:
             if self._closing:
@@ -127,6 +149,7 @@ class MqttSink:
         self._client.disconnect()
         self._client.loop_stop()
         self._client.reinitialise()  # closes the sockets that `loop_stop` leaves to the garbage collector
+        self._names.discard(self.name)
         self._count_lost(left)
         if self.dropped:
             raise SinkError(f"{self.dropped} {'event was' if self.dropped == 1 else 'events were'} not delivered")
@@ -140,6 +163,10 @@ class MqttSink:
 
     def _publish(self) -> None:
         """Publish in one thread, so that the events of a person stay in order."""
+        with self._change:
+            heard = self._change.wait_for(lambda: self._closing or self._connected or self._trouble, _PATIENCE)
+        if not heard:
+            self._lost("accepts connections but does not answer; check that the port is one of an MQTT broker")
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._closing or self._may_publish())
@@ -162,56 +189,57 @@ class MqttSink:
             self._change.notify_all()
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, *_: Any) -> None:
+        self._answered = True
         if reason.is_failure:
-            self._lost(f"refuses: {reason}")
+            self._lost(why_refused(str(reason)))
             return
         self._up.set(1)
         with self._change:
             self._connected, self._resending = True, self._in_flight > 0
             trouble, dropped = self._trouble, self._dropped_in_spell
             self._trouble, self._dropped_in_spell = None, 0
+            self._logged.clear()
             self._change.notify_all()
         if trouble:
             _log.info("%s: reconnected; %d %s dropped", self.name, dropped, "event" if dropped == 1 else "events")
 
+    def _on_pre_connect(self, *_: Any) -> None:
+        self._answered, self._why_lost = False, ""
+
+    def _on_log(self, *_: Any) -> None:
+        """Keep the reason of the error that paho is handling: paho logs it, but passes it to no other callback."""
+        if isinstance(error := sys.exc_info()[1], OSError) and not isinstance(error, BlockingIOError):
+            self._why_lost = self._broker.why_lost(error)
+
+    def _on_disconnect(self, *_: Any) -> None:
+        if self._connected:
+            self._lost("is gone")
+        elif not self._answered:
+            self._lost(self._why_lost or self._broker.why_lost(None))
+
     def _lost(self, what: str) -> None:
-        """Log the problem of the connection, once until the next connection."""
+        """Log the problem of the connection, each one once until the next connection."""
         self._up.set(0)
         with self._change:
             self._connected = False
-            tell = self._trouble is None and not self._closing
-            self._trouble = self._trouble or f"it {what}"
+            tell = what not in self._logged and not self._closing
+            self._logged.add(what)
+            self._trouble = f"it {what}"
+            self._change.notify_all()
         if tell:
             _log.warning("%s: it %s; retrying, the last %s events are kept", self.name, what, f"{self._most:,}")
 
 
-def _client(address: str) -> tuple[str, int, str, Client]:
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        parts, host, port = urlsplit(""), None, 0
-    if parts.scheme not in _PORTS or not host or not port:
-        raise SinkError(
-            "the MQTT address must be mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://, got another form; write "
-            "%40 for an @ in a password"
-        )
-    levels = (unquote(parts.path).strip("/") or _PREFIX).split("/")
+def _client(broker: Broker) -> Client:
     try:
         from paho.mqtt.client import Client
         from paho.mqtt.enums import CallbackAPIVersion
     except ImportError:
         raise SinkError("paho-mqtt is not installed; pip install 'seqpar-deploy[video]'") from None
     # A unique ID, because brokers may refuse an empty ID, and drop a client if another connects with its ID.
-    client = Client(CallbackAPIVersion.VERSION2, client_id=f"{_PREFIX}{uuid.uuid4().hex[:16]}")
-    if parts.username:
-        client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
-    if parts.scheme == "mqtts":
-        client.tls_set()
-    return host, port, "/".join(map(_level, levels)), client
-
-
-def _level(name: str) -> str:
-    """Return a name as one level of a topic: MQTT's separator and wildcards are replaced."""
-    clean = name.encode("utf-8", "replace").decode("utf-8").translate({ord(bad): "_" for bad in "/+#"})
-    return "".join(letter if letter.isprintable() else "_" for letter in clean) or "_"
+    client = Client(CallbackAPIVersion.VERSION2, client_id=f"{PREFIX}{uuid.uuid4().hex[:16]}")
+    if broker.user:
+        client.username_pw_set(broker.user, broker.password)
+    if broker.tls:
+        client.tls_set_context(broker.tls)
+    return client

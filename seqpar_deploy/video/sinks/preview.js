@@ -3,6 +3,8 @@
 // of more streams than that would starve. It also picks up by itself when the pipeline is started again.
 const streams = document.getElementById("streams"), state = document.getElementById("state");
 const cells = [];
+// This page is at the root of the server, which a proxy may show under a path, with or without a slash at its end.
+const root = location.pathname.replace(/\/*$/, "/");
 
 function element(name, kind, ...children) {
   const made = document.createElement(name);
@@ -15,7 +17,7 @@ function cell(number) {
   const image = element("img"), name = element("span"), clock = element("span", "clock"), list = element("ul", "people");
   image.alt = "";
   const box = element("section", "stream", element("h2", "", name, clock), image, list);
-  const next = delay => setTimeout(() => { image.src = `/streams/${number}.jpg?${Date.now()}`; }, delay);
+  const next = delay => setTimeout(() => { image.src = `${root}streams/${number}.jpg?${Date.now()}`; }, delay);
   image.onload = () => next(document.hidden ? 1000 : 80);
   image.onerror = () => next(1000);
   next(0);
@@ -61,7 +63,7 @@ function show(stream, number) {
 
 async function poll() {
   try {
-    const found = (await (await fetch("/people.json")).json()).filter(stream => stream.stream !== undefined);
+    const found = (await (await fetch(`${root}people.json`)).json()).filter(stream => stream.stream !== undefined);
     found.forEach(show);
     while (cells.length > found.length) cells.pop().box.remove();
     const people = found.reduce((sum, stream) => sum + stream.people.length + stream.waiting.length, 0);

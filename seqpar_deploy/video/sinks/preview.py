@@ -192,5 +192,8 @@ _BODY: Html = join(
     tag("h1", "Live"),
     tag("p", "", id="state", class_="note", role="status"),
     tag("div", id="streams"),
-    tag("noscript", tag("p", "This page needs JavaScript; /streams/0.mjpg is the first stream without it.")),
+    tag(
+        "noscript",
+        tag("p", "This page needs JavaScript. Without it: ", tag("a", "the first stream", href="streams/0.mjpg"), "."),
+    ),
 )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 
 
 class Broker:
-    """Listens on a port of 127.0.0.1 (0: a free one). A context manager."""
+    """Listens on a port of 127.0.0.1 (0: a free one). A context manager. It answers with the CONNACK code `refuse`."""
 
-    def __init__(self, port: int = 0, *, refuse: bool = False, acknowledge: bool = True) -> None:
+    def __init__(
+        self, port: int = 0, *, refuse: int = 0, acknowledge: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.messages: list[tuple[str, bytes]] = []
         self.arrived = threading.Condition()
         self.client_ids: list[str] = []
-        self._refuse, self._acknowledge = refuse, acknowledge
+        self.connects: list[bytes] = []
+        self._refuse, self._acknowledge, self._tls = refuse, acknowledge, tls
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         self._clients: list[socket.socket] = []
@@ -46,13 +50,21 @@ class Broker:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError, EOFError), client.makefile("rb") as file:
+        with contextlib.suppress(OSError, EOFError, IndexError), contextlib.ExitStack() as stack:
+            if self._tls:
+                client = stack.enter_context(
+                    self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+                )
+                self._clients.append(client)  # which `__exit__` closes, also in the middle of a handshake
+                client.do_handshake()
+            file = stack.enter_context(client.makefile("rb"))
             while head := file.read(1):
                 body = file.read(_length(file))
                 kind, flags = head[0] >> 4, head[0] & 15
                 if kind == 1:
+                    self.connects.append(body)
                     self.client_ids.append(body[12 : 12 + int.from_bytes(body[10:12], "big")].decode("ascii"))
-                    client.sendall(bytes((0x20, 2, 0, 5 if self._refuse else 0)))
+                    client.sendall(bytes((0x20, 2, 0, self._refuse)))
                 elif kind == 3:
                     assert flags >> 1 & 3 == 1  # QoS 1
                     size = int.from_bytes(body[:2], "big")

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,34 @@ def test_a_file_a_stream() -> None:
         files_for(Path("a.mkv"), ["x", "\u5e3d\u5b50 1\udcff"])["\u5e3d\u5b50 1\udcff"].name == "a-\u5e3d\u5b50_1.mkv"
     )
     assert [file.name for file in files.values()] == ["a-b_1.mkv", "a-b_1-2.mkv", "a-stream.mkv", "a-b_1-3.mkv"]
+
+
+def test_files_of_streams_differ_everywhere_and_fit() -> None:
+    streams = [
+        "Gate",
+        "gate",
+        "GATE",
+        "caf\u00e9",
+        "cafe\u0301",
+        "x" * 300,
+        "x" * 299 + "y",
+        "\u95e8" * 120,
+        ".mp4",
+        "-",
+    ]
+    for path in (Path("a.mp4"), Path("n" * 250 + ".mp4"), Path("\u95e8" * 83 + ".mkv")):
+        names = [file.name for file in files_for(path, streams).values()]
+        assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(streams)
+        assert max(len(name.encode()) for name in names) <= 255
+        assert {Path(name).suffix for name in names} == {path.suffix}
+        assert not any(name.startswith(".") for name in names)
+
+
+@pytest.mark.parametrize("streams", [["a"], ["a", "b"]])
+@pytest.mark.parametrize("path", [".mp4", "out/.mkv", "out", "a.avi"])
+def test_a_file_without_a_name_is_refused(path: str, streams: list[str]) -> None:
+    with pytest.raises(SinkError, match=r"\.mp4 or \.mkv"):
+        files_for(Path(path), streams)
 
 
 def seen_at(who: Person, box: Box) -> Person:

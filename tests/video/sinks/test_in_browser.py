@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from browser import Browser
 from video.sinks.people import attributes, boxes, event, frame, person
+from video.sinks.proxy import Proxy
 
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink
@@ -155,6 +156,25 @@ def test_the_preview_shows_streams_and_people(browser: Browser, size: tuple[int,
         preview.close()
         server.close()
         browser.open("about:blank")
+
+
+@pytest.mark.parametrize(("strip", "end"), [(True, "/"), (True, ""), (False, "/"), (False, "")])
+def test_the_preview_works_under_a_path_of_a_proxy(browser: Browser, strip: bool, end: str) -> None:
+    preview = PreviewSink()
+    base = "https://cams.example.com/site/video"
+    server = WebServer(preview.routes(), port=0, base_url=base)
+    preview.frame(frame(), boxes(person(1)), {1: person(1)})
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    try:
+        with Proxy(port, "/site/video", strip=strip, keep_host="" if strip else "cams.example.com") as proxy:
+            driver = browser.open(f"{proxy.url}{end}", *DESK)
+            _wait(lambda: "1 stream, 1 person" in driver.find_element("id", "state").text)
+            loaded = "return [...document.images].map(image => [image.naturalWidth, image.naturalHeight])"
+            _wait(lambda: driver.execute_script(loaded) == [[768, 576]])
+            browser.open("about:blank")
+    finally:
+        preview.close()
+        server.close()
 
 
 def _wait(true: Callable[[], object], seconds: float = 10) -> None:

@@ -196,3 +196,114 @@ def test_closing_ends_what_is_being_served(site: Site) -> None:
 def test_a_port_that_is_taken_is_told_in_one_line(site: Site) -> None:
     with pytest.raises(SinkError, match=r"Address already in use; choose another port"):
         WebServer({}, port=site.port)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/people.json", "/streams/0.jpg", "/favicon.ico", "/no"])
+def test_head_has_the_headers_of_get_and_no_body(site: Site, path: str) -> None:
+    site.preview.frame(frame(), [], {})
+    site.metrics.counter("seqpar_frames_total", "Frames.", "stream").labels("street").inc(3)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    answers = []
+    for method in ("GET", "HEAD", "GET"):  # on one connection, which a body after HEAD would break
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+        answers.append((answer.status, {key: value for key, value in answer.getheaders() if key != "Date"}))
+        assert bool(body) == (method == "GET" and path != "/favicon.ico")
+    connection.close()
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][0] == (404 if path == "/no" else 200)
+
+
+def test_head_of_a_stream_ends(site: Site) -> None:
+    site.preview.frame(frame(), [], {})
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    connection.request("HEAD", "/streams/0.mjpg")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"")
+    assert answer.headers["Content-Type"].startswith("multipart/x-mixed-replace")
+    connection.close()
+
+
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 204), ("POST", 405), ("DELETE", 405), ("BREW", 501)])
+def test_other_methods(site: Site, method: str, status: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    connection.request(method, "/metrics", body=b"x=1" if method == "POST" else None)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == status
+    if status != 501:
+        assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
+    connection.close()
+
+
+def raw(port: int, request: bytes) -> bytes:
+    """Send bytes and return all that comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(1 << 16), b""))
+
+
+def test_old_and_malformed_requests(site: Site) -> None:
+    assert raw(site.port, b"OPTIONS / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 204 ")  # HAProxy's check, without a host
+    assert raw(site.port, b"GET /healthz HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\nok\n")
+    assert raw(site.port, b"GET /healthz HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert raw(site.port, b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n").startswith(b"HTTP/1.1 403 ")
+    assert raw(site.port, b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    for request in (b"GET\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n"):
+        assert b"<" not in raw(site.port, request)  # no page of Python's, with its version
+
+
+def test_addresses_may_end_in_a_slash_and_a_missing_page_says_what_there_is(site: Site) -> None:
+    assert site.get("/healthz/")[:2] == (200, b"ok\n")
+    assert site.get("/metrics/?x")[0] == 200
+    status, body, _ = site.get("/cameras/people.json")
+    assert status == 404
+    for word in (b"/healthz", b"--base-url", b"/cameras/"):
+        assert word in body
+
+
+@pytest.mark.parametrize("forwarded", [{}, {"X-Forwarded-Host": "localhost"}, {"Forwarded": "host=localhost"}])
+def test_a_refused_host_is_told_what_to_do(site: Site, forwarded: dict[str, str]) -> None:
+    status, body, _ = site.get("/", Host="cams.example.com", **forwarded)
+    assert status == 403
+    for word in (b"cams.example.com", b"--base-url", b"--address"):
+        assert word in body
+    assert b"<" not in site.get("/", Host="<script>")[1]
+
+
+@pytest.mark.parametrize(
+    "host", ["cams.example.com", "CAMS.example.com:443", "cams.example.com.", "[::1]:80", "127.1.2.3"]
+)
+def test_the_host_of_the_base_url_is_admitted(host: str) -> None:
+    site = Site(base_url="https://cams.example.com/video/")
+    try:
+        assert site.get("/healthz", Host=host)[0] == 200
+        assert site.get("/healthz", Host="evil.example")[0] == 403
+        for path in ("/", "/video", "/video/", "/video/metrics", "/metrics", "/video/people.json"):
+            assert site.get(path, Host=host)[0] == 200
+        assert site.get("/videos/metrics", Host=host)[0] == 404
+    finally:
+        site.server.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["example.com", "ftp://example.com", "https://", "https://u:hunter2@h/", "https://h/?x=1", "https://h:x/"],
+)
+def test_a_base_url_that_is_none(url: str) -> None:
+    with pytest.raises(SinkError, match="base URL must be") as refused:
+        WebServer({}, port=0, base_url=url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_ipv6() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 on this machine")
+    try:
+        server = WebServer({"/x": lambda _rest: None}, address="[::1]", port=0)
+    except SinkError:
+        pytest.skip("no IPv6 on this machine")
+    assert server.url.startswith("http://[::1]:")
+    server.close()
