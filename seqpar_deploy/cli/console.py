@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +17,11 @@ from typing import Any, NoReturn
 import typer
 
 from seqpar_deploy.cli import logs
+from seqpar_deploy.cli.layout import printable
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.files import finite, write_whole
+from seqpar_deploy.interruption import handle_stop
+from seqpar_deploy.redaction import redacted, remember
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ _interruptions: list[int] = []  # signals received while `run_app` runs
 def run_app(app: typer.Typer) -> None:
     """Run an application and exit.
 
-    A SeqparError becomes one line and exit code 2. Ctrl-C and SIGTERM clean up and become exit code 130.
+    A SeqparError becomes one line and exit code 2. Ctrl-C, SIGTERM and SIGHUP clean up and become exit code 130.
     """
     _interruptions.clear()
 
@@ -42,8 +45,10 @@ def run_app(app: typer.Typer) -> None:
         _interruptions.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    _prepare_streams()
+    handle_stop(interrupt)
+    for argument in sys.argv:
+        remember(argument)
     logs.configure(log_json="--log-json" in sys.argv)  # before options are parsed, so that their errors are JSON too
     try:
         code = app(standalone_mode=False)
@@ -56,6 +61,24 @@ def run_app(app: typer.Typer) -> None:
         _log.warning("interrupted; no incomplete file is left behind")
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Make standard streams take any text, and closed ones harmless.
+
+    A file that is opened while a standard stream is closed (`>&-`) takes its number, and would get the text that native
+    code prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if sys.stderr is None:  # otherwise `print` would take standard output in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _exit_code(error: BaseException) -> int:
@@ -73,36 +96,48 @@ def _exit_code(error: BaseException) -> int:
         if logs.writes_json():
             _log.error("%s", error.format_message())
         else:
-            error.show()
+            if hasattr(error, "message"):  # it quotes arguments
+                error.message = redacted(error.message)
+            with contextlib.suppress(OSError):  # standard error is full
+                error.show()
         return int(getattr(error, "exit_code", USAGE_ERROR))
     if logs.writes_json() and isinstance(error, Exception):
         _log.critical("%s", error, exc_info=error)
         return 1
+    sys.excepthook = logs.print_uncaught
     raise error
 
 
 def print_error(error: object) -> None:
     """Log `error: ...` in one line, with --verbose the traceback too."""
-    _log.error("%s", error, exc_info=error if isinstance(error, BaseException) else None)
+    _log.error("%s", printable(str(error)), exc_info=error if isinstance(error, BaseException) else None)
 
 
 def emit_result(values: Any, text: str, *, as_json: bool, output: Path | None = None) -> None:
     """Print a result, as JSON or as text, and write it as JSON to `output`. Raises SeqparError."""
-    values_text = json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
     if output:
-        write_whole(output, values_text.encode())
-    print_line(values_text.rstrip("\n") if as_json else text)
+        file_text = json.dumps(finite(values), indent=2, ensure_ascii=False) + "\n"
+        write_whole(output, file_text.encode("utf-8", "backslashreplace"))  # names that are not UTF-8
+    print_line(json_text(finite(values), indent=2) if as_json else text)
+
+
+def json_text(values: Any, indent: int | None = None) -> str:
+    """Return values as JSON for standard output. A name that is not UTF-8 has escapes that `os.fsencode` turns back."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(values, indent=indent, ensure_ascii=encoding not in ("utf-8", "utf8"))
 
 
 def print_line(text: str) -> bool:
     """Print to standard output. Returns False if its reader is gone, as after `| head`.
 
-    Raises SeqparError if standard output is full. Commands write their files first and print last, so that a reader
-    that is gone costs no result.
+    Raises SeqparError if standard output is full or closed. Commands write their files first and print last, so that a
+    reader that is gone costs no result. Characters that would drive the terminal are escaped.
     """
     raise_interruption()
+    if sys.stdout is None:
+        raise SeqparError("standard output must be open to print the result, got a closed one; redirect it to a file")
     try:
-        print(text, flush=True)
+        print(printable(text, keep="\n"), flush=True)
     except OSError as error:
         with contextlib.suppress(OSError, ValueError):  # otherwise Python tries again, and fails, at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -113,12 +148,12 @@ def print_line(text: str) -> bool:
 
 
 def print_and_exit(text: str) -> NoReturn:
-    """Print help or version and exit, with code 1 and one line of error if standard output is full."""
+    """Print help or version and exit, with code 2 and one line of error if standard output is full or closed."""
     try:
         print_line(text)
     except SeqparError as error:
         print_error(error)
-        raise typer.Exit(1) from None
+        raise typer.Exit(USAGE_ERROR) from None
     raise typer.Exit
 
 

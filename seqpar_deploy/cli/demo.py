@@ -239,8 +239,8 @@ def _street(recognizer: Recognizer, folder: Path) -> str:
     from seqpar_deploy.video.sinks.annotated import AnnotatedSink
     from seqpar_deploy.video.sinks.jsonl import JsonlSink
     from seqpar_deploy.video.sinks.report import ReportSink
-    from seqpar_deploy.video.source import Source
-    from seqpar_deploy.video.source_spec import expand_sources
+    from seqpar_deploy.video.sources.source import Source
+    from seqpar_deploy.video.sources.spec import expand_sources
 
     [spec] = expand_sources([str(data_dir("samples") / "vtest" / "street.mp4")])
     limit_threads(usable_cores())
@@ -263,4 +263,5 @@ def _street(recognizer: Recognizer, folder: Path) -> str:
     if summary.failed or summary.hung or fan_out.incomplete or fan_out.all_lost:
         raise VideoError("the street clip or its outputs are incomplete, see above")
     frames = sum(summary.frames.values())
-    return f"{summary.people} tracks of people in {frames} frames, {summary.crops} crops classified"
+    people = f"{summary.people} {'person' if summary.people == 1 else 'people'}"
+    return f"{people} in {frames} frames, {summary.crops} crops classified"

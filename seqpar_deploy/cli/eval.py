@@ -14,10 +14,10 @@ import typer
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli import options
-from seqpar_deploy.cli.console import emit_result, stage
-from seqpar_deploy.datasets import Dataset, check_images, load_dataset
+from seqpar_deploy.cli.console import USAGE_ERROR, emit_result, print_error, stage
+from seqpar_deploy.datasets import Dataset, check_exists, check_images, load_dataset
 from seqpar_deploy.decoding import Beam, Greedy
-from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, LabelSetError
+from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, DatasetError, LabelSetError, SeqparError
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
 from seqpar_deploy.evaluation.picture import check_available, draw_metrics
@@ -26,6 +26,7 @@ from seqpar_deploy.evaluation.sequences import describe_difference, differing, r
 from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.load import export_extra, load_network
+from seqpar_deploy.vocab import LabelSet
 
 _CHECKPOINT_ROWS = 64  # of a decoder batch in PyTorch
 
@@ -85,6 +86,7 @@ def evaluate(
     sentences: options.Sentences = False,
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
+    weights: options.Weights = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
     picture: _Picture = None,
@@ -96,7 +98,8 @@ def evaluate(
     Print mA, accuracy, precision, recall and F1 as the paper defines them, and the scores per attribute. For the test
     split of a dataset in the paper, also print the paper's scores.
 
-    If an image cannot be read, the command fails: scores over the other images would not be comparable.
+    If an image cannot be read, the command reports it, evaluates the others, and exits with code 2: the scores are not
+    comparable.
 
     Examples:
       seqpar eval bundles/peta --data PETA
@@ -106,36 +109,75 @@ def evaluate(
     strategy = Greedy() if beam == 1 else Beam(width=beam)
     if picture:
         check_available()  # fails now if matplotlib is missing, not after an hour of evaluation
+    dataset = _load_data(model, data, split, limit)  # before the model, which may take a minute
     with stage("loading"):
         open_model = _open_bundle if model.is_dir() else _open_checkpoint
-        loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads)
-    dataset = load_dataset(loaded.label_set, data, split or ("test" if data.is_dir() else None))
-    paper = paper_scores(dataset, published_files=data.is_dir() and limit is None)
-    if limit is not None:
-        dataset = dataset.subset(range(min(limit, len(dataset))))
-    check_images(dataset)
+        loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads, weights)
+    dataset = dataset or _load(loaded.label_set, data, split, limit)
     earlier = read_sequences(against, dataset) if against else None
 
     start = time.perf_counter()
+    unreadable: dict[int, SeqparError] = {}
     with stage(f"evaluating on {loaded.backend.name}") as progress:
-        generations = generate(loaded, dataset, strategy, batch_size=batch_size, progress=progress)
+        generations = generate(
+            loaded, dataset, strategy, batch_size=batch_size, progress=progress, unreadable=unreadable
+        )
     seconds = time.perf_counter() - start
     loaded.backend.close()
+    if unreadable:
+        dataset, earlier = _without(dataset, earlier, unreadable)
+    paper = paper_scores(dataset, published_files=data.is_dir() and limit is None and not unreadable)
 
     metrics = compute_metrics(attributes_of(generations, len(loaded.label_set)), dataset.labels)
     different = None if earlier is None else differing(dataset, generations, earlier)
     values = _result(loaded, dataset, metrics, beam, seconds)
+    values["unreadable"] = [str(error) for error in unreadable.values()]
     values["paper_per_cent"] = dict(paper) if paper else None
     values["against"] = None if different is None else {"file": str(against), "different": len(different)}
     text = _format_scores(loaded, dataset, metrics, paper, beam, seconds)
     if different is not None:
         text += f"\n\n{describe_difference(different, len(dataset), str(against))}"
+    if unreadable:
+        text += (
+            f"\n\nleft out, because they cannot be read: {len(unreadable)} of {len(dataset) + len(unreadable)} people"
+        )
     if predictions:
-        write_whole(predictions, sequences_to_jsonl(dataset, generations).encode())
+        write_whole(predictions, sequences_to_jsonl(dataset, generations).encode("utf-8", "backslashreplace"))
     if picture:
         title = f"{loaded.name} on {dataset.name}, {dataset.split}"
         write_whole(picture, draw_metrics(metrics, loaded.label_set, title))
     emit_result(values, text, as_json=as_json, output=output)
+    if unreadable:
+        raise typer.Exit(USAGE_ERROR)
+
+
+def _load_data(model: Path, data: Path, split: str | None, limit: int | None) -> Dataset | None:
+    """Load the dataset of a bundle, whose label set is known without its graphs. Of a checkpoint, check that it exists.
+
+    Raises SeqparError.
+    """
+    check_exists(data)
+    return _load(Bundle.open(model, verify=False).label_set, data, split, limit) if model.is_dir() else None
+
+
+def _load(label_set: LabelSet, data: Path, split: str | None, limit: int | None) -> Dataset:
+    dataset = load_dataset(label_set, data, split or ("test" if data.is_dir() else None))
+    if limit is not None:
+        dataset = dataset.subset(range(min(limit, len(dataset))))
+    check_images(dataset)
+    return dataset
+
+
+def _without(
+    dataset: Dataset, earlier: list[tuple[int, ...]] | None, unreadable: Mapping[int, SeqparError]
+) -> tuple[Dataset, list[tuple[int, ...]] | None]:
+    """Report people that cannot be read, and leave them out. Raises DatasetError if nobody is left."""
+    for error in unreadable.values():
+        print_error(error)
+    kept = [row for row in range(len(dataset)) if row not in unreadable]
+    if not kept:
+        raise DatasetError(f"{dataset.name} must have one or more pictures that can be read, got none")
+    return dataset.subset(kept), earlier and [earlier[row] for row in kept]
 
 
 def _format_scores(
@@ -157,14 +199,15 @@ def _open_bundle(
     sentences: bool,
     encoder: str | None,
     decoder_heads: int | None,
+    weights: str | None,
 ) -> Model:
     if backend == "torch" or backend == "torch-cuda":
         raise BackendUnavailableError(
             f"--backend must be one that runs bundles, got {backend}, which runs checkpoints; omit --backend"
         )
-    if sentences or encoder or decoder_heads:
+    if sentences or encoder or decoder_heads or weights:
         raise BackendUnavailableError(
-            "--sentences, --encoder and --decoder-heads need a checkpoint, got a bundle; omit them"
+            "--sentences, --encoder, --decoder-heads and --weights need a checkpoint, got a bundle; omit them"
         )
     if label_set is not None:
         raise LabelSetError(
@@ -191,6 +234,7 @@ def _open_checkpoint(
     sentences: bool,
     encoder: str | None,
     decoder_heads: int | None,
+    weights: str | None,
 ) -> Model:
     if not path.exists():
         raise CheckpointError(
@@ -217,6 +261,7 @@ def _open_checkpoint(
         sentences=sentences,
         encoder=encoder,
         decoder_heads=decoder_heads,
+        weights=weights,
         device="cuda" if backend != "torch" and torch.cuda.is_available() else "cpu",
     )
     return Model(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from seqpar_deploy.annotate import annotate as draw
+from seqpar_deploy.annotate import save_picture
 from seqpar_deploy.backends import ComputePrecision
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.cli import options
-from seqpar_deploy.cli.console import USAGE_ERROR, print_error, print_line
+from seqpar_deploy.cli.console import USAGE_ERROR, json_text, print_error, print_line
+from seqpar_deploy.cli.layout import printable
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
 from seqpar_deploy.files import check_writable
@@ -24,6 +28,7 @@ from seqpar_deploy.recognizer import Prediction, Recognizer
 _log = logging.getLogger(__name__)
 
 _READ_AHEAD = 256  # images in memory at a time
+_LONGEST_NAME = 120  # bytes of an annotated image's name without suffix; encrypted file systems take 143 in all
 
 
 _Pictures = Annotated[
@@ -92,12 +97,12 @@ def predict(
     if fallback_margin is not None and compute_precision not in REDUCED_PRECISIONS:
         options.check_needed("--compute-precision bf16 or int8", {"--fallback-margin": fallback_margin})
     check_writable(annotate, folder=True)
-    paths = find_pictures(pictures)
     strategy = _strategy(beam, speculative)
+    problems: list[ImageError] = []
+    paths = find_pictures(pictures, _reported(problems))
     names = _short_names(paths)
-    if annotate:
-        _check_apart(paths, annotate, names)
-    failed = 0
+    annotated = annotated_paths(annotate, names) if annotate else {}
+    _check_apart(paths, annotated)
     with Recognizer.from_bundle(
         bundle,
         backend=backend,
@@ -109,34 +114,43 @@ def predict(
         verify=verify,
     ) as recognizer:
         width = max(map(len, names.values()))
+        done = 0
         for chunk in _chunks(paths, _READ_AHEAD):
-            crops = _read(chunk)
-            failed += len(chunk) - len(crops)
+            crops = _read(chunk, _reported(problems))
+            done += len(crops)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
                 row = _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction)
-                if annotate is not None:
-                    _annotate(annotate, names[path], crops[path], prediction)
-                if not print_line(row) and annotate is None:
-                    raise typer.Exit(
-                        USAGE_ERROR if failed else 0
-                    )  # the reader of standard output is gone, so nobody needs the rest
-        done = len(paths) - failed
+                if path in annotated:
+                    save_picture(draw(crops[path], prediction), annotated[path])
+                if not print_line(row) and not annotated:
+                    # The reader of standard output is gone, so nobody needs the rest.
+                    raise typer.Exit(USAGE_ERROR if problems else 0)
         _log.info(
             "%d image%s on %s (%s)", done, "" if done == 1 else "s", recognizer.backend.name, recognizer.backend.device
         )
-    if failed:
+    if problems:
         raise typer.Exit(USAGE_ERROR)
 
 
-def _read(paths: list[Path]) -> dict[Path, Crop]:
-    """Return the images that can be read, and log an error for each of the others."""
+def _reported(problems: list[ImageError]) -> Callable[[ImageError], None]:
+    """Return a function that logs a problem and adds it to the list."""
+
+    def report(error: ImageError) -> None:
+        problems.append(error)
+        print_error(error)
+
+    return report
+
+
+def _read(paths: list[Path], on_problem: Callable[[ImageError], None]) -> dict[Path, Crop]:
+    """Return the images that can be read, and report each of the others."""
     crops: dict[Path, Crop] = {}
     for path in paths:
         try:
             crops[path] = read_image(path)
         except ImageError as error:
-            print_error(error)
+            on_problem(error)
     return crops
 
 
@@ -159,7 +173,7 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
     names = {path: path.name for path in paths}
     if len(set(names.values())) < len(paths):
         names = {path: str(path) for path in paths}
-    return names
+    return {path: printable(name) for path, name in names.items()}
 
 
 def _json_line(path: Path, prediction: Prediction) -> str:
@@ -172,7 +186,7 @@ def _json_line(path: Path, prediction: Prediction) -> str:
         "tokens": prediction.tokens,
         "steps": prediction.steps,
     }
-    return json.dumps(values, ensure_ascii=False)
+    return json_text(values)
 
 
 def _table_row(name: str, width: int, prediction: Prediction) -> str:
@@ -182,21 +196,43 @@ def _table_row(name: str, width: int, prediction: Prediction) -> str:
     return f"{name:<{width}}  {attributes or '(no attributes)'}"
 
 
-def _annotate(folder: Path, name: str, crop: Crop, prediction: Prediction) -> None:
-    from seqpar_deploy.annotate import annotate, save_picture
+def annotated_paths(folder: Path, names: Mapping[Path, str]) -> dict[Path, Path]:
+    """Return the file for each annotated image: `a.jpg.png` for `a.jpg`, so that it differs from that of `a.png`.
 
-    save_picture(annotate(crop, prediction), _annotated_path(folder, name))
+    Names differ in more than case, are not hidden, and are short enough for every file system.
+
+    Args:
+        folder: Folder of the annotated images.
+        names: The printed name of each image. Its folders become a part of the file's name.
+    """
+    found: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for path, name in names.items():
+        flat = re.sub(r'[\\/:*?"<>|]+', "_", name).lstrip("._ ")
+        stem = flat[:-4] if flat.lower().endswith(".png") else flat
+        while len(stem.encode()) > _LONGEST_NAME:
+            stem = stem[:-1]
+        unused, number = stem or "image", 1
+        while unicodedata.normalize("NFC", unused).casefold() in taken:
+            number += 1
+            unused = f"{stem}-{number}"
+        taken.add(unicodedata.normalize("NFC", unused).casefold())
+        found[path] = folder / f"{unused}.png"
+    return found
 
 
-def _annotated_path(folder: Path, name: str) -> Path:
-    """Return the file for an annotated image: `a.jpg.png` for `a.jpg`, so that it differs from that of `a.png`."""
-    flat = name.strip("/").replace("/", "_")
-    return folder / (flat if flat.lower().endswith(".png") else f"{flat}.png")
-
-
-def _check_apart(paths: list[Path], folder: Path, names: dict[Path, str]) -> None:
+def _check_apart(paths: list[Path], annotated: Mapping[Path, Path]) -> None:
     """Raise ImageError if an annotated image would overwrite an input."""
-    read = {path.resolve() for path in paths}
-    for path in paths:
-        if (written := _annotated_path(folder, names[path])).resolve() in read:
+    read = {identity for path in paths if (identity := _identity(path))}
+    for written in annotated.values():
+        if _identity(written) in read:
             raise ImageError(f"--annotate must not overwrite an input, got {written}; name another folder")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and number of a file, which also agree if two paths differ in case only, or None without a file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli import options
+from seqpar_deploy.cli import video_options as given
 from seqpar_deploy.cli.console import INTERRUPTED, raise_interruption, stage
-from seqpar_deploy.errors import ReaderGoneError, VideoError
+from seqpar_deploy.cli.credentials import filled, read_secrets
+from seqpar_deploy.cli.dry_run import DryRun
+from seqpar_deploy.errors import ReaderGoneError, SinkError, VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal
 from seqpar_deploy.machine import usable_cores
@@ -29,127 +33,54 @@ from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sinks.mqtt import MqttSink
+from seqpar_deploy.video.sinks.mqtt_broker import read_broker
 from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
-from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
-from seqpar_deploy.video.source import Source
-from seqpar_deploy.video.source_spec import SourceSpec, expand_sources
+from seqpar_deploy.video.sinks.server import WebServer, metrics_routes, read_base_url
+from seqpar_deploy.video.sources.source import Source
+from seqpar_deploy.video.sources.spec import SourceSpec, check_fps, expand_sources
+from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.types import Sink
 
 _log = logging.getLogger(__name__)
 
 
-_Threads = Annotated[
-    int | None,
-    typer.Option(
-        help="CPU threads per inference, and of OpenCV.",
-        show_default="the tuned number, else the usable cores",
-        min=1,
-        max=1024,
-    ),
-]
-_Port = Annotated[
-    int | None,
-    typer.Option(
-        help="Serve a live preview, Prometheus /metrics and /healthz on this port. 0 takes a free one.",
-        metavar="PORT",
-        min=0,
-        max=65535,
-    ),
-]
-_Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Address that --serve listens on. 0.0.0.0 accepts other machines.",
-        metavar="ADDRESS",
-        show_default="127.0.0.1",
-    ),
-]
-
-
-_Sources = Annotated[
-    list[str],
-    typer.Argument(
-        help="Video files, folders or quoted globs. Or live sources: a camera such as 0 or /dev/video0, an "
-        "rtsp:// or http:// URL. One run takes files or live sources, not both.",
-        metavar="SOURCES",
-    ),
-]
-_Backend = Annotated[
-    BackendName,
-    typer.Option(
-        help="Backend that runs the bundle and an ONNX detector. auto takes the one that seqpar tune chose on "
-        "this machine, else the first that can open the bundle."
-    ),
-]
-_Detector = Annotated[
-    str,
-    typer.Option(
-        help="Person detector: motion (built in, for fixed cameras), an .onnx file, or a .jsonl file of boxes.",
-        metavar="NAME",
-    ),
-]
-_Events = Annotated[
-    str | None,
-    typer.Option(
-        help="Write events as JSON Lines to this file. - is standard output.",
-        metavar="FILE",
-        show_default="-, if no other output is given",
-    ),
-]
-_Annotate = Annotated[
-    Path | None,
-    typer.Option(
-        help="Write the video with boxes and attributes drawn: .mp4, or .mkv for runs of several days. Several "
-        "sources are written to NAME-SOURCE.mp4 each.",
-        metavar="FILE",
-    ),
-]
-_Mqtt = Annotated[
-    str | None,
-    typer.Option(
-        help="Publish events to this MQTT broker, for example mqtts://user:password@host:8883/prefix.",
-        metavar="URL",
-    ),
-]
-_MaxCropsPerSecond = Annotated[
-    float,
-    typer.Option(
-        help="Crops to classify per second on average, over all sources. First results of new people may exceed it.",
-        metavar="N",
-        min=0.1,
-    ),
-]
-_MaxLatency = Annotated[
-    float,
-    typer.Option(
-        help="Seconds to wait for a good crop of a new person. The best crop so far is classified then.",
-        metavar="SECONDS",
-        min=0,
-    ),
-]
-
-
 def video(
-    sources: _Sources,
+    sources: given.Sources,
     bundle: options.BundleOption,
-    backend: _Backend = "auto",
-    detector: _Detector = "motion",
-    events: _Events = None,
-    annotate: _Annotate = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML page of all people.", metavar="FILE")] = None,
-    mqtt: _Mqtt = None,
-    serve: _Port = None,
-    address: _Address = None,
-    max_crops_per_second: _MaxCropsPerSecond = 10,
-    max_latency: _MaxLatency = 0.5,
-    threads: _Threads = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Log the time per stage at the end.")] = False,
+    backend: given.Backend = "auto",
+    live: given.Live = None,
+    fps: given.Fps = None,
+    rtsp_transport: given.Transport = "auto",
+    secrets: given.Secrets = None,
+    detector: given.Detector = "motion",
+    detector_layout: given.DetectorLayout = None,
+    person_class: given.PersonClass = None,
+    detector_threshold: given.DetectorThreshold = None,
+    events: given.Events = None,
+    annotate: given.Annotate = None,
+    report: given.Report = None,
+    mqtt: given.Mqtt = None,
+    mqtt_ca: given.MqttCa = None,
+    mqtt_cert: given.MqttCert = None,
+    mqtt_key: given.MqttKey = None,
+    mqtt_insecure: given.MqttInsecure = False,
+    serve: given.Port = None,
+    address: given.Address = None,
+    base_url: given.BaseUrl = None,
+    max_crops_per_second: given.MaxCropsPerSecond = 10,
+    max_latency: given.MaxLatency = 0.5,
+    threads: given.Threads = None,
+    profile: given.Profile = False,
+    dry_run: given.DryRun = False,
 ) -> None:
     """Track people in videos and streams, and emit their attributes.
 
     An event is emitted when a person's attributes are first known, when they change, and when the person leaves. If
     seqpar tune has run on this machine, its result is used, unless --backend or --threads is given.
+
+    With --dry-run, print a line per source, detector, output and bundle that is ready, and one per problem. Nothing is
+    written, and the exit code is 2 if there is a problem.
 
     Ctrl-C ends the run: frames already read are processed, files are completed, and the exit code is 130. The exit
     code is 2 if a source could not be read or an output is incomplete.
@@ -163,16 +94,29 @@ def video(
             sources=sources,
             bundle=bundle,
             backend=backend,
+            live=live,
+            fps=fps,
+            rtsp_transport=rtsp_transport,
+            secrets=secrets,
             detector=detector,
+            detector_layout=detector_layout,
+            person_class=person_class,
+            detector_threshold=detector_threshold,
             events=events,
             annotate=annotate,
             report=report,
             mqtt=mqtt,
+            mqtt_ca=mqtt_ca,
+            mqtt_cert=mqtt_cert,
+            mqtt_key=mqtt_key,
+            mqtt_insecure=mqtt_insecure,
             serve=serve,
             address=address,
+            base_url=base_url,
             selection=SelectionOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
             threads=threads,
             profile=profile,
+            dry_run=dry_run,
         )
     )
 
@@ -181,24 +125,44 @@ def video(
 class _Request:
     """The options of the command, parsed."""
 
-    sources: list[str]
+    sources: list[str] = dataclasses.field(repr=False)  # they may hold passwords, as --mqtt may
     bundle: Path
     backend: BackendName
+    live: bool | None
+    fps: float | None
+    rtsp_transport: given.RtspTransport
+    secrets: Path | None
     detector: str
+    detector_layout: str | None
+    person_class: str | None
+    detector_threshold: float | None
     events: str | None
     annotate: Path | None
     report: Path | None
-    mqtt: str | None
+    mqtt: str | None = dataclasses.field(repr=False)
+    mqtt_ca: Path | None
+    mqtt_cert: Path | None
+    mqtt_key: Path | None
+    mqtt_insecure: bool
     serve: int | None
     address: str | None
+    base_url: str | None
     selection: SelectionOptions
     threads: int | None
     profile: bool
+    dry_run: bool
 
 
 def _run(request: _Request) -> None:
+    if request.dry_run:
+        _dry_run(_with_secrets(request))
+        return
     _check_options(request)
-    specs = expand_sources(request.sources)
+    request = _with_secrets(request)
+    if request.mqtt:
+        read_broker(request.mqtt, **_tls_files(request))
+    specs = expand_sources(request.sources, live=request.live, fps=request.fps)
+    check_fps(specs, request.fps)
     files = files_for(request.annotate, [spec.name for spec in specs]) if request.annotate else {}
     _check_apart(request, specs, list(files.values()))
     check_writable(*files.values(), request.report)
@@ -208,9 +172,10 @@ def _run(request: _Request) -> None:
         stack.callback(recognizer.close)
         threads = request.threads or usable_cores()
         limit_threads(threads)
-        detector = open_detector(request.detector, backend=request.backend, options=OnnxOptions(threads=threads))
+        detector = open_detector(request.detector, backend=request.backend, options=_onnx_options(request, threads))
         stack.callback(detector.close)
-        sources = [Source(spec) for spec in specs]
+        source_options = SourceOptions(rtsp_transport=request.rtsp_transport)
+        sources = [Source(spec, options=source_options) for spec in specs]
         opened = _open_sinks(request, files, metrics, health, stack)
         sinks = Sinks(opened, metrics=metrics, health=health, none_left=lambda: pipeline.request_stop())
         pipeline = Pipeline(
@@ -236,9 +201,82 @@ def _run(request: _Request) -> None:
         _raise_failures(summary, sinks, sources=len(specs), outputs=len(opened))
 
 
+def _onnx_options(request: _Request, threads: int) -> OnnxOptions:
+    score = OnnxOptions().score if request.detector_threshold is None else request.detector_threshold
+    return OnnxOptions(layout=request.detector_layout, person_class=request.person_class, score=score, threads=threads)
+
+
+def _with_secrets(request: _Request) -> _Request:
+    """Fill `${NAME}` in the sources and in --mqtt."""
+    values = read_secrets(request.secrets)
+    mqtt = request.mqtt and filled(request.mqtt, values)
+    return dataclasses.replace(request, sources=[filled(source, values) for source in request.sources], mqtt=mqtt)
+
+
+def _tls_files(request: _Request) -> dict[str, Any]:
+    return {
+        "ca": request.mqtt_ca,
+        "certificate": request.mqtt_cert,
+        "key": request.mqtt_key,
+        "insecure": request.mqtt_insecure,
+    }
+
+
+def _dry_run(request: _Request) -> None:
+    """Check the parts of the run. Each opens as in `_run`."""
+
+    def annotated(specs: list[SourceSpec]) -> list[Path]:
+        streams = [spec.name for spec in specs] or ["stream"]
+        return list(files_for(request.annotate, streams).values()) if request.annotate else []
+
+    def outputs(specs: list[SourceSpec]) -> list[Path]:
+        try:
+            drawn = annotated(specs)
+        except SinkError:  # reported by the check
+            drawn = []
+        return [*drawn, *filter(None, (request.report, Path(request.events) if request.events else None))]
+
+    def server() -> tuple[str, Callable[[], None]]:
+        address = request.address or "127.0.0.1"
+        web = WebServer({}, address=address, port=request.serve or 0, base_url=request.base_url)
+        return web.url, web.close
+
+    options = _onnx_options(request, request.threads or usable_cores())
+    DryRun(
+        sources=request.sources,
+        expand=lambda names: expand_sources(names, live=request.live, fps=request.fps),
+        checks=(
+            lambda _: _check_options(request),
+            lambda specs: check_fps(specs, request.fps),
+            lambda specs: _check_apart(request, specs, annotated(specs)),
+        ),
+        open_source=lambda spec: Source(spec, options=SourceOptions(rtsp_transport=request.rtsp_transport)),
+        open_detector=None
+        if request.detector == "-"
+        else lambda: open_detector(request.detector, backend=request.backend, options=options),
+        open_recognizer=lambda: Recognizer.from_bundle(
+            request.bundle, backend=request.backend, threads=request.threads
+        ),
+        files=outputs,
+        open_broker=(
+            lambda metrics, health: MqttSink(request.mqtt or "", **_tls_files(request), metrics=metrics, health=health)
+        )
+        if request.mqtt
+        else None,
+        open_server=server if request.serve is not None else None,
+    ).run()
+
+
 def _check_options(request: _Request) -> None:
-    if request.address is not None and request.serve is None:
-        raise VideoError(f"--address {request.address} needs --serve with a port; add --serve, or omit --address")
+    for option, value in (("--address", request.address), ("--base-url", request.base_url)):
+        if value is not None and request.serve is None:
+            raise VideoError(f"{option} {value} needs --serve with a port; add --serve, or omit {option}")
+    files = {"--mqtt-ca": request.mqtt_ca, "--mqtt-cert": request.mqtt_cert, "--mqtt-key": request.mqtt_key}
+    given = [option for option, file in files.items() if file] + ["--mqtt-insecure"] * request.mqtt_insecure
+    if given and request.mqtt is None:
+        raise VideoError(f"{given[0]} needs --mqtt with a broker; add --mqtt, or omit {given[0]}")
+    if request.base_url is not None:
+        read_base_url(request.base_url)
     for option, value in (("--events", request.events), ("--mqtt", request.mqtt), ("--address", request.address)):
         if value == "":
             raise VideoError(f"{option} must have a value, got an empty one; add a value, or omit {option}")
@@ -249,17 +287,25 @@ def _check_options(request: _Request) -> None:
 def _check_apart(request: _Request, specs: list[SourceSpec], annotated: list[Path]) -> None:
     """Refuse an output that is a source, the detector's file, or another output."""
     detector = Path(request.detector)
-    read = [Path(spec.place) for spec in specs if not spec.is_url] + [detector] * detector.is_file()
-    taken = {path.resolve(): "which is also an input" for path in read}
+    places = [place for spec in specs if not spec.is_url for place in spec.pictures or (spec.place,)]
+    read = [*map(Path, places)] + [detector] * detector.is_file()
+    taken = {_identity(path): "which is also an input" for path in read}
     outputs = [*annotated, request.report, Path(request.events) if request.events else None]
     for path in outputs:
         if path is None or str(path) == "-":
             continue
-        if path.resolve() in taken:
-            raise VideoError(
-                f"each output must be a file of its own, got {path}, {taken[path.resolve()]}; name another"
-            )
-        taken[path.resolve()] = "which is also another output"
+        if (same := _identity(path)) in taken:
+            raise VideoError(f"each output must be a file of its own, got {path}, {taken[same]}; name another")
+        taken[same] = "which is also another output"
+
+
+def _identity(path: Path) -> object:
+    """Return equal values for all names of a file: paths, links and, where case is ignored, capitals."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino
 
 
 def _open_sinks(
@@ -274,14 +320,18 @@ def _open_sinks(
             unused.callback(sink.close)
 
         if request.mqtt:
-            add(MqttSink(request.mqtt, metrics=metrics, health=health))
+            add(MqttSink(request.mqtt, **_tls_files(request), metrics=metrics, health=health))
         if request.serve is not None:
             preview = PreviewSink()
             add(preview)
             routes = preview.routes() | metrics_routes(metrics, health)
-            web = WebServer(routes, address=request.address or "127.0.0.1", port=request.serve)
+            address = request.address or "127.0.0.1"
+            web = WebServer(routes, address=address, port=request.serve, base_url=request.base_url)
             stack.callback(web.close)
-            _log.info("preview, /metrics and /healthz at %s", web.url)
+            if request.base_url:
+                _log.info("preview, /metrics and /healthz at %s, from %s", request.base_url, web.url)
+            else:
+                _log.info("preview, /metrics and /healthz at %s", web.url)
         if request.events or not (files or request.report or sinks):
             add(JsonlSink(request.events or "-"))
         for stream, file in files.items():
@@ -321,7 +371,7 @@ def _raise_failures(summary: Summary, sinks: Sinks, *, sources: int, outputs: in
         raise VideoError("every output failed; the log above names the causes")
     if summary.failed:
         raise VideoError(
-            f"{len(summary.failed)} of {sources} sources could not be read; the log above names the causes"
+            f"{len(summary.failed)} of {sources} sources could not be read in full; the log above names the causes"
         )
     if summary.hung:
         raise VideoError("an output hung and was abandoned; it and the outputs after it may lack events")

@@ -8,6 +8,7 @@ import io
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from unittest import mock
@@ -52,13 +53,13 @@ def run(command: str, *arguments: object, code: int = 0) -> Done:
 @contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
     """Restore the state that commands change in a process: signal handlers, logging, the way warnings are shown."""
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     root, package = logging.getLogger(), logging.getLogger("seqpar_deploy")
-    handlers, levels, show, hook = (
+    handlers, levels, show, hooks = (
         list(root.handlers),
         (root.level, package.level),
         warnings.showwarning,
-        sys.excepthook,
+        (sys.excepthook, threading.excepthook),
     )
     try:
         yield
@@ -69,4 +70,4 @@ def unchanged_process() -> Iterator[None]:
         root.setLevel(levels[0])
         package.setLevel(levels[1])
         warnings.showwarning = show
-        sys.excepthook = hook
+        sys.excepthook, threading.excepthook = hooks

@@ -16,6 +16,7 @@ from cli.run import run, unchanged_process
 
 from seqpar_deploy.cli import console, logs
 from seqpar_deploy.cli.console import stage
+from seqpar_deploy.cli.layout import printable
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.files import check_writable
 
@@ -128,9 +129,47 @@ def test_a_full_standard_output_is_one_line(bundle_dir: Path) -> None:
 def test_help_and_version_on_a_full_standard_output_are_one_line(words: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
         done = seqpar(*words, stdout=full.fileno())
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: standard output")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("--help",), ("--version",), ("info", "BUNDLE"), ("info", "BUNDLE", "--json")], ids=" ".join
+)
+def test_a_closed_standard_output_is_one_line(words: tuple[str, ...], bundle_dir: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "seqpar_deploy",
+        *(str(bundle_dir) if word == "BUNDLE" else word for word in words),
+    ]
+    closing = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(closing, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["2>&-", "2>/dev/full"])
+def test_errors_never_go_to_standard_output(target: str, tmp_path: Path) -> None:
+    for words in (["info", str(tmp_path)], ["info", "--no-such-option"]):
+        closing = ["sh", "-c", f'exec "$@" {target}', "sh", sys.executable, "-m", "seqpar_deploy", *words]
+        done = subprocess.run(closing, stdout=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_text_is_escaped_only_where_it_would_drive_the_terminal() -> None:
+    assert printable("写真　1, naïve, \U0001f600, a\u200db") == "写真　1, naïve, \U0001f600, a\u200db"
+    assert printable("a\nb\tc\x1b[31m\x7f") == r"a\nb\tc\u001b[31m\u007f"
+    assert printable("a\nb\x1b", keep="\n") == "a\nb\\u001b"
+    assert printable("\u202egnp\udce9\U000e0001\u2028") == r"\u202egnp\udce9\udb40\udc01\u2028"
+
+
+def test_an_error_with_a_strange_name_is_one_line() -> None:
+    done = run("seqpar", "info", "no\nsuch\x1b[31m[red]bundle[/red]", code=2)
+    assert r"no\nsuch\u001b[31m[red]bundle[/red]" in done.error
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_interruption_that_native_code_swallowed_still_ends_the_command(
@@ -151,12 +190,15 @@ def test_an_interruption_that_native_code_swallowed_still_ends_the_command(
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_an_interruption_swallowed_at_the_end_is_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_swallowed_at_the_end_is_still_one(number: signal.Signals) -> None:
     def app(**_options: object) -> None:
         with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
-    with unchanged_process(), pytest.raises(SystemExit) as ended:
-        console.run_app(app)  # type: ignore[arg-type]
+    with unchanged_process():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
+        with pytest.raises(SystemExit) as ended:
+            console.run_app(app)  # type: ignore[arg-type]
     console._interruptions.clear()
     assert ended.value.code == 130

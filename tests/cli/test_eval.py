@@ -127,18 +127,53 @@ def test_limit_takes_the_first_people(
         evaluate(bundle_dir, people, limit=4, against=predictions)
 
 
-def test_a_damaged_picture_ends_it_in_one_line_and_writes_nothing(bundle_dir: Path, people: Path) -> None:
-    bad = people.with_name("bad.png")
+def test_it_goes_on_after_pictures_that_cannot_be_read(bundle_dir: Path, people: Path) -> None:
+    bad, result = people.with_name("bad.png"), people.with_name("bad.json")
     bad.write_bytes(CROPS[1].read_bytes()[:500])
     table = people.with_name("bad.csv")
-    table.write_text(people.read_text().replace(str(CROPS[1]), bad.name))
-    done = run(bundle_dir, "--data", table, "--output", people.with_name("bad.json"), code=2)
+    empty = people.with_name("empty.png")
+    empty.touch()
+    table.write_text(people.read_text().replace(str(CROPS[1]), bad.name).replace(str(CROPS[19]), empty.name))
+    predictions = people.with_name("bad.jsonl")
+    done = run(bundle_dir, "--data", table, "--output", result, "--predictions", predictions, "--batch-size", 1, code=2)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert f"{bad}" in errors[0]
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert not people.with_name("bad.json").exists()
+    assert [name in line for name, line in zip(("bad.png", "empty.png"), errors, strict=True)] == [True, True]
+    assert "2 of 20 people" in done.stdout
+    values = scores(result)
+    assert values["data"]["people"] == len(predictions.read_text().splitlines()) == 18
+    assert len(values["unreadable"]) == 2
+
+
+def test_nobody_that_can_be_read_is_one_line(bundle_dir: Path, people: Path) -> None:
+    bad, table = people.with_name("text.png"), people.with_name("text.csv")
+    bad.write_text("no picture")
+    header, row, *_ = people.read_text().splitlines()
+    table.write_text(f"{header}\n{row.replace(str(CROPS[0]), bad.name)}\n")
+    with pytest.raises(DatasetError, match=r"text must have .*got none"):
+        evaluate(bundle_dir, table)
+
+
+@pytest.mark.parametrize("name", ["none.csv", "people.xlsx", "nowhere"])
+def test_data_is_looked_for_before_the_model_is_opened(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DatasetError, match=name):
+        evaluate(tmp_path / "no-model.pth", tmp_path / name)
+
+
+def test_a_table_of_pandas_scores_as_one_of_whole_numbers(
+    bundle_dir: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.reader(people.read_text().splitlines()))
+    words = {"1": "1.0", "0": "0.0", "": "nan"}
+    table = people.with_name("pandas.csv")
+    table.write_text(
+        "\n".join(
+            ";".join([str(number - 1) if number else "", *(words.get(cell, cell) for cell in row)])
+            for number, row in enumerate(rows)
+        )
+    )
+    for given in (people, table):
+        evaluate(bundle_dir, given, limit=4, output=tmp_path / f"{given.stem}.json")
+    assert scores(tmp_path / "pandas.json")["metrics"] == scores(tmp_path / "people.json")["metrics"]
 
 
 def test_a_missing_picture_is_named_before_anything_runs(bundle_dir: Path, people: Path) -> None:
