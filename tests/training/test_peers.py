@@ -66,9 +66,9 @@ def processes_of(out: Path) -> dict[str, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find the processes")
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "must answer"), (signal.SIGTERM, "interrupted")])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_signal_to_one_process_ends_all(
-    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, number: int, said: str
+    squares: Path, recipe_file: Callable[..., Path], tmp_path: Path, number: int
 ) -> None:
     out = tmp_path / "run"
     command = torchrun(["-m", "seqpar_deploy"], squares, recipe_file(epochs=100_000), out)
@@ -78,7 +78,8 @@ def test_a_signal_to_one_process_ends_all(
         time.sleep(0.1)
     os.kill(processes_of(out)["1"], number)
     _, errors = running.communicate(timeout=120)
-    assert said in errors
+    # After a kill, the signal of torchrun to the others races with their own discovery.
+    assert "interrupted" in errors or (number == signal.SIGKILL and "must answer" in errors)
     assert processes_of(out) == {}
 
 

@@ -164,6 +164,6 @@ def test_giant_frames_are_refused_before_they_fill_the_memory(tmp_path, monkeypa
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     clip = make_clip(tmp_path / "giant.mkv", frames=3, codec=codec, pixels=pixels)
     for module in ("opening", "source", "stream_choice"):
-        monkeypatch.setattr(f"seqpar_deploy.video.{module}.MAX_PIXELS", 160 * 120 - 1)
+        monkeypatch.setattr(f"seqpar_deploy.video.sources.{module}.MAX_PIXELS", 160 * 120 - 1)
     with pytest.raises(VideoError, match=r"giant\.mkv .*19199"):
         _frames(clip)
