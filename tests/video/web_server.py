@@ -7,7 +7,6 @@ import contextlib
 import http.server
 import io
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -34,6 +33,8 @@ class WebServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.requests = 0
+        self.answered = 0
+        self.stopped = threading.Event()
         self.pictures = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -95,11 +96,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(b"busy", "text/plain", 503)
             return
         if "slow" in query:
-            time.sleep(30)
+            self.server.stopped.wait(30)  # a test that closes before `stopped` is set did not wait for the answer
         content = jpeg(100 if "same" in query else number % 250)
         if "damaged" in query and number % 2 == 0:
             content = content[: len(content) // 2]
         self._answer(content + bytes(40_000_000 if "huge" in query else 0), query.get("type", "image/jpeg"))
+        self.server.answered += 1
 
     def _knows_password(self, kind: str) -> bool:
         given = self.headers.get("Authorization", "")
