@@ -44,7 +44,7 @@ from tracking import Found
 from seqpar_deploy import Recognizer
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate
 from seqpar_deploy.video.detect.opening import open_detector

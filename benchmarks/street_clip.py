@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import tracking
 from tracking import Found, Labels
 
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.resources import data_dir, load_label_set
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.follow import Follower
@@ -74,7 +75,16 @@ class Silent:
     bundle = types.SimpleNamespace(label_set=load_label_set("pa100k"))
 
     def predict(self, crops: Sequence[Any]) -> list[Prediction]:
-        return [Prediction(attributes=(), scores=(), tokens=(), steps=0) for _ in crops]
+        count = len(self.bundle.label_set)
+        nothing = Prediction(
+            attributes=(),
+            scores=(),
+            probabilities=np.zeros(count, np.float32),
+            states=("no",) * count,
+            tokens=(),
+            steps=0,
+        )
+        return [nothing for _ in crops]
 
 
 class Keeper(BaseSink):

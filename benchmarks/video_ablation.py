@@ -30,7 +30,7 @@ from seqpar_deploy import Recognizer
 from seqpar_deploy.datasets.base import UNKNOWN, Labels
 from seqpar_deploy.evaluation.metrics import compute_metrics
 from seqpar_deploy.files import write_whole
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate, CropSelector

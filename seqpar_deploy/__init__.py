@@ -16,6 +16,7 @@ from seqpar_deploy.errors import (
     BundleError,
     BundleFormatError,
     BundleIntegrityError,
+    CalibrationError,
     CheckpointError,
     DatasetError,
     DetectorError,
@@ -33,7 +34,8 @@ from seqpar_deploy.errors import (
     VideoError,
 )
 from seqpar_deploy.images import read_image
-from seqpar_deploy.recognizer import Prediction, Recognizer
+from seqpar_deploy.prediction import Prediction
+from seqpar_deploy.recognizer import Recognizer
 
 __version__ = "0.2.0"
 
@@ -47,6 +49,7 @@ __all__ = [
     "BundleError",
     "BundleFormatError",
     "BundleIntegrityError",
+    "CalibrationError",
     "CheckpointError",
     "DatasetError",
     "DetectorError",

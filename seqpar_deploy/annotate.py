@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from seqpar_deploy.files import write_whole
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.recognizer import Prediction
 
 UNCERTAIN_BELOW = 0.6  # score; a video's attributes become "yes" at the same probability by default
 _HEIGHT = 480  # of the person, pixels

@@ -5,6 +5,7 @@
     ├── LabelSetError              a label set cannot be found, read or matched
     ├── RecipeError                an export or training recipe cannot be found or read
     ├── ImageError                 an image cannot be used as a person crop
+    ├── CalibrationError           a calibration or thresholds cannot be fitted, read or applied
     ├── DatasetError               a dataset cannot be found or read, or does not match its label set
     ├── VideoError                 a video cannot be read or written
     ├── TrainingError              a training run cannot start, resume or continue
@@ -53,6 +54,10 @@ class RecipeError(SeqparError):
 
 class ImageError(SeqparError):
     """Raised if an image cannot be used as a person crop."""
+
+
+class CalibrationError(SeqparError):
+    """Raised if a calibration or thresholds cannot be fitted, read or applied."""
 
 
 class DatasetError(SeqparError):

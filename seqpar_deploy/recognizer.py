@@ -5,39 +5,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from seqpar_deploy.backends import Backend, BackendName, ComputePrecision, open_backend
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS, GreedyBackend
 from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.calibration.probabilities import attribute_probabilities
+from seqpar_deploy.calibration.sidecar import Calibration, load_calibration
+from seqpar_deploy.calibration.thresholds import Thresholds, read_thresholds
 from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
+from seqpar_deploy.prediction import Prediction, prediction_from_generation
 from seqpar_deploy.preprocess import Crop, CropBatch, check_crop, prepare_batch
 from seqpar_deploy.tuned import load_tuned
-from seqpar_deploy.vocab import LabelSet
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Hold the attributes recognised on one crop.
-
-    Attributes:
-        attributes: Names, in the label set's order.
-        scores: Probability per attribute, 0 to 1, given the attributes that were generated before it.
-        tokens: Token ids in the order generated, with the `<eos>` if there is one.
-        steps: Decoder steps that the sequence took.
-    """
-
-    attributes: tuple[str, ...]
-    scores: tuple[float, ...]
-    tokens: tuple[int, ...]
-    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +33,8 @@ class Fallback:
 
     Attributes:
         backend: The backend in native precision.
-        margin: Crops are re-run if any token's margin is below this difference of log-probabilities.
+        margin: Crops are re-run if any token's margin is below this difference of log-probabilities, or if such a
+            change of the log-odds of an attribute could change its state.
     """
 
     backend: Backend[Any]
@@ -64,10 +52,14 @@ class Recognizer:
         strategy: The decoding strategy. Default: `Greedy()`.
         batch_size: Crops per batch, 1 or more. Default: as many as the bundle's largest profile allows.
         fallback: Re-runs low-margin crops. Default: none.
+        calibration: Calibrates the probabilities. Default: none.
+        thresholds: Thresholds of the states. Default: those of `calibration`, if there is one.
 
     Attributes:
         bundle: The opened bundle.
         strategy: The decoding strategy.
+        calibration: The calibration, or None.
+        thresholds: The thresholds, or None.
 
     Raises:
         StrategyError: `batch_size` is less than 1.
@@ -86,8 +78,15 @@ class Recognizer:
         strategy: Strategy | None = None,
         batch_size: int | None = None,
         fallback: Fallback | None = None,
+        calibration: Calibration | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self.bundle = bundle
+        self.calibration = calibration
+        self._maps = None if calibration is None else calibration.maps
+        if thresholds is None and calibration is not None:
+            thresholds = calibration.thresholds(bundle.label_set)
+        self.thresholds = thresholds
         self.strategy: Strategy = Greedy() if strategy is None else strategy
         if batch_size is not None and batch_size < 1:
             raise StrategyError(f"batch_size must be 1 or more, got {batch_size}; leave it out for the default")
@@ -106,12 +105,16 @@ class Recognizer:
         threads: int | None = None,
         compute_precision: ComputePrecision | None = None,
         fallback_margin: float | None = None,
+        thresholds: str | Path | Thresholds | None = None,
         verify: bool = True,
     ) -> Recognizer:
         """Open a bundle and load it on a backend.
 
-        If only `path` and `verify` are given, the fastest settings that `seqpar tune` stored for this bundle and
-        machine are used. Without stored settings, the defaults below apply.
+        If the bundle has a calibration (`seqpar calibrate`), probabilities are calibrated and states follow its
+        thresholds.
+
+        If only `path`, `thresholds` and `verify` are given, the fastest settings that `seqpar tune` stored for this
+        bundle and machine are used. Without stored settings, the defaults below apply.
 
         Args:
             path: The bundle's folder.
@@ -124,7 +127,9 @@ class Recognizer:
             compute_precision: `native`, `bf16` or `int8`. Default: `native`, the precision of the bundle's graphs.
                 `bf16` and `int8` are faster and require `fallback_margin`.
             fallback_margin: Re-run a crop in native precision if any token's margin, a difference of
-                log-probabilities, is below this value. 0 re-runs none, so low-margin tokens may change. Default: none.
+                log-probabilities, is below this value, or if such a change of an attribute's log-odds could change its
+                state. 0 re-runs none, so low-margin tokens and states may change. Default: none.
+            thresholds: Thresholds of the states, or the path of their TOML file. Default: those of the calibration.
             verify: Check the SHA-256 of every file. Default: True.
 
         Returns:
@@ -135,12 +140,15 @@ class Recognizer:
             BackendUnavailableError: The backend's SDK is missing, or it cannot compute in this precision.
             BackendError: The backend cannot run this bundle.
             StrategyError: `batch_size` or `fallback_margin` is out of range, or `fallback_margin` is missing.
+            CalibrationError: The thresholds file cannot be read.
 
         Examples:
             >>> from seqpar_deploy import Recognizer, Speculative
             >>> recognizer = Recognizer.from_bundle("bundles/peta", backend="openvino", strategy=Speculative())
         """
         bundle = Bundle.open(path, verify=verify)
+        if isinstance(thresholds, (str, Path)):
+            thresholds = read_thresholds(Path(thresholds), bundle.label_set)
         given = (strategy, batch_size, threads, compute_precision, fallback_margin)
         if backend == "auto" and all(option is None for option in given) and (tuned := load_tuned(bundle)):
             try:
@@ -155,12 +163,14 @@ class Recognizer:
                     tuned.threads,
                     precision,
                     margin,
+                    thresholds,
                     require_verified=True,  # as for `auto`, which the caller chose
                 )
             except BackendError as error:
                 _log.warning("ignoring tuned.json: %s", error)
                 strategy = None
-        return cls._open(bundle, backend, strategy, batch_size, threads, compute_precision or "native", fallback_margin)
+        precision = compute_precision or "native"
+        return cls._open(bundle, backend, strategy, batch_size, threads, precision, fallback_margin, thresholds)
 
     @classmethod
     def _open(
@@ -172,6 +182,7 @@ class Recognizer:
         threads: int | None,
         compute_precision: ComputePrecision,
         fallback_margin: float | None,
+        thresholds: Thresholds | None,
         *,
         require_verified: bool = False,
     ) -> Recognizer:
@@ -199,7 +210,15 @@ class Recognizer:
                 exact = open_backend(bundle, quick.name, threads=threads)  # type: ignore[arg-type]
                 opened.callback(exact.close)
                 low_margin = Fallback(exact, fallback_margin)
-            recognizer = cls(bundle, quick, strategy=strategy, batch_size=batch_size, fallback=low_margin)
+            recognizer = cls(
+                bundle,
+                quick,
+                strategy=strategy,
+                batch_size=batch_size,
+                fallback=low_margin,
+                calibration=load_calibration(bundle),
+                thresholds=thresholds,
+            )
             opened.pop_all()
         return recognizer
 
@@ -256,7 +275,9 @@ class Recognizer:
             if self._fallback:
                 generations = self._with_fallback(self._fallback, prepared, generations)
             for generation in generations:
-                yield prediction_from_generation(generation, self.bundle.label_set)
+                yield prediction_from_generation(
+                    generation, self.bundle.label_set, maps=self._maps, thresholds=self.thresholds
+                )
 
     def _encode(self, crops: Sequence[Crop]) -> tuple[CropBatch, Any]:
         """Return prepared crops (B, H, W, 3) and their decode state."""
@@ -272,13 +293,22 @@ class Recognizer:
     ) -> list[Generation]:
         """Replace low-margin generations with those of native precision."""
         # `not >=` also re-runs a crop whose margin is NaN.
-        low = [row for row, generation in enumerate(generations) if not generation.margin >= fallback.margin]
+        low = [row for row, generation in enumerate(generations) if not self._margin(generation) >= fallback.margin]
         if not low:
             return generations
         _log.debug("re-running %d of %d crops in native precision", len(low), len(generations))
         exact = self._generate(fallback.backend, fallback.backend.encode(prepared[low]))
         again = dict(zip(low, exact, strict=True))
         return [again.get(row, generation) for row, generation in enumerate(generations)]
+
+    def _margin(self, generation: Generation) -> float:
+        """Return the smallest change of log-probabilities or log-odds that may change a token or a state."""
+        if self.thresholds is None:
+            return generation.margin
+        probabilities = attribute_probabilities(generation.tokens, generation.distributions)
+        slopes = np.ones(len(probabilities)) if self._maps is None else self._maps.slopes
+        calibrated = probabilities if self._maps is None else self._maps(probabilities)
+        return float(np.minimum(generation.margin, self.thresholds.margin(calibrated, slopes)))  # NaN stays NaN
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""
@@ -311,18 +341,3 @@ def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: 
     per_crop = strategy.rows_per_crop()
     crops = wanted or rows // per_crop
     return max(1, crops if backend.max_rows is None else min(crops, backend.max_rows // per_crop))
-
-
-def prediction_from_generation(generation: Generation, label_set: LabelSet) -> Prediction:
-    """Convert a generated sequence to a prediction. An attribute that was emitted twice keeps its first score."""
-    log_prob_of: dict[int, float] = {}
-    for token, log_prob in zip(generation.tokens, generation.log_probs, strict=True):
-        if label_set.attribute(token) is not None:
-            log_prob_of.setdefault(token, log_prob)
-    tokens = sorted(log_prob_of)
-    return Prediction(
-        attributes=tuple(attribute.name for token in tokens if (attribute := label_set.attribute(token))),
-        scores=tuple(math.exp(min(0.0, log_prob_of[token])) for token in tokens),
-        tokens=generation.tokens,
-        steps=generation.steps,
-    )

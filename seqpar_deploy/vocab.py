@@ -96,6 +96,16 @@ class LabelSet:
         """The phrase of each attribute, in token order."""
         return tuple(attribute.phrase for attribute in self.attributes)
 
+    @property
+    def exclusive(self) -> tuple[tuple[int, ...], ...]:
+        """The attributes of each exclusive group, as indices from 0."""
+        named = enumerate(attribute.group for attribute in self.attributes)
+        places: dict[str, list[int]] = {name: [] for name, group in self.groups.items() if group.exclusive}
+        for place, group in named:
+            if group in places:
+                places[group].append(place)
+        return tuple(tuple(some) for some in places.values() if len(some) > 1)
+
     @functools.cached_property
     def _token_of_name(self) -> dict[str, int]:
         return {attribute.name: FIRST_ATTRIBUTE + i for i, attribute in enumerate(self.attributes)}

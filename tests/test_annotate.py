@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes.predictions import predicted
 
 from seqpar_deploy.annotate import UNCERTAIN_BELOW, annotate, split_by_score
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.prediction import Prediction
 
 
 def prediction(**scores: float) -> Prediction:
-    return Prediction(attributes=tuple(scores), scores=tuple(scores.values()), tokens=(), steps=0)
+    return predicted(scores)
 
 
 def blue(crop: np.ndarray, **scores: float) -> int:

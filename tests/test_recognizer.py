@@ -13,8 +13,9 @@ from seqpar_deploy import Beam, Bundle, Greedy, Recognizer
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.decoding import Generation, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, ImageError, StrategyError
+from seqpar_deploy.prediction import prediction_from_generation
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.recognizer import Fallback, prediction_from_generation
+from seqpar_deploy.recognizer import Fallback
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.vocab import EOS
 
@@ -22,8 +23,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_prediction_is_a_set_with_the_score_of_the_first_emission() -> None:
-    generation = Generation(tokens=(10, 3, 10, 2, 1), log_probs=(-0.5, -0.1, -3.0, -1.0, -0.2), steps=5)
-    prediction = prediction_from_generation(generation, load_label_set("pa100k"))
+    label_set = load_label_set("pa100k")
+    generation = Generation(
+        tokens=(10, 3, 10, 2, 1),
+        log_probs=(-0.5, -0.1, -3.0, -1.0, -0.2),
+        steps=5,
+        distributions=np.full((5, label_set.vocabulary_size), -4, np.float32),
+    )
+    prediction = prediction_from_generation(generation, label_set)
     assert prediction.attributes == ("Female", "Hat")
     assert prediction.scores == pytest.approx((np.exp(-0.1), np.exp(-0.5)))
     assert (prediction.tokens, prediction.steps) == (generation.tokens, 5)

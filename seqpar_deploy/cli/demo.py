@@ -25,7 +25,8 @@ from seqpar_deploy.files import new_folder, sha256_of
 from seqpar_deploy.images import read_image
 from seqpar_deploy.interruption import stop_on_signal
 from seqpar_deploy.machine import usable_cores
-from seqpar_deploy.recognizer import Prediction, Recognizer
+from seqpar_deploy.prediction import Prediction
+from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.resources import data_dir, sample_crops
 
 _log = logging.getLogger(__name__)

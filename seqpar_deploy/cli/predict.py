@@ -22,8 +22,9 @@ from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.images import find_pictures, read_image
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.recognizer import Prediction, Recognizer
+from seqpar_deploy.recognizer import Recognizer
 
 _log = logging.getLogger(__name__)
 

@@ -20,12 +20,14 @@ class Generation:
         steps: Decoder steps that the crop took part in.
         margin: The smallest difference in log-probability between a chosen token and the second best. A numerical error
             below it cannot change the tokens. Default: 0, for strategies that do not compute it, such as beam search.
+        distributions: Log-probabilities of all tokens at the step of each token, float32 (tokens, V).
     """
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
     steps: int
     margin: float = 0.0
+    distributions: Float32Array = dataclasses.field(repr=False, compare=False)
 
 
 def margins(log_probs: Float32Array) -> Float32Array:

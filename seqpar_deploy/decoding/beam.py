@@ -86,7 +86,7 @@ class Beam:
 class _Hypothesis:
     score: float
     tokens: tuple[int, ...]
-    log_probs: tuple[float, ...]
+    distributions: tuple[Float32Array, ...]  # (V,) of each token
 
 
 class _Search:
@@ -100,7 +100,7 @@ class _Search:
         self._steps = 0
         self._scores: Float32Array = np.zeros(1, dtype=np.float32)  # summed log-probability of each beam
         self.tokens: list[tuple[int, ...]] = [()]
-        self._log_probs: list[tuple[float, ...]] = [()]
+        self._distributions: list[tuple[Float32Array, ...]] = [()]
 
     def advance(self, log_probs: Float32Array) -> list[int] | None:
         """Extend the beams by one token, given the log-probabilities (beams, V) that follow each beam.
@@ -118,7 +118,7 @@ class _Search:
             if token != EOS:
                 kept.append((beam, token))
             elif rank < self._width:
-                self._finish(beam, float(sums[beam, token]), (EOS,), (float(log_probs[beam, token]),))
+                self._finish(beam, float(sums[beam, token]), (EOS,), (log_probs[beam],))
             if len(kept) == self._width:
                 break
         if len(self._finished) == self._width and self._finished[0].score >= best_running:
@@ -126,9 +126,9 @@ class _Search:
             return None
 
         self._scores = np.array([sums[beam, token] for beam, token in kept], dtype=np.float32)
-        old_tokens, old_log_probs = self.tokens, self._log_probs
+        old_tokens, old_distributions = self.tokens, self._distributions
         self.tokens = [(*old_tokens[beam], token) for beam, token in kept]
-        self._log_probs = [(*old_log_probs[beam], float(log_probs[beam, token])) for beam, token in kept]
+        self._distributions = [(*old_distributions[beam], log_probs[beam]) for beam, _ in kept]
         return [beam for beam, _ in kept]
 
     def best(self) -> Generation:
@@ -137,14 +137,22 @@ class _Search:
             for beam, score in enumerate(self._scores.tolist()):
                 self._finish(beam, score, (), ())
         best = self._finished[-1]
-        return Generation(tokens=best.tokens, log_probs=best.log_probs, steps=self._steps)
+        distributions = np.array(best.distributions)
+        return Generation(
+            tokens=best.tokens,
+            log_probs=tuple(distributions[np.arange(len(best.tokens)), best.tokens].tolist()),
+            steps=self._steps,
+            distributions=distributions,
+        )
 
-    def _finish(self, beam: int, score: float, tokens: tuple[int, ...], log_probs: tuple[float, ...]) -> None:
+    def _finish(
+        self, beam: int, score: float, tokens: tuple[int, ...], distributions: tuple[Float32Array, ...]
+    ) -> None:
         tokens_before = self.tokens[beam]
         hypothesis = _Hypothesis(
             self._normalised(score, len(tokens_before) + 1),
             tokens_before + tokens,
-            self._log_probs[beam] + log_probs,
+            self._distributions[beam] + distributions,
         )
         # Ties follow the published code: a new hypothesis must beat the worst, and of equal ones the latest is best.
         full = len(self._finished) == self._width

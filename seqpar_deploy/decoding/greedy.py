@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from seqpar_deploy.backends.base import Backend, GreedyBackend, State, StepOutput
+from seqpar_deploy.backends.base import Backend, Float32Array, GreedyBackend, Int64Array, State, StepOutput
 from seqpar_deploy.decoding.base import Generation, margins
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
@@ -35,7 +35,7 @@ class Greedy:
             return _generations(backend.greedy(state, stop=EOS, max_steps=max_steps))
         crops = len(state.lengths)
         tokens = np.full((crops, max_steps), PAD, dtype=np.int64)
-        log_probs = np.zeros((crops, max_steps), dtype=np.float32)
+        distributions: list[list[Float32Array]] = [[] for _ in range(crops)]
         steps = np.zeros(crops, dtype=np.int64)
         margin = np.full(crops, np.inf, dtype=np.float32)
 
@@ -45,10 +45,10 @@ class Greedy:
         for step in range(max_steps):
             output = backend.step(state, next_token[:, None])
             next_token = output.next_token[:, 0]
-            emitted = output.log_probs[np.arange(len(next_token)), 0, next_token]
             live = crop_of_row[running]
             tokens[live, step] = next_token[running]
-            log_probs[live, step] = emitted[running]
+            for row in np.flatnonzero(running).tolist():
+                distributions[crop_of_row[row]].append(output.log_probs[row, 0])
             margin[live] = np.minimum(margin[live], margins(output.log_probs[running, 0]))
             steps[live] += 1
 
@@ -61,12 +61,7 @@ class Greedy:
                 crop_of_row, next_token, running = crop_of_row[rows], next_token[rows], running[rows]
 
         return [
-            Generation(
-                tokens=tuple(tokens[crop, : steps[crop]].tolist()),
-                log_probs=tuple(log_probs[crop, : steps[crop]].tolist()),
-                steps=int(steps[crop]),
-                margin=float(margin[crop]),
-            )
+            _generation(tokens[crop, : steps[crop]], np.array(distributions[crop]), float(margin[crop]))
             for crop in range(crops)
         ]
 
@@ -77,13 +72,15 @@ def _generations(output: StepOutput) -> list[Generation]:
     for tokens, log_probs in zip(output.next_token, output.log_probs, strict=True):
         ends = np.flatnonzero(tokens == EOS)
         steps = int(ends[0]) + 1 if len(ends) else len(tokens)
-        emitted = log_probs[np.arange(steps), tokens[:steps]]
-        generations.append(
-            Generation(
-                tokens=tuple(tokens[:steps].tolist()),
-                log_probs=tuple(emitted.tolist()),
-                steps=steps,
-                margin=float(margins(log_probs[:steps]).min()),
-            )
-        )
+        generations.append(_generation(tokens[:steps], log_probs[:steps], float(margins(log_probs[:steps]).min())))
     return generations
+
+
+def _generation(tokens: Int64Array, distributions: Float32Array, margin: float) -> Generation:
+    return Generation(
+        tokens=tuple(tokens.tolist()),
+        log_probs=tuple(distributions[np.arange(len(tokens)), tokens].tolist()),
+        steps=len(tokens),
+        margin=margin,
+        distributions=distributions,
+    )

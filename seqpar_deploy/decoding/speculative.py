@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from seqpar_deploy.backends.base import Backend, State
+from seqpar_deploy.backends.base import Backend, Float32Array, State
 from seqpar_deploy.decoding.base import Generation, margins
 from seqpar_deploy.errors import StrategyError
 from seqpar_deploy.vocab import BOS, EOS
@@ -60,8 +60,7 @@ class Speculative:
             won_by = margins(output.log_probs)
             for place, row in enumerate(rows):
                 answers = output.next_token[place]
-                emitted = output.log_probs[place, np.arange(width), answers]
-                row.take(fed[place, 1:].tolist(), answers.tolist(), emitted.tolist(), won_by[place].tolist())
+                row.take(fed[place, 1:].tolist(), answers.tolist(), output.log_probs[place], won_by[place].tolist())
 
             running = [place for place, row in enumerate(rows) if not row.ended(max_steps)]
             if not running:
@@ -78,7 +77,7 @@ class _Sequence:
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
-        self.log_probs: list[float] = []
+        self._distributions: list[Float32Array] = []
         self._guesses: list[int] = []
         self._steps = 0
         self._margin = math.inf
@@ -88,14 +87,14 @@ class _Sequence:
         fed = [self.tokens[-1] if self.tokens else BOS, *self._guesses[: width - 1]]
         return fed + [fed[-1]] * (width - len(fed))
 
-    def take(self, guesses: list[int], answers: list[int], log_probs: list[float], margins: list[float]) -> None:
+    def take(self, guesses: list[int], answers: list[int], log_probs: Float32Array, margins: list[float]) -> None:
         """Emit the answers after a correct prefix of guesses: the first one, and one more per correct guess."""
         self._steps += 1
         right = 1
         while right < len(answers) and guesses[right - 1] == answers[right - 1] != EOS:
             right += 1
         self.tokens += answers[:right]
-        self.log_probs += log_probs[:right]
+        self._distributions.append(log_probs[:right])
         self._margin = float(np.min([self._margin, *margins[:right]]))  # NaN stays NaN
         self._guesses = answers[right:]
 
@@ -103,6 +102,11 @@ class _Sequence:
         return self.tokens[-1] == EOS or len(self.tokens) >= max_steps
 
     def generation(self) -> Generation:
+        distributions = np.concatenate(self._distributions)
         return Generation(
-            tokens=tuple(self.tokens), log_probs=tuple(self.log_probs), steps=self._steps, margin=self._margin
+            tokens=tuple(self.tokens),
+            log_probs=tuple(distributions[np.arange(len(self.tokens)), self.tokens].tolist()),
+            steps=self._steps,
+            margin=self._margin,
+            distributions=distributions,
         )

@@ -14,7 +14,7 @@ from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.datasets.annotations import json_mistake
 from seqpar_deploy.decoding import Generation
 from seqpar_deploy.errors import DatasetError
-from seqpar_deploy.recognizer import prediction_from_generation
+from seqpar_deploy.prediction import prediction_from_generation
 
 _NAMES = 3  # pictures to list in a message
 

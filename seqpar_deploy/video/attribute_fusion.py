@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.calibration.thresholds import State
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.video.crop_selection import Candidate
 from seqpar_deploy.video.options import FusionOptions, LifetimeOptions
-from seqpar_deploy.video.types import Attribute, Event, EventKind, Frame, Person, Sighting, State, TrackedBox
+from seqpar_deploy.video.types import Attribute, Event, EventKind, Frame, Person, Sighting, TrackedBox
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
 _Floats = npt.NDArray[np.float64]

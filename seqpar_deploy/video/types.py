@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
+from seqpar_deploy.calibration.thresholds import State
 from seqpar_deploy.preprocess import Crop, RgbImage
-
-State = Literal["yes", "no", "unknown"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

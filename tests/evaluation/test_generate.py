@@ -103,5 +103,9 @@ def test_another_file_in_place_of_sequences_is_named(
 
 def test_order_repeats_and_special_tokens_do_not_matter() -> None:
     sequences = [(5, 3, 5, EOS), (EOS,), (4, 3)]
-    named = attributes_of([Generation(tokens=s, log_probs=(0.0,) * len(s), steps=len(s)) for s in sequences], 3)
+    generations = [
+        Generation(tokens=s, log_probs=(0.0,) * len(s), steps=len(s), distributions=np.zeros((len(s), 6), np.float32))
+        for s in sequences
+    ]
+    named = attributes_of(generations, 3)
     assert named.tolist() == [[True, False, True], [False, False, False], [True, True, False]]

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes.predictions import predicted
 
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate
@@ -27,7 +28,7 @@ def candidate(timestamp: float, quality: float = 0.8, track_id: int = 1) -> Cand
 
 
 def says(**scores: float) -> Prediction:
-    return Prediction(attributes=tuple(scores), scores=tuple(scores.values()), tokens=(), steps=len(scores))
+    return predicted(scores, load_label_set("pa100k"))
 
 
 class Scene:

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from fakes.predictions import predicted
 
-from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate, CropSelector, uncertainty
 from seqpar_deploy.video.options import SelectionOptions
@@ -181,7 +181,7 @@ def test_uncertainty() -> None:
 def test_with_fusion_everyone_appears_and_ends(label_set: LabelSet) -> None:
     """The loop of the pipeline, with people who come and go and a recogniser that is always one frame late."""
     selector, fusion = CropSelector(SelectionOptions(max_crops_per_second=1)), AttributeFusion(label_set)
-    says = Prediction(attributes=("Hat", "Trousers"), scores=(0.9, 0.95), tokens=(), steps=3)
+    says = predicted({"Hat": 0.9, "Trousers": 0.95}, label_set)
     events: list[Event] = []
     late: list[Candidate] = []
     for index in range(100):

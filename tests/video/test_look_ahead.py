@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.predictions import predicted
 from video.clips import make_clip
 
-from seqpar_deploy.recognizer import Prediction
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.resources import load_label_set
 from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
@@ -28,7 +29,7 @@ class Silent:
     bundle = types.SimpleNamespace(label_set=load_label_set("pa100k"))
 
     def predict(self, crops: Sequence[Any]) -> list[Prediction]:
-        return [Prediction(attributes=(), scores=(), tokens=(), steps=0) for _ in crops]
+        return [predicted({}, self.bundle.label_set) for _ in crops]
 
 
 class Unsure:

@@ -17,8 +17,8 @@ from video.clips import make_clip
 from video.stream_server import StreamServer
 
 from seqpar_deploy import Recognizer
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import Crop
-from seqpar_deploy.recognizer import Prediction
 from seqpar_deploy.resources import data_dir
 from seqpar_deploy.video import pipeline as pipeline_module
 from seqpar_deploy.video.pipeline import Pipeline, Summary
