@@ -15,13 +15,14 @@ _LEAST = 1e-6  # probabilities are limited to this and 1 minus it, so that their
 
 def log_odds(probabilities: Floats) -> Float64Array:
     """Return log(p / (1 - p)) of probabilities (...), which are limited to 1e-6 from 0 and 1."""
-    limited = np.clip(np.asarray(probabilities, dtype=np.float64), _LEAST, 1 - _LEAST)
+    values = np.asarray(probabilities, dtype=np.float64)
+    limited = np.minimum(np.maximum(values, _LEAST), 1 - _LEAST)  # np.clip takes 5 us more per crop
     return np.asarray(np.log(limited) - np.log1p(-limited))
 
 
 def probability(odds: Floats) -> Float64Array:
     """Return the probability of log-odds (...)."""
-    limited = np.clip(np.asarray(odds, dtype=np.float64), -50, 50)
+    limited = np.minimum(np.maximum(np.asarray(odds, dtype=np.float64), -50), 50)
     return np.asarray(1 / (1 + np.exp(-limited)))
 
 
