@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.calibration.maps import LogisticMaps
-from seqpar_deploy.calibration.probabilities import attribute_probabilities
+from seqpar_deploy.calibration.probabilities import attribute_probabilities, probabilities_of_many
 from seqpar_deploy.calibration.thresholds import State, Thresholds
 from seqpar_deploy.decoding import Generation
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
@@ -38,6 +39,19 @@ class Prediction:
     steps: int
 
 
+def smallest_margin(generation: Generation, maps: LogisticMaps | None, thresholds: Thresholds | None) -> float:
+    """Return the smallest change of log-probabilities or log-odds that may change a token or a state.
+
+    NaN if an output is NaN. Without thresholds, states follow from the tokens.
+    """
+    if thresholds is None:
+        return generation.margin
+    probabilities = attribute_probabilities(generation.tokens, generation.distributions)
+    slopes = np.ones(len(probabilities)) if maps is None else maps.slopes
+    calibrated = probabilities if maps is None else maps(probabilities)
+    return float(np.minimum(generation.margin, thresholds.margin(calibrated, slopes)))  # NaN stays NaN
+
+
 def prediction_from_generation(
     generation: Generation,
     label_set: LabelSet,
@@ -46,14 +60,35 @@ def prediction_from_generation(
     thresholds: Thresholds | None = None,
 ) -> Prediction:
     """Convert a generated sequence to a prediction. An attribute that was emitted twice keeps its first score."""
+    return predictions_from_generations([generation], label_set, maps=maps, thresholds=thresholds)[0]
+
+
+def predictions_from_generations(
+    generations: Sequence[Generation],
+    label_set: LabelSet,
+    *,
+    maps: LogisticMaps | None = None,
+    thresholds: Thresholds | None = None,
+) -> list[Prediction]:
+    """Convert the sequences of a batch, one or more, to predictions. See `prediction_from_generation`."""
+    probabilities = probabilities_of_many([(one.tokens, one.distributions) for one in generations])
+    if maps is not None:
+        probabilities = maps(probabilities)
+    rows = zip(generations, probabilities, strict=True)
+    return [_prediction(generation, row.copy(), label_set, thresholds) for generation, row in rows]
+
+
+def _prediction(
+    generation: Generation,
+    probabilities: npt.NDArray[np.float32],
+    label_set: LabelSet,
+    thresholds: Thresholds | None,
+) -> Prediction:
     log_prob_of: dict[int, float] = {}
     for token, log_prob in zip(generation.tokens, generation.log_probs, strict=True):
         if token >= FIRST_ATTRIBUTE:
             log_prob_of.setdefault(token, log_prob)
     tokens = sorted(log_prob_of)
-    probabilities = attribute_probabilities(generation.tokens, generation.distributions)
-    if maps is not None:
-        probabilities = maps(probabilities)
     states: tuple[State, ...]
     if thresholds is None:
         emitted = {token - FIRST_ATTRIBUTE for token in tokens}

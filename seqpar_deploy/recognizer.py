@@ -10,17 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from seqpar_deploy.backends import Backend, BackendName, ComputePrecision, open_backend
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS, GreedyBackend
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.calibration.sidecar import Calibration, load_calibration
 from seqpar_deploy.calibration.thresholds import Thresholds, read_thresholds
 from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError, StrategyError
-from seqpar_deploy.prediction import Prediction, prediction_from_generation
+from seqpar_deploy.prediction import Prediction, predictions_from_generations, smallest_margin
 from seqpar_deploy.preprocess import Crop, CropBatch, check_crop, prepare_batch
 from seqpar_deploy.tuned import load_tuned
 
@@ -274,10 +271,9 @@ class Recognizer:
             generations = self._generate(self.backend, state)
             if self._fallback:
                 generations = self._with_fallback(self._fallback, prepared, generations)
-            for generation in generations:
-                yield prediction_from_generation(
-                    generation, self.bundle.label_set, maps=self._maps, thresholds=self.thresholds
-                )
+            yield from predictions_from_generations(
+                generations, self.bundle.label_set, maps=self._maps, thresholds=self.thresholds
+            )
 
     def _encode(self, crops: Sequence[Crop]) -> tuple[CropBatch, Any]:
         """Return prepared crops (B, H, W, 3) and their decode state."""
@@ -302,13 +298,7 @@ class Recognizer:
         return [again.get(row, generation) for row, generation in enumerate(generations)]
 
     def _margin(self, generation: Generation) -> float:
-        """Return the smallest change of log-probabilities or log-odds that may change a token or a state."""
-        if self.thresholds is None:
-            return generation.margin
-        probabilities = attribute_probabilities(generation.tokens, generation.distributions)
-        slopes = np.ones(len(probabilities)) if self._maps is None else self._maps.slopes
-        calibrated = probabilities if self._maps is None else self._maps(probabilities)
-        return float(np.minimum(generation.margin, self.thresholds.margin(calibrated, slopes)))  # NaN stays NaN
+        return smallest_margin(generation, self._maps, self.thresholds)
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""

@@ -11,13 +11,16 @@ from fakes.backend import FakeBackend
 
 from seqpar_deploy import Beam, Bundle, Greedy, Recognizer
 from seqpar_deploy.backends import open_backend
+from seqpar_deploy.calibration.maps import probability
+from seqpar_deploy.calibration.probabilities import attribute_probabilities
+from seqpar_deploy.calibration.thresholds import Limits, Thresholds
 from seqpar_deploy.decoding import Generation, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, ImageError, StrategyError
 from seqpar_deploy.prediction import prediction_from_generation
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.recognizer import Fallback
 from seqpar_deploy.resources import load_label_set
-from seqpar_deploy.vocab import EOS
+from seqpar_deploy.vocab import BOS, EOS
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +39,11 @@ def test_a_prediction_is_a_set_with_the_score_of_the_first_emission() -> None:
     assert (prediction.tokens, prediction.steps) == (generation.tokens, 5)
 
 
-@pytest.mark.parametrize("strategy", [Greedy(), Beam(width=1), Beam(width=3), Speculative()], ids=repr)
+PROBABILITY = 1e-5  # of the recipe's 2.5e-2: sums of float32 numbers in another order
+STRATEGIES = [Greedy(), Beam(width=1), Beam(width=3), Speculative(), Speculative(window=1), Speculative(window=60)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
 def test_results_do_not_depend_on_grouping(bundle_dir: Path, cpu_backend: str, crops: list[Crop], strategy) -> None:
     wanted = None
     for batch_size in (1, 3, 20):
@@ -48,24 +55,57 @@ def test_results_do_not_depend_on_grouping(bundle_dir: Path, cpu_backend: str, c
         assert [p.tokens for p in predictions] == [p.tokens for p in wanted]
         for got, want in zip(predictions, wanted, strict=True):
             np.testing.assert_allclose(got.scores, want.scores, atol=1e-4)
+            np.testing.assert_allclose(got.probabilities, want.probabilities, atol=PROBABILITY)
+            assert got.probabilities.base is None  # no view of a batch's arrays
 
 
 def test_every_slot_of_a_batch(bundle_dir: Path, cpu_backend: str, crops: list[Crop]) -> None:
     with Recognizer.from_bundle(bundle_dir, backend=cpu_backend) as recognizer:
-        alone = recognizer.predict(crops[:1])[0].tokens
+        alone = recognizer.predict(crops[:1])[0]
         for slot in range(5):
             batch = [*crops[1 : 1 + slot], crops[0], *crops[1 + slot : 5]]
-            assert recognizer.predict(batch)[slot].tokens == alone
+            got = recognizer.predict(batch)[slot]
+            assert got.tokens == alone.tokens
+            np.testing.assert_allclose(got.probabilities, alone.probabilities, atol=PROBABILITY)
 
 
 def test_strategies_agree(bundle_dir: Path, cpu_backend: str, crops: list[Crop]) -> None:
     bundle = Bundle.open(bundle_dir)
     backend = open_backend(bundle, cpu_backend)  # type: ignore[arg-type]
-    tokens = [
-        [p.tokens for p in Recognizer(bundle, backend, strategy=strategy).predict(crops)]
+    greedy, *others = (
+        Recognizer(bundle, backend, strategy=strategy).predict(crops)
         for strategy in (Greedy(), Beam(width=1), Speculative(window=5))
-    ]
-    assert tokens[0] == tokens[1] == tokens[2]
+    )
+    for predictions in others:
+        assert [p.tokens for p in predictions] == [p.tokens for p in greedy]
+        for got, wanted in zip(predictions, greedy, strict=True):
+            np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=PROBABILITY)
+
+
+def test_backends_agree(bundle_dir: Path, crops: list[Crop]) -> None:
+    first, second = (
+        Recognizer.from_bundle(bundle_dir, backend=name).predict(crops) for name in ("onnxruntime", "openvino")
+    )
+    assert [p.tokens for p in first] == [p.tokens for p in second]
+    for got, wanted in zip(second, first, strict=True):
+        np.testing.assert_allclose(got.probabilities, wanted.probabilities, atol=PROBABILITY)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_probabilities_are_those_along_the_sequence(
+    bundle_dir: Path, cpu_backend: str, crops: list[Crop], strategy
+) -> None:
+    """The sequence that was found, fed in one call: of a beam too, all steps are those of the best hypothesis."""
+    bundle = Bundle.open(bundle_dir)
+    backend = open_backend(bundle, cpu_backend)  # type: ignore[arg-type]
+    for start in range(0, 6, 3):
+        batch = crops[start : start + 3]
+        prepared = prepare_batch(batch, image_size=32, preprocessing=bundle.preprocessing)
+        for row, prediction in enumerate(Recognizer(bundle, backend, strategy=strategy).predict(batch)):
+            fed = np.array([[BOS, *prediction.tokens[:-1]]])
+            log_probs = backend.step(backend.encode(prepared[row : row + 1]), fed).log_probs[0]
+            wanted = attribute_probabilities(prediction.tokens, log_probs)
+            np.testing.assert_allclose(prediction.probabilities, wanted, atol=PROBABILITY)
 
 
 def test_threads_share_one_recognizer(bundle_dir: Path, cpu_backend: str, crops: list[Crop]) -> None:
@@ -86,9 +126,14 @@ def test_fp16_runs_on_cpus(fp16_bundle_dir: Path, bundle_dir: Path, cpu_backend:
 
 
 def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, int8_backend: str, crops: list[Crop]) -> None:
-    def tokens(**options: Any) -> list[tuple[int, ...]]:
-        with Recognizer.from_bundle(int8_bundle_dir, backend=int8_backend, batch_size=8, **options) as recognizer:
-            return [prediction.tokens for prediction in recognizer.predict(crops)]
+    label_set = Bundle.open(int8_bundle_dir).label_set
+    limits = Thresholds.from_limits(label_set, {}, Limits(yes=0.6, no=0.2))
+
+    def tokens(**options: Any) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Return tokens and states."""
+        options = {"backend": int8_backend, "batch_size": 8, "thresholds": limits} | options
+        with Recognizer.from_bundle(int8_bundle_dir, **options) as recognizer:
+            return [(prediction.tokens, prediction.states) for prediction in recognizer.predict(crops)]
 
     exact = tokens()
     assert tokens(compute_precision="int8", fallback_margin=0.0) != exact  # the random network is full of near-ties
@@ -99,6 +144,36 @@ def test_close_choices_are_rechecked_exactly(int8_bundle_dir: Path, int8_backend
     )
     with pytest.raises(StrategyError, match="fallback_margin"):
         tokens(compute_precision="int8")
+
+
+def test_probabilities_near_a_threshold_are_rechecked(bundle_dir: Path) -> None:
+    """The quick model says 5, then ends. The odds of attribute 9 at the end are minus a crop's shade, in hundredths."""
+
+    def quick(crop: int, tokens: Sequence[int]) -> np.ndarray:
+        scores = np.full(29, -20.0, dtype=np.float32)
+        scores[5 if len(tokens) == 1 else EOS] = 0
+        if len(tokens) > 1:
+            scores[9] = -crop / 100
+        return scores
+
+    def exact(_crop: int, tokens: Sequence[int]) -> np.ndarray:
+        return np.where(np.arange(29) == (12 if len(tokens) == 1 else EOS), 0, -20).astype(np.float32)
+
+    bundle = Bundle.open(bundle_dir)
+    name = bundle.label_set.attributes[9 - 3].name
+    at = float(probability(np.array(-1.0)))
+    shades = [np.full((32, 32, 3), shade, np.uint8) for shade in (60, 94, 96, 100, 104, 106, 200)]
+    for limits, again in (
+        ({name: Limits(yes=at, no=at)}, [96, 100, 104]),
+        ({name: Limits(yes=0.9, no=at)}, [96, 100, 104]),
+        ({name: Limits(yes=0.9)}, []),
+        ({}, []),
+    ):
+        thresholds = Thresholds.from_limits(bundle.label_set, limits, Limits())
+        fallback = Fallback(FakeBackend(exact), 0.05)
+        with Recognizer(bundle, FakeBackend(quick), fallback=fallback, thresholds=thresholds) as recognizer:
+            predictions = recognizer.predict(shades)
+        assert [int(crop.flat[0]) for crop, p in zip(shades, predictions, strict=True) if p.tokens[0] == 12] == again
 
 
 def test_only_close_choices_are_rechecked(bundle_dir: Path, crops: list[Crop]) -> None:

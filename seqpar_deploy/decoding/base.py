@@ -20,7 +20,8 @@ class Generation:
         steps: Decoder steps that the crop took part in.
         margin: The smallest difference in log-probability between a chosen token and the second best. A numerical error
             below it cannot change the tokens. Default: 0, for strategies that do not compute it, such as beam search.
-        distributions: Log-probabilities of all tokens at the step of each token, float32 (tokens, V).
+        distributions: Log-probabilities of all tokens at the step of each token, float32 (tokens, V). They own their
+            memory: a backend may reuse its outputs in the next step.
     """
 
     tokens: tuple[int, ...]

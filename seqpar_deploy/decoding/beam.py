@@ -57,7 +57,7 @@ class Beam:
         tokens: Int64Array = np.full(len(searches), BOS, dtype=np.int64)
         for step in range(max_steps):
             output = backend.step(state, tokens[:, None])
-            log_probs = output.log_probs[:, 0]  # (rows, V)
+            log_probs = output.log_probs[:, 0].copy()  # (rows, V); a backend may reuse its outputs
             if 2 * width > log_probs.shape[1]:
                 raise StrategyError(
                     f"beam width must be at most {log_probs.shape[1] // 2}, half of this bundle's vocabulary, "

@@ -35,7 +35,7 @@ class Greedy:
             return _generations(backend.greedy(state, stop=EOS, max_steps=max_steps))
         crops = len(state.lengths)
         tokens = np.full((crops, max_steps), PAD, dtype=np.int64)
-        distributions: list[list[Float32Array]] = [[] for _ in range(crops)]
+        distributions: Float32Array = np.empty((crops, max_steps, 0), dtype=np.float32)  # until V is known
         steps = np.zeros(crops, dtype=np.int64)
         margin = np.full(crops, np.inf, dtype=np.float32)
 
@@ -47,9 +47,11 @@ class Greedy:
             next_token = output.next_token[:, 0]
             live = crop_of_row[running]
             tokens[live, step] = next_token[running]
-            for row in np.flatnonzero(running).tolist():
-                distributions[crop_of_row[row]].append(output.log_probs[row, 0])
-            margin[live] = np.minimum(margin[live], margins(output.log_probs[running, 0]))
+            log_probs = output.log_probs[running, 0]
+            if step == 0:
+                distributions = np.empty((crops, max_steps, log_probs.shape[-1]), dtype=np.float32)
+            distributions[live, step] = log_probs
+            margin[live] = np.minimum(margin[live], margins(log_probs))
             steps[live] += 1
 
             running = running & (next_token != EOS)
@@ -61,7 +63,7 @@ class Greedy:
                 crop_of_row, next_token, running = crop_of_row[rows], next_token[rows], running[rows]
 
         return [
-            _generation(tokens[crop, : steps[crop]], np.array(distributions[crop]), float(margin[crop]))
+            _generation(tokens[crop, : steps[crop]], distributions[crop, : steps[crop]], float(margin[crop]))
             for crop in range(crops)
         ]
 
@@ -82,5 +84,5 @@ def _generation(tokens: Int64Array, distributions: Float32Array, margin: float) 
         log_probs=tuple(distributions[np.arange(len(tokens)), tokens].tolist()),
         steps=len(tokens),
         margin=margin,
-        distributions=distributions,
+        distributions=distributions.copy(),  # a view would keep those of the whole batch
     )

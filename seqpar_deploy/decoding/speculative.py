@@ -94,7 +94,7 @@ class _Sequence:
         while right < len(answers) and guesses[right - 1] == answers[right - 1] != EOS:
             right += 1
         self.tokens += answers[:right]
-        self._distributions.append(log_probs[:right])
+        self._distributions.append(log_probs[:right].copy())  # not a view: a backend may reuse its outputs
         self._margin = float(np.min([self._margin, *margins[:right]]))  # NaN stays NaN
         self._guesses = answers[right:]
 

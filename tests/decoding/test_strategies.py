@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from fakes.backend import FakeBackend
+from fakes.backend import FakeBackend, FakeState
 
+from seqpar_deploy.backends.base import Int64Array, StepOutput
 from seqpar_deploy.decoding import Beam, Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import StrategyError
 from seqpar_deploy.vocab import BOS, EOS
@@ -76,6 +77,56 @@ def test_results_do_not_depend_on_the_batch(strategy: Strategy) -> None:
     together = run(strategy, says(*said), len(said))
     apart = [run(strategy, says(sequence), 1)[0] for sequence in said]
     assert [generation.tokens for generation in together] == [generation.tokens for generation in apart]
+
+
+class Reuses(FakeBackend):
+    """Returns each step's outputs in the memory of the last step's, as a device may."""
+
+    memory = np.empty(0, dtype=np.float32)
+
+    def step(self, state: FakeState, tokens: Int64Array) -> StepOutput:
+        self.memory[:] = np.nan  # nobody may still read it
+        output = super().step(state, tokens)
+        if self.memory.size < output.log_probs.size:
+            self.memory = np.empty(output.log_probs.size * 8, dtype=np.float32)
+        log_probs = self.memory[: output.log_probs.size].reshape(output.log_probs.shape)
+        log_probs[:] = output.log_probs
+        return StepOutput(log_probs, output.next_token)
+
+
+def random_script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+    scores = np.random.default_rng([crop, *tokens]).normal(0, 1, VOCABULARY)
+    return np.asarray(scores - np.logaddexp.reduce(scores), dtype=np.float32)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_distributions_are_those_of_each_tokens_step(strategy: Strategy) -> None:
+    backend = Reuses(random_script)
+    for crop, generation in enumerate(run(strategy, backend, 5, limit=12)):
+        fed = [BOS, *generation.tokens]
+        expected = [random_script(crop, fed[: place + 1]) for place in range(len(generation.tokens))]
+        assert np.array_equal(generation.distributions, expected)
+        assert generation.log_probs == tuple(row[token] for row, token in zip(expected, generation.tokens, strict=True))
+        # They keep no larger array alive.
+        owner = generation.distributions if generation.distributions.base is None else generation.distributions.base
+        assert owner.size == len(generation.tokens) * VOCABULARY
+        assert generation.distributions.dtype == np.float32
+
+
+def test_distributions_of_a_device_are_copied() -> None:
+    class OnDevice(FakeBackend):
+        def greedy(self, state: FakeState, *, stop: int, max_steps: int) -> StepOutput:
+            self.output = np.full((len(state.lengths), max_steps, VOCABULARY), -9, dtype=np.float32)
+            self.output[:, :, stop] = 0
+            return StepOutput(self.output, self.output.argmax(axis=-1))
+
+    backend = OnDevice(random_script)
+    generations = run(Greedy(), backend, 2)
+    backend.output[:] = np.nan
+    for generation in generations:
+        assert generation.tokens == (EOS,)
+        assert generation.distributions.tolist() == [[0 if token == EOS else -9 for token in range(VOCABULARY)]]
+        assert generation.distributions.base is None
 
 
 def test_greedy_lets_go_of_finished_rows() -> None:
