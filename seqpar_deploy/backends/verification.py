@@ -4,7 +4,8 @@
 
 `auto` uses an NVIDIA backend only after this check, since its results depend on a driver, a GPU and an SDK that the
 export did not check. Ties count as equal, as in the parity gate: if the margin between the checkpoint's two best tokens
-is below the recipe's `tie_margin`, FP16 may choose either.
+is below the recipe's `tie_margin`, FP16 may choose either. Where the tokens are equal, so must be the probabilities of
+attributes, within the recipe's `log_prob_max`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from seqpar_deploy.backends.gpu import cuda
 from seqpar_deploy.backends.gpu.engine_files import ENGINE_JSON
 from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import ENGINES, VERIFIED, Bundle
+from seqpar_deploy.calibration.probabilities import attribute_probabilities, largest_changes
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.sidecars import sidecars, write_sidecar
 from seqpar_deploy.vocab import EOS
@@ -148,7 +150,8 @@ def difference_from_golden(bundle: Bundle, backend: Backend[Any]) -> str | None:
 def _problem(
     bundle: Bundle, golden: dict[str, Any], batch: slice, rows: Sequence[Sequence[int]], log_probs: Float32Array
 ) -> str | None:
-    tie_margin = float(bundle.manifest["recipe"]["parity"]["tie_margin"])
+    tolerances = bundle.manifest["recipe"]["parity"]
+    tie_margin, log_prob_max = float(tolerances["tie_margin"]), float(tolerances["log_prob_max"])
     for crop, tokens in enumerate(rows, start=batch.start):
         expected = _up_to_eos(golden["tokens"][crop, 1:].tolist())
         if not np.isfinite(log_probs[crop - batch.start, : len(tokens)].max(axis=-1)).all():
@@ -160,7 +163,24 @@ def _problem(
                 f"golden crop {crop}, step {step}: tokens must be {expected[step : step + 3]}, got "
                 f"{list(tokens[step : step + 3])} (margin {margin:.2g}, a tie is below {tie_margin:g})"
             )
+        if difference is None:
+            along = log_probs[crop - batch.start]
+            if problem := _wrong_probability(bundle, expected, golden["log_probs"][crop], along, log_prob_max):
+                return f"golden crop {crop}: {problem}"
     return None
+
+
+def _wrong_probability(
+    bundle: Bundle, tokens: Sequence[int], expected: Float32Array, got: Float32Array, log_prob_max: float
+) -> str | None:
+    """Compare the probabilities of attributes along a sequence, given its log-probabilities (S or more, V)."""
+    wanted, found = (attribute_probabilities(tokens, rows[: len(tokens)]) for rows in (expected, got))
+    wrong = np.flatnonzero(~(np.abs(found - wanted) <= largest_changes(tokens, len(wanted), log_prob_max)))
+    if not len(wrong):
+        return None
+    first = wrong[0]
+    name = bundle.label_set.attributes[first].name
+    return f"probability of {name!r} must be {wanted[first]:.4f}, got {found[first]:.4f}"
 
 
 def first_difference(expected: Sequence[int], got: Sequence[int], log_probs: Float32Array) -> tuple[int, float] | None:

@@ -2,7 +2,8 @@
 
 The checkpoint runs eagerly, in float32 and without a cache. Its sequences are the reference (`reference.py`). The
 bundle must prepare the crops to the same bytes, generate the same tokens with every strategy and in every slot of a
-batch, and return the same log-probabilities along the reference's sequences. A check that fails describes the fault in
+batch, and return the same log-probabilities along the reference's sequences, and the same probabilities of attributes
+wherever the tokens are equal. A check that fails describes the fault in
 one line (`probes.py`, `preprocessing.py`). The first one that fails is the most fundamental.
 """
 
@@ -17,9 +18,10 @@ import numpy as np
 from seqpar_deploy.backends.base import Backend, Float32Array
 from seqpar_deploy.backends.verification import first_difference
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.decoding import Greedy, Speculative, Strategy
+from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.parity import probes
 from seqpar_deploy.parity.preprocessing import preprocessing_difference
+from seqpar_deploy.parity.probabilities import compare_probabilities, wrong_probability
 from seqpar_deploy.parity.probes import Trial
 from seqpar_deploy.parity.reference import BATCH, BEAM, Reference
 from seqpar_deploy.parity.report import NOTHING, Check, Divergence, ParityReport
@@ -69,11 +71,14 @@ def check_parity(
     probed = list(_run_probes(trial, (*_ALONE, *_TOGETHER)))
     answers = _replay(trial, range(len(reference.crops)), batch_size, on_progress)
     divergences = _divergences(reference, answers, tolerances.tie_margin)
+    speculated = _speculate(trial, batch_size)
+    probabilities, probability_max = _check_probabilities(reference, answers, speculated, tolerances)
     checks = [
         _check_log_probs(answers, tolerances),
         _check_tokens("greedy", divergences, len(answers)),
-        _check_speculative(trial, tolerances, batch_size),
+        _check_speculative(reference, speculated, tolerances),
         _check_beams(trial, tolerances),
+        probabilities,
         *(_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)),
     ]
     if not _any_failed(probed) and _any_failed(checks):
@@ -90,6 +95,7 @@ def check_parity(
         log_prob_median=float(np.median(differences)),
         log_prob_p99=float(np.quantile(differences, 0.99, method="lower")),
         log_prob_max=float(np.max(differences)),
+        probability_max=probability_max,
         checks=(*before, _check("finite", trial.not_finite, "no NaN and no infinity in any output"), *probed, *checks),
         tolerances=tolerances,
     )
@@ -97,11 +103,15 @@ def check_parity(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """Hold the outputs for one crop: its tokens, and the differences (S, V) along the reference's sequence."""
+    """Hold the outputs for one crop: its generation, and the differences (S, V) along the reference's sequence."""
 
     crop: int
-    tokens: Sequence[int]
+    generation: Generation
     differences: Float32Array
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.generation.tokens
 
 
 def _replay(
@@ -118,7 +128,7 @@ def _replay(
         generations = Greedy().generate(trial.backend, state, max_steps=reference.tokens.shape[1] - 1)
         for row, crop in enumerate(batch):
             differences = trial.differences(crop, log_probs[row])
-            answers.append(_Answer(crop=crop, tokens=generations[row].tokens, differences=differences))
+            answers.append(_Answer(crop=crop, generation=generations[row], differences=differences))
         if on_progress:
             on_progress(start + len(batch), len(crops))
     return answers
@@ -259,14 +269,38 @@ def _check_tokens(name: str, divergences: Sequence[Divergence], sequences: int) 
     return _check(name, f"{breaches[0]}{more}" if breaches else None, right)
 
 
-def _check_speculative(trial: Trial, tolerances: ParityTolerances, batch_size: int) -> Check:
-    crops = range(min(len(trial.reference.crops), tolerances.beams))
-    answers: list[tuple[int, tuple[int, ...]]] = []
+def _speculate(trial: Trial, batch_size: int) -> list[tuple[int, Generation]]:
+    """Decode the first crops speculatively."""
+    crops = range(min(len(trial.reference.crops), trial.tolerances.beams))
+    answers: list[tuple[int, Generation]] = []
     for start in range(0, len(crops), batch_size):
         batch = list(crops[start : start + batch_size])
         answers += zip(batch, _generate(trial, batch, Speculative()), strict=True)
-    found = (first_divergence(trial.reference, crop, tokens, tolerances.tie_margin) for crop, tokens in answers)
-    return _check_tokens("speculative", [divergence for divergence in found if divergence], len(crops))
+    return answers
+
+
+def _check_speculative(
+    reference: Reference, speculated: Sequence[tuple[int, Generation]], tolerances: ParityTolerances
+) -> Check:
+    found = (first_divergence(reference, crop, one.tokens, tolerances.tie_margin) for crop, one in speculated)
+    return _check_tokens("speculative", [divergence for divergence in found if divergence], len(speculated))
+
+
+def _check_probabilities(
+    reference: Reference,
+    answers: Sequence[_Answer],
+    speculated: Sequence[tuple[int, Generation]],
+    tolerances: ParityTolerances,
+) -> tuple[Check, float | None]:
+    """Return the check and the largest difference. Sequences with other tokens are left to the checks of tokens."""
+    found = [("greedy", answer.crop, answer.generation) for answer in answers]
+    found += [("speculative", crop, generation) for crop, generation in speculated]
+    wrong, compared, most = compare_probabilities(reference, found, tolerances.log_prob_max)
+    if not compared:
+        return _skipped("probabilities", "no sequence has the tokens of the checkpoint"), most
+    return _check(
+        "probabilities", wrong, f"of all attributes in {compared} sequences, differ by {most:.1e} at most"
+    ), most
 
 
 def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
@@ -278,7 +312,7 @@ def _check_beams(trial: Trial, tolerances: ParityTolerances) -> Check:
         return _skipped("beam", f"this backend has batches of at most {trial.max_rows} rows")
     wrong, ties = [], 0
     for crop in crops:
-        (got,) = _generate(trial, [crop], BEAM)
+        got = _generate(trial, [crop], BEAM)[0].tokens
         expected = reference.beam(crop)
         if got == expected:
             continue
@@ -302,9 +336,9 @@ def _score(trial: Trial, crop: int, tokens: Sequence[int]) -> float:
     return float(log_probs[np.arange(len(tokens)), list(tokens)].sum())
 
 
-def _generate(trial: Trial, crops: Sequence[int], strategy: Strategy) -> list[tuple[int, ...]]:
+def _generate(trial: Trial, crops: Sequence[int], strategy: Strategy) -> list[Generation]:
     max_steps = trial.reference.tokens.shape[1] - 1
-    return [g.tokens for g in strategy.generate(trial.backend, trial.encode(crops), max_steps=max_steps)]
+    return strategy.generate(trial.backend, trial.encode(crops), max_steps=max_steps)
 
 
 def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: ParityTolerances) -> list[int]:
@@ -322,6 +356,8 @@ def _check_slots(trial: Trial, size: int, tolerances: ParityTolerances) -> Check
     wrong = []
     for slot, answer in enumerate(_replay(trial, crops, size)):
         divergence = first_divergence(trial.reference, answer.crop, answer.tokens, tolerances.tie_margin)
-        if trial.first_wrong(answer.differences) is not None or (divergence and not divergence.tie):
+        wrong_tokens = divergence is not None and not divergence.tie
+        probability = wrong_probability(trial.reference, answer.crop, answer.generation, tolerances.log_prob_max)
+        if trial.first_wrong(answer.differences) is not None or wrong_tokens or probability:
             wrong.append(slot)
     return _check(f"batches of {size}", probes.wrong_slots(size, wrong, crops), "every slot matches its crop")

@@ -70,6 +70,8 @@ class ParityReport:
         log_prob_median: Median absolute difference of log-probabilities.
         log_prob_p99: 99th percentile of those differences.
         log_prob_max: Maximum of those differences.
+        probability_max: Largest difference of an attribute's probability, in sequences with the checkpoint's tokens.
+            Default: None, for a report of an older version, or if there is no such sequence.
         checks: All checks, the most fundamental first.
         scores: Scores on labelled people, of the checkpoint (`wanted`) and of the bundle (`got`). Default: None.
         tolerances: The tolerances that were applied.
@@ -86,6 +88,7 @@ class ParityReport:
     log_prob_p99: float
     log_prob_max: float
     checks: tuple[Check, ...]
+    probability_max: float | None = None
     scores: dict[str, Any] | None = None
     tolerances: ParityTolerances
 

@@ -82,7 +82,14 @@ def _tiles(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
         ("identical attribute sets", count("identical_sets"), share("identical_sets")),
         ("ties", NONE if ties is None else ties, "divergences below the tie margin"),
         ("largest difference", number(report.get("log_prob_max")), "in log-probability"),
+        *_probability_tile(report),
     ]
+
+
+def _probability_tile(report: Mapping[str, Any]) -> list[tuple[str, object, object]]:
+    """Return no tile for older reports, which did not compare probabilities."""
+    most = report.get("probability_max")
+    return [("largest difference", number(most), "in an attribute's probability")] if known(most) else []
 
 
 def _checks(report: Mapping[str, Any]) -> Html | None:

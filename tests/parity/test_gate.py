@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from fakes.backend import FakeBackend
 
+from seqpar_deploy.decoding import Greedy
 from seqpar_deploy.errors import ParityError
 from seqpar_deploy.parity.gate import check_parity, first_divergence
+from seqpar_deploy.parity.probabilities import compare_probabilities, wrong_probability
 from seqpar_deploy.parity.reference import Reference, reference_generations
 from seqpar_deploy.parity.report import ParityReport
 from seqpar_deploy.parity.tolerances import ParityTolerances
@@ -170,3 +173,38 @@ def test_what_nothing_could_be_made_of_is_not_called_checked() -> None:
     checks = {check.name: check for check in check_parity(FakeBackend(script), silent, TOLERANCES).checks}
     for name in ("cache", "forgetting", "positions", "reordering"):
         assert (checks[name].status, checks[name].detail) == ("skipped", "every sequence ends with its first token")
+
+
+def test_probabilities_are_compared_where_tokens_are_equal() -> None:
+    made = reference()
+    report = check_parity(model(), made, TOLERANCES)
+    assert report.probability_max == 0
+    changed = dataclasses.replace(made, log_probs=made.log_probs.copy())
+    (generation,) = Greedy().generate(model(), model().encode(CROPS[:1]), max_steps=LIMIT)  # (3, 4, EOS)
+    for by, wrong in ((0.02, None), (0.2, 0)):
+        changed.log_probs[0] = made.log_probs[0]
+        changed.log_probs[0, 0, 4] += by  # a distribution of nearly 1 for 3, where 4 is the second best
+        changed.log_probs[0, 1, 4] -= 20 * by
+        found = wrong_probability(changed, 0, generation, TOLERANCES.log_prob_max)
+        assert (found is None) == (wrong is None)
+    line, compared, most = compare_probabilities(changed, [("greedy", 0, generation)], TOLERANCES.log_prob_max)
+    assert line is not None
+    assert re.match(r"crop 0, greedy: probability of '4' must be 0\.\d+ .*got 0\.\d+$", line)
+    assert compared == 1
+    assert most is not None
+    assert most > TOLERANCES.log_prob_max / 2
+    other = dataclasses.replace(generation, tokens=(3, 5, EOS))
+    assert compare_probabilities(changed, [("greedy", 0, other)], 1e-9) == (None, 0, None)
+
+
+def test_a_probability_that_is_no_number_is_wrong() -> None:
+    made = reference()
+    (generation,) = Greedy().generate(model(), model().encode(CROPS[:1]), max_steps=LIMIT)
+    generation.distributions[0, 3] = np.nan
+    found = wrong_probability(made, 0, generation, TOLERANCES.log_prob_max)
+    assert found is not None
+    assert np.isnan(found[2])
+    line, _, most = compare_probabilities(made, [("greedy", 0, generation)], TOLERANCES.log_prob_max)
+    assert line is not None
+    assert "got nan" in line
+    assert np.isnan(most)

@@ -1,9 +1,10 @@
-"""Twelve faults, planted one at a time where such faults are made: the gate catches each and points at it."""
+"""Thirteen faults, planted one at a time where such faults are made: the gate catches each and points at it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqpar_deploy import preprocess
-from seqpar_deploy.backends.base import Backend
+from seqpar_deploy.backends.base import Backend, StepOutput
 from seqpar_deploy.backends.host import HostBackend, HostState
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ParityError
@@ -31,7 +32,7 @@ from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.report import ParityReport
 from seqpar_deploy.preprocess import Crop, Preprocessing
-from seqpar_deploy.vocab import LabelSet
+from seqpar_deploy.vocab import BOS, LabelSet
 
 pytestmark = pytest.mark.slow
 
@@ -277,3 +278,34 @@ def test_12_a_profile_that_corrupts_the_last_slot(bundle: Bundle, backend: Modul
     report = check(bundle, backend)
     assert [check.name for check in report.checks if check.status == "failed"] == ["batches of 8"]
     assert report.breaches[0].startswith("batches of 8: slot 7, the last, is wrong in batches of 8, with crop ")
+
+
+class OnDevice(ModuleBackend):
+    """Decodes greedily by itself, as backends of devices do, and returns its log-probabilities rolled along an axis."""
+
+    def __init__(self, bundle: Bundle, model: SequencePAR, axis: int, by: int) -> None:
+        super().__init__(bundle, model)
+        self.axis, self.by = axis, by
+
+    def greedy(self, state: HostState, *, stop: int, max_steps: int) -> StepOutput:
+        tokens, outputs = np.full(len(state.lengths), BOS), []
+        for _ in range(max_steps):
+            outputs.append(self.step(state, tokens[:, None]))
+            tokens = outputs[-1].next_token[:, 0]
+        log_probs = np.concatenate([output.log_probs for output in outputs], axis=1)
+        next_token = np.concatenate([output.next_token for output in outputs], axis=1)
+        return StepOutput(np.roll(log_probs, self.by, axis=self.axis), next_token)
+
+
+@pytest.mark.parametrize(("axis", "unit"), [(0, "row"), (1, "step")])
+def test_13_a_device_returns_the_distributions_of_another(
+    bundle: Bundle, model: SequencePAR, axis: int, unit: str
+) -> None:
+    """Its tokens are right, and so are the log-probabilities of a sequence that it is fed."""
+    assert check(bundle, OnDevice(bundle, model, axis, 0)).breaches == []
+    report = check(bundle, OnDevice(bundle, model, axis, 1))
+    failed = [check.name for check in report.checks if check.status == "failed"]
+    assert failed[0] == "probabilities", unit
+    assert all(name.startswith("batches of ") for name in failed[1:])
+    for part in (r"probabilities: crop \d+ \(.+\), greedy", "of '.+' must be 0", "got 0"):
+        assert re.search(part, report.breaches[0])

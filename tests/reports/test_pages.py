@@ -196,3 +196,10 @@ def test_times_far_apart_are_drawn_on_a_logarithmic_scale() -> None:
     assert "logarithmic" not in bench_page(result).split("Every run", 1)[0]
     result["variants"][0]["p50"] = 1000.0
     assert "logarithmic" in bench_page(result).split("Every run", 1)[0]
+
+
+def test_the_difference_of_probabilities_is_shown_where_a_report_has_it() -> None:
+    words = "in an attribute's probability"
+    assert words not in Checked(parity_page(parity_report(passed=True), {}, {})).text  # of an older version
+    text = Checked(parity_page(parity_report(passed=True) | {"probability_max": 0.0125}, {}, {})).text
+    assert "largest difference 0.0125 " + words in text

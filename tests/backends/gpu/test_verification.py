@@ -128,6 +128,21 @@ def test_not_a_number_is_no_answer(made: Device, monkeypatch: pytest.MonkeyPatch
         verify_backend(made.bundle, "tensorrt")
 
 
+def test_distributions_of_another_row_are_no_answer(made: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens are right, the probabilities of attributes are not."""
+    backend = made.open()
+    greedy = backend.greedy
+
+    def wrong(state: Any, **options: Any) -> StepOutput:
+        output = greedy(state, **options)
+        return StepOutput(np.roll(output.log_probs, 1, axis=0) - 1.0 * (output.log_probs > -2), output.next_token)
+
+    backend.greedy = wrong  # type: ignore[method-assign]
+    put_in_registry(monkeypatch, "tensorrt", made.cuda, made.trt, lambda _: backend)
+    with pytest.raises(BackendError, match=r"golden crop \d+: probability of '\w+' must be 0\.\d+, got 0"):
+        verify_backend(made.bundle, "tensorrt")
+
+
 @pytest.mark.parametrize(
     "change",
     [
