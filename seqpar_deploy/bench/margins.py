@@ -1,7 +1,8 @@
-"""Measure how much a reduced precision shifts the margins of a model's tokens.
+"""Measure how much a reduced precision shifts the margins of a model's tokens and the log-odds of its probabilities.
 
 The margin of a token is its lead over the second best, in log-probability. A token may change if a precision shifts its
-margin by more than that. `fallback_margin` is the shift that 99.9 % of the tokens do not exceed.
+margin by more than that. A state may change if the log-odds of its probability shift by more than their distance to a
+threshold. The fallback margin is the shift that 99.9 % of the tokens, and 99.9 % of the probabilities, do not exceed.
 """
 
 from __future__ import annotations
@@ -16,13 +17,34 @@ import numpy.typing as npt
 from seqpar_deploy.backends import Backend
 from seqpar_deploy.backends.base import Float32Array, Int64Array
 from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.calibration.maps import log_odds
+from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.decoding import Generation, Greedy
 from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, PAD
 
 SHIFT_QUANTILE = 0.999  # share of all tokens whose margin shifts by less than the fallback margin
+DOUBTFUL = (0.01, 0.99)  # probabilities that count: thresholds lie there, and the log-odds of the others shift more
 _BATCH = 8  # crops per batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shifts:
+    """Hold the shifts that 99.9 % of the cases do not exceed.
+
+    Attributes:
+        tokens: Shift of a token's margin.
+        log_odds: Shift of the log-odds of an attribute's probability between 0.01 and 0.99. 0 if there is none.
+    """
+
+    tokens: float
+    log_odds: float
+
+    @property
+    def margin(self) -> float:
+        """The fallback margin, which covers both."""
+        return max(self.tokens, self.log_odds)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +107,24 @@ def decode_along(
 
 
 def fallback_margin(log_probs: Float32Array, reference: Reference) -> float:
-    """Return the shift of the margins that 99.9 % of the tokens in the reference's sequences do not exceed."""
+    """Return the fallback margin, see `measure_shifts`."""
+    return measure_shifts(log_probs, reference).margin
+
+
+def measure_shifts(log_probs: Float32Array, reference: Reference) -> Shifts:
+    """Compare log-probabilities (M, C - 1, V) along the reference's sequences with those of native precision."""
     choices = np.argsort(reference.log_probs, axis=-1)[..., :-3:-1]
     shifts = np.abs(_margins(log_probs, choices) - _margins(reference.log_probs, choices))
-    return float(np.quantile(shifts[reference.is_choice], SHIFT_QUANTILE))
+    of_odds = []
+    for generation, native, reduced in zip(reference.generations, reference.log_probs, log_probs, strict=True):
+        expected, got = (attribute_probabilities(generation.tokens, rows) for rows in (native, reduced))
+        doubtful = (expected > DOUBTFUL[0]) & (expected < DOUBTFUL[1])
+        of_odds.append(np.abs(log_odds(got) - log_odds(expected))[doubtful])
+    odds = np.concatenate(of_odds)
+    return Shifts(
+        tokens=float(np.quantile(shifts[reference.is_choice], SHIFT_QUANTILE)),
+        log_odds=float(np.quantile(odds, SHIFT_QUANTILE)) if len(odds) else 0.0,
+    )
 
 
 def _margins(log_probs: Float32Array, choices: Int64Array) -> Float32Array:

@@ -1,8 +1,9 @@
 """Find the fastest configuration of a bundle on this machine that returns the tokens of native precision.
 
 Reduced precision (bf16, int8) shifts log-probabilities slightly. A token can change if its margin over the second best
-is below the shift, so low-margin crops are re-run in native precision. The fallback margin is measured here, on the
-crops, by comparison with native precision. The share of crops below it is the cost of the fallback.
+is below the shift, so low-margin crops are re-run in native precision. If the bundle has a calibration, crops with a
+probability as near to a threshold are re-run too. The fallback margin is measured here, on the crops, by comparison
+with native precision. The share of crops below it is the cost of the fallback.
 """
 
 from __future__ import annotations
@@ -19,15 +20,25 @@ import numpy as np
 from seqpar_deploy.backends import Backend, ComputePrecision, backends_for, open_backend
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.bench.comparison import SETTLE
-from seqpar_deploy.bench.margins import Reference, batch_size, decode_along, fallback_margin, make_reference, prepare
+from seqpar_deploy.bench.margins import (
+    Reference,
+    Shifts,
+    batch_size,
+    decode_along,
+    make_reference,
+    measure_shifts,
+    prepare,
+)
 from seqpar_deploy.bench.table import format_columns
 from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.calibration.sidecar import load_calibration
 from seqpar_deploy.decoding import Generation, Greedy, Speculative
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
+from seqpar_deploy.prediction import Prediction, prediction_from_generation, smallest_margin
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.progress import OnProgress, Progress, silent
 from seqpar_deploy.tuned import Tuned
@@ -49,8 +60,11 @@ class MeasuredConfiguration:
         compute_precision: `native`, `bf16` or `int8`.
         speculative: Whether decoding is speculative.
         fallback_margin: Crops with a margin below this value are re-run in native precision. None for `native`.
+        token_shift: The shift that 99.9 % of the tokens' margins do not exceed. None for `native`.
+        log_odds_shift: The shift that 99.9 % of the probabilities' log-odds do not exceed. None for `native`. The
+            fallback margin is the greater of these two.
         fallback_share: Share of the crops below that margin, 0 to 1.
-        different: Crops with other tokens than in native precision.
+        different: Crops with other tokens than in native precision, or other states if the bundle has a calibration.
         different_after_fallback: Those of them that the fallback does not re-run.
         seconds: Median seconds per crop, end to end, without the fallback.
         expected_seconds: Seconds per crop with the average cost of the fallback.
@@ -60,6 +74,8 @@ class MeasuredConfiguration:
     compute_precision: ComputePrecision
     speculative: bool
     fallback_margin: float | None
+    token_shift: float | None
+    log_odds_shift: float | None
     fallback_share: float
     different: int
     different_after_fallback: int
@@ -109,19 +125,19 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
             backends = _open_all(bundle, stack, skipped)
         prepared = prepare(bundle, crops)
         generations: dict[ConfigurationKey, list[Generation]] = {}
-        margins: dict[BackendKey, float | None] = {}
+        shifts: dict[BackendKey, Shifts | None] = {}
         reference: Reference | None = None
         for (name, compute_precision), backend in backends.items():
             with progress(f"tokens of {name}, {compute_precision}") as on_progress:
-                margin = None
+                shift = None
                 if reference is None:  # the first backend is opened in native precision
                     reference = make_reference(bundle, backend, prepared, on_progress)
                     greedy = reference.generations
                 else:
                     greedy, log_probs = decode_along(bundle, backend, prepared, reference, on_progress)
                     if compute_precision != "native":
-                        margin = fallback_margin(log_probs, reference)
-                margins[name, compute_precision] = margin
+                        shift = measure_shifts(log_probs, reference)
+                shifts[name, compute_precision] = shift
                 generations[name, compute_precision, False] = greedy
             with progress(f"tokens of {name}, {compute_precision}, speculative") as on_progress:
                 generations[name, compute_precision, True] = _speculate(bundle, backend, prepared, on_progress)
@@ -132,7 +148,7 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
             )
         with progress("timing one crop") as on_progress:
             seconds = _time_all(bundle, backends, crops, on_progress)
-        configurations = _configurations(generations, margins, seconds, reference)
+        configurations = _configurations(bundle, generations, shifts, seconds, reference)
         best = next(one for one in configurations if one.is_exact_enough(len(crops)))
     with progress("timing threads and batches") as on_progress:
         threads, throughput = _tune_further(bundle, best, crops, on_progress)
@@ -215,18 +231,30 @@ def _seconds(bundle: Bundle, backend: Backend[Any], crops: Sequence[Crop], specu
 
 
 def _configurations(
+    bundle: Bundle,
     generations: dict[ConfigurationKey, list[Generation]],
-    margins: dict[BackendKey, float | None],
+    shifts: dict[BackendKey, Shifts | None],
     seconds: dict[ConfigurationKey, float],
     reference: Reference,
 ) -> list[MeasuredConfiguration]:
     """Return the measured configurations, fastest first."""
+    calibration = load_calibration(bundle)
+    maps = None if calibration is None else calibration.maps
+    thresholds = None if calibration is None else calibration.thresholds(bundle.label_set)
+
+    def prediction(generation: Generation) -> Prediction:
+        return prediction_from_generation(generation, bundle.label_set, maps=maps, thresholds=thresholds)
+
+    wanted = [prediction(generation) for generation in reference.generations]
     configurations = []
     for (name, compute_precision, speculative), taken in seconds.items():
-        margin, found = margins[name, compute_precision], generations[name, compute_precision, speculative]
-        pairs = zip(found, reference.generations, strict=True)
-        different = np.array([got.tokens != expected.tokens for got, expected in pairs])
-        low_margin = np.array([margin is not None and not one.margin >= margin for one in found])
+        shift, found = shifts[name, compute_precision], generations[name, compute_precision, speculative]
+        margin = None if shift is None else shift.margin
+        pairs = zip(map(prediction, found), wanted, strict=True)
+        different = np.array([(got.tokens, got.states) != (native.tokens, native.states) for got, native in pairs])
+        low_margin = np.array(
+            [margin is not None and not smallest_margin(one, maps, thresholds) >= margin for one in found]
+        )
         share = float(low_margin.mean())
         configurations.append(
             MeasuredConfiguration(
@@ -234,6 +262,8 @@ def _configurations(
                 compute_precision=compute_precision,
                 speculative=speculative,
                 fallback_margin=margin,
+                token_shift=None if shift is None else shift.tokens,
+                log_odds_shift=None if shift is None else shift.log_odds,
                 fallback_share=share,
                 different=int(different.sum()),
                 different_after_fallback=int((different & ~low_margin).sum()),

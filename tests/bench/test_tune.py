@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -16,6 +17,14 @@ from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.bench import tune as tuning_module
 from seqpar_deploy.bench.tune import tune
 from seqpar_deploy.bundle import TUNED
+from seqpar_deploy.calibration.maps import probability
+from seqpar_deploy.calibration.sidecar import (
+    BINS,
+    AttributeCalibration,
+    Calibration,
+    FittingData,
+    save_calibration,
+)
 from seqpar_deploy.cli.main import app
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 from seqpar_deploy.preprocess import Crop
@@ -91,6 +100,46 @@ def test_the_fallback_margin_is_the_shift(
         quick.fallback_margin,
     )
     assert found.skipped == ("a, bf16: not here",)
+
+
+def doubting(noise: float = 0.0) -> FakeBackend:
+    """Returns attribute 5, then ends. The log-odds of attribute 9 are -1.474 less the crop's shade, plus the noise.
+
+    The second best token is another, so no margin shifts.
+    """
+
+    def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+        scores = np.full(29, -12.0, dtype=np.float32)
+        if len(tokens) > 1:
+            scores[EOS], scores[3], scores[9] = 0, -0.5, -1 - crop / 100 + noise
+        else:
+            scores[5] = 0
+        return scores
+
+    return FakeBackend(script)
+
+
+def test_the_fallback_margin_covers_the_log_odds_of_probabilities(
+    bundle_dir: Path, shades: list[Crop], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A threshold lies at log-odds of -1.46, which the noise carries crops 1 and 3 over."""
+    bundle = Bundle.open(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+    one = AttributeCalibration(
+        slope=1.0, offset=0.0, map="own", positives=9, negatives=9, distribution=(0,) * BINS, yes=0.5, no=0.5
+    )
+    attributes = {attribute.name: one for attribute in bundle.label_set.attributes}
+    limit = float(probability(np.array(-1.46)))
+    attributes[bundle.label_set.attributes[9 - 3].name] = dataclasses.replace(one, yes=limit, no=limit)
+    data = FittingData(name="some", split="all", sha256="0", people=9, groups=9)
+    save_calibration(bundle, Calibration(data=data, rule={}, attributes=attributes))
+
+    on(monkeypatch, {("a", "native"): costing(8, doubting()), ("a", "int8"): costing(1, doubting(noise=0.05))})
+    quick = tune(bundle, shades).configurations[0]
+    assert quick.token_shift == pytest.approx(0, abs=1e-6)
+    assert quick.log_odds_shift == pytest.approx(0.05, abs=1e-4)
+    assert quick.fallback_margin == quick.log_odds_shift
+    assert (quick.different, quick.different_after_fallback) == (2, 0)
+    assert quick.fallback_share == pytest.approx(3 / 8)  # those, and 8, which the noise brings to 4.4
 
 
 def test_a_configuration_that_is_slower_with_its_fallback_is_not_chosen(
