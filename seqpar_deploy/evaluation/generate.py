@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.backends import Backend
+from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
 from seqpar_deploy.errors import DatasetError, ImageError, SeqparError
@@ -89,6 +90,11 @@ def attributes_of(generations: Sequence[Generation], attributes: int) -> npt.NDA
     for row, generation in enumerate(generations):
         named[row, [token - FIRST_ATTRIBUTE for token in generation.tokens if token >= FIRST_ATTRIBUTE]] = True
     return named
+
+
+def probabilities_of(generations: Sequence[Generation]) -> npt.NDArray[np.float32]:
+    """Return the probability of each attribute in each sequence, float32 (M, n), not calibrated."""
+    return np.array([attribute_probabilities(one.tokens, one.distributions) for one in generations])
 
 
 def _batches(
