@@ -6,13 +6,14 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from seqpar_deploy.errors import VideoError
+from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import check_crop
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
-from seqpar_deploy.video.crop_selection import CropSelector
+from seqpar_deploy.video.crop_selection import Candidate, CropSelector
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.finding import Finder
 from seqpar_deploy.video.options import VideoOptions
@@ -21,6 +22,7 @@ from seqpar_deploy.video.types import Detector, Event, Frame, Person, TrackedBox
 
 Followed = tuple[Frame, list[TrackedBox], dict[int, Person]]
 Stage = Callable[[str], contextlib.AbstractContextManager[None]]  # entered around each stage, by its name
+OnPrediction = Callable[[Candidate, Prediction, bool], object]
 
 
 def _unmetered(_stage: str) -> contextlib.AbstractContextManager[None]:
@@ -44,6 +46,8 @@ class Follower:
         detector: Detects people. Default: the built-in detector, for fixed cameras.
         tracker: Function that returns a tracker for a stream. Default: `ByteTracker`.
         stage: Function that returns a context manager for a stage's name, for example to measure time. Default: none.
+        on_prediction: Functions to call with each recognised crop, its prediction, and whether it is the first of its
+            track. They run in the thread that recognises, after the events. Default: none.
 
     Attributes:
         recognized: Number of people with attributes so far.
@@ -67,13 +71,16 @@ class Follower:
         detector: Detector | None = None,
         tracker: Callable[[], Tracker] = ByteTracker,
         stage: Stage = _unmetered,
+        on_prediction: Sequence[OnPrediction] = (),
     ) -> None:
         self._recognizer, self._on_event, self._stage = recognizer, on_event, stage
+        self._on_prediction = on_prediction
         self._detector = detector or MotionDetector()
         self._new_tracker = tracker
         self._finders: dict[str, Finder] = {}
         self._selector = CropSelector(options.selection, options.lifetime)
-        self._fusion = AttributeFusion(recognizer.bundle.label_set, options.fusion, options.lifetime)
+        thresholds = getattr(recognizer, "thresholds", None)
+        self._fusion = AttributeFusion(recognizer.bundle.label_set, options.fusion, options.lifetime, thresholds)
         # Held while selector or fusion changes, until the events are emitted: so events stay in order.
         self._state_lock = threading.RLock()
         self._batch_lock = threading.RLock()  # held for a batch, from selection to events; taken before `_state_lock`
@@ -196,8 +203,12 @@ class Follower:
             self._seconds_per_crop = (time.monotonic() - start) / len(batch)
             self.crops += len(batch)
             with self._stage("fuse"), self._state_lock:
-                answers = zip(batch, predictions, strict=True)
-                self._emit([event for answer in answers for event in self._fusion.add(*answer)])
+                events = [self._fusion.add(*answer) for answer in zip(batch, predictions, strict=True)]
+                self._emit([event for some in events for event in some])
+            for candidate, prediction, some in zip(batch, predictions, events, strict=True):
+                first = any(event.kind == "appeared" for event in some)
+                for call in self._on_prediction:
+                    call(candidate, prediction, first)
             return True
 
     def finish(self, stream: str) -> None:

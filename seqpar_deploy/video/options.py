@@ -51,15 +51,20 @@ class SelectionOptions:
 class FusionOptions:
     """Options of attribute fusion, which aggregates the predictions of a track's crops.
 
-    An attribute's probability is the mean over the track's crops, weighted by crop quality and model confidence. Its
-    state becomes "yes" at the probability `sure` and "no" at `1 - sure`. It stays so until the probability crosses
-    `keep` (or `1 - keep`), so that labels do not flicker.
+    An attribute's log-odds are the mean over the track's crops, weighted by crop quality. More crops make them more
+    certain, but less so the more the crops of one track resemble each other. The state becomes "yes" at the probability
+    `sure` and "no" at `1 - sure`. It stays so until the probability crosses `keep` (or `1 - keep`), so that labels do
+    not flicker. If the Recognizer has thresholds, they replace `keep` and `1 - keep`. A new state then needs log-odds
+    beyond its threshold, by the difference of `sure` and `keep` in log-odds.
 
     Attributes:
-        absent: Probability that a crop contributes for an attribute that the model did not emit. Default: 0.05.
-        absent_weight: Weight of such a crop relative to a crop with the attribute. It is below 1 because an attribute
-            may be hidden in one crop. Default: 0.4.
-        prior_weight: Weight of the prior probability 0.5. With a higher weight, few or poor crops leave more attributes
+        correlation: Correlation between crops of one track, 0 to 1. N crops of full quality count as
+            N / (1 + (N - 1) * correlation) independent ones. Default: 0.25.
+        base_rate: Share of the people who have an attribute, above 0 and below 1. Each crop's probability contains it,
+            but it counts only once per track. Default: 0.2.
+        crop_limit: Greatest probability that one crop contributes, above 0.5 and below 1. The least is
+            `1 - crop_limit`. It is below 1 because an attribute may be hidden in a crop. Default: 0.95.
+        prior_weight: Weight of the probability 0.5. With a higher weight, few or poor crops leave more attributes
             unknown. Default: 0.1.
         memory: Maximum total weight of earlier crops, so that new crops can still change a state. Default: 10.
         moment: Seconds for which the latest crop decides momentary attributes, for example the view. Default: 2.
@@ -70,8 +75,9 @@ class FusionOptions:
         VideoError: An option is out of range.
     """
 
-    absent: float = 0.05
-    absent_weight: float = 0.4
+    correlation: float = 0.25  # that of the train tracks of samples/vtest, see benchmarks/video_ablation.py
+    base_rate: float = 0.2  # 0.22 of the labels of the demo model's test people are yes
+    crop_limit: float = 0.95
     prior_weight: float = 0.1
     memory: float = 10.0
     moment: float = 2.0
@@ -82,6 +88,11 @@ class FusionOptions:
         _check_least(self, {})
         if not self.prior_weight:
             raise VideoError("prior_weight must be above 0, got 0; use a small value, for example 0.01")
+        if self.correlation > 1:
+            raise VideoError(f"correlation must be 0 to 1, got {self.correlation:g}")
+        for name, value, least in (("base_rate", self.base_rate, 0.0), ("crop_limit", self.crop_limit, 0.5)):
+            if not least < value < 1:
+                raise VideoError(f"{name} must be above {least:g} and below 1, got {value:g}")
         if not max(0.5, self.keep) <= self.sure <= 1:
             raise VideoError(
                 f"sure must be 0.5 to 1 and keep at most sure, got sure {self.sure:g} and keep {self.keep:g}"

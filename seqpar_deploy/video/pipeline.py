@@ -21,7 +21,7 @@ from pathlib import Path
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.follow import Followed, Follower
+from seqpar_deploy.video.follow import Followed, Follower, OnPrediction
 from seqpar_deploy.video.meters import Meters, OverloadLog, RunProgress
 from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.queues import BoundedQueue, End, merge
@@ -76,7 +76,8 @@ class Pipeline:
     """Runs sources through a detector, trackers and a Recognizer into sinks, and closes the sinks at the end.
 
     `tracker` returns a tracker for a stream. `hand_over` is called with each event after the sinks, and may block until
-    `stop`. For files, another thread calls `on_progress` with (frames read, total frames). The caller closes detector
+    `stop`. `on_prediction` is as of `Follower`. `on_last` is called after the last prediction, before the sinks are
+    closed. For files, another thread calls `on_progress` with (frames read, total frames). The caller closes detector
     and Recognizer.
     """
 
@@ -90,6 +91,8 @@ class Pipeline:
         options: VideoOptions = VideoOptions(),
         tracker: Callable[[], Tracker] = ByteTracker,
         hand_over: Callable[[Event], object] = lambda _event: None,
+        on_prediction: Sequence[OnPrediction] = (),
+        on_last: Callable[[], object] = lambda: None,
         metrics: Metrics | None = None,
         health: Health | None = None,
         on_progress: OnProgress | None = None,
@@ -100,7 +103,7 @@ class Pipeline:
             raise ValueError(f"names of sources must differ, got {names}; rename one")
         self._detector = detector
         self._live = any(source.spec.live for source in sources)
-        self._sinks, self._hand_over = sinks, hand_over
+        self._sinks, self._hand_over, self._on_last = sinks, hand_over, on_last
         self._results = BoundedQueue[Event | Followed](_WAITING)
         self._all_tracked = threading.Event()
         self._meters = Meters(metrics or Metrics())
@@ -111,6 +114,7 @@ class Pipeline:
             detector=detector,
             tracker=tracker,
             stage=self._meters.stage,
+            on_prediction=on_prediction,
         )
         self._max_latency = options.selection.max_latency
         self._health = health or Health()
@@ -139,6 +143,7 @@ class Pipeline:
         with contextlib.ExitStack() as ending:  # callbacks run in reverse order, also after an exception
             ending.callback(self._join, threads)
             ending.callback(self._results.finish)
+            ending.callback(self._on_last)
             ending.callback(self._follower.close)
             ending.callback(self._pass_on_waiting)
             ending.callback(self._all_tracked.set)

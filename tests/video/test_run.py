@@ -324,7 +324,11 @@ def test_options_of_selection_out_of_range(wrong: dict[str, float]) -> None:
         SelectionOptions(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wrong", [{"sure": 0.4}, {"keep": 0.7}, {"prior_weight": 0}, {"moment": -1}])
+_FUSION = [("sure", 0.4), ("keep", 0.7), ("prior_weight", 0), ("moment", -1), ("correlation", 1.1)]
+_FUSION += [("base_rate", 0), ("base_rate", 1), ("crop_limit", 0.5), ("crop_limit", math.nan)]
+
+
+@pytest.mark.parametrize("wrong", [{name: value} for name, value in _FUSION])
 def test_options_of_fusion_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(VideoError, match=f"{next(iter(wrong))} .*got"):
         FusionOptions(**wrong)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from seqpar_deploy.calibration.drift import DriftReport
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.files import replacing
 from seqpar_deploy.video.sinks.base import BaseSink
@@ -31,6 +32,7 @@ class ReportSink(BaseSink):
             videos can be moved together. Default: no links.
         interval: Minimum seconds between two writes. Default: 30.
         most: Maximum number of people to keep, the latest to appear. Default: 2000.
+        drift: Function that returns the report of a `DriftMonitor`, for a section of the page. Default: none.
         clock: Function that returns monotonic seconds. Default: `time.monotonic`.
 
     Raises:
@@ -47,17 +49,19 @@ class ReportSink(BaseSink):
         videos: Mapping[str, Path] | None = None,
         interval: float = 30.0,
         most: int = 2000,
+        drift: Callable[[], DriftReport] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"report {path}"
         self.path = path
         self._most, self._interval, self._clock = most, interval, clock
         self._videos = {stream: _address(video, path.parent) for stream, video in (videos or {}).items()}
+        self._drift = drift
         self._scenes: dict[str, Scene] = {}
         self._cards: dict[Key, bytes] = {}  # UTF-8, in order of first appearance
         self._attributes: dict[str, None] = {}  # an ordered set, in the label set's order
         self._people = 0
-        self._written: int | None = None
+        self._written: tuple[int, int] | None = None  # as `_state`
         self._version = 0
         self._next = clock() + interval
         self._closed = False
@@ -104,10 +108,14 @@ class ReportSink(BaseSink):
     @property
     def wrote(self) -> bool:
         """Whether this sink wrote the file, with all events in it."""
-        return self._written == self._version
+        return self._written == self._state(self._drift and self._drift())
+
+    def _state(self, drift: DriftReport | None) -> tuple[int, int]:
+        return self._version, drift.looks if drift else 0
 
     def _write(self) -> None:
-        if self.wrote:
+        drift = self._drift and self._drift()
+        if self._written == self._state(drift):
             return
         before, after = people_page(
             len(self._cards),
@@ -115,12 +123,13 @@ class ReportSink(BaseSink):
             list(self._scenes.values()),
             streams=len({stream for stream, _ in self._cards}),
             seen=self._people,
+            drift=drift,
         )
         with replacing(self.path) as staging, staging.open("wb") as file:
             file.write(before.encode("utf-8"))
             file.writelines(self._cards.values())
             file.write(after.encode("utf-8"))
-        self._written = self._version
+        self._written = self._state(drift)
 
 
 def _address(video: Path, folder: Path) -> str:
