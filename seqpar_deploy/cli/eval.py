@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,8 @@ import typer
 
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.calibration.sidecar import load_calibration
+from seqpar_deploy.calibration.thresholds import read_thresholds
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import USAGE_ERROR, emit_result, print_error, stage
 from seqpar_deploy.datasets import Dataset, check_exists, check_images, load_dataset
@@ -21,8 +23,10 @@ from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, Datas
 from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
 from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
 from seqpar_deploy.evaluation.picture import check_available, draw_metrics
+from seqpar_deploy.evaluation.probability_picture import draw_reliability
 from seqpar_deploy.evaluation.score_table import format_attributes, format_overall, paper_scores
 from seqpar_deploy.evaluation.sequences import describe_difference, differing, read_sequences, sequences_to_jsonl
+from seqpar_deploy.evaluation.states import score_states
 from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.load import export_extra, load_network
@@ -61,6 +65,10 @@ _Limit = Annotated[
 _Picture = Annotated[
     Path | None, typer.Option(help="Also write a chart of the scores per attribute to this PNG.", metavar="FILE")
 ]
+_Reliability = Annotated[
+    Path | None,
+    typer.Option(help="Also write a reliability diagram and a risk-coverage curve to this PNG.", metavar="FILE"),
+]
 _Predictions = Annotated[
     Path | None,
     typer.Option(
@@ -89,7 +97,9 @@ def evaluate(
     weights: options.Weights = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
+    thresholds: options.Thresholds = None,
     picture: _Picture = None,
+    reliability: _Reliability = None,
     predictions: _Predictions = None,
     against: _Against = None,
 ) -> None:
@@ -97,6 +107,7 @@ def evaluate(
 
     Print mA, accuracy, precision, recall and F1 as the paper defines them, and the scores per attribute. For the test
     split of a dataset in the paper, also print the paper's scores.
+    Then print the scores of probabilities, calibrated if the bundle has a calibration, and of states at thresholds.
 
     If an image cannot be read, the command reports it, evaluates the others, and exits with code 2: the scores are not
     comparable.
@@ -105,14 +116,16 @@ def evaluate(
       seqpar eval bundles/peta --data PETA
       seqpar eval f1_best.pth --label-set peta --data PETA --output scores.json
     """
-    check_writable(output, picture, predictions)
+    check_writable(output, picture, reliability, predictions)
     strategy = Greedy() if beam == 1 else Beam(width=beam)
-    if picture:
+    if picture or reliability:
         check_available()  # fails now if matplotlib is missing, not after an hour of evaluation
     dataset = _load_data(model, data, split, limit)  # before the model, which may take a minute
     with stage("loading"):
         open_model = _open_bundle if model.is_dir() else _open_checkpoint
         loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads, weights)
+    calibration = load_calibration(Bundle.open(model, verify=False)) if model.is_dir() else None
+    limits = read_thresholds(thresholds, loaded.label_set) if thresholds else None
     dataset = dataset or _load(loaded.label_set, data, split, limit)
     earlier = read_sequences(against, dataset) if against else None
 
@@ -129,26 +142,35 @@ def evaluate(
     paper = paper_scores(dataset, published_files=data.is_dir() and limit is None and not unreadable)
 
     metrics = compute_metrics(attributes_of(generations, len(loaded.label_set)), dataset.labels)
+    decided = score_states(generations, dataset, calibration, limits)
     different = None if earlier is None else differing(dataset, generations, earlier)
     values = _result(loaded, dataset, metrics, beam, seconds)
+    values["probabilities"] = decided.to_dict(loaded.label_set)
     values["unreadable"] = [str(error) for error in unreadable.values()]
     values["paper_per_cent"] = dict(paper) if paper else None
     values["against"] = None if different is None else {"file": str(against), "different": len(different)}
-    text = _format_scores(loaded, dataset, metrics, paper, beam, seconds)
-    if different is not None:
-        text += f"\n\n{describe_difference(different, len(dataset), str(against))}"
-    if unreadable:
-        text += (
-            f"\n\nleft out, because they cannot be read: {len(unreadable)} of {len(dataset) + len(unreadable)} people"
-        )
+    text = f"{_format_scores(loaded, dataset, metrics, paper, beam, seconds)}\n\n{decided.text(loaded.label_set)}"
+    text += _notes(different, len(dataset), against, unreadable)
     if predictions:
         write_whole(predictions, sequences_to_jsonl(dataset, generations).encode("utf-8", "backslashreplace"))
+    title = f"{loaded.name} on {dataset.name}, {dataset.split}"
     if picture:
-        title = f"{loaded.name} on {dataset.name}, {dataset.split}"
         write_whole(picture, draw_metrics(metrics, loaded.label_set, title))
+    if reliability:
+        write_whole(reliability, draw_reliability({decided.kind: decided.metrics}, title))
     emit_result(values, text, as_json=as_json, output=output)
     if unreadable:
         raise typer.Exit(USAGE_ERROR)
+
+
+def _notes(
+    different: Sequence[str] | None, people: int, against: Path | None, unreadable: Mapping[int, SeqparError]
+) -> str:
+    text = "" if different is None else f"\n\n{describe_difference(different, people, str(against))}"
+    if unreadable:
+        left_out, total = len(unreadable), people + len(unreadable)
+        text += f"\n\nleft out, because they cannot be read: {left_out} of {total} people"
+    return text
 
 
 def _load_data(model: Path, data: Path, split: str | None, limit: int | None) -> Dataset | None:

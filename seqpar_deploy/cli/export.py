@@ -10,12 +10,37 @@ import typer
 from seqpar_deploy.backends.gpu.engine_files import Runtime
 from seqpar_deploy.bundle import BatchProfile, Bundle
 from seqpar_deploy.cli import options
-from seqpar_deploy.cli.console import emit_result, stage
+from seqpar_deploy.cli.calibrate import SPLIT_DEFAULT, calibrate_bundle, calibration_values, load_people
+from seqpar_deploy.cli.console import USAGE_ERROR, emit_result, stage
+from seqpar_deploy.datasets import check_exists
 from seqpar_deploy.errors import EngineError
+from seqpar_deploy.evaluation.fitting.calibrate import Calibrated
+from seqpar_deploy.evaluation.fitting.text import format_calibrated
+from seqpar_deploy.evaluation.fitting.thresholds import parse_rule
 from seqpar_deploy.exporting.recipe import load_recipe
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.modeling.load import export_extra
-from seqpar_deploy.resources import recipe_names
+from seqpar_deploy.resources import load_label_set, recipe_names
+
+_Recipe = Annotated[
+    str,
+    typer.Option(
+        help=f"Export recipe: {', '.join(recipe_names())}, or a TOML file. fp16 is for NVIDIA GPUs, int8 for CPUs.",
+        metavar="NAME",
+    ),
+]
+_CalibrateOn = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also calibrate the bundle on labelled people that the model was not trained on, as seqpar calibrate "
+        "does: a dataset's folder, or a CSV or JSON Lines file.",
+        metavar="PATH",
+    ),
+]
+_CalibrateSplit = Annotated[
+    str | None,
+    typer.Option(help="Split of --calibrate-on.", metavar="NAME", show_default=SPLIT_DEFAULT),
+]
 
 
 def checkpoint(
@@ -28,13 +53,7 @@ def checkpoint(
     out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.", metavar="FOLDER")],
     label_set: options.LabelSet = None,
     sentences: options.Sentences = False,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help=f"Export recipe: {', '.join(recipe_names())}, or a TOML file. fp16 is for NVIDIA GPUs, int8 for CPUs.",
-            metavar="NAME",
-        ),
-    ] = "fp32",
+    recipe: _Recipe = "fp32",
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
     weights: options.Weights = None,
@@ -43,6 +62,8 @@ def checkpoint(
         typer.Option("--overwrite", help="Replace an existing bundle at --out.", show_default="fail if one exists"),
     ] = False,
     engine: Annotated[bool, typer.Option("--engine", help="Also build TensorRT engines for this machine.")] = False,
+    calibrate_on: _CalibrateOn = None,
+    calibrate_split: _CalibrateSplit = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
@@ -54,9 +75,15 @@ def checkpoint(
     Examples:
       seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
       seqpar export checkpoint last.safetensors --recipe int8 --out bundles/int8
+      seqpar export checkpoint best.pth --out bundles/a --calibrate-on mine.csv
     """
     check_writable(out.absolute().parent, folder=True)
     check_writable(output)
+    options.check_needed("--calibrate-on", {"--calibrate-split": calibrate_split})
+    if calibrate_on:  # errors now, not after minutes of export
+        check_exists(calibrate_on)
+        if label_set is not None:
+            load_people(load_label_set(label_set), calibrate_on, calibrate_split)
     if engine:
         from seqpar_deploy.build_engines import build_engines, runtime_to_build_with
 
@@ -79,7 +106,16 @@ def checkpoint(
     )
     engines = build_engines(bundle, progress=stage) if engine else None
     text = _format_export(bundle) + (f"\n{engines}" if engines else "")
-    emit_result(_export_values(bundle, engines), text, as_json=as_json, output=output)
+    values = _export_values(bundle, engines)
+    done: Calibrated | None = None
+    if calibrate_on:
+        people = load_people(bundle.label_set, calibrate_on, calibrate_split)
+        done = calibrate_bundle(bundle, people, parse_rule(None, None, None))
+        values["calibration"] = calibration_values(done)
+        text += f"\n\n{format_calibrated(done)}"
+    emit_result(values, text, as_json=as_json, output=output)
+    if done and done.unreadable:
+        raise typer.Exit(USAGE_ERROR)
 
 
 def _export_values(bundle: Bundle, engines: Path | None) -> dict[str, Any]:
@@ -91,6 +127,7 @@ def _export_values(bundle: Bundle, engines: Path | None) -> dict[str, Any]:
         "parity": bundle.manifest["parity"],
         "int8": bundle.manifest.get("int8"),
         "engines": str(engines) if engines else None,
+        "calibration": None,
     }
 
 

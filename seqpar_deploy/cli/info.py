@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from seqpar_deploy.bundle import CALIBRATION, ENGINES, MANIFEST, TUNED, VERIFIED, Bundle
+from seqpar_deploy.calibration.sidecar import calibration_from
+from seqpar_deploy.calibration.thresholds import Limits
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import emit_result
 from seqpar_deploy.cli.layout import format_sections, printable, size
@@ -34,8 +37,8 @@ def info(
 ) -> None:
     """Show the contents of a bundle, and the parts that fit this machine.
 
-    Print its label set, dimensions, precision, parity result, engines, tuning and files. The exit code is 2 if the
-    bundle cannot be opened.
+    Print its label set, dimensions, precision, parity result, calibration, engines, tuning and files. The exit code is
+    2 if the bundle cannot be opened.
 
     Examples:
       seqpar info bundles/peta
@@ -88,7 +91,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "engines": {"error": fit["error"]} if "error" in fit else fit["engines"],
         "tuning": tuning,
         "verified": _read_json(bundle, VERIFIED, _is_sound_check),
-        "calibration": _read_json(bundle, CALIBRATION),
+        "calibration": _calibration(bundle),
         "files": {name: entry["bytes"] for name, entry in manifest["files"].items()},
         "total_bytes": sum(file.stat().st_size for file in bundle.path.rglob("*") if file.is_file()),
     }
@@ -107,6 +110,21 @@ def _read_json(bundle: Bundle, name: str, is_sound: Callable[[Any], bool] = lamb
             return values
         problem = problem or {"error": f"{path} has unexpected content; delete it"}
     return problem
+
+
+def _calibration(bundle: Bundle) -> dict[str, Any] | None:
+    """Return the calibration that fits, None if there is none, `{"fits": False, "reason": "why"}` if none fits."""
+    reasons = []
+    for path, content in sidecars(bundle, CALIBRATION):
+        try:
+            found = dataclasses.asdict(calibration_from(content, bundle, source=str(path)))
+        except SeqparError as error:
+            reasons.append(str(error))
+            continue
+        for attribute in found["attributes"].values():
+            del attribute["distribution"]
+        return {"fits": True, "file": str(path), **found}
+    return {"fits": False, "reason": reasons[0]} if reasons else None
 
 
 def _is_sound_tuning(values: Mapping[str, Any]) -> bool:
@@ -139,6 +157,7 @@ def _sections(facts: Mapping[str, Any]) -> dict[str, Lines]:
             (group, ", ".join(names)) for group, names in label_set["groups"].items()
         ),
         "Model": _model(facts),
+        **({"Calibration": _calibrated(facts)} if facts["calibration"] else {}),
         "On this machine": _machine(facts),
         f"Files, {size(facts['total_bytes'])} in all": ((size(count), name) for name, count in facts["files"].items()),
     }
@@ -193,8 +212,48 @@ def _machine(facts: Mapping[str, Any]) -> Lines:
             yield "engines", f"{folder}: {'fits' if engine['fits'] else engine['reason']}"
     yield "tuning", _tuning(facts["tuning"], facts["path"])
     yield from _verified(facts["verified"])
-    calibration = facts["calibration"]
-    yield "calibration", "none" if calibration is None else calibration.get("error", "present")
+    if facts["calibration"] is None:
+        yield "calibration", f"none; run seqpar calibrate {facts['path']} --data DATA"
+
+
+def _calibrated(facts: Mapping[str, Any]) -> Lines:
+    found = facts["calibration"]
+    if not found["fits"]:
+        yield "fits", f"no: {found['reason']}; run seqpar calibrate"
+        return
+    yield "fits", "yes"
+    data, attributes = found["data"], found["attributes"]
+    people = f"{data['people']} people in {data['groups']} groups, sha256 {data['sha256'][:12]}.."
+    yield "data", f"{printable(data['name'])}, {printable(data['split'])}: {people}"
+    if held_out := _held_out(found["report"]):
+        yield "held out", held_out
+    shared = [name for name, one in attributes.items() if one["map"] == "shared"]
+    yield "maps", f"{len(attributes) - len(shared)} of their own; shared by {', '.join(shared) or 'none'}"
+    yield "rule", ", ".join(f"{name} {value}" for name, value in found["rule"].items() if value is not None)
+    limits = {name: _threshold(Limits(yes=one["yes"], no=one["no"])) for name, one in attributes.items()}
+    if len(set(limits.values())) == 1:
+        yield "thresholds", f"{next(iter(limits.values()))} for every attribute"
+        return
+    for group, names in facts["label_set"]["groups"].items():
+        yield f"  {group}", ", ".join(f"{name} {limits[name]}" for name in names)
+
+
+def _threshold(limits: Limits) -> str:
+    """Return thresholds in short: one number if every state is decided, else `no/yes`."""
+    yes, no = ("never" if value is None else f"{value:.3g}" for value in (limits.yes, limits.no))
+    return yes if limits.yes is not None and limits.yes == limits.no else f"no<{no} yes>={yes}"
+
+
+def _held_out(report: Any) -> str | None:
+    """Return the scores of a report, or None if it has none: people may edit the file."""
+    try:
+        before, after = report["uncalibrated"], report["calibrated"]
+        return ", ".join(
+            f"{title} {after[name]['value']:.3f} ({before[name]['value']:.3f} without)"
+            for name, title in (("ece", "ECE"), ("nll", "negative log-likelihood"))
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _verified(verified: Mapping[str, Any] | None) -> Lines:

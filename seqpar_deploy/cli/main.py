@@ -53,6 +53,7 @@ app = new_app(
         "tune": Command("tune:tune", "Find the fastest way to run a bundle on this machine."),
         "bench": bench_app,
         "eval": Command("eval:evaluate", "Evaluate a checkpoint or a bundle on a labelled dataset."),
+        "calibrate": Command("calibrate:calibrate", "Calibrate the probabilities of a bundle on labelled people."),
         "train": Command("train:train", "Train SequencePAR on labelled images."),
         "synth": Command("synth:synth", "Render a synthetic dataset in PA-100K's format."),
         "info": Command("info:info", "Show the contents of a bundle, and the parts that fit this machine."),

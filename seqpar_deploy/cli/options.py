@@ -45,6 +45,14 @@ Split = Annotated[
         show_default="test for a dataset folder, all rows for a CSV or JSON Lines file",
     ),
 ]
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        help="Thresholds of the states yes, no and unknown (TOML).",
+        metavar="FILE",
+        show_default="those of the bundle's calibration",
+    ),
+]
 LabelSet = Annotated[
     str | None,
     typer.Option(

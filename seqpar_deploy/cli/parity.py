@@ -195,6 +195,8 @@ def format_report(report: Mapping[str, Any], name: str) -> str:
     same = f"{report['identical']} sequences and {report['identical_sets']} sets of attributes identical"
     shares = (f"{report[f'log_prob_{key}']:.1e} ({share})" for key, share in _SHARES.items())
     lines.append(f"{same}, {report['ties']} ties; log-probabilities differ by {', '.join(shares)}")
+    if (most := report.get("probability_max")) is not None:
+        lines.append(f"probabilities of attributes differ by {most:.1e} (max)")
     if scores := report["scores"]:
         for kind, values in (("checkpoint", scores["wanted"]), ("bundle", scores["got"])):
             lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +67,14 @@ _Annotate = Annotated[
     Path | None,
     typer.Option(help="Also write each image, with its attributes beside it, to this folder.", metavar="FOLDER"),
 ]
+_Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        help="Thresholds of the states yes, no and unknown (TOML), see docs/reference/thresholds.md.",
+        metavar="FILE",
+        show_default="those of the bundle's calibration",
+    ),
+]
 
 
 def predict(
@@ -79,6 +87,7 @@ def predict(
     threads: options.Threads = None,
     compute_precision: _ComputePrecision = None,
     fallback_margin: _FallbackMargin = None,
+    thresholds: _Thresholds = None,
     as_json: _AsJson = False,
     annotate: _Annotate = None,
     verify: Annotated[bool, typer.Option(help="Check the SHA-256 of the bundle's files first.")] = True,
@@ -87,6 +96,9 @@ def predict(
 
     Print one line per image: the attributes that the model finds, with their probabilities. If an image cannot be
     read, the command reports it on standard error, continues with the others, and exits with code 2.
+
+    With --thresholds, or if seqpar calibrate has run, the line has the attributes whose state is yes, with calibrated
+    probabilities, and then the unknown ones.
 
     If seqpar tune has run on this machine, its result sets backend, precision and decoding, unless --backend, --beam,
     --speculative, --batch-size, --threads, --compute-precision or --fallback-margin is given.
@@ -112,16 +124,23 @@ def predict(
         threads=threads,
         compute_precision=compute_precision,
         fallback_margin=fallback_margin,
+        thresholds=thresholds,
         verify=verify,
     ) as recognizer:
         width = max(map(len, names.values()))
+        attributes = [attribute.name for attribute in recognizer.bundle.label_set.attributes]
         done = 0
         for chunk in _chunks(paths, _READ_AHEAD):
             crops = _read(chunk, _reported(problems))
             done += len(crops)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
-                row = _json_line(path, prediction) if as_json else _table_row(names[path], width, prediction)
+                if as_json:
+                    row = _json_line(path, prediction, attributes)
+                elif recognizer.thresholds is None:
+                    row = _table_row(names[path], width, prediction)
+                else:
+                    row = _states_row(names[path], width, prediction, attributes)
                 if path in annotated:
                     save_picture(draw(crops[path], prediction), annotated[path])
                 if not print_line(row) and not annotated:
@@ -177,13 +196,18 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
     return {path: printable(name) for path, name in names.items()}
 
 
-def _json_line(path: Path, prediction: Prediction) -> str:
+def _json_line(path: Path, prediction: Prediction, attributes: Sequence[str]) -> str:
     values: dict[str, Any] = {
         "image": str(path),
         "attributes": [
             {"name": name, "score": round(score, 6)}
             for name, score in zip(prediction.attributes, prediction.scores, strict=True)
         ],
+        "probabilities": {
+            name: round(probability, 6)
+            for name, probability in zip(attributes, prediction.probabilities.tolist(), strict=True)
+        },
+        "states": dict(zip(attributes, prediction.states, strict=True)),
         "tokens": prediction.tokens,
         "steps": prediction.steps,
     }
@@ -195,6 +219,16 @@ def _table_row(name: str, width: int, prediction: Prediction) -> str:
         f"{attribute} {score:.2f}" for attribute, score in zip(prediction.attributes, prediction.scores, strict=True)
     )
     return f"{name:<{width}}  {attributes or '(no attributes)'}"
+
+
+def _states_row(name: str, width: int, prediction: Prediction, attributes: Sequence[str]) -> str:
+    """Return the line of an image: attributes that are yes, and then those that are unknown."""
+    rows = list(zip(attributes, prediction.probabilities.tolist(), prediction.states, strict=True))
+    yes, unknown = (
+        ", ".join(f"{attribute} {probability:.2f}" for attribute, probability, state in rows if state == wanted)
+        for wanted in ("yes", "unknown")
+    )
+    return f"{name:<{width}}  {yes or '(no attributes)'}" + (f"  unknown: {unknown}" if unknown else "")
 
 
 def annotated_paths(folder: Path, names: Mapping[Path, str]) -> dict[Path, Path]:

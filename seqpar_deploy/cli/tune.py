@@ -78,8 +78,13 @@ def _format(bundle: Bundle, tuning: Tuning, machine: Mapping[str, Any]) -> str:
         *(f"  skipped: {line}" for line in tuning.skipped),
         f"\ncrops per second by batch size, before fallbacks: {batches}",
     ]
-    if choice.fallback_margin is not None:
-        lines.append("fallback margin: 99.9 % of all margins shift by less")
+    for one in tuning.configurations:
+        if one.fallback_margin is not None and not one.speculative:
+            lines.append(
+                f"fallback margin of {one.backend}, {one.compute_precision}: 99.9 % of the margins of tokens shift by "
+                f"less than {one.token_shift:.3f},\n  99.9 % of the log-odds of probabilities by less than "
+                f"{one.log_odds_shift:.3f}"
+            )
     lines.append(f"chosen: {_describe(choice.threads)}, batch size {choice.batch_size}")
     return "\n".join(lines)
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from seqpar_deploy.backends import BackendName
+from seqpar_deploy.calibration.drift import DriftMonitor, DriftReport
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli import video_options as given
 from seqpar_deploy.cli.console import INTERRUPTED, raise_interruption, stage
-from seqpar_deploy.cli.credentials import filled, read_secrets
 from seqpar_deploy.cli.dry_run import DryRun
+from seqpar_deploy.cli.video_request import VideoRequest, check_apart, check_options
 from seqpar_deploy.errors import ReaderGoneError, SinkError, VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal
 from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.video.detect.onnx import OnnxOptions
 from seqpar_deploy.video.detect.opencv import limit_threads
 from seqpar_deploy.video.detect.opening import open_detector
-from seqpar_deploy.video.options import SelectionOptions, VideoOptions
+from seqpar_deploy.video.monitor import Monitor
+from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
@@ -36,11 +34,14 @@ from seqpar_deploy.video.sinks.mqtt import MqttSink
 from seqpar_deploy.video.sinks.mqtt_broker import read_broker
 from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
-from seqpar_deploy.video.sinks.server import WebServer, metrics_routes, read_base_url
+from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import SourceSpec, check_fps, expand_sources
 from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.types import Sink
+from seqpar_deploy.video.uncertain_crops import UncertainCrops
+
+_FILE_SINKS = (AnnotatedSink, ReportSink, UncertainCrops)
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,10 @@ def video(
     events: given.Events = None,
     annotate: given.Annotate = None,
     report: given.Report = None,
+    thresholds: given.Thresholds = None,
+    monitor: given.Monitor = False,
+    keep_uncertain: given.KeepUncertain = None,
+    uncertain_crops: given.UncertainCrops = None,
     mqtt: given.Mqtt = None,
     mqtt_ca: given.MqttCa = None,
     mqtt_cert: given.MqttCert = None,
@@ -88,95 +93,37 @@ def video(
     Examples:
       seqpar video street.mp4 --bundle bundles/peta --report people.html
       seqpar video rtsp://camera/stream --bundle bundles/peta --serve 8080
+      seqpar video day.mp4 --bundle bundles/peta --monitor --keep-uncertain 200
     """
-    _run(
-        _Request(
-            sources=sources,
-            bundle=bundle,
-            backend=backend,
-            live=live,
-            fps=fps,
-            rtsp_transport=rtsp_transport,
-            secrets=secrets,
-            detector=detector,
-            detector_layout=detector_layout,
-            person_class=person_class,
-            detector_threshold=detector_threshold,
-            events=events,
-            annotate=annotate,
-            report=report,
-            mqtt=mqtt,
-            mqtt_ca=mqtt_ca,
-            mqtt_cert=mqtt_cert,
-            mqtt_key=mqtt_key,
-            mqtt_insecure=mqtt_insecure,
-            serve=serve,
-            address=address,
-            base_url=base_url,
-            selection=SelectionOptions(max_crops_per_second=max_crops_per_second, max_latency=max_latency),
-            threads=threads,
-            profile=profile,
-            dry_run=dry_run,
-        )
-    )
+    _run(VideoRequest(**locals()))  # its fields are these parameters
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Request:
-    """The options of the command, parsed."""
-
-    sources: list[str] = dataclasses.field(repr=False)  # they may hold passwords, as --mqtt may
-    bundle: Path
-    backend: BackendName
-    live: bool | None
-    fps: float | None
-    rtsp_transport: given.RtspTransport
-    secrets: Path | None
-    detector: str
-    detector_layout: str | None
-    person_class: str | None
-    detector_threshold: float | None
-    events: str | None
-    annotate: Path | None
-    report: Path | None
-    mqtt: str | None = dataclasses.field(repr=False)
-    mqtt_ca: Path | None
-    mqtt_cert: Path | None
-    mqtt_key: Path | None
-    mqtt_insecure: bool
-    serve: int | None
-    address: str | None
-    base_url: str | None
-    selection: SelectionOptions
-    threads: int | None
-    profile: bool
-    dry_run: bool
-
-
-def _run(request: _Request) -> None:
+def _run(request: VideoRequest) -> None:
     if request.dry_run:
-        _dry_run(_with_secrets(request))
+        _dry_run(request.with_secrets())
         return
-    _check_options(request)
-    request = _with_secrets(request)
+    check_options(request)
+    request = request.with_secrets()
     if request.mqtt:
-        read_broker(request.mqtt, **_tls_files(request))
+        read_broker(request.mqtt, **request.tls_files)
     specs = expand_sources(request.sources, live=request.live, fps=request.fps)
     check_fps(specs, request.fps)
     files = files_for(request.annotate, [spec.name for spec in specs]) if request.annotate else {}
-    _check_apart(request, specs, list(files.values()))
+    check_apart(request, specs, list(files.values()))
     check_writable(*files.values(), request.report)
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
-        recognizer = Recognizer.from_bundle(request.bundle, backend=request.backend, threads=request.threads)
+        recognizer = _open_recognizer(request)
         stack.callback(recognizer.close)
         threads = request.threads or usable_cores()
         limit_threads(threads)
-        detector = open_detector(request.detector, backend=request.backend, options=_onnx_options(request, threads))
+        detector = open_detector(request.detector, backend=request.backend, options=request.onnx_options(threads))
         stack.callback(detector.close)
         source_options = SourceOptions(rtsp_transport=request.rtsp_transport)
         sources = [Source(spec, options=source_options) for spec in specs]
-        opened = _open_sinks(request, files, metrics, health, stack)
+        monitor = _open_monitor(recognizer, metrics) if request.monitor else None
+        uncertain = _open_uncertain(request, recognizer)
+        opened = _open_sinks(request, files, metrics, health, stack, uncertain, monitor)
         sinks = Sinks(opened, metrics=metrics, health=health, none_left=lambda: pipeline.request_stop())
         pipeline = Pipeline(
             sources,
@@ -184,6 +131,8 @@ def _run(request: _Request) -> None:
             recognizer,
             sinks,
             options=VideoOptions(selection=request.selection),
+            on_prediction=[part for part in (monitor, uncertain) if part is not None],
+            on_last=monitor.finish if monitor else lambda: None,
             metrics=metrics,
             health=health,
             on_progress=_open_progress(specs, stack),
@@ -193,36 +142,43 @@ def _run(request: _Request) -> None:
             summary = pipeline.run()
     nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
     if not nobody_reads:
-        wrote = [sink.path for sink in opened if isinstance(sink, (AnnotatedSink, ReportSink)) and sink.wrote]
+        wrote = [sink.path for sink in opened if isinstance(sink, _FILE_SINKS) and sink.wrote]
         _log_summary(summary, wrote, profile=request.profile)
+        if monitor:
+            _log_drift(monitor.report())
     if interrupted:
         raise typer.Exit(INTERRUPTED)
     if not nobody_reads:
         _raise_failures(summary, sinks, sources=len(specs), outputs=len(opened))
 
 
-def _onnx_options(request: _Request, threads: int) -> OnnxOptions:
-    score = OnnxOptions().score if request.detector_threshold is None else request.detector_threshold
-    return OnnxOptions(layout=request.detector_layout, person_class=request.person_class, score=score, threads=threads)
+def _open_recognizer(request: VideoRequest) -> Recognizer:
+    """Open the bundle. Raises VideoError if --monitor needs a calibration that it does not have."""
+    recognizer = Recognizer.from_bundle(
+        request.bundle, backend=request.backend, threads=request.threads, thresholds=request.thresholds
+    )
+    if request.monitor and recognizer.calibration is None:
+        recognizer.close()
+        raise VideoError(
+            f"--monitor needs a calibration, got none that fits {request.bundle}; run seqpar calibrate, or omit "
+            "--monitor"
+        )
+    return recognizer
 
 
-def _with_secrets(request: _Request) -> _Request:
-    """Fill `${NAME}` in the sources and in --mqtt."""
-    values = read_secrets(request.secrets)
-    mqtt = request.mqtt and filled(request.mqtt, values)
-    return dataclasses.replace(request, sources=[filled(source, values) for source in request.sources], mqtt=mqtt)
+def _open_monitor(recognizer: Recognizer, metrics: Metrics) -> Monitor:
+    assert recognizer.calibration is not None  # checked by `_open_recognizer`
+    return Monitor(DriftMonitor(recognizer.calibration, recognizer.bundle.label_set), metrics=metrics)
 
 
-def _tls_files(request: _Request) -> dict[str, Any]:
-    return {
-        "ca": request.mqtt_ca,
-        "certificate": request.mqtt_cert,
-        "key": request.mqtt_key,
-        "insecure": request.mqtt_insecure,
-    }
+def _open_uncertain(request: VideoRequest, recognizer: Recognizer) -> UncertainCrops | None:
+    if request.keep_uncertain is None or request.uncertain_folder is None:
+        return None
+    label_set = recognizer.bundle.label_set
+    return UncertainCrops(request.uncertain_folder, request.keep_uncertain, label_set, recognizer.thresholds)
 
 
-def _dry_run(request: _Request) -> None:
+def _dry_run(request: VideoRequest) -> None:
     """Check the parts of the run. Each opens as in `_run`."""
 
     def annotated(specs: list[SourceSpec]) -> list[Path]:
@@ -234,32 +190,32 @@ def _dry_run(request: _Request) -> None:
             drawn = annotated(specs)
         except SinkError:  # reported by the check
             drawn = []
-        return [*drawn, *filter(None, (request.report, Path(request.events) if request.events else None))]
+        folder = request.uncertain_folder
+        folder = None if folder is None or folder.exists() else folder  # reported by the check
+        return [*drawn, *filter(None, (request.report, Path(request.events) if request.events else None, folder))]
 
     def server() -> tuple[str, Callable[[], None]]:
         address = request.address or "127.0.0.1"
         web = WebServer({}, address=address, port=request.serve or 0, base_url=request.base_url)
         return web.url, web.close
 
-    options = _onnx_options(request, request.threads or usable_cores())
+    options = request.onnx_options(request.threads or usable_cores())
     DryRun(
         sources=request.sources,
         expand=lambda names: expand_sources(names, live=request.live, fps=request.fps),
         checks=(
-            lambda _: _check_options(request),
+            lambda _: check_options(request),
             lambda specs: check_fps(specs, request.fps),
-            lambda specs: _check_apart(request, specs, annotated(specs)),
+            lambda specs: check_apart(request, specs, annotated(specs)),
         ),
         open_source=lambda spec: Source(spec, options=SourceOptions(rtsp_transport=request.rtsp_transport)),
         open_detector=None
         if request.detector == "-"
         else lambda: open_detector(request.detector, backend=request.backend, options=options),
-        open_recognizer=lambda: Recognizer.from_bundle(
-            request.bundle, backend=request.backend, threads=request.threads
-        ),
+        open_recognizer=lambda: _open_recognizer(request),
         files=outputs,
         open_broker=(
-            lambda metrics, health: MqttSink(request.mqtt or "", **_tls_files(request), metrics=metrics, health=health)
+            lambda metrics, health: MqttSink(request.mqtt or "", **request.tls_files, metrics=metrics, health=health)
         )
         if request.mqtt
         else None,
@@ -267,52 +223,17 @@ def _dry_run(request: _Request) -> None:
     ).run()
 
 
-def _check_options(request: _Request) -> None:
-    for option, value in (("--address", request.address), ("--base-url", request.base_url)):
-        if value is not None and request.serve is None:
-            raise VideoError(f"{option} {value} needs --serve with a port; add --serve, or omit {option}")
-    files = {"--mqtt-ca": request.mqtt_ca, "--mqtt-cert": request.mqtt_cert, "--mqtt-key": request.mqtt_key}
-    given = [option for option, file in files.items() if file] + ["--mqtt-insecure"] * request.mqtt_insecure
-    if given and request.mqtt is None:
-        raise VideoError(f"{given[0]} needs --mqtt with a broker; add --mqtt, or omit {given[0]}")
-    if request.base_url is not None:
-        read_base_url(request.base_url)
-    for option, value in (("--events", request.events), ("--mqtt", request.mqtt), ("--address", request.address)):
-        if value == "":
-            raise VideoError(f"{option} must have a value, got an empty one; add a value, or omit {option}")
-    if request.report is not None and str(request.report) in ("-", "."):
-        raise VideoError(f"--report must be a file, got {request.report}; name one, for example people.html")
-
-
-def _check_apart(request: _Request, specs: list[SourceSpec], annotated: list[Path]) -> None:
-    """Refuse an output that is a source, the detector's file, or another output."""
-    detector = Path(request.detector)
-    places = [place for spec in specs if not spec.is_url for place in spec.pictures or (spec.place,)]
-    read = [*map(Path, places)] + [detector] * detector.is_file()
-    taken = {_identity(path): "which is also an input" for path in read}
-    outputs = [*annotated, request.report, Path(request.events) if request.events else None]
-    for path in outputs:
-        if path is None or str(path) == "-":
-            continue
-        if (same := _identity(path)) in taken:
-            raise VideoError(f"each output must be a file of its own, got {path}, {taken[same]}; name another")
-        taken[same] = "which is also another output"
-
-
-def _identity(path: Path) -> object:
-    """Return equal values for all names of a file: paths, links and, where case is ignored, capitals."""
-    try:
-        found = path.stat()
-    except OSError:
-        return path.resolve()
-    return found.st_dev, found.st_ino
-
-
 def _open_sinks(
-    request: _Request, files: dict[str, Path], metrics: Metrics, health: Health, stack: contextlib.ExitStack
+    request: VideoRequest,
+    files: dict[str, Path],
+    metrics: Metrics,
+    health: Health,
+    stack: contextlib.ExitStack,
+    uncertain: UncertainCrops | None,
+    monitor: Monitor | None,
 ) -> list[Sink]:
     """Open the outputs, files last: if another output cannot be opened, no file is created."""
-    sinks: list[Sink] = []
+    sinks: list[Sink] = [uncertain] if uncertain else []
     with contextlib.ExitStack() as unused:
 
         def add(sink: Sink) -> None:
@@ -320,7 +241,7 @@ def _open_sinks(
             unused.callback(sink.close)
 
         if request.mqtt:
-            add(MqttSink(request.mqtt, **_tls_files(request), metrics=metrics, health=health))
+            add(MqttSink(request.mqtt, **request.tls_files, metrics=metrics, health=health))
         if request.serve is not None:
             preview = PreviewSink()
             add(preview)
@@ -337,7 +258,7 @@ def _open_sinks(
         for stream, file in files.items():
             add(AnnotatedSink(stream, file))
         if request.report:
-            add(ReportSink(request.report, videos=files))
+            add(ReportSink(request.report, videos=files, drift=monitor.report if monitor else None))
         unused.pop_all()  # the pipeline closes them
     return sinks
 
@@ -363,6 +284,14 @@ def _log_summary(summary: Summary, files: list[Path], *, profile: bool) -> None:
         _log.info("%-16s %8s %8s %8s", "stage", "entered", "ms each", "seconds")
         for name, (times, seconds) in summary.stages.items():
             _log.info("%-16s %8d %8.2f %8.2f", name, times, 1e3 * seconds / times, seconds)
+
+
+def _log_drift(report: DriftReport) -> None:
+    people = f"{report.people} {'person' if report.people == 1 else 'people'}"
+    if not report.looks:
+        _log.info("monitor: %s, too few to compare with the calibration set", people)
+    else:
+        _log.info("monitor: %s, %s", people, f"drift of {', '.join(report.drifted)}" if report.drifted else "no drift")
 
 
 def _raise_failures(summary: Summary, sinks: Sinks, *, sources: int, outputs: int) -> None:

@@ -178,3 +178,37 @@ BaseUrl = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check sources, detector, outputs and bundle, then end without a run.")
 ]
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        help="Thresholds file (TOML): the probabilities from which attributes are yes or no.",
+        metavar="FILE",
+        show_default="those of the bundle's calibration",
+    ),
+]
+Monitor = Annotated[
+    bool,
+    typer.Option(
+        "--monitor",
+        help="Compare probabilities with those of the calibration set. An attribute that drifts is logged, in /metrics "
+        "and in the report.",
+    ),
+]
+KeepUncertain = Annotated[
+    int | None,
+    typer.Option(
+        help="Write the N most uncertain crops, at most one per track, as a table to label. It holds pictures of "
+        "people.",
+        metavar="N",
+        min=1,
+        max=10_000,
+    ),
+]
+UncertainCrops = Annotated[
+    Path | None,
+    typer.Option(
+        help="New folder for --keep-uncertain.",
+        metavar="FOLDER",
+        show_default="uncertain-crops",
+    ),
+]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from seqpar_deploy.cli.eval import evaluate
-from seqpar_deploy.errors import DatasetError, SeqparError
+from seqpar_deploy.errors import CalibrationError, DatasetError, SeqparError
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import LabelSet
 
@@ -88,7 +88,9 @@ def test_it_prints_and_writes_scores_of_each_attribute(
     }
     assert 0.8 < values["data"]["known_share"] < 1
     assert list(values["metrics"]["attributes"]) == [attribute.name for attribute in label_set.attributes]
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    rows: dict[str, list[str]] = {}
+    for line in filter(str.strip, out.splitlines()):  # the published metrics come first
+        rows.setdefault(line.split()[0], line.split())
     for name, row in values["metrics"]["attributes"].items():
         assert [int(cell) for cell in rows[name][1:4]] == [row["positives"], row["known"], row["predicted"]]
     overall = [f"{100 * values['metrics'][name]:.2f}" for name in ("ma", "accuracy", "precision", "recall", "f1")]
@@ -107,6 +109,35 @@ def test_it_prints_json(bundle_dir: Path, people: Path, tmp_path: Path, capsys: 
     printed = json.loads(capsys.readouterr().out)
     assert printed == scores(tmp_path / "scores.json")
     assert printed["data"]["people"] == 3
+
+
+def test_it_scores_probabilities_and_states(
+    bundle_dir: Path, people: Path, label_set: LabelSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, strict = tmp_path / "plain.json", tmp_path / "strict.json"
+    thresholds, picture = tmp_path / "thresholds.toml", tmp_path / "reliability.png"
+    evaluate(bundle_dir, people, output=plain, reliability=picture)
+    before = scores(plain)
+    found = before["probabilities"]
+    assert found["calibrated"] is False
+    assert found["states"]["f1"] == before["metrics"]["f1"]
+    assert found["coverage"]["value"] == 1
+    assert list(found["attributes"]) == [attribute.name for attribute in label_set.attributes]
+    assert found["nll"]["low"] < found["nll"]["value"] < found["nll"]["high"]
+    with Image.open(picture) as drawn:
+        assert drawn.width == 1200
+
+    thresholds.write_text("format = 1\ndefault = {yes = 0.9, no = 0.02}\n")
+    evaluate(bundle_dir, people, thresholds=thresholds, output=strict)
+    after = scores(strict)
+    assert after["metrics"] == before["metrics"]
+    assert after["probabilities"]["nll"] == found["nll"]
+    assert after["probabilities"]["coverage"]["value"] < 1
+    assert f"{100 * after['probabilities']['states']['ma']:.2f}" in capsys.readouterr().out
+
+    thresholds.write_text("format = 1\ndefault = 2\n")
+    with pytest.raises(CalibrationError, match="0 to 1, got 2"):
+        evaluate(bundle_dir, people, thresholds=thresholds)
 
 
 def test_limit_takes_the_first_people(

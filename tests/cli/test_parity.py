@@ -49,7 +49,7 @@ def test_golden_data_are_the_reference(
     assert values["identical"] + values["ties"] == values["crops"] == 21
     assert [check["name"] for check in values["checks"] if f"  ok       {check['name']} " in printed] == [
         *("attributes", "preprocessing", "finite", "first step", "one call", "cache", "forgetting", "grouping"),
-        *("positions", "reordering", "log-probabilities", "greedy", "speculative", "beam"),
+        *("positions", "reordering", "log-probabilities", "greedy", "speculative", "beam", "probabilities"),
         *("batches of 1", "batches of 8", "batches of 32"),
     ]
 

@@ -102,6 +102,8 @@ def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypa
         ({"report": Path("-")}, "--report .* got -"),
         ({"report": Path("")}, r"--report .* got \."),
         ({"detector": "walk.jsonl", "events": "walk.jsonl"}, "walk.jsonl.* input"),
+        ({"uncertain_crops": Path("new")}, "--uncertain-crops .*--keep-uncertain"),
+        ({"keep_uncertain": 3, "report": Path("uncertain-crops/people.html")}, "uncertain-crops .*people.html"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

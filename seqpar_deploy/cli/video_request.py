@@ -1,0 +1,130 @@
+"""The options of `seqpar video` together, and the checks before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from seqpar_deploy.backends import BackendName
+from seqpar_deploy.cli import video_options as given
+from seqpar_deploy.cli.credentials import filled, read_secrets
+from seqpar_deploy.errors import VideoError
+from seqpar_deploy.video.detect.onnx import OnnxOptions
+from seqpar_deploy.video.options import SelectionOptions
+from seqpar_deploy.video.sinks.server import read_base_url
+from seqpar_deploy.video.sources.spec import SourceSpec
+from seqpar_deploy.video.uncertain_crops import check_uncertain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoRequest:
+    """The options of `seqpar video`. Fields are named as its parameters."""
+
+    sources: list[str] = dataclasses.field(repr=False)  # they may hold passwords, as --mqtt may
+    bundle: Path
+    backend: BackendName
+    live: bool | None
+    fps: float | None
+    rtsp_transport: given.RtspTransport
+    secrets: Path | None
+    detector: str
+    detector_layout: str | None
+    person_class: str | None
+    detector_threshold: float | None
+    events: str | None
+    annotate: Path | None
+    report: Path | None
+    thresholds: Path | None
+    monitor: bool
+    keep_uncertain: int | None
+    uncertain_crops: Path | None
+    mqtt: str | None = dataclasses.field(repr=False)
+    mqtt_ca: Path | None
+    mqtt_cert: Path | None
+    mqtt_key: Path | None
+    mqtt_insecure: bool
+    serve: int | None
+    address: str | None
+    base_url: str | None
+    max_crops_per_second: float
+    max_latency: float
+    threads: int | None
+    profile: bool
+    dry_run: bool
+
+    @property
+    def selection(self) -> SelectionOptions:
+        return SelectionOptions(max_crops_per_second=self.max_crops_per_second, max_latency=self.max_latency)
+
+    @property
+    def uncertain_folder(self) -> Path | None:
+        """The folder for uncertain crops, or None if they are not kept."""
+        return (self.uncertain_crops or Path("uncertain-crops")) if self.keep_uncertain else None
+
+    @property
+    def tls_files(self) -> dict[str, Any]:
+        """The TLS options of the MQTT sink."""
+        return {
+            "ca": self.mqtt_ca,
+            "certificate": self.mqtt_cert,
+            "key": self.mqtt_key,
+            "insecure": self.mqtt_insecure,
+        }
+
+    def onnx_options(self, threads: int) -> OnnxOptions:
+        score = OnnxOptions().score if self.detector_threshold is None else self.detector_threshold
+        return OnnxOptions(layout=self.detector_layout, person_class=self.person_class, score=score, threads=threads)
+
+    def with_secrets(self) -> VideoRequest:
+        """Fill `${NAME}` in the sources and in --mqtt."""
+        values = read_secrets(self.secrets)
+        mqtt = self.mqtt and filled(self.mqtt, values)
+        return dataclasses.replace(self, sources=[filled(source, values) for source in self.sources], mqtt=mqtt)
+
+
+def check_options(request: VideoRequest) -> None:
+    for option, value in (("--address", request.address), ("--base-url", request.base_url)):
+        if value is not None and request.serve is None:
+            raise VideoError(f"{option} {value} needs --serve with a port; add --serve, or omit {option}")
+    if request.uncertain_crops is not None and request.keep_uncertain is None:
+        raise VideoError("--uncertain-crops needs --keep-uncertain with a number; add it, or omit --uncertain-crops")
+    if folder := request.uncertain_folder:
+        check_uncertain(folder)
+    files = {"--mqtt-ca": request.mqtt_ca, "--mqtt-cert": request.mqtt_cert, "--mqtt-key": request.mqtt_key}
+    given = [option for option, file in files.items() if file] + ["--mqtt-insecure"] * request.mqtt_insecure
+    if given and request.mqtt is None:
+        raise VideoError(f"{given[0]} needs --mqtt with a broker; add --mqtt, or omit {given[0]}")
+    if request.base_url is not None:
+        read_base_url(request.base_url)
+    for option, value in (("--events", request.events), ("--mqtt", request.mqtt), ("--address", request.address)):
+        if value == "":
+            raise VideoError(f"{option} must have a value, got an empty one; add a value, or omit {option}")
+    if request.report is not None and str(request.report) in ("-", "."):
+        raise VideoError(f"--report must be a file, got {request.report}; name one, for example people.html")
+
+
+def check_apart(request: VideoRequest, specs: list[SourceSpec], annotated: list[Path]) -> None:
+    """Refuse an output that is a source, the detector's file, or another output."""
+    detector = Path(request.detector)
+    places = [place for spec in specs if not spec.is_url for place in spec.pictures or (spec.place,)]
+    read = [*map(Path, places)] + [detector] * detector.is_file()
+    taken = {_identity(path): "which is also an input" for path in read}
+    outputs = [*annotated, request.report, Path(request.events) if request.events else None]
+    for path in outputs:
+        if path is None or str(path) == "-":
+            continue
+        if (same := _identity(path)) in taken:
+            raise VideoError(f"each output must be a file of its own, got {path}, {taken[same]}; name another")
+        taken[same] = "which is also another output"
+        if (folder := request.uncertain_folder) and folder.resolve() in path.resolve().parents:
+            raise VideoError(f"{folder} must hold uncertain crops only, got the output {path}; name another folder")
+
+
+def _identity(path: Path) -> object:
+    """Return equal values for all names of a file: paths, links and, where case is ignored, capitals."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino
