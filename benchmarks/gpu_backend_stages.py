@@ -99,7 +99,7 @@ def parity(job: Job, report: Report) -> None:
 
 
 def check_answers(subject: Subject, report: Callable[..., None]) -> None:
-    """Compare tokens and log-probabilities of all crops, in every slot of a batch, with eager PyTorch in FP32."""
+    """Compare tokens, log-probabilities and probabilities, in every slot of a batch, with eager PyTorch in FP32."""
     answers = subject.answers
     found = check_parity(
         subject.backend,
@@ -117,6 +117,7 @@ def check_answers(subject: Subject, report: Callable[..., None]) -> None:
         log_prob_median=found.log_prob_median,
         log_prob_p99=found.log_prob_p99,
         log_prob_max=found.log_prob_max,
+        probability_max=found.probability_max,
     )
     wrong = 0
     for crop in range(min(4, len(answers.crops))):

@@ -29,6 +29,7 @@ from seqpar_deploy.decoding import Greedy, Speculative
 from seqpar_deploy.decoding.base import Generation
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.parity.gate import first_divergence
+from seqpar_deploy.parity.probabilities import compare_probabilities
 from seqpar_deploy.parity.reference import BEAM
 
 SMALL = 5  # rows of a small batch
@@ -41,17 +42,22 @@ SOAK_ROUNDS = 3  # at least: the first one loads libraries, the growth is that o
 
 @dataclasses.dataclass
 class Tally:
-    """Rows that were compared with the reference. A tie is a row that differs after two equally probable tokens."""
+    """Rows that were compared with the reference. A tie is a row that differs after two equally probable tokens.
+
+    Where the tokens are equal, the probabilities of attributes are compared too.
+    """
 
     rows: int = 0
     ties: int = 0
     wrong: int = 0
     first_wrong: str | None = None
+    probability_max: float = 0.0  # largest difference
 
     def greedy(self, subject: Subject, crops: Sequence[int], generations: Sequence[Generation], where: str) -> None:
         for row, (crop, generation) in enumerate(zip(crops, generations, strict=True)):
             found = first_divergence(subject.answers, crop, generation.tokens, subject.tolerances.tie_margin)
             self._count(f"{where}, row {row}: {found}", found is None, found is not None and found.tie)
+            self._probabilities(subject, crop, generation, f"{where}, row {row}")
 
     def beams(self, subject: Subject, crops: Sequence[int], generations: Sequence[Generation], where: str) -> None:
         for row, (crop, generation) in enumerate(zip(crops, generations, strict=True)):
@@ -59,6 +65,16 @@ class Tally:
             equal = generation.tokens == expected
             said = f"{where}, row {row}: crop {crop}: got {generation.tokens}, expected {expected}"
             self._count(said, equal, not equal and _is_tie(subject, crop, generation))
+            self._probabilities(subject, crop, generation, f"{where}, row {row}")
+
+    def _probabilities(self, subject: Subject, crop: int, generation: Generation, where: str) -> None:
+        """Compare them if the tokens are those of the greedy sequence. Wrong ones count as a wrong row."""
+        answer = (where, crop, generation)
+        wrong, _, most = compare_probabilities(subject.answers, [answer], subject.tolerances.log_prob_max)
+        self.probability_max = max(self.probability_max, most or 0.0)
+        if wrong:
+            self.wrong += 1
+            self.first_wrong = self.first_wrong or wrong
 
     def _count(self, said: str, equal: bool, tie: bool) -> None:
         self.rows += 1
@@ -69,7 +85,8 @@ class Tally:
 
     def __add__(self, other: Tally) -> Tally:
         first = self.first_wrong or other.first_wrong
-        return Tally(self.rows + other.rows, self.ties + other.ties, self.wrong + other.wrong, first)
+        most = max(self.probability_max, other.probability_max)
+        return Tally(self.rows + other.rows, self.ties + other.ties, self.wrong + other.wrong, first, most)
 
 
 def _is_tie(subject: Subject, crop: int, got: Generation) -> bool:
@@ -187,10 +204,10 @@ def _run_again(subject: Subject, expected: list[Generation], found: dict[str, An
 
 
 def _difference(one: Generation, other: Generation) -> float | None:
-    """Return the largest difference of log-probabilities, None if the tokens differ."""
+    """Return the largest difference of log-probabilities of all tokens, None if the emitted tokens differ."""
     if one.tokens != other.tokens:
         return None
-    return float(np.abs(np.subtract(one.log_probs, other.log_probs)).max())
+    return float(np.abs(one.distributions - other.distributions).max())
 
 
 # What is left behind

@@ -36,6 +36,7 @@ from unittest import mock
 
 import av
 import numpy as np
+import track_scores
 import tracking
 import video_ablation as ablation
 from demo_bundle import export_demo
@@ -203,10 +204,10 @@ def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Re
         told, truth = watch.ended[number], right[person]
 
         def f1_of(prediction: Prediction, truth: Any = truth) -> float:
-            return ablation.f1(ablation.encode(label_set, prediction.attributes), truth)
+            return track_scores.f1(track_scores.encode(label_set, prediction.attributes), truth)
 
         fused, yes, decided = (
-            ablation.values(label_set, told, of)
+            track_scores.values(label_set, told, of)
             for of in (lambda a: a.probability >= 0.5, lambda a: a.state == "yes", lambda a: a.state != "unknown")
         )
         rows.append(
@@ -217,9 +218,9 @@ def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Re
                 "share_of_its_boxes": share,
                 "seconds": round(told.last.timestamp - told.first.timestamp, 1),
                 "crops": told.crops,
-                "f1_fused": ablation.f1(fused, truth),
-                "f1_unknown_as_no": ablation.f1(yes, truth),
-                "f1_decided": ablation.f1(yes, truth, decided),
+                "f1_fused": track_scores.f1(fused, truth),
+                "f1_unknown_as_no": track_scores.f1(yes, truth),
+                "f1_decided": track_scores.f1(yes, truth, decided),
                 "f1_its_crops": statistics.mean(map(f1_of, watch.said[number])),
                 "f1_labelled_boxes": statistics.mean(f1_of(alone[person, frame]) for frame in frames),
             }
@@ -229,7 +230,7 @@ def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Re
         split: tracking.recall(labels, watch.found, people)
         | tracking.identities(labels, watch.found, people)
         | compare([row for row in rows if row["split"] == split])
-        for split, people in ((split, {p for p, s in splits.items() if s == split}) for split in ablation.SPLITS)
+        for split, people in ((split, {p for p, s in splits.items() if s == split}) for split in track_scores.SPLITS)
     } | {
         "detected_tracks": len(tracking.used(watch.found)),
         "of_them_never_answered": len(never),
