@@ -61,6 +61,8 @@ def test_answers_are_compared_in_every_way(found: Any, backend: str) -> None:
     assert rows["interleaved"] == 3 * (5 + 8 + 5 + 8)
     assert min(rows.values()) > 0
     assert [result["mixed"][name]["wrong"] for name in rows] == [0, 0, 0, 0]
+    assert 0 < result["parity"]["probability_max"] < 0.1
+    assert all(0 < result["mixed"][name]["probability_max"] < 0.1 for name in rows)
     for graphs in ("no graphs", "graphs"):
         runs = result["replays"][graphs]
         assert (runs["rows"], runs["tokens_that_differ"]) == (4 * (1 + 5 + 8), 0)
