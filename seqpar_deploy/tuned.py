@@ -25,7 +25,7 @@ from seqpar_deploy.sidecars import sidecars, write_sidecar
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1 had margins that cover tokens and no probabilities
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 

@@ -42,10 +42,10 @@ _Data = Annotated[
 _Objective = Annotated[
     str | None,
     typer.Option(
-        help="Choose each attribute's threshold for the highest f1 or ma, or the lowest threshold of a precision, "
-        "for example precision=0.95.",
+        help="Choose thresholds for the highest f1 or ma, for a precision, for example precision=0.95, or 0.5 for "
+        "all: probable.",
         metavar="NAME",
-        show_default="0.5 for every attribute",
+        show_default="f1",
     ),
 ]
 _MaxError = Annotated[

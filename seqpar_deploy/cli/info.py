@@ -229,7 +229,8 @@ def _calibrated(facts: Mapping[str, Any]) -> Lines:
         yield "held out", held_out
     shared = [name for name, one in attributes.items() if one["map"] == "shared"]
     yield "maps", f"{len(attributes) - len(shared)} of their own; shared by {', '.join(shared) or 'none'}"
-    yield "rule", ", ".join(f"{name} {value}" for name, value in found["rule"].items() if value is not None)
+    chosen = {name: value for name, value in found["rule"].items() if isinstance(value, (str, int, float))}
+    yield "rule", ", ".join(f"{name} {value}" for name, value in chosen.items())
     limits = {name: _threshold(Limits(yes=one["yes"], no=one["no"])) for name, one in attributes.items()}
     if len(set(limits.values())) == 1:
         yield "thresholds", f"{next(iter(limits.values()))} for every attribute"

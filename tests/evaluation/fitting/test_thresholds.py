@@ -39,7 +39,7 @@ def codes(objective: str | None, seed: int = 0, count: int = 400) -> tuple[np.nd
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
-        ((None, None, None), Rule(objective="probable")),
+        ((None, None, None), Rule(objective="f1")),
         (("probable", None, None), Rule(objective="probable")),
         (("f1", None, None), Rule(objective="f1")),
         (("ma", None, None), Rule(objective="ma")),
@@ -81,8 +81,8 @@ def test_options_that_are_refused(given: tuple[str | None, float | None, float |
     assert "\n" not in str(raised.value)
 
 
-def test_the_default_is_the_more_probable_state() -> None:
-    chosen = choose_thresholds(Rule(), *people(50, 0)[:2], LABEL_SET, ["g"] * 50)
+def test_probable_is_one_half_for_all() -> None:
+    chosen = choose_thresholds(Rule(objective="probable"), *people(50, 0)[:2], LABEL_SET, ["g"] * 50)
     np.testing.assert_array_equal(chosen.thresholds.yes, np.full(6, 0.5))
     np.testing.assert_array_equal(chosen.thresholds.no, np.full(6, 0.5))
     assert chosen.rule == {"objective": "probable"}
