@@ -55,7 +55,7 @@ def test_drift_is_in_the_log_and_in_the_report(place: Path, calibrated: Path) ->
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert warnings
     assert len(set(warnings)) == len(warnings)
-    assert all("expected 0.9" in line for line in warnings)
+    assert all("100 %" in line for line in warnings)  # of the calibration set, above what people have here
     (end,) = (line for line in done.stderr.splitlines() if line.startswith("monitor: "))
     assert f"{CROWD} people" in end
     page = (place / "people.html").read_text()
