@@ -79,7 +79,8 @@ def checkpoint(
     """
     check_writable(out.absolute().parent, folder=True)
     check_writable(output)
-    options.check_needed("--calibrate-on", {"--calibrate-split": calibrate_split})
+    if calibrate_on is None:
+        options.check_needed("--calibrate-on", {"--calibrate-split": calibrate_split})
     if calibrate_on:  # errors now, not after minutes of export
         check_exists(calibrate_on)
         if label_set is not None:

@@ -183,4 +183,7 @@ def test_export_calibrates(
     assert values["calibration"]["data"]["people"] == 20
     assert calibration_of(bundle)["data"] == values["calibration"]["data"]
     assert "--calibrate-on" in run(*words, "--calibrate-split", "val", code=2).error
+    unknown = run(*words, "--calibrate-on", people, "--calibrate-split", "none", code=2).error
+    assert "none" in unknown
+    assert "--calibrate-on" not in unknown
     assert "none.csv" in run(*words, "--calibrate-on", tmp_path / "none.csv", code=2).error
