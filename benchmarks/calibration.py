@@ -77,16 +77,7 @@ class Study:
             bundle = export_demo(Path(folder) / "demo")
             self.label_set = bundle.label_set
             dataset = load_table(people, self.label_set, "test")
-            model = Model(
-                name="demo",
-                kind="bundle",
-                precision=bundle.precision,
-                sha256=bundle.digest,
-                label_set=bundle.label_set,
-                image_size=bundle.dimensions.image_size,
-                max_rows=bundle.max_batch,
-                backend=open_backend(bundle, "onnxruntime"),
-            )
+            model = Model.of_bundle(bundle, open_backend(bundle, "onnxruntime"))
             generations = generate(model, dataset, Greedy())
             model.backend.close()
         self.labels = dataset.labels

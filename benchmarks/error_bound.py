@@ -81,16 +81,7 @@ class People:
         with tempfile.TemporaryDirectory() as folder:
             bundle = export_demo(Path(folder) / "demo")
             dataset = load_table(people, bundle.label_set, "test")
-            model = Model(
-                name="demo",
-                kind="bundle",
-                precision=bundle.precision,
-                sha256=bundle.digest,
-                label_set=bundle.label_set,
-                image_size=bundle.dimensions.image_size,
-                max_rows=bundle.max_batch,
-                backend=open_backend(bundle, "onnxruntime"),
-            )
+            model = Model.of_bundle(bundle, open_backend(bundle, "onnxruntime"))
             generations = generate(model, dataset, Greedy())
             model.backend.close()
         self.exclusive = bundle.label_set.exclusive

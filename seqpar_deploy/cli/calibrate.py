@@ -132,16 +132,7 @@ def calibrate_bundle(
     """Calibrate a bundle, write its sidecar, and report people whose pictures cannot be read. Raises SeqparError."""
     with stage("loading"):
         opened = open_backend(bundle, backend, threads=threads)
-    model = Model(
-        name=bundle.path.resolve().name,
-        kind="bundle",
-        precision=bundle.precision,
-        sha256=bundle.digest,
-        label_set=bundle.label_set,
-        image_size=bundle.dimensions.image_size,
-        max_rows=bundle.max_batch,
-        backend=opened,
-    )
+    model = Model.of_bundle(bundle, opened)
     try:
         done = calibrate_model(model, dataset, rule, progress=stage)
     finally:

@@ -236,16 +236,7 @@ def _open_bundle(
             f"--label-set needs a checkpoint, got bundle {path.name}, which has its own; omit --label-set"
         )
     bundle = Bundle.open(path)
-    return Model(
-        name=path.resolve().name,
-        kind="bundle",
-        precision=bundle.precision,
-        sha256=bundle.digest,
-        label_set=bundle.label_set,
-        image_size=bundle.dimensions.image_size,
-        max_rows=bundle.max_batch,
-        backend=open_backend(bundle, backend, threads=threads),
-    )
+    return Model.of_bundle(bundle, open_backend(bundle, backend, threads=threads))
 
 
 def _open_checkpoint(

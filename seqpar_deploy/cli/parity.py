@@ -165,16 +165,7 @@ def _reference(bundle: Bundle, checkpoint: LoadedNetwork | None, crops: int) -> 
 
 
 def _score(bundle: Bundle, backend: Backend[Any], dataset: Dataset) -> dict[str, float]:
-    model = Model(
-        name=bundle.path.name,
-        kind="bundle",
-        precision=bundle.precision,
-        sha256=bundle.digest,
-        label_set=bundle.label_set,
-        image_size=bundle.dimensions.image_size,
-        max_rows=bundle.max_batch,
-        backend=backend,
-    )
+    model = Model.of_bundle(bundle, backend)
     with stage(f"scoring {len(dataset)} people on {backend.name}") as progress:
         generations = generate(model, dataset, Greedy(), progress=progress)
     metrics = compute_metrics(attributes_of(generations, len(bundle.label_set)), dataset.labels)

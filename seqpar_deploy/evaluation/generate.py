@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.backends import Backend
+from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
@@ -44,6 +45,20 @@ class Model:
     image_size: int
     max_rows: int
     backend: Backend[Any]
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, backend: Backend[Any]) -> Model:
+        """Return the model of a bundle that is open on a backend. It is named as the bundle's folder."""
+        return cls(
+            name=bundle.path.resolve().name,
+            kind="bundle",
+            precision=bundle.precision,
+            sha256=bundle.digest,
+            label_set=bundle.label_set,
+            image_size=bundle.dimensions.image_size,
+            max_rows=bundle.max_batch,
+            backend=backend,
+        )
 
 
 def generate(
