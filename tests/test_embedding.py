@@ -26,6 +26,8 @@ PRINTED = {
     "Three things to do": r"appeared 1: .*\n(.*\n)*ended 1: (.*\n?)*",
     "6. Use it in Python": ATTRIBUTES,
     "Use it": r"(\w+\n){2}",
+    "What a prediction holds": "",
+    "Read the states in Python": r"(\S+: (yes|no|unknown) \([01]\.\d\d\)\n)+",
     "Five lines": r"appeared 1: .*\n(.*\n)*ended 1: (.*\n?)*",
     "A callback, and your own frames": r"(\d+ \(.*\)\n){8,}",
     "A GStreamer appsink": r"appeared \d+\n(.*\n)*ended \d+\n(.*\n)*",
