@@ -7,6 +7,7 @@ import functools
 import glob
 import importlib
 import logging
+import math
 import os
 import stat
 import warnings
@@ -44,7 +45,7 @@ _OVERSHOOT = 0.05  # share of the range that resampling may add at both ends
 _log = logging.getLogger(__name__)
 
 
-def read_image(path: str | Path) -> Crop:
+def read_image(path: str | Path, *, draft_size: int | None = None) -> Crop:
     """Read an image file as a person crop.
 
     The EXIF orientation is applied. Grey, palette, CMYK and LAB images are converted to 8-bit RGB. Transparent pixels
@@ -56,26 +57,31 @@ def read_image(path: str | Path) -> Crop:
 
     Args:
         path: The image file, in a format that Pillow reads, for example PNG or JPEG. HEIC needs pillow-heif.
+        draft_size: Decode a JPEG at 1/2, 1/4 or 1/8 of its size if its longer side then still has this number of
+            pixels or more. This is faster, but the pixels are not those of the published procedure. At twice the
+            model's `image_size`, 3 to 6 % of the demo model's sequences changed. Default: full size.
 
     Returns:
         The pixels, uint8 RGB (h, w, 3).
 
     Raises:
         ImageError: The file does not exist, is not an image, is damaged, has more than 64,000,000 pixels, or has values
-            without a known range.
+            without a known range. Or `draft_size` is less than 1.
 
     Examples:
         >>> read_image("person.jpg").shape
         (256, 128, 3)
     """
     path = Path(path)
+    if draft_size is not None and draft_size < 1:
+        raise ImageError(f"draft_size must be 1 or more pixels, got {draft_size}; leave it out for the full size")
     try:
         _check_kind(path)
         with warnings.catch_warnings():
             # Pillow warns about large images. The check below is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return _read(path, image)
+                return _read(path, image, draft_size)
     except FileNotFoundError:
         got = "is a link to a missing file" if path.is_symlink() else "does not exist"
         raise ImageError(f"{path} {got}; check the path") from None
@@ -83,7 +89,7 @@ def read_image(path: str | Path) -> Crop:
         raise ImageError(f"{path} must have at most {MAX_PIXELS} pixels, got more; crop the person first") from None
     except UnidentifiedImageError:
         if path.is_file() and _content(path) == _HEIC and "HEIF" not in Image.OPEN and _load_heif():
-            return read_image(path)
+            return read_image(path, draft_size=draft_size)
         raise ImageError(f"{path} must be an image, got {_content(path)}; convert it to PNG or JPEG") from None
     except ImageError:
         raise
@@ -103,13 +109,16 @@ def _check_kind(path: Path) -> None:
         raise ImageError(f"{path} must be an image file, got a pipe, device or socket; name a file")
 
 
-def _read(path: Path, image: Image.Image) -> Crop:
+def _read(path: Path, image: Image.Image, draft_size: int | None) -> Crop:
     if image.format in _NO_PICTURES:
         raise ImageError(f"{path} must be an image, got {image.format}; convert it to PNG or JPEG")
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{path} must have at most {MAX_PIXELS} pixels, got {image.width} x {image.height}; crop the person first"
         )
+    if draft_size is not None:
+        share = min(1.0, draft_size / max(image.size))  # Pillow keeps at least these sides; only JPEG has drafts
+        image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))
     if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
         _log.warning("%s has %d pages; only the first is read", path, pages)
     with native_text_logged() if image.format == "TIFF" else contextlib.nullcontext():
