@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seqpar_deploy.errors import CheckpointError
+from seqpar_deploy.preprocess import Trimming, wrong_columns
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,6 +34,8 @@ class Architecture:
         ffn: Width of the decoder's feed-forward layers. Default: 2048.
         stem: Channels of a convolutional stem, without the tower's width. Each layer halves the sides. Default: none,
             as published.
+        columns: The widths in patch columns to which crops are trimmed, ascending, the last one the whole square.
+            Default: none, crops are read with all their padding, as published.
     """
 
     attributes: int
@@ -45,6 +48,7 @@ class Architecture:
     head_size: int = 64
     ffn: int = 2048
     stem: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
 
     @property
     def vocabulary(self) -> int:
@@ -62,8 +66,18 @@ class Architecture:
 
     @property
     def image_tokens(self) -> int:
-        """N, the patches and the class token."""
-        return 1 + (self.image_size // int(self.vision["patch_size"])) ** 2
+        """N, the patches of a whole square and the class token."""
+        return 1 + self.grid**2
+
+    @property
+    def grid(self) -> int:
+        """Patches per side of a whole square."""
+        return self.image_size // int(self.vision["patch_size"])
+
+    @property
+    def trimming(self) -> Trimming | None:
+        """The trimming of crops, or None if they are read with all their padding."""
+        return Trimming(columns=self.columns, patch_size=int(self.vision["patch_size"])) if self.columns else None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -71,7 +85,7 @@ class Architecture:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
         try:
-            made = cls(**{**values, "stem": tuple(values.get("stem", ()))})
+            made = cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("stem", "columns")}})
         except TypeError as error:
             raise CheckpointError(
                 f"the checkpoint's stored architecture has unknown or missing fields: {error}; update seqpar-deploy"
@@ -88,7 +102,21 @@ class Architecture:
                 f"patch_size of the stored architecture must be {2**halvings}, since its stem halves the sides "
                 f"{halvings} times, got {made.vision.get('patch_size')}"
             )
+        if made.columns:
+            made.check_columns()
         return made
+
+    def check_columns(self) -> None:
+        """Raise CheckpointError if `columns` do not fit the image tower."""
+        try:
+            problem = wrong_columns(self.columns, self.grid)
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            raise CheckpointError(
+                "image_size and patch_size of the stored architecture must be integers above 0, got others; copy the "
+                "checkpoint again"
+            ) from None
+        if problem:
+            raise CheckpointError(f"columns of the stored architecture must be {problem}, got {list(self.columns)}")
 
 
 def vit_l_14(attributes: int) -> Architecture:

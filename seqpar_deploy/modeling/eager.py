@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqpar_deploy.backends.base import Int64Array, StepOutput
+from seqpar_deploy.backends.base import Float32Array, Int64Array, StepOutput
 from seqpar_deploy.modeling.sequencepar import Decoder, SequencePAR
 from seqpar_deploy.preprocess import Preprocessing
 
@@ -28,6 +28,8 @@ def normalise(crops: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 class EagerState:
     """Hold each row's cross-attention keys and values, and its tokens."""
+
+    pooled: Float32Array | None = None
 
     def __init__(self, cross_kv: Tensor) -> None:
         self.cross_kv = cross_kv
@@ -86,6 +88,8 @@ class EagerBackend:
 
 class CachedState:
     """Hold each row's keys and values: of its tokens, in a cache of fixed capacity, and of its image tokens."""
+
+    pooled = None
 
     def __init__(self, self_kv: Tensor, cross_kv: Tensor) -> None:
         self.self_kv, self.cross_kv = self_kv, cross_kv

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, LabelSetError
+from seqpar_deploy.preprocess import default_columns
 from seqpar_deploy.resources import label_set_names, load_label_set
 from seqpar_deploy.vocab import LabelSet
 
@@ -31,6 +32,7 @@ class LoadedNetwork:
         file: The checkpoint's file name.
         sha256: SHA-256 of the checkpoint, in hexadecimal.
         weights: The set of weights that was chosen by name. None: the default. Default: None.
+        redefined: "trimmed" if the network was trained on untrimmed crops, and now reads trimmed ones. Default: None.
     """
 
     network: SequencePAR
@@ -39,6 +41,7 @@ class LoadedNetwork:
     file: str
     sha256: str
     weights: str | None = None
+    redefined: str | None = None
 
 
 @contextlib.contextmanager
@@ -113,9 +116,35 @@ def load_network(
     if not keep_text_tower:
         clip = network.clip_model
         del clip.transformer, clip.token_embedding, clip.positional_embedding, clip.ln_final, clip.text_projection
-    return LoadedNetwork(
+    loaded = LoadedNetwork(
         network=network, token_table=token_table, label_set=label_set, file=file, sha256=sha256, weights=chosen
     )
+    redefined = bundle is not None and bundle.manifest["checkpoint"].get("redefined")
+    return redefined_as_trimmed(loaded) if redefined else loaded
+
+
+def redefined_as_trimmed(loaded: LoadedNetwork) -> LoadedNetwork:
+    """Make a network that was trained on untrimmed crops read trimmed ones, of the default widths.
+
+    A network that was trained on these widths is returned unchanged. Raises CheckpointError if it has other widths, or
+    if its label set pads crops differently.
+    """
+    architecture = loaded.network.architecture
+    columns = default_columns(architecture.grid)
+    if loaded.label_set.preprocessing.pad != "square":
+        raise CheckpointError(
+            f"{loaded.file}: crops must be padded to squares to be trimmed, got pad = "
+            f"{loaded.label_set.preprocessing.pad!r} in its label set; export it without --trim"
+        )
+    if architecture.columns == columns:
+        return loaded
+    if architecture.columns:
+        raise CheckpointError(
+            f"{loaded.file} must read whole squares to be redefined as trimmed, got a checkpoint that was trained on "
+            f"{list(architecture.columns)} patch columns; export it without --trim"
+        )
+    loaded.network.architecture = dataclasses.replace(architecture, columns=columns)
+    return dataclasses.replace(loaded, redefined="trimmed")
 
 
 def _check_exported(checkpoint: Checkpoint, bundle: Bundle) -> None:

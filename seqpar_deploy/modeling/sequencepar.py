@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from seqpar_deploy.modeling.architecture import Architecture
@@ -40,6 +41,7 @@ class SequencePAR(nn.Module):
         # With pool_type "none", open_clip's tower returns all tokens, projected.
         vision = {**architecture.vision, "pool_type": "none", "output_tokens": False}
         self.clip_model = open_clip.CLIP(d, vision, dict(architecture.text), quick_gelu=architecture.quick_gelu)
+        self.clip_model.visual.__class__ = ImageTower
         self.clip_model.visual.ln_post = nn.Identity()  # in the checkpoint, but not applied by the published model
         if architecture.stem:
             self.clip_model.visual.conv1 = convolutional_stem(
@@ -51,7 +53,10 @@ class SequencePAR(nn.Module):
         self.pad_embedding = nn.Parameter(torch.zeros(1, d), requires_grad=False)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Encode normalised images (B, 3, H, W) to image tokens (B, N, d), class token first."""
+        """Encode normalised images (B, 3, H, W) to image tokens (B, N, d), class token first.
+
+        W is a whole number of patches: of the square, or of its middle columns if the images are trimmed.
+        """
         return self.clip_model.encode_image(images)
 
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
@@ -68,6 +73,33 @@ class SequencePAR(nn.Module):
         """Return the log-probabilities (B, T, V) of the token that follows each of the tokens (B, T)."""
         cross_kv = self.decoder.cross_kv(self.encode_image(images))
         return self.decoder(tokens, token_table[tokens], cross_kv)[0]
+
+
+class ImageTower(VisionTransformer):  # type: ignore[misc]  # open_clip has no types
+    """open_clip's image tower, which also reads the middle columns of a square: each patch keeps its position."""
+
+    def _embeds(self, images: Tensor) -> Tensor:
+        return self._placed(self.conv1(images))
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Return image tokens (B, N, d) of patch embeddings (B, width, rows, columns), the outputs of `conv1`."""
+        _, tokens = self._pool(self.transformer(self._placed(patches)))
+        return tokens @ self.proj
+
+    def _placed(self, patches: Tensor) -> Tensor:
+        columns = patches.shape[3]
+        start = (self.grid_size[1] - columns) // 2
+        positions = self.positional_embedding.to(patches.dtype)  # (1 + rows * whole, width)
+        of_patches = positions[1:].unflatten(0, self.grid_size).narrow(1, start, columns)
+        tokens = torch.cat(
+            [
+                (self.class_embedding.to(patches.dtype) + positions[0]).expand(patches.shape[0], 1, -1),
+                patches.flatten(2).transpose(1, 2) + of_patches.flatten(0, 1),
+            ],
+            dim=1,
+        )
+        embedded: Tensor = self.ln_pre(self.patch_dropout(tokens))
+        return embedded
 
 
 def convolutional_stem(*channels: int) -> nn.Sequential:
@@ -153,23 +185,27 @@ class Decoder(nn.Module):
             assert position is not None
             slots = torch.arange(self_kv.shape[3], device=tokens.device)  # (C,)
             # A <pad> leaves an all-zero key, so that later steps can ignore it. Keys of other tokens have biases.
-            written = ~(self_kv[0, :, 0].abs().float().sum(-1) <= 0)  # (B, C); NaN counts as written
+            written = ~(self_kv[0][:, 0].abs().float().sum(-1) <= 0)  # (B, C); NaN counts as written
             cached = (slots < position[:, None]) & written  # (B, C)
             cached = cached[:, None, :].expand(-1, tokens.shape[1], -1)  # (B, T, C)
             visible = torch.cat([cached, visible], dim=-1)  # (B, T, C + T)
 
         new_kv = []
+        kept = real[..., None].to(x.dtype)  # (B, T, 1): 0 for <pad>, 1 for the rest
         for i, layer in enumerate(self.layers):
             past = None if self_kv is None else (self_kv[2 * i], self_kv[2 * i + 1])
             cross = (cross_kv[2 * i], cross_kv[2 * i + 1])
-            x, keys_values = layer(x, cross, real[..., None].to(x.dtype), visible[:, None], past)
+            x, keys_values = layer(x, cross, kept, visible[:, None], past)
             new_kv.extend(keys_values)
-        logits = self.fc(x.to(self.fc.weight.dtype)).float()
-        return F.log_softmax(logits, dim=-1), torch.stack(new_kv)
+        # The published decoder zeroes rows of <pad> after each sublayer. Their keys are masked, so once is enough.
+        logits = self.fc((x * kept).to(self.fc.weight.dtype)).float()
+        # One concatenation along the heads, since a stack costs another operation per tensor in each step.
+        joined = torch.cat(new_kv, dim=1).unflatten(1, (len(new_kv), -1)).transpose(0, 1)  # (2L, B, h, T, k)
+        return F.log_softmax(logits, dim=-1), joined
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and feed-forward. Rows of `<pad>` tokens are zeroed after each."""
+    """Self-attention, cross-attention and feed-forward. Keys of `<pad>` tokens are all zero."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -185,14 +221,13 @@ class DecoderLayer(nn.Module):
         visible: Tensor,  # (B, 1, T, T or C + T)
         past: tuple[Tensor, Tensor] | None,  # keys, values (B, h, C, k)
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        keys, values = self.self_att.attention.keys_values(x)  # (B, h, T, k)
+        queries, keys, values = self.self_att.attention.queries_keys_values(x)  # (B, h, T, k)
         new_kv = keys * real[:, None], values
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        x = self.self_att(x, (keys, values), visible) * real
-        x = self.enc_att(x, cross) * real
-        x = self.pwff(x) * real
-        return x, new_kv
+        x = self.self_att(x, queries, (keys, values), visible)
+        x = self.enc_att(x, self.enc_att.attention.queries(x), cross)
+        return self.pwff(x), new_kv
 
 
 class ResidualAttention(nn.Module):
@@ -204,8 +239,10 @@ class ResidualAttention(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.layer_norm = LayerNorm(architecture.embed_dim)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None = None) -> Tensor:
-        return self.layer_norm(x + self.dropout(self.attention(x, keys_values, visible)))
+    def forward(
+        self, x: Tensor, queries: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None = None
+    ) -> Tensor:
+        return self.layer_norm(x + self.dropout(self.attention(queries, keys_values, visible)))
 
 
 class Attention(nn.Module):
@@ -221,21 +258,29 @@ class Attention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """Return the scaled queries (B, h, T, k) of x (B, T, d)."""
+        return self.split(self.fc_q(x)) * (1 / math.sqrt(self.head_size))  # scaled first to stay in FP16's range
+
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values (B, h, T, k) of x (B, T, d)."""
-        return self._split(self.fc_k(x)), self._split(self.fc_v(x))
+        return self.split(self.fc_k(x)), self.split(self.fc_v(x))
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the scaled queries, the keys and the values (B, h, T, k) of x (B, T, d)."""
+        return self.queries(x), *self.keys_values(x)
+
+    def forward(self, queries: Tensor, keys_values: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
         keys, values = keys_values
-        queries = self._split(self.fc_q(x)) * (1 / math.sqrt(self.head_size))  # scaled first to stay in FP16's range
         scores = (queries @ keys.transpose(-1, -2)).float()  # (B, h, T, keys)
         if visible is not None:
             scores = torch.where(visible, scores, _MASKED)
         attended = scores.softmax(-1).to(values.dtype) @ values  # (B, h, T, k)
         return self.fc_o(attended.transpose(1, 2).flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, h, T, k)
+    def split(self, x: Tensor) -> Tensor:
+        """Split the channels of x (B, T, m * k) into m heads: (B, m, T, k)."""
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
