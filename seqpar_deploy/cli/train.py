@@ -157,7 +157,11 @@ def train(
         validate_every=validate_every or 1,
         save_every=save_every,
     )
-    model = model_from_checkpoint(checkpoint, labels) if checkpoint else new_model(chosen.model, labels, seed=seed)
+    model = (
+        model_from_checkpoint(checkpoint, labels, chosen.model)
+        if checkpoint
+        else new_model(chosen.model, labels, seed=seed)
+    )
     _run(run, model, as_json=as_json)
 
 

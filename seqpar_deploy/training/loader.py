@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.datasets import Dataset
-from seqpar_deploy.preprocess import Crop, Preprocessing, prepare
+from seqpar_deploy.preprocess import Crop, Preprocessing, Trimming, columns_read, prepare
 from seqpar_deploy.training.augment import vary_crop, vary_prepared
 from seqpar_deploy.training.readers import read_ahead
 from seqpar_deploy.training.recipe import Augmentation
@@ -23,7 +23,7 @@ from seqpar_deploy.training.recipe import Augmentation
 if TYPE_CHECKING:
     from torch import Tensor
 
-_Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]
+_Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], npt.NDArray[np.int64]]
 Key = tuple[int, int, int]  # source, person, number of earlier uses of this person
 
 _ORDER, _PICTURE = 0, 1  # parts of seeds, so that random streams differ
@@ -98,22 +98,33 @@ class _Pictures:
     """Read, prepare and augment the pictures of a batch. Used in the loader's processes."""
 
     def __init__(
-        self, schedule: Schedule, image_size: int, preprocessing: Preprocessing, augmentation: Augmentation
+        self,
+        schedule: Schedule,
+        image_size: int,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        trimming: Trimming | None,
     ) -> None:
         self._schedule, self._image_size = schedule, image_size
-        self._preprocessing, self._augmentation = preprocessing, augmentation
+        self._preprocessing, self._augmentation, self._trimming = preprocessing, augmentation, trimming
 
     def batch(self, keys: Sequence[Key]) -> _Batch:
-        images, labels = zip(*map(self._read, keys), strict=True)
-        return np.stack(images), np.stack(labels)
+        images, labels, columns = zip(*map(self._read, keys), strict=True)
+        return np.stack(images), np.stack(labels), np.array(columns)
 
-    def _read(self, key: Key) -> tuple[Crop, npt.NDArray[np.int8]]:
+    def _read(self, key: Key) -> tuple[Crop, npt.NDArray[np.int8], int]:
         number, person, turn = key
         dataset = self._schedule.sources[number].dataset
         rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, turn])
         crop = vary_crop(dataset.crop(person), self._augmentation, rng)
         image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
-        return vary_prepared(image, self._augmentation, rng), dataset.labels[person]
+        columns = columns_read(crop, self._trimming, self._preprocessing)
+        if self._trimming is not None:  # the shift must not move the person out of what is kept
+            kept = self._trimming.trim(image, columns)
+            kept[...] = vary_prepared(kept, self._augmentation, rng)
+        else:
+            image = vary_prepared(image, self._augmentation, rng)
+        return image, dataset.labels[person], columns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +136,7 @@ class Loader:
         image_size: Side of the model's input in pixels.
         preprocessing: Preprocessing of the label set.
         augmentation: Augmentation of the recipe.
+        trimming: Trimming of the model. Default: None, crops keep all their padding.
         workers: Processes that read ahead. Default: 0, none.
         rank: Index of this training process, which gets a part of each batch. Default: 0.
         world: Number of training processes. Default: 1.
@@ -134,12 +146,16 @@ class Loader:
     image_size: int
     preprocessing: Preprocessing
     augmentation: Augmentation
+    trimming: Trimming | None = None
     workers: int = 0
     rank: int = 0
     world: int = 1
 
-    def batches(self, first_step: int, last_step: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Yield crops, uint8 (B, H, W, 3), and labels, int8 (B, n), of steps `first_step` to `last_step` - 1.
+    def batches(self, first_step: int, last_step: int) -> Generator[tuple[Tensor, Tensor, Tensor], None, None]:
+        """Yield crops, labels and widths of steps `first_step` to `last_step` - 1.
+
+        Crops are whole squares, uint8 (B, H, W, 3). Labels are int8 (B, n). Widths are the patch columns in the middle
+        of each square that the model reads, int64 (B,), or 0 if it reads all.
 
         Close the generator if it is not read to the end: this ends its processes, which ignore signals.
 
@@ -150,12 +166,12 @@ class Loader:
         """
         import torch  # here, so that the loader's processes start without it
 
-        pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation)
+        pictures = _Pictures(self.schedule, self.image_size, self.preprocessing, self.augmentation, self.trimming)
         steps = self._steps(first_step, last_step)
         read = read_ahead(pictures.batch, steps, workers=self.workers) if self.workers else map(pictures.batch, steps)
         with contextlib.closing(read) if isinstance(read, Generator) else contextlib.nullcontext():
-            for images, labels in read:
-                yield torch.from_numpy(images), torch.from_numpy(labels)
+            for images, labels, columns in read:
+                yield torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(columns)
 
     def _steps(self, first: int, last: int) -> Iterator[list[Key]]:
         per_epoch = self.schedule.steps_per_epoch

@@ -169,9 +169,9 @@ class _Training:
         meter, saved = Meter(), time.monotonic()
         with contextlib.closing(self._loader().batches(self.step, total)) as batches:
             while self.step < total:
-                crops, labels = self._next(batches, meter)
+                crops, labels, columns = self._next(batches, meter)
                 with lost_peers():
-                    loss = self._train_step(crops, labels)
+                    loss = self._train_step(crops, labels, columns)
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"the loss must be finite, got {loss} at step {self.step}; lower the learning rate, or train "
@@ -188,7 +188,7 @@ class _Training:
                     self._save()
                     saved = time.monotonic()
 
-    def _next(self, batches: Iterator[tuple[Tensor, Tensor]], meter: Meter) -> tuple[Tensor, Tensor]:
+    def _next(self, batches: Iterator[tuple[Tensor, ...]], meter: Meter) -> tuple[Tensor, ...]:
         """Return the next batch. If it cannot be read, or a signal came to any process, save the state and raise."""
         batch = None
         try:
@@ -212,12 +212,13 @@ class _Training:
             image_size=self.model.architecture.image_size,
             preprocessing=self.run.label_set.preprocessing,
             augmentation=self.run.recipe.augmentation,
+            trimming=self.model.architecture.trimming,
             workers=self.run.workers,
             rank=self.process.rank,
             world=self.process.world,
         )
 
-    def _train_step(self, crops: Tensor, labels: Tensor) -> float:
+    def _train_step(self, crops: Tensor, labels: Tensor, columns: Tensor) -> float:
         """Update the weights once. Returns the mean loss per target token."""
         recipe, device = self.optimiser_recipe, self.process.device
         inputs, targets = sequences_from_labels(labels, eos=recipe.eos)
@@ -235,7 +236,7 @@ class _Training:
             last = number == len(parts) - 1
             with self._gradients_kept_here() if not last else contextlib.nullcontext():
                 with torch.autocast(device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "fp32"):
-                    log_probs, presence = self.forward(images, inputs[part].to(device))
+                    log_probs, presence = self.forward(images, inputs[part].to(device), columns[part])
                 known = labels[part].to(device)
                 loss = sequence_loss(log_probs, targets[part].to(device), known, label_smoothing=recipe.label_smoothing)
                 total += float(loss.detach()) / count

@@ -37,11 +37,19 @@ class Model:
         pretrained: Tag of open_clip's registry, or a local file of CLIP weights. Default: empty, random weights.
         architecture: Fields of `modeling.architecture.Architecture` without `attributes`, in place of `encoder`.
             Default: None.
+        trim: Whether the model reads crops without most of their padding, see `preprocess.Trimming`. The widths become
+            part of the checkpoint: `columns` of `architecture`, or those of `preprocess.default_columns`. Default:
+            False, as published.
     """
 
     encoder: str = "ViT-L-14"
     pretrained: str = ""
     architecture: Mapping[str, Any] | None = None
+    trim: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.trim and (self.architecture or {}).get("columns"):
+            raise ValueError("trim must be true if the architecture has columns, got false")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

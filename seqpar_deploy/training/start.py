@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from seqpar_deploy.errors import CheckpointError, RecipeError
 from seqpar_deploy.modeling.architecture import Architecture, open_clip_config
 from seqpar_deploy.modeling.checkpoint import Checkpoint, build_model, load_checkpoint, network_of
 from seqpar_deploy.modeling.sequencepar import SequencePAR
+from seqpar_deploy.preprocess import default_columns, wrong_columns
 from seqpar_deploy.training.recipe import Model
 from seqpar_deploy.vocab import LabelSet
 
@@ -40,7 +42,7 @@ def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            made = network_of(_architecture(model, len(label_set)))
+            made = network_of(trimmed(_architecture(model, len(label_set)), model))
         except CheckpointError as error:
             raise RecipeError(f"[model.architecture] of the recipe must describe a network: {error}") from None
     if model.pretrained:
@@ -48,9 +50,17 @@ def new_model(model: Model, label_set: LabelSet, *, seed: int) -> SequencePAR:
     return made
 
 
-def model_from_checkpoint(checkpoint: Checkpoint, label_set: LabelSet) -> SequencePAR:
-    """Build a network with the weights of a SequencePAR checkpoint, ready to train. Raises CheckpointError."""
+def model_from_checkpoint(checkpoint: Checkpoint, label_set: LabelSet, model: Model) -> SequencePAR:
+    """Build a network with the weights of a SequencePAR checkpoint, ready to train.
+
+    Of the recipe's `model`, only the trimming counts. A checkpoint of untrimmed crops can go on with trimmed ones.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the label set.
+        RecipeError: The checkpoint reads crops of other widths than the recipe.
+    """
     made = build_model(checkpoint, label_set)
+    made.architecture = trimmed(made.architecture, model)
     ids = open_clip.tokenize(list(label_set.phrases), context_length=made.clip_model.context_length).unique()
     if (made.clip_model.token_embedding.weight[ids] == 0).all(dim=1).any():
         raise CheckpointError(
@@ -60,6 +70,23 @@ def model_from_checkpoint(checkpoint: Checkpoint, label_set: LabelSet) -> Sequen
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(name not in _FIXED)
     return made
+
+
+def trimmed(architecture: Architecture, model: Model) -> Architecture:
+    """Return an architecture with the widths of a recipe's model. Raises RecipeError if it has others."""
+    wanted: tuple[int, ...] = ()
+    if model.trim:
+        stated = (model.architecture or {}).get("columns")
+        wanted = tuple(stated or architecture.columns or default_columns(architecture.grid))
+        if problem := wrong_columns(wanted, architecture.grid):
+            raise RecipeError(f"[model.architecture] columns must be {problem}, got {list(wanted)}")
+    if architecture.columns and wanted != architecture.columns:
+        got = f"columns {list(wanted)}" if wanted else "trim = false"
+        raise RecipeError(
+            f"[model] of the recipe must have trim = true with columns {list(architecture.columns)}, which the "
+            f"checkpoint was made for, got {got}; change the recipe"
+        )
+    return dataclasses.replace(architecture, columns=wanted)
 
 
 def _architecture(model: Model, attributes: int) -> Architecture:

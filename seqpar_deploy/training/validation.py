@@ -31,6 +31,7 @@ def validate(
         image_size=model.architecture.image_size,
         max_rows=_BATCH,
         backend=CachedEagerBackend(model, token_table, label_set.preprocessing),
+        trimming=model.architecture.trimming,
     )
     generations = generate(scored, dataset, Greedy(), progress=progress)
     return compute_metrics(attributes_of(generations, len(label_set)), dataset.labels)

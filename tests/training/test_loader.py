@@ -59,7 +59,7 @@ def test_a_later_start_sees_what_an_earlier_one_saw(schedule: Schedule) -> None:
     whole = list(loader(schedule).batches(0, 12))
     late = list(loader(schedule, workers=1).batches(7, 12))
     assert len(late) == 5
-    for (images, labels), (late_images, late_labels) in zip(whole[7:], late, strict=True):
+    for (images, labels, _), (late_images, late_labels, _) in zip(whole[7:], late, strict=True):
         assert torch.equal(images, late_images)
         assert torch.equal(labels, late_labels)
 

@@ -63,15 +63,15 @@ def test_clip_weights_that_do_not_fit_are_refused(tmp_path: Path, label_set: Lab
 def test_a_checkpoint_without_the_phrases_words_is_refused(tmp_path: Path, label_set: LabelSet) -> None:
     path = tmp_path / "tiny.safetensors"
     save_checkpoint(path, random_model(tiny_architecture(26), seed=3), label_set, dtype=torch.float32)
-    assert model_from_checkpoint(load_checkpoint(path), label_set).decoder.fc.weight.requires_grad
+    assert model_from_checkpoint(load_checkpoint(path), label_set, Model()).decoder.fc.weight.requires_grad
     foreign = [dataclasses.replace(a, phrase=f"zebra {a.phrase}") for a in label_set.attributes]
     with pytest.raises(CheckpointError, match="phrase 'female'"):
-        model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)))
+        model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)), Model())
     as_published = {"label_set": None}  # which says nothing of what it was trained on
     model = random_model(tiny_architecture(26), seed=3)
     save_checkpoint(path, model, label_set, dtype=torch.float32, metadata=as_published)
     with pytest.raises(CheckpointError, match="the words in"):
-        model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)))
+        model_from_checkpoint(load_checkpoint(path), dataclasses.replace(label_set, attributes=tuple(foreign)), Model())
 
 
 @pytest.mark.parametrize(
