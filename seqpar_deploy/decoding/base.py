@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, Float32Array, State
+
+Draft = tuple[int, ...] | None
+"""Tokens that may follow `<bos>`, with the `<eos>`, guessed in advance. None: no guess."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,13 +44,17 @@ def margins(log_probs: Float32Array) -> Float32Array:
 class Strategy(Protocol):
     """Generate one sequence per encoded crop. Implement this protocol to add a strategy."""
 
-    def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+    def generate(
+        self, backend: Backend[State], state: State, *, max_steps: int, drafts: Sequence[Draft] | None = None
+    ) -> list[Generation]:
         """Generate one sequence per row of a state.
 
         Args:
             backend: The backend that made the state.
             state: A fresh state. It cannot be used afterwards.
             max_steps: The largest number of tokens per sequence.
+            drafts: A draft per row, which may be wrong: it can save steps, and never changes tokens. Strategies may
+                ignore it. Default: none.
 
         Returns:
             One sequence per row, in the same order.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array, State
-from seqpar_deploy.decoding.base import Generation
+from seqpar_deploy.decoding.base import Draft, Generation
 from seqpar_deploy.errors import StrategyError
 from seqpar_deploy.vocab import BOS, EOS
 
@@ -43,7 +44,9 @@ class Beam:
         """Return `width`."""
         return self.width
 
-    def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+    def generate(
+        self, backend: Backend[State], state: State, *, max_steps: int, drafts: Sequence[Draft] | None = None
+    ) -> list[Generation]:
         """Generate the best sequence of each row. See `Strategy.generate`.
 
         Raises:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, Float32Array, GreedyBackend, Int64Array, State, StepOutput
-from seqpar_deploy.decoding.base import Generation, margins
+from seqpar_deploy.decoding.base import Draft, Generation, margins
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
 # Finished rows stay in the batch until they are this share of it. Then the running rows are gathered. A gather copies
@@ -29,7 +30,9 @@ class Greedy:
         """Return 1."""
         return 1
 
-    def generate(self, backend: Backend[State], state: State, *, max_steps: int) -> list[Generation]:
+    def generate(
+        self, backend: Backend[State], state: State, *, max_steps: int, drafts: Sequence[Draft] | None = None
+    ) -> list[Generation]:
         """Generate the greedy sequence of each row. See `Strategy.generate`."""
         if isinstance(backend, GreedyBackend):
             return _generations(backend.greedy(state, stop=EOS, max_steps=max_steps))
