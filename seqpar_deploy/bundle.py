@@ -1,7 +1,8 @@
 """Bundles: the folders that hold all files an edge device needs to run a model, without PyTorch.
 
     manifest.json   encoder.onnx (+ .data)   decoder_step.onnx (+ .data)   golden.npz   model_card.md
-    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), if the recipe includes them
+    encoder_int8.onnx, decoder_step_int8.onnx (+ .data), draft.npz, if the recipe includes them
+    decoder_step_host.onnx, decoder_step_int8_host.onnx: the decoder steps for CPUs, with the weights of the others
 
 The manifest lists the files that `export` wrote, with sizes and hashes. Files made later are never added, so the
 SHA-256 of the manifest (the digest) identifies the bundle in engines, tuning results and checks. `Bundle.open` checks
@@ -16,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,7 +30,7 @@ from seqpar_deploy.bundle_files import cache_dir, check_files, plain_folder, rea
 from seqpar_deploy.config import NotNegative, Positive, parse_json, typed
 from seqpar_deploy.errors import BundleError, BundleFormatError
 from seqpar_deploy.files import new_folder, sha256_of
-from seqpar_deploy.preprocess import Preprocessing
+from seqpar_deploy.preprocess import Preprocessing, Trimming, wrong_columns
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, SPECIAL_TOKENS, LabelSet
 
 FORMAT = 2
@@ -37,8 +39,12 @@ ENCODER = "encoder.onnx"
 DECODER_STEP = "decoder_step.onnx"
 INT8_ENCODER = "encoder_int8.onnx"
 INT8_DECODER_STEP = "decoder_step_int8.onnx"
+HOST_DECODER_STEP = "decoder_step_host.onnx"
+INT8_HOST_DECODER_STEP = "decoder_step_int8_host.onnx"
+GRAPHS = (ENCODER, DECODER_STEP, HOST_DECODER_STEP, INT8_ENCODER, INT8_DECODER_STEP, INT8_HOST_DECODER_STEP)
 GOLDEN = "golden.npz"
 MODEL_CARD = "model_card.md"
+DRAFT = "draft.npz"  # optional
 
 # Sidecars: made after export, on some machine or data, and never in the manifest (`sidecars.py`).
 CALIBRATION = "calibration.json"
@@ -57,8 +63,8 @@ class Dimensions:
     """Describe the sizes of one model's graphs.
 
     Attributes:
-        image_size: Pixels per side of the encoder's input.
-        image_tokens: N, image tokens per crop: the class token and the patches.
+        image_size: Pixels per side of a prepared crop, before trimming.
+        image_tokens: N, image tokens per crop that is not trimmed: the class token and the patches.
         layers: L, decoder layers.
         heads: Attention heads per decoder layer.
         head_size: Channels per head.
@@ -73,6 +79,16 @@ class Dimensions:
     head_size: Positive
     capacity: Positive
     vocabulary: Positive
+
+    @property
+    def grid(self) -> int:
+        """Patches per side of a prepared crop."""
+        return math.isqrt(self.image_tokens - 1)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per side of a patch."""
+        return self.image_size // self.grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +141,10 @@ class _Manifest:
             raise ValueError(f"dimensions.capacity must be {n} attributes + 1, got {d.capacity}")
         if not self.batches:
             raise ValueError("batches must have one profile or more, got none")
+        if (self.padding == "trimmed") != bool(self.columns):
+            raise ValueError(f"columns must be given if padding is 'trimmed', and only then, got {self.columns}")
+        if self.columns and (problem := wrong_columns(self.columns, d.grid)):
+            raise ValueError(f"columns must be {problem}, got {list(self.columns)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +158,9 @@ class Bundle:
         dimensions: The sizes of the graphs.
         precision: The precision of the graphs, `fp32` or `fp16`.
         batches: The batch profiles that engines are built for.
-        padding: How crops were padded in training: `full` to squares, or `trimmed` to the patch columns that the
-            person covers. Default: `full`.
-        columns: For `trimmed`, the allowed widths in patch columns. Default: None, any width.
+        padding: How the model reads crops: `full` with all the padding of the square, or `trimmed` to the patch columns
+            that the person covers. Default: `full`.
+        columns: For `trimmed`, the allowed widths in patch columns, ascending. Default: None.
     """
 
     path: Path
@@ -183,8 +203,7 @@ class Bundle:
         bundle = cls.from_manifest(path, manifest)
         if not {ENCODER, DECODER_STEP, GOLDEN} <= set(manifest["files"]):
             raise BundleFormatError(f"{file}: files must list {ENCODER}, {DECODER_STEP} and {GOLDEN}; {_EXPORT_AGAIN}")
-        graphs = (ENCODER, DECODER_STEP, INT8_ENCODER, INT8_DECODER_STEP)
-        check_files(path, manifest["files"], source=file, graphs=graphs, verify=verify)
+        check_files(path, manifest["files"], source=file, graphs=GRAPHS, verify=verify)
         return bundle
 
     @classmethod
@@ -256,6 +275,18 @@ class Bundle:
         return self._graphs / INT8_DECODER_STEP
 
     @property
+    def has_pooled(self) -> bool:
+        """Whether the encoder also returns `pooled`. That of format 1 does not."""
+        outputs = self.manifest.get("graphs", {}).get("encoder", {}).get("outputs", ())
+        return any(output["name"] == "pooled" for output in outputs)
+
+    @property
+    def reads_any_width(self) -> bool:
+        """Whether the encoder also reads trimmed crops. That of earlier bundles reads whole squares only."""
+        inputs = self.manifest.get("graphs", {}).get("encoder", {}).get("inputs", ())
+        return any(one["name"] == "crops" and one["shape"][2] == "W" for one in inputs)
+
+    @property
     def max_batch(self) -> int:
         """The largest batch of any profile, in rows."""
         return max(batch.max for batch in self.batches)
@@ -264,6 +295,11 @@ class Bundle:
     def preprocessing(self) -> Preprocessing:
         """How crops are padded, resized and normalised. It is part of the label set."""
         return self.label_set.preprocessing
+
+    @property
+    def trimming(self) -> Trimming | None:
+        """How crops are trimmed, or None if the model reads them with all their padding."""
+        return Trimming(columns=self.columns, patch_size=self.dimensions.patch_size) if self.columns else None
 
     @functools.cached_property
     def digest(self) -> str:

@@ -41,6 +41,15 @@ _CalibrateSplit = Annotated[
     str | None,
     typer.Option(help="Split of --calibrate-on.", metavar="NAME", show_default=SPLIT_DEFAULT),
 ]
+_Trim = Annotated[
+    bool,
+    typer.Option(
+        "--trim",
+        help="Read crops without most of their padding: faster, and with other results than in training. See what it "
+        "costs with seqpar eval --trim.",
+        show_default="as in the checkpoint's training",
+    ),
+]
 
 
 def checkpoint(
@@ -57,6 +66,7 @@ def checkpoint(
     encoder: options.Encoder = None,
     decoder_heads: options.DecoderHeads = None,
     weights: options.Weights = None,
+    trim: _Trim = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an existing bundle at --out.", show_default="fail if one exists"),
@@ -102,6 +112,7 @@ def checkpoint(
         encoder=encoder,
         decoder_heads=decoder_heads,
         weights=weights,
+        trim=trim,
         overwrite=overwrite,
         progress=stage,
     )
@@ -125,6 +136,8 @@ def _export_values(bundle: Bundle, engines: Path | None) -> dict[str, Any]:
         "digest": bundle.digest,
         "label_set": bundle.label_set.name,
         "precision": bundle.precision,
+        "padding": bundle.padding,
+        "columns": bundle.columns,
         "parity": bundle.manifest["parity"],
         "int8": bundle.manifest.get("int8"),
         "engines": str(engines) if engines else None,
@@ -140,6 +153,9 @@ def _format_export(bundle: Bundle) -> str:
         f"{parity['crops']} sequences equal the checkpoint's{f', {ties} differ at a tie' if ties else ''}; "
         f"log-probabilities differ by {parity['log_prob_median']:.1e} (median), {parity['log_prob_max']:.1e} (max)"
     )
+    if bundle.columns:
+        redefined = ", by --trim" if bundle.manifest["checkpoint"].get("redefined") else ""
+        text += f"\ncrops are trimmed to {', '.join(map(str, bundle.columns))} patch columns{redefined}"
     if int8 := bundle.manifest.get("int8"):
         text += (
             f"\nint8 graphs: {int8['identical']} of {int8['crops']} sequences equal the checkpoint's without fallback; "

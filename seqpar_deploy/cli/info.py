@@ -75,8 +75,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "checkpoint": _table(manifest, "checkpoint"),
         "recipe": _table(manifest, "recipe").get("name"),
         "precision": bundle.precision,
-        "padding": manifest.get("padding", "full"),
-        "columns": manifest.get("columns"),
+        "padding": bundle.padding,
+        "columns": list(bundle.columns) if bundle.columns else None,
         "int8": _table(manifest, "int8") if bundle.has_int8 else None,
         "label_set": {
             "name": label_set.name,
@@ -177,8 +177,11 @@ def _bundle(facts: Mapping[str, Any]) -> Lines:
 
 def _model(facts: Mapping[str, Any]) -> Lines:
     yield "precision", facts["precision"]
-    columns = facts["columns"]
-    yield "padding", f"{facts['padding']}{f', columns {columns}' if columns is not None else ''}"
+    yield "padding", facts["padding"]
+    if columns := facts["columns"]:
+        redefined = "; redefined by --trim, not as in training" if facts["checkpoint"].get("redefined") else ""
+        widths = ", ".join(map(str, columns))
+        yield "widths", f"{widths} of {columns[-1]} patch columns, by the shape of a crop{redefined}"
     yield "dimensions", ", ".join(f"{name} {value}" for name, value in facts["dimensions"].items())
     yield (
         "batches",

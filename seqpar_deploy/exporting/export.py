@@ -1,7 +1,8 @@
 """Export a checkpoint, with a label set and a recipe, as a bundle. If a step fails, all its files are removed.
 
  1. make a hidden folder beside OUT
- 2. load the checkpoint into the network (FP32), compute the token table, drop the text tower
+ 2. load the checkpoint into the network (FP32), compute the token table, drop the text tower, redefine it as trimmed
+    on request
  3. run the network on the parity crops: the reference
  4. write golden.npz: the reference on a few of the crops
  5. convert the network to the recipe's precision, release the FP32 one
@@ -10,8 +11,9 @@
  8. compare the graphs with the reference: the parity gate
  9. FP16: search every tensor for values beyond FP16's range
 10. int8: write the 8-bit graphs, hash them, measure their difference to the reference
-11. write model_card.md, and last manifest.json, which lists all files
-12. rename the folder to OUT
+11. fit the draft head on the graphs' answers: draft.npz
+12. write model_card.md, and last manifest.json, which lists all files
+13. rename the folder to OUT
 """
 
 from __future__ import annotations
@@ -31,11 +33,14 @@ import seqpar_deploy
 from seqpar_deploy.backends import open_backend
 from seqpar_deploy.bundle import (
     DECODER_STEP,
+    DRAFT,
     ENCODER,
     FORMAT,
     GOLDEN,
+    HOST_DECODER_STEP,
     INT8_DECODER_STEP,
     INT8_ENCODER,
+    INT8_HOST_DECODER_STEP,
     MODEL_CARD,
     Bundle,
     Dimensions,
@@ -46,6 +51,7 @@ from seqpar_deploy.bundle import (
 )
 from seqpar_deploy.errors import BundleError
 from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
+from seqpar_deploy.exporting.drafts import write_draft_head
 from seqpar_deploy.exporting.graphs import (
     DecoderStepGraph,
     EncoderGraph,
@@ -53,19 +59,21 @@ from seqpar_deploy.exporting.graphs import (
     graph_specs,
     uint8_to_images,
 )
+from seqpar_deploy.exporting.host_step import require_same_steps, write_host_step
 from seqpar_deploy.exporting.int8 import write_int8_graphs
 from seqpar_deploy.exporting.model_card import model_card
 from seqpar_deploy.exporting.overflow import require_no_overflow
 from seqpar_deploy.exporting.precision import CACHE_DTYPE, converted, token_table_in
 from seqpar_deploy.exporting.recipe import Int8, Recipe
 from seqpar_deploy.files import check_space
-from seqpar_deploy.modeling.load import LoadedNetwork, load_network
+from seqpar_deploy.modeling.load import LoadedNetwork, load_network, redefined_as_trimmed
 from seqpar_deploy.onnx_file import external_data_locations
 from seqpar_deploy.parity.crops import ParityCrop, calibration_crops, parity_crops
 from seqpar_deploy.parity.gate import check_parity
-from seqpar_deploy.parity.reference import BEAM, Reference, golden_arrays
+from seqpar_deploy.parity.probes import PROBED
+from seqpar_deploy.parity.reference import BEAM, Reference, first_of_each_width, golden_arrays
 from seqpar_deploy.parity.report import ParityReport
-from seqpar_deploy.preprocess import prepare_batch
+from seqpar_deploy.preprocess import columns_read, prepare
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
 
@@ -82,6 +90,7 @@ def export_bundle(
     encoder: str | None = None,
     decoder_heads: int | None = None,
     weights: str | None = None,
+    trim: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
@@ -100,6 +109,9 @@ def export_bundle(
         encoder: The open_clip model name, if the encoder is not an OpenAI CLIP ViT. Default: derived from the weights.
         decoder_heads: Decoder heads, if they do not have 64 channels each. Default: derived from the weights.
         weights: Set of weights to export, for example "model_ema", if the file has several. Default: the trained one.
+        trim: Redefine a checkpoint of untrimmed crops as one that reads crops without most of their padding, which is
+            faster and may change its accuracy. The parity gate then compares with the trimmed checkpoint. Default:
+            False, crops are read as in the checkpoint's training.
         overwrite: Replace a bundle at `out`. Default: False.
         progress: Receives the progress of each stage. Default: none is reported.
 
@@ -107,7 +119,7 @@ def export_bundle(
         The opened bundle.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or does not match its label set.
+        CheckpointError: The checkpoint cannot be read, does not match its label set, or cannot be trimmed.
         LabelSetError: The label set cannot be found, or none was given and the checkpoint has none.
         BundleError: `out` exists, or cannot be written.
         ExportError: An exported graph has unexpected inputs, outputs or operators.
@@ -128,26 +140,22 @@ def export_bundle(
                 decoder_heads=decoder_heads,
                 weights=weights,
             )
+        if trim:
+            loaded = redefined_as_trimmed(loaded)
         check_space(Path(out), _expected_size(loaded, recipe), error=BundleError)
         reference = _run_reference(loaded, recipe, progress)
-        golden = reference.subset(_golden_rows(reference.people))
+        golden = reference.subset(_golden_rows(reference.people, reference.widths))
         np.savez_compressed(folder / GOLDEN, **golden_arrays(golden))  # type: ignore[arg-type]
         loaded = _in_precision(loaded, recipe.precision)  # releases the FP32 one, gigabytes for ViT-L/14
         manifest = _manifest(loaded, recipe)
         manifest["graphs"] = _write_graphs(folder, loaded, recipe, progress)
         labels = loaded.label_set
         del loaded  # the runtime loads its own copy of the weights
-        manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, [ENCODER, DECODER_STEP])])
+        graphs = [ENCODER, DECODER_STEP, HOST_DECODER_STEP]
+        manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, graphs)])
         bundle = Bundle.from_manifest(folder, manifest)
-        report = _check(bundle, reference, recipe, progress)
-        manifest["parity"] = report.to_dict()
-        if recipe.precision == "fp16":
-            with progress("searching for values beyond FP16's range"):
-                require_no_overflow(bundle, reference)
-        if recipe.int8:
-            _write_int8(folder, bundle, recipe.int8, progress)
-            manifest["files"] |= file_entries(folder, _graph_files(folder, [INT8_ENCODER, INT8_DECODER_STEP]))
-            manifest["int8"] = _measure_int8(Bundle.from_manifest(folder, manifest), reference, recipe, progress)
+        manifest["parity"] = _check(bundle, reference, recipe, progress).to_dict()
+        _add_what_the_recipe_asks(manifest, bundle, reference, recipe, progress)
         (folder / MODEL_CARD).write_text(model_card(manifest, labels), encoding="utf-8")
         manifest["files"] |= file_entries(folder, [MODEL_CARD])
         write_manifest(folder, manifest)
@@ -162,19 +170,25 @@ def _expected_size(loaded: LoadedNetwork, recipe: Recipe) -> int:
 
 def _run_reference(loaded: LoadedNetwork, recipe: Recipe, progress: Progress) -> Reference:
     people = parity_crops(real=recipe.parity.crops, rendered=recipe.parity.rendered)
-    beams = _golden_rows(people)[: recipe.parity.beams] if len(loaded.label_set) >= BEAM.width else ()
+    architecture, preprocessing = loaded.network.architecture, loaded.label_set.preprocessing
+    widths = [columns_read(person.image, architecture.trimming, preprocessing) for person in people]
+    kept = _golden_rows(people, widths)
+    searched = first_of_each_width([widths[row] for row in kept], recipe.parity.beams)
+    beams = [kept[place] for place in searched] if len(loaded.label_set) >= BEAM.width else []
     with progress("running the checkpoint on the parity crops") as on_progress:
         return checkpoint_reference(
             loaded.network, loaded.token_table, loaded.label_set, people, beams=beams, on_progress=on_progress
         )
 
 
-def _golden_rows(people: Sequence[ParityCrop]) -> list[int]:
-    """Return the crops for golden.npz: a few real and rendered ones, and all adversarial ones."""
-    rows: list[int] = []
+def _golden_rows(people: Sequence[ParityCrop], widths: Sequence[int]) -> list[int]:
+    """Return the crops for golden.npz: a few real and rendered ones, of each width too, and all adversarial ones."""
+    rows: set[int] = set()
     for kind, most in _GOLDEN_CROPS.items():
-        rows += [row for row, person in enumerate(people) if person.kind == kind][:most]
-    return rows
+        rows.update([row for row, person in enumerate(people) if person.kind == kind][:most])
+    for width in set(widths):
+        rows.update([row for row, own in enumerate(widths) if own == width][:PROBED])
+    return sorted(rows)
 
 
 def _in_precision(loaded: LoadedNetwork, precision: Precision) -> LoadedNetwork:
@@ -191,6 +205,7 @@ def _write_graphs(folder: Path, loaded: LoadedNetwork, recipe: Recipe, progress:
     with progress("exporting the decoder step"):
         step = DecoderStepGraph(loaded.network, loaded.token_table)
         export_graph(step, specs["decoder_step"], folder / DECODER_STEP, opset=recipe.opset)
+        write_host_step(folder / DECODER_STEP, folder / HOST_DECODER_STEP)
     return {name: dataclasses.asdict(spec) for name, spec in specs.items()}
 
 
@@ -205,14 +220,37 @@ def _check(bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progr
         closing(open_backend(bundle, recipe.parity.backend)) as backend,
     ):
         report = check_parity(backend, reference, recipe.parity, bundle=bundle, on_progress=on_progress)
-    return report.require("no bundle was written")
+    report.require("no bundle was written")
+    require_same_steps(bundle)
+    if recipe.precision == "fp16":
+        with progress("searching for values beyond FP16's range"):
+            require_no_overflow(bundle, reference)
+    return report
+
+
+def _add_what_the_recipe_asks(
+    manifest: dict[str, Any], bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progress
+) -> None:
+    """Write the 8-bit graphs and the draft head beside the graphs, and list them in the manifest."""
+    folder = bundle.path
+    if recipe.int8:
+        _write_int8(folder, bundle, recipe.int8, progress)
+        graphs = [INT8_ENCODER, INT8_DECODER_STEP, INT8_HOST_DECODER_STEP]
+        manifest["files"] |= file_entries(folder, _graph_files(folder, graphs))
+        manifest["int8"] = _measure_int8(Bundle.from_manifest(folder, manifest), reference, recipe, progress)
+    if recipe.drafts and (drafts := write_draft_head(folder, bundle, recipe.drafts, recipe.parity.backend, progress)):
+        manifest["drafts"] = drafts
+        manifest["files"] |= file_entries(folder, [DRAFT])
 
 
 def _write_int8(folder: Path, bundle: Bundle, int8: Int8, progress: Progress) -> None:
     with progress("writing the 8-bit graphs") as on_progress:
         images = calibration_crops(int8.calibration_crops)
-        size = bundle.dimensions.image_size
-        crops = prepare_batch(images, image_size=size, preprocessing=bundle.preprocessing)
+        size, preprocessing, trimming = bundle.dimensions.image_size, bundle.preprocessing, bundle.trimming
+        crops = [prepare(image, image_size=size, preprocessing=preprocessing) for image in images]
+        if trimming:
+            widths = [trimming.columns_of(image, preprocessing) for image in images]
+            crops = [trimming.trim(crop, width) for crop, width in zip(crops, widths, strict=True)]
         write_int8_graphs(folder, crops, on_progress)
 
 
@@ -230,7 +268,7 @@ def _measure_int8(bundle: Bundle, reference: Reference, recipe: Recipe, progress
 def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
     """Return the manifest's entries that are known before the graphs are written."""
     architecture = loaded.network.architecture
-    chosen = {} if loaded.weights is None else {"weights": loaded.weights}
+    chosen = {name: value for name, value in (("weights", loaded.weights), ("redefined", loaded.redefined)) if value}
     return {
         "format": FORMAT,
         "producer": {
@@ -242,8 +280,8 @@ def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
         },
         "checkpoint": {"file": loaded.file, "sha256": loaded.sha256, **chosen},
         "precision": recipe.precision,
-        "padding": "full",
-        "columns": None,
+        "padding": "trimmed" if architecture.columns else "full",
+        "columns": list(architecture.columns) or None,
         "dimensions": {field.name: getattr(architecture, field.name) for field in dataclasses.fields(Dimensions)},
         "special_tokens": SPECIAL_TOKENS,
         "batches": [dataclasses.asdict(batch) for batch in recipe.batches],

@@ -2,11 +2,14 @@
 
 | graph | inputs | outputs |
 |---|---|---|
-| encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k), pooled (B, d) |
+| encoder | crops uint8 (B, H, W, 3) | cross_kv (2L, B, h, N, k), pooled (B, 3d) |
 | decoder_step | tokens (B, T), position (B,), self_kv (2L, B, h, C, k), cross_kv | log_probs, next_token, self_kv_out |
 
-`pooled` float32 is the mean of the N image tokens, class token included, after the projection to d channels. It is for
-heads that draft attributes. Decoding does not use it, so backends do not request it.
+H is the side of the square, and W a whole number of patches, up to that side: crops may be trimmed to the middle of the
+square, see `preprocess.Trimming`. N = 1 + (H / p) * (W / p) image tokens follow from it.
+
+`pooled` float32 is the mean and the maximum of the N image tokens, class token included, and the class token, after the
+projection to d channels. Heads that draft attributes read it (`decoding/drafts.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import copy
 import dataclasses
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,7 +35,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seqpar_deploy.errors import ExportError
 from seqpar_deploy.modeling.eager import continue_sequences, normalise
-from seqpar_deploy.modeling.sequencepar import ResidualConvolutions, SequencePAR
+from seqpar_deploy.modeling.sequencepar import Attention, ResidualConvolutions, SequencePAR
 from seqpar_deploy.preprocess import Preprocessing
 
 
@@ -55,7 +59,15 @@ class EncoderGraph(nn.Module):
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         images = self.to_images(crops).to(next(self.clip_visual.conv1.parameters()).dtype)
         image_tokens = self.clip_visual(images)  # (B, N, d)
-        return self.decoder.cross_kv(image_tokens), image_tokens.float().mean(1)
+        return self.decoder.cross_kv(image_tokens), pooled_tokens(image_tokens)
+
+
+def pooled_tokens(image_tokens: Tensor) -> Tensor:
+    """Return the mean, the maximum and the class token of image tokens (B, N, d), in float32 (B, 3d)."""
+    tokens = image_tokens.float()
+    # ReduceMax has no CUDA kernel before ONNX Runtime 1.27, and OpenVINO gets a Gather of one 8-bit token wrong.
+    most = tokens.gather(1, tokens.argmax(1, keepdim=True))
+    return torch.cat([tokens.mean(1, keepdim=True), most, tokens[:, :1]], dim=-1).flatten(1)
 
 
 def normalisation_folded(stem: nn.Sequential) -> nn.Sequential:
@@ -118,7 +130,11 @@ class DecoderStepGraph(nn.Module):
 
     def __init__(self, model: SequencePAR, token_table: Tensor) -> None:
         super().__init__()
-        self.decoder = model.decoder
+        # A second decoder that shares the weights, so that the model is not changed.
+        self.decoder = copy.deepcopy(model.decoder, memo={id(weight): weight for weight in model.decoder.parameters()})
+        for layer in self.decoder.decoder_layers():
+            layer.self_att.attention = StepAttention(layer.self_att.attention, joint=True)
+            layer.enc_att.attention = StepAttention(layer.enc_att.attention, joint=False)
         self.token_table: Tensor
         self.register_buffer("token_table", token_table)
 
@@ -127,6 +143,40 @@ class DecoderStepGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_probs, self_kv_out = continue_sequences(self.decoder, tokens, self.token_table, cross_kv, self_kv, position)
         return log_probs, log_probs.argmax(-1), self_kv_out
+
+
+class StepAttention(Attention):
+    """The decoder's attention, with the same results, in fewer operations.
+
+    Self-attention has one product for queries, keys and values: 6 % of a step of one token, since each product costs a
+    wake-up of the threads. The scale is part of the weights: OpenVINO would fuse it into the product, and takes a
+    slower kernel for that.
+    """
+
+    def __init__(self, attention: Attention, *, joint: bool) -> None:
+        nn.Module.__init__(self)
+        self.heads, self.head_size, self.fc_o = attention.heads, attention.head_size, attention.fc_o
+        scale = self.head_size**-0.5
+        queries = attention.fc_q.weight * scale, attention.fc_q.bias * scale
+        if not joint:
+            self.fc_q = _linear(*queries)
+            return
+        others = [(linear.weight, linear.bias) for linear in (attention.fc_k, attention.fc_v)]
+        self.fc_qkv = _linear(*(torch.cat(parts) for parts in zip(queries, *others, strict=True)))
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self.split(self.fc_q(x))
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = self.split(self.fc_qkv(x)).chunk(3, dim=1)
+        return queries, keys, values
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, device="meta")
+    linear.weight, linear.bias = (nn.Parameter(value.detach(), requires_grad=False) for value in (weight, bias))
+    return linear
 
 
 def uint8_to_images(preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
@@ -145,10 +195,15 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraphSpec:
-    """Describe the inputs and outputs of one graph, for the export, the manifest and the check."""
+    """Describe the inputs and outputs of one graph, for the export, the manifest and the check.
+
+    `unit`: W is a multiple of it, the patch size.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    unit: int = 1
 
     def example(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
         """Return zero tensors for the inputs, with these sizes for the letters."""
@@ -160,17 +215,28 @@ class GraphSpec:
             for spec in self.inputs
         )
 
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """Return the dynamic dimensions of the inputs for torch's export."""
+        letters = {size for spec in self.inputs for size in spec.shape if isinstance(size, str)}
+        dims = {letter: torch.export.Dim(letter, min=1, max=4096) for letter in letters - {"W"}}
+        if "W" in letters:
+            dims["W"] = self.unit * torch.export.Dim("columns", min=1, max=4096)
+        return tuple(
+            {axis: dims[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in self.inputs
+        )
+
 
 def graph_specs(model: SequencePAR, cache_dtype: str) -> dict[str, GraphSpec]:
     """Return the specs of `encoder` and `decoder_step`. `cache_dtype` is `float32` or `float16`."""
     a = model.architecture
     pairs = 2 * a.layers
-    cross_kv = TensorSpec(name="cross_kv", dtype=cache_dtype, shape=(pairs, "B", a.heads, a.image_tokens, a.head_size))
+    cross_kv = TensorSpec(name="cross_kv", dtype=cache_dtype, shape=(pairs, "B", a.heads, "N", a.head_size))
     self_kv = TensorSpec(name="self_kv", dtype=cache_dtype, shape=(pairs, "B", a.heads, a.capacity, a.head_size))
     return {
         "encoder": GraphSpec(
-            inputs=(TensorSpec(name="crops", dtype="uint8", shape=("B", a.image_size, a.image_size, 3)),),
-            outputs=(cross_kv, TensorSpec(name="pooled", dtype="float32", shape=("B", a.embed_dim))),
+            inputs=(TensorSpec(name="crops", dtype="uint8", shape=("B", a.image_size, "W", 3)),),
+            outputs=(cross_kv, TensorSpec(name="pooled", dtype="float32", shape=("B", 3 * a.embed_dim))),
+            unit=a.image_size // a.grid,
         ),
         "decoder_step": GraphSpec(
             inputs=(
@@ -193,26 +259,42 @@ def export_graph(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int) 
 
     Raises ExportError.
     """
-    dynamic = tuple(
-        {axis: _dimension(str(size)) for axis, size in enumerate(s.shape) if isinstance(size, str)} for s in spec.inputs
-    )
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
             # The exporter treats sizes of 1 as constants.
-            spec.example({"B": 2, "T": 2}),
+            spec.example({"B": 2, "T": 2, "N": 9, "W": 4 * spec.unit}),
             dynamo=True,
             opset_version=opset,
             input_names=[s.name for s in spec.inputs],
             output_names=[s.name for s in spec.outputs],
-            dynamic_shapes=dynamic,
+            dynamic_shapes=spec.dynamic_shapes(),
             verbose=False,
         )
     assert program is not None
+    _name_dimensions(program.model.graph, spec)
     _name_after_modules(program.model.graph)
     _forget_sources(program.model)
     program.save(path, external_data=True)
     _check(path, spec, opset)
+
+
+def _name_dimensions(graph: Any, spec: GraphSpec) -> None:
+    """Name the dynamic dimensions of inputs and outputs by their letters, and the number of patch columns `columns`.
+
+    The exporter names them by expressions, with a symbol such as `s18` for the columns.
+    """
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.shape is not None:
+                for axis, size in enumerate(value.shape):
+                    if not isinstance(size, int):
+                        value.shape[axis] = re.sub(r"\bs\d+\b", "columns", str(size.value))
+    for declared, values in ((spec.inputs, graph.inputs), (spec.outputs, graph.outputs)):
+        for tensor, value in zip(declared, values, strict=True):
+            for axis, letter in enumerate(tensor.shape):
+                if isinstance(letter, str):
+                    value.shape[axis] = letter
 
 
 def _name_after_modules(graph: Any) -> None:
@@ -225,7 +307,9 @@ def _name_after_modules(graph: Any) -> None:
     declared = set(graph.outputs)  # these keep the names that the manifest lists
     for node in graph.all_nodes():
         # Scopes are from the outermost module to the innermost, then the operation. Input shapes are outside modules.
-        *modules, _ = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
+        # A Split that the exporter makes of a sequence has none, and belongs to the module of what it splits.
+        source = node.inputs[0].producer() if node.op_type == "Split" and node.inputs[0] is not None else None
+        *modules, _ = ast.literal_eval(_scopes(node) or _scopes(source) or "['']")
         inside = bool(modules and modules[0] == "" and modules[-1])
         name = f"{modules[-1]}/{node.op_type}" if inside else node.op_type
         counts[name] += 1
@@ -233,6 +317,11 @@ def _name_after_modules(graph: Any) -> None:
         for index, value in enumerate(node.outputs):
             if value not in declared:
                 value.name = node.name if index == 0 else f"{node.name}.{index}"
+
+
+def _scopes(node: Any) -> str | None:
+    scopes: str | None = None if node is None else node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    return scopes
 
 
 def _forget_sources(model: Any) -> None:
@@ -243,10 +332,6 @@ def _forget_sources(model: Any) -> None:
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
-
-
-def _dimension(name: str) -> torch.export.Dim:
-    return torch.export.Dim(name, min=1, max=1024)
 
 
 @contextlib.contextmanager

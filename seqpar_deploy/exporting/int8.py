@@ -12,26 +12,33 @@ low-margin crops with the native graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from seqpar_deploy.backends.sessions import OnnxRuntimeSession
-from seqpar_deploy.bundle import DECODER_STEP, ENCODER, INT8_DECODER_STEP, INT8_ENCODER
+from seqpar_deploy.bundle import DECODER_STEP, ENCODER, INT8_DECODER_STEP, INT8_ENCODER, INT8_HOST_DECODER_STEP
+from seqpar_deploy.exporting.host_step import write_host_step
+from seqpar_deploy.preprocess import Crop
 
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def write_int8_graphs(folder: Path, crops: npt.NDArray[np.uint8], report: Callable[[int, int], None]) -> None:
-    """Quantise the graphs in `folder`. The prepared `crops` (G, H, W, 3) are for calibration."""
+def write_int8_graphs(folder: Path, crops: Sequence[Crop], report: Callable[[int, int], None]) -> None:
+    """Quantise the graphs in `folder`. The prepared `crops` (H, W, 3), of any widths, are for calibration."""
     encoder = onnx.load(folder / ENCODER)
     ranges = _activation_ranges(folder / ENCODER, _activations(encoder), crops, report)
     _save(_quantized(encoder, ranges), folder / INT8_ENCODER)
+    write_int8_step(folder)
+
+
+def write_int8_step(folder: Path) -> None:
+    """Quantise the weights of the decoder step in `folder`, and derive the graph for hosts."""
     _save(_quantized(onnx.load(folder / DECODER_STEP), {}), folder / INT8_DECODER_STEP)
+    write_host_step(folder / INT8_DECODER_STEP, folder / INT8_HOST_DECODER_STEP)
 
 
 def _products(model: onnx.ModelProto) -> list[NodeProto]:
@@ -46,7 +53,7 @@ def _activations(model: onnx.ModelProto) -> list[str]:
 
 
 def _activation_ranges(
-    graph: Path, names: list[str], crops: npt.NDArray[np.uint8], report: Callable[[int, int], None]
+    graph: Path, names: list[str], crops: Sequence[Crop], report: Callable[[int, int], None]
 ) -> dict[str, tuple[float, float]]:
     """Return the range of each named tensor over all crops. Crops run one by one, since tensors take megabytes each."""
     model = onnx.load(graph, load_external_data=False)
@@ -59,7 +66,7 @@ def _activation_ranges(
         watched.unlink()
     low, high = np.zeros(len(names)), np.zeros(len(names))  # the range includes 0, which must be exact
     for number, crop in enumerate(crops, start=1):
-        values = session.run({"crops": crop[None]}, names).values()
+        values = session.run({"crops": np.ascontiguousarray(crop[None])}, names).values()
         low = np.minimum(low, [value.min() for value in values])
         high = np.maximum(high, [value.max() for value in values])
         report(number, len(crops))

@@ -24,6 +24,7 @@ a decoder step for ONNX runtimes. It was made by seqpar-deploy {producer["seqpar
 |---|---|
 | checkpoint | `{manifest["checkpoint"]["file"]}`, SHA-256 `{manifest["checkpoint"]["sha256"]}` |
 | input | person crops, uint8 RGB, padded and resized to {dimensions["image_size"]} x {dimensions["image_size"]} |
+| padding | {_padding(manifest)} |
 | decoder | {dimensions["layers"]} layers, {dimensions["heads"]} heads of {dimensions["head_size"]} |
 | longest sequence | {dimensions["capacity"] - 1} attributes |
 
@@ -40,6 +41,22 @@ These checks compare the bundle with its checkpoint. They do not measure the che
 |---|---|---|
 {attributes}
 """
+
+
+def _padding(manifest: Mapping[str, Any]) -> str:
+    columns = manifest.get("columns")
+    if not columns:
+        return "full: the whole square is read"
+    *narrow, whole = columns
+    text = (
+        f"trimmed: the middle {', '.join(map(str, narrow))} or all {whole} patch columns are read, by the crop's shape"
+    )
+    if manifest["checkpoint"].get("redefined"):
+        text += (
+            ". **Redefined by the export** (`--trim`): the checkpoint was trained on whole squares, so its accuracy "
+            "may differ. The checks below compare with the trimmed checkpoint. Compare scores with `seqpar eval`"
+        )
+    return text
 
 
 def _int8(found: Mapping[str, Any] | None) -> str:

@@ -8,22 +8,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.bundle import Bundle, Dimensions
 from seqpar_deploy.errors import ParityError
 from seqpar_deploy.exporting.explain.stages import Array, StagedGraph, runs_on
 from seqpar_deploy.parity.reference import Reference
 
 
 def require_no_overflow(bundle: Bundle, reference: Reference) -> None:
-    """Run the graphs on two crops and their whole sequences. Raises ParityError, naming the first overflowing stage."""
-    d = bundle.dimensions
-    # A real crop and the white one. Not more, since all tensors of six stages are in memory at a time.
+    """Run the graphs on a few crops and their whole sequences.
+
+    These are a real crop, the white one, and one of each other width. Not more, since all tensors of six stages are in
+    memory at a time. Raises ParityError, naming the first overflowing stage.
+    """
     white = [crop for crop, person in enumerate(reference.people) if person.name == "white"]
-    chosen = [0, *white]
+    chosen = dict.fromkeys([0, *white])
+    known = {reference.widths[crop] for crop in chosen}
+    chosen |= dict.fromkeys(reference.widths.index(width) for width in sorted(set(reference.widths) - known))
+    encoder, step = (StagedGraph(graph, runs_on("onnxruntime")) for graph in (bundle.encoder, bundle.decoder_step))
+    for crops in reference.batches(list(chosen), len(chosen)):
+        _require_no_overflow(bundle.dimensions, reference, crops, encoder, step)
+
+
+def _require_no_overflow(
+    d: Dimensions, reference: Reference, chosen: list[int], encoder: StagedGraph, step: StagedGraph
+) -> None:
+    """Check crops of one width in a batch."""
     tokens = reference.tokens[chosen, :-1]
     rows = len(tokens)
-    encoder, step = (StagedGraph(graph, runs_on("onnxruntime")) for graph in (bundle.encoder, bundle.decoder_step))
-    crops: dict[str, Array] = {"crops": reference.crops[chosen]}
+    crops: dict[str, Array] = {"crops": reference.prepared(chosen)}
     inputs: dict[str, Array] = {
         "tokens": tokens,
         "position": np.zeros(rows, dtype=np.int64),

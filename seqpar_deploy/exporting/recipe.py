@@ -31,6 +31,20 @@ class Int8:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Drafts:
+    """Configure the fit of the draft head, see `decoding/drafts.py`.
+
+    Attributes:
+        crops: Crops to fit on: sample crops first, then rendered ones. 40 to 100,000. Default: 300.
+        seconds: Time budget for the model's answers. At least 100 crops are used, even if they take longer.
+            Default: 60.
+    """
+
+    crops: Annotated[int, msgspec.Meta(ge=40, le=100_000)] = 300
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Describe how a checkpoint is exported.
 
@@ -41,6 +55,7 @@ class Recipe:
         batches: Batch profiles that engines are built for. Default: one, 1 to 32 crops.
         parity: The crops and tolerances of the parity gate.
         int8: The 8-bit graphs, for `fp32`. Default: None, no 8-bit graphs.
+        drafts: The fit of the draft head. Default: None, no draft head.
     """
 
     name: Text
@@ -49,6 +64,7 @@ class Recipe:
     batches: tuple[BatchProfile, ...] = (BatchProfile(),)
     parity: ParityTolerances
     int8: Int8 | None = None
+    drafts: Drafts | None = None
 
     def __post_init__(self) -> None:
         if not self.batches:

@@ -10,9 +10,9 @@ import pytest
 # From the CUDA table of ONNX Runtime's docs/OperatorKernels.md, read at commit 001d12d2 (before version 1.27), and for
 # ArgMax microsoft/onnxruntime#22713 (1.21). Shape and Range exchange sizes with the host.
 HAVE_KERNELS = """
-Abs Add And ArgMax Cast Concat Conv Div Expand Gather Gelu Greater LayerNormalization Less LessOrEqual LogSoftmax
-MatMul Mul Not Or Range ReduceMean ReduceSum Relu Reshape ScatterElements Shape Sigmoid Softmax Squeeze Sub
-Transpose Unsqueeze Where
+Abs Add And ArgMax Cast Concat Conv Div Expand Gather GatherElements Gelu Greater LayerNormalization Less
+LessOrEqual LogSoftmax MatMul Mul Not Or Range ReduceMean ReduceSum Relu Reshape ScatterElements Shape Sigmoid
+Slice Softmax Split Squeeze Sub Transpose Unsqueeze Where
 """
 
 

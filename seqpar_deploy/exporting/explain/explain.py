@@ -102,7 +102,7 @@ def explain(
         bundle: The opened bundle.
         model: The checkpoint's network in float32.
         token_table: Its token table (V, d) in float32.
-        crops: A few prepared crops, uint8 (B, H, W, 3).
+        crops: A few prepared crops, uint8 (B, H, W, 3), trimmed to one width if the bundle trims.
         tokens: The checkpoint's greedy sequences of them, int64 (B, C), right-padded, starting with `<bos>`.
         backend: Name of the backend. Default: `onnxruntime`.
         compute_precision: `native`, `bf16`, or `int8` for the bundle's 8-bit graphs. Default: `native`.
