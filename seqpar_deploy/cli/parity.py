@@ -22,8 +22,9 @@ from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.modeling.load import LoadedNetwork, load_network
 from seqpar_deploy.parity.crops import parity_crops
 from seqpar_deploy.parity.gate import check_parity
-from seqpar_deploy.parity.reference import Reference, reference_from_golden
+from seqpar_deploy.parity.reference import Reference, first_of_each_width, reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
+from seqpar_deploy.preprocess import columns_read
 from seqpar_deploy.resources import sample_crops
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def parity(
     values = report.to_dict()
     text = format_report(values, opened.path.resolve().name)
     if explained and model is not None:
-        explanation = _explain(opened, model, reference, running)
+        wrong = next((divergence.crop for divergence in report.divergences if not divergence.tie), 0)
+        explanation = _explain(opened, model, reference, running, wrong)
         values["explanation"] = explanation.to_dict()
         text += f"\n\n{explanation.format()}"
     if html:
@@ -139,11 +141,15 @@ def parity(
     report.require("do not use it here")
 
 
-def _explain(bundle: Bundle, model: LoadedNetwork, reference: Reference, running: Backend[Any]) -> Explanation:
+def _explain(
+    bundle: Bundle, model: LoadedNetwork, reference: Reference, running: Backend[Any], wrong: int
+) -> Explanation:
     from seqpar_deploy.exporting.explain.explain import explain
 
     on: Any = running.name if running.device == "cpu" else "onnxruntime"
-    crops, tokens = reference.crops[:_EXPLAINED], reference.tokens[:_EXPLAINED]
+    # Crops of one width, since they run in one batch: that of the first wrong crop.
+    rows = reference.batches([wrong, *(crop for crop in range(len(reference.crops)) if crop != wrong)], _EXPLAINED)[0]
+    crops, tokens = reference.prepared(rows), reference.tokens[rows]
     return explain(bundle, model.network, model.token_table, crops, tokens, backend=on, progress=stage)
 
 
@@ -153,13 +159,15 @@ def _reference(bundle: Bundle, checkpoint: LoadedNetwork | None, crops: int) -> 
     from seqpar_deploy.exporting.checkpoint_reference import checkpoint_reference
 
     people = parity_crops(real=crops, rendered=max(0, crops - len(sample_crops())))
+    trimming = checkpoint.network.architecture.trimming
+    widths = [columns_read(person.image, trimming, bundle.preprocessing) for person in people]
     with stage(f"running the checkpoint on {len(people)} crops") as progress:
         return checkpoint_reference(
             checkpoint.network,
             checkpoint.token_table,
             bundle.label_set,
             people,
-            beams=range(min(len(people), tolerances_of(bundle).beams)),
+            beams=first_of_each_width(widths, tolerances_of(bundle).beams),
             on_progress=progress,
         )
 

@@ -65,6 +65,11 @@ def adversarial_crops() -> list[ParityCrop]:
         "checkerboard": lambda: _checkerboard(160, 72),
         "red-over-blue": lambda: np.repeat(np.array([[[230, 10, 10]], [[10, 10, 230]]], np.uint8), 60, 0).repeat(50, 1),
         "ramp": lambda: np.linspace((0, 60, 255), (255, 200, 0), 128).astype(np.uint8)[:, None].repeat(64, 1),
+        # Shapes of people, so that several crops have each width of trimmed models.
+        "1-to-3": lambda: _noise(rng, 30, 10).repeat(5, 0).repeat(5, 1),
+        "1-to-3-stripes": lambda: _noise(rng, 1, 60).repeat(180, 0),
+        "1-to-2.5": lambda: _noise(rng, 25, 10).repeat(7, 0).repeat(7, 1),
+        "1-to-2": lambda: _noise(rng, 20, 10).repeat(9, 0).repeat(9, 1),
     }
     return [ParityCrop(name=name, kind="adversarial", image=make()) for name, make in makers.items()]
 

@@ -1,10 +1,10 @@
 """The parity gate: compare a bundle with its checkpoint, on whole sequences and their log-probabilities.
 
 The checkpoint runs eagerly, in float32 and without a cache. Its sequences are the reference (`reference.py`). The
-bundle must prepare the crops to the same bytes, generate the same tokens with every strategy and in every slot of a
-batch, and return the same log-probabilities along the reference's sequences, and the same probabilities of attributes
-wherever the tokens are equal. A check that fails describes the fault in
-one line (`probes.py`, `preprocessing.py`). The first one that fails is the most fundamental.
+bundle must prepare the crops to the same bytes, trim them to the same widths, generate the same tokens with every
+strategy and in every slot of a batch, and return the same log-probabilities along the reference's sequences, the same
+probabilities of attributes wherever the tokens are equal, and the same pooled features for drafts. A check that fails
+describes the fault in one line (`probes.py`, `preprocessing.py`). The first one that fails is the most fundamental.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from seqpar_deploy.backends.verification import first_difference
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Generation, Greedy, Speculative, Strategy
 from seqpar_deploy.parity import probes
-from seqpar_deploy.parity.preprocessing import preprocessing_difference
+from seqpar_deploy.parity.preprocessing import preprocessing_difference, trimming_difference
 from seqpar_deploy.parity.probabilities import compare_probabilities, wrong_probability
 from seqpar_deploy.parity.probes import Trial
 from seqpar_deploy.parity.reference import BATCH, BEAM, Reference
@@ -67,21 +67,25 @@ def check_parity(
     trial = Trial(backend, reference, tolerances)
     batch_size = min(batch_size, trial.max_rows)
     made_with = golden or reference
-    before = [] if bundle is None else [_check_attributes(bundle, made_with), _check_preprocessing(bundle, made_with)]
+    before = []
+    if bundle is not None:
+        before = [check(bundle, made_with) for check in (_check_attributes, _check_preprocessing, _check_trimming)]
     probed = list(_run_probes(trial, (*_ALONE, *_TOGETHER)))
     answers = _replay(trial, range(len(reference.crops)), batch_size, on_progress)
     divergences = _divergences(reference, answers, tolerances.tie_margin)
     speculated = _speculate(trial, batch_size)
     probabilities, probability_max = _check_probabilities(reference, answers, speculated, tolerances)
+    slots = [_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)]
     checks = [
         _check_log_probs(answers, tolerances),
         _check_tokens("greedy", divergences, len(answers)),
         _check_speculative(reference, speculated, tolerances),
         _check_beams(trial, tolerances),
         probabilities,
-        *(_check_slots(trial, size, tolerances) for size in _batch_sizes(bundle, backend, tolerances)),
+        *slots,
+        _check_pooled(trial),
     ]
-    if not _any_failed(probed) and _any_failed(checks):
+    if not _any_failed(probed) and _any_failed(checks[:-1]):
         probed[len(_ALONE) :] = _look_closer(trial)
     differences = _together(answers)
     return ParityReport(
@@ -96,6 +100,7 @@ def check_parity(
         log_prob_p99=float(np.quantile(differences, 0.99, method="lower")),
         log_prob_max=float(np.max(differences)),
         probability_max=probability_max,
+        pooled_max=trial.pooled_max,
         checks=(*before, _check("finite", trial.not_finite, "no NaN and no infinity in any output"), *probed, *checks),
         tolerances=tolerances,
     )
@@ -117,21 +122,26 @@ class _Answer:
 def _replay(
     trial: Trial, crops: Sequence[int], batch_size: int, on_progress: OnProgress | None = None
 ) -> list[_Answer]:
-    """Run each crop's reference sequence in one call, then decode it greedily, step by step, in the same cache."""
-    reference = trial.reference
+    """Run crops in batches of one width, see `_run_batch`. Returns the answers in the order of crops."""
     answers: list[_Answer] = []
-    for start in range(0, len(crops), batch_size):
-        batch = list(crops[start : start + batch_size])
-        state = trial.encode(batch)
-        log_probs = trial.step(state, reference.tokens[batch, :-1], batch)
-        state.truncate(np.zeros(len(batch), dtype=np.int64))
-        generations = Greedy().generate(trial.backend, state, max_steps=reference.tokens.shape[1] - 1)
-        for row, crop in enumerate(batch):
-            differences = trial.differences(crop, log_probs[row])
-            answers.append(_Answer(crop=crop, generation=generations[row], differences=differences))
+    for batch in trial.reference.batches(crops, batch_size):
+        answers += _run_batch(trial, batch)
         if on_progress:
-            on_progress(start + len(batch), len(crops))
-    return answers
+            on_progress(len(answers), len(crops))
+    return sorted(answers, key=lambda answer: answer.crop)
+
+
+def _run_batch(trial: Trial, batch: list[int]) -> list[_Answer]:
+    """Run each crop's reference sequence in one call, then decode it greedily, step by step, in the same cache."""
+    tokens = trial.reference.tokens[batch]
+    state = trial.encode(batch)
+    log_probs = trial.step(state, tokens[:, :-1], batch)
+    state.truncate(np.zeros(len(batch), dtype=np.int64))
+    generations = Greedy().generate(trial.backend, state, max_steps=tokens.shape[1] - 1)
+    return [
+        _Answer(crop=crop, generation=generation, differences=trial.differences(crop, found))
+        for crop, generation, found in zip(batch, generations, log_probs, strict=True)
+    ]
 
 
 def _divergences(reference: Reference, answers: Sequence[_Answer], tie_margin: float) -> tuple[Divergence, ...]:
@@ -203,6 +213,15 @@ def _check_preprocessing(bundle: Bundle, reference: Reference) -> Check:
     return _check("preprocessing", wrong, f"{len(reference.people)} crops prepared to the same bytes")
 
 
+def _check_trimming(bundle: Bundle, reference: Reference) -> Check:
+    wrong = trimming_difference(reference, bundle.trimming, bundle.preprocessing)
+    if not wrong and reference.trimming and not reference.people:
+        return _not_recorded("trimming", "raw crops")
+    widths = sorted(set(reference.widths))
+    trimmed = f"{len(reference.people)} crops trimmed as by the checkpoint, to {widths} of {widths[-1]} patch columns"
+    return _check("trimming", wrong, trimmed if reference.trimming else "whole squares are read, with all padding")
+
+
 def _not_recorded(name: str, lacking: str) -> Check:
     return _skipped(name, f"this bundle's golden data have no {lacking}; export it again")
 
@@ -237,7 +256,7 @@ def _run_probes(trial: Trial, some: Sequence[_Probe]) -> Iterator[Check]:
 def _nothing_to_probe(name: str, trial: Trial) -> str | None:
     if name not in ("first step", "grouping") and max(trial.lengths[trial.probed]) < 2:
         return "every sequence ends with its first token"
-    if name in ("grouping", "positions", "reordering") and len(trial.probed) < 2:
+    if name in ("grouping", "positions", "reordering") and max(map(len, trial.groups.values())) < 2:
         return "this backend has batches of one row only"
     return None
 
@@ -270,12 +289,12 @@ def _check_tokens(name: str, divergences: Sequence[Divergence], sequences: int) 
 
 
 def _speculate(trial: Trial, batch_size: int) -> list[tuple[int, Generation]]:
-    """Decode the first crops speculatively."""
-    crops = range(min(len(trial.reference.crops), trial.tolerances.beams))
+    """Decode the first crops speculatively: without drafts, and with drafts that are wrong on purpose."""
     answers: list[tuple[int, Generation]] = []
-    for start in range(0, len(crops), batch_size):
-        batch = list(crops[start : start + batch_size])
+    for batch in trial.reference.batches(trial.reference.first(trial.tolerances.beams), batch_size):
         answers += zip(batch, _generate(trial, batch, Speculative()), strict=True)
+        wrong = [probes.wrong_draft(trial.reference, crop) for crop in batch]
+        answers += zip(batch, _generate(trial, batch, Speculative(), wrong), strict=True)
     return answers
 
 
@@ -336,9 +355,11 @@ def _score(trial: Trial, crop: int, tokens: Sequence[int]) -> float:
     return float(log_probs[np.arange(len(tokens)), list(tokens)].sum())
 
 
-def _generate(trial: Trial, crops: Sequence[int], strategy: Strategy) -> list[Generation]:
+def _generate(
+    trial: Trial, crops: Sequence[int], strategy: Strategy, drafts: Sequence[tuple[int, ...]] | None = None
+) -> list[Generation]:
     max_steps = trial.reference.tokens.shape[1] - 1
-    return strategy.generate(trial.backend, trial.encode(crops), max_steps=max_steps)
+    return strategy.generate(trial.backend, trial.encode(crops), max_steps=max_steps, drafts=drafts)
 
 
 def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: ParityTolerances) -> list[int]:
@@ -351,13 +372,28 @@ def _batch_sizes(bundle: Bundle | None, backend: Backend[Any], tolerances: Parit
 
 
 def _check_slots(trial: Trial, size: int, tolerances: ParityTolerances) -> Check:
-    """Run one batch of `size` crops. Every slot must return the outputs of its own crop."""
-    crops = [(size + slot) % len(trial.reference.crops) for slot in range(size)]
-    wrong = []
-    for slot, answer in enumerate(_replay(trial, crops, size)):
-        divergence = first_divergence(trial.reference, answer.crop, answer.tokens, tolerances.tie_margin)
-        wrong_tokens = divergence is not None and not divergence.tie
-        probability = wrong_probability(trial.reference, answer.crop, answer.generation, tolerances.log_prob_max)
-        if trial.first_wrong(answer.differences) is not None or wrong_tokens or probability:
-            wrong.append(slot)
-    return _check(f"batches of {size}", probes.wrong_slots(size, wrong, crops), "every slot matches its crop")
+    """Run one batch of `size` crops per width. Every slot must return the outputs of its own crop."""
+    reference = trial.reference
+    faults = []
+    for width in trial.groups:
+        own = [crop for crop, other in enumerate(reference.widths) if other == width]
+        crops = [own[(size + slot) % len(own)] for slot in range(size)]
+        wrong = []
+        for slot, answer in enumerate(_run_batch(trial, crops)):
+            divergence = first_divergence(reference, answer.crop, answer.tokens, tolerances.tie_margin)
+            wrong_tokens = divergence is not None and not divergence.tie
+            probability = wrong_probability(reference, answer.crop, answer.generation, tolerances.log_prob_max)
+            if trial.first_wrong(answer.differences) is not None or wrong_tokens or probability:
+                wrong.append(slot)
+        if fault := probes.wrong_slots(size, wrong, crops):
+            faults.append(f"{fault}{trial.at(width)}")
+    return _check(f"batches of {size}", "; ".join(faults) or None, "every slot matches its crop")
+
+
+def _check_pooled(trial: Trial) -> Check:
+    """Report on the pooled features of all batches so far."""
+    if trial.reference.pooled is None:
+        return _not_recorded("pooled", "pooled features")
+    if trial.pooled_max is None and trial.wrong_pooled is None:
+        return _skipped("pooled", "this backend returns no pooled features, which only drafts need")
+    return _check("pooled", trial.wrong_pooled, f"features for drafts, relative error at most {trial.pooled_max:.1e}")

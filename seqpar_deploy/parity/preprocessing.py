@@ -1,4 +1,6 @@
-"""Compare prepared crops with the published preprocessing, byte for byte, and name the likely mistake.
+"""Compare prepared crops with the published preprocessing, byte for byte, and the widths that they are trimmed to.
+
+A difference is described with the likely mistake.
 
 The expected bytes come from another implementation (`checkpoint_reference.py`), or from golden data made by it.
 """
@@ -12,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from seqpar_deploy.parity.crops import ParityCrop
-from seqpar_deploy.preprocess import FILTERS, Crop, Preprocessing, prepare_batch
+from seqpar_deploy.parity.reference import Reference
+from seqpar_deploy.preprocess import FILTERS, Crop, Preprocessing, Trimming, columns_read, prepare_batch
 
 _NAMES = {Image.Resampling.NEAREST: "the nearest pixel"} | {value: name for name, value in FILTERS.items()}
 
@@ -38,6 +41,37 @@ def preprocessing_difference(
         return f"{crops}: {cause}"
     most = int(np.abs(got[different].astype(int) - expected[different]).max())
     return f"{crops}: bytes differ by up to {most} from the reference preprocessing, for an unknown reason"
+
+
+def trimming_difference(reference: Reference, trimming: Trimming | None, preprocessing: Preprocessing) -> str | None:
+    """Compare how a bundle trims the reference's raw crops, and groups them by width, with the checkpoint.
+
+    Returns one line on the difference, or None.
+    """
+    expected, got = (list(how.columns) if how else None for how in (reference.trimming, trimming))
+    if got != expected:
+        return f"columns must be {_columns(expected)} as in the checkpoint, got {_columns(got)} in the manifest"
+    widths = reference.widths
+    for crop, person in enumerate(reference.people):
+        if (width := columns_read(person.image, trimming, preprocessing)) != widths[crop]:
+            pixels = f"{person.image.shape[1]} x {person.image.shape[0]} pixels"
+            return (
+                f"crop {crop} ({person.name}, {pixels}) must keep {widths[crop]} patch columns, which its content and "
+                f"the filter of the resize touch, got {width}"
+            )
+    crops = range(len(widths))
+    for size in (1, 2, 5):
+        batches = reference.batches(crops, size)
+        if mixed := next((batch for batch in batches if len({widths[crop] for crop in batch}) > 1), None):
+            found = ", ".join(f"crop {crop} of {widths[crop]} patch columns" for crop in mixed)
+            return f"a batch must have crops of one width, got {found}"
+        if sorted(crop for batch in batches for crop in batch) != list(crops):
+            return f"batches of {size} must have each of the {len(crops)} crops once, got {batches}"
+    return None
+
+
+def _columns(columns: list[int] | None) -> str:
+    return "none, all padding is read," if columns is None else str(columns)
 
 
 def _likely_mistake(images: Sequence[Crop], got: Crop, expected: Crop, preprocessing: Preprocessing) -> str | None:

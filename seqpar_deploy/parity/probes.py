@@ -1,40 +1,52 @@
 """Probes, small experiments that each test one part of the graphs, so that a failure locates the fault.
 
 A probe returns one line on the fault, or None. They run from simple to complex: a single crop in one call, step by
-step, after truncation, in a batch, and in every slot of a batch.
+step, after truncation, in a batch, and in every slot of a batch. Each runs at every width that crops are trimmed to.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from seqpar_deploy.backends.base import Backend, Float32Array, Int64Array
+from seqpar_deploy.backends.pooled import pooled_errors, wrong_pooled
 from seqpar_deploy.parity.reference import Reference
 from seqpar_deploy.parity.tolerances import ParityTolerances
-from seqpar_deploy.vocab import FIRST_ATTRIBUTE
+from seqpar_deploy.vocab import EOS, FIRST_ATTRIBUTE
 
-PROBED = 3  # crops, each encoded several times
+PROBED = 3  # crops per width, each encoded several times
 _STEP_MEDIAN = 10  # a single step's median may be this many times the tolerance of the median over all steps
 _FORGOTTEN = 3  # tokens that are fed and then truncated
 
 
 class Trial:
-    """Run a backend under test, and compare it with the reference. `not_finite` is the first NaN or infinity."""
+    """Run a backend under test, and compare it with the reference.
+
+    Attributes:
+        groups: The crops to probe, by their width in patch columns. It is 0 if the checkpoint does not trim.
+        not_finite: A line on the first NaN or infinity, or None.
+        wrong_pooled: A line on the first wrong pooled features, or None.
+        pooled_max: The largest relative error of pooled features. None: no backend and reference have them.
+    """
 
     def __init__(self, backend: Backend[Any], reference: Reference, tolerances: ParityTolerances) -> None:
         self.backend, self.reference, self.tolerances = backend, reference, tolerances
         self.not_finite: str | None = None
+        self.wrong_pooled: str | None = None
+        self.pooled_max: float | None = None
         self._alone: dict[int, Float32Array] = {}
         self.lengths = reference.lengths
         self.max_rows = backend.max_rows or len(reference.crops)
-        # Of the first crops those with the longest sequences, since short ones test little.
-        first = range(min(8, len(self.lengths)))
-        probed = min(PROBED, self.max_rows)
-        self.probed = sorted(sorted(first, key=lambda crop: -self.lengths[crop])[:probed])
+        self.groups: dict[int, list[int]] = {}
+        for width in sorted(set(reference.widths)):
+            first = [crop for crop, own in enumerate(reference.widths) if own == width][:8]
+            # Of the first crops those with the longest sequences, since short ones test little.
+            longest = sorted(first, key=lambda crop: -self.lengths[crop])
+            self.groups[width] = sorted(longest[: min(PROBED, self.max_rows)])
 
     def against_itself(self) -> Trial:
         """Return a trial of the backend against its own outputs of one call, with a tenth of the tolerances.
@@ -51,13 +63,37 @@ class Trial:
         )
         return Trial(self.backend, dataclasses.replace(self.reference, log_probs=log_probs), strict)
 
+    @property
+    def probed(self) -> list[int]:
+        """The crops to probe, of all widths."""
+        return sorted(crop for crops in self.groups.values() for crop in crops)
+
+    def at(self, width: int) -> str:
+        """Return words on a width, or none if all crops have the same."""
+        return f" (at {width} patch columns)" if len(self.groups) > 1 else ""
+
     def encode(self, crops: Sequence[int]) -> Any:
-        state = self.backend.encode(self.reference.crops[list(crops)])
+        """Encode crops of one width, in a batch."""
+        state = self.backend.encode(self.reference.prepared(crops))
+        self.look_at_pooled(state, crops)
         cross_kv = getattr(state, "cross_kv", None)  # only backends in host memory have it
         if isinstance(cross_kv, np.ndarray) and not (finite := np.isfinite(cross_kv).all(axis=(0, 2, 3, 4))).all():
             row = int(np.argmin(finite))
             self._remember(f"cross_kv, the encoder's output, of crop {crops[row]}")
         return state
+
+    def look_at_pooled(self, state: Any, crops: Sequence[int], when: str = "") -> None:
+        """Compare the pooled features of a state with the reference's, if both have them."""
+        got: Float32Array | None = getattr(state, "pooled", None)
+        if got is None or self.reference.pooled is None:
+            return
+        expected = self.reference.pooled[list(crops)]
+        if found := wrong_pooled(expected, got, self.tolerances.log_prob_median):
+            row, wrong = found
+            width = self.at(self.reference.widths[crops[0]])
+            self.wrong_pooled = self.wrong_pooled or f"crop {crops[row]}{width}{when}: {wrong}"
+        if got.shape == expected.shape:
+            self.pooled_max = max(self.pooled_max or 0.0, float(pooled_errors(expected, got).max()))
 
     def step(self, state: Any, tokens: Int64Array, crops: Sequence[int]) -> Float32Array:
         """Run one step, and return its log-probabilities (B, T, V). `crops` are the crops of the rows."""
@@ -124,21 +160,37 @@ def probe_first_step(trial: Trial) -> str | None:
         return None
     if exchanged := _exchanged_columns(trial, got):
         return exchanged
-    all_or_some = "for all crops" if len(wrong) == len(got) else f"for crops {wrong} of {list(got)}"
     worst = max(float(trial.differences(crop, got[crop])[0].max()) for crop in wrong)
-    suspect = _suspect(trial, trial.alone(0)[0])
+    suspected = sorted({known.crop for known in trial.reference.suspects})
+    suspect = next(filter(None, (_suspect(trial, crop) for crop in suspected)), None)
     cause = suspect or "the image encoder, normalisation or token table, for an unknown reason"
-    return f"log-probabilities are wrong from the first step on {all_or_some}, by up to {worst:.3g}: {cause}"
+    some = _all_or_some(trial, wrong, list(got))
+    return f"log-probabilities are wrong from the first step on {some}, by up to {worst:.3g}: {cause}"
 
 
-def _suspect(trial: Trial, got: Float32Array) -> str | None:
-    """Return the known mistake that explains the first crop's log-probabilities after `<bos>`, or None."""
-    suspects, expected = trial.reference.suspects, trial.reference.log_probs[0, 0]
-    distances = {name: float(np.abs(got - made).mean()) for name, made in suspects.items()}
-    if not distances or not np.isfinite(got).all():
+def _all_or_some(trial: Trial, wrong: Sequence[int], crops: Sequence[int]) -> str:
+    """Return which of the crops are wrong, or at which widths."""
+    if len(wrong) == len(crops):
+        return "for all crops"
+    widths = [width for width, group in trial.groups.items() if set(group) <= set(wrong)]
+    if set(wrong) == {crop for width in widths for crop in trial.groups[width]}:
+        return f"for all crops of {_or(widths)} patch columns, and for none of {_or(set(trial.groups) - set(widths))}"
+    return f"for crops {list(wrong)} of {list(crops)}"
+
+
+def _or(numbers: Iterable[int]) -> str:
+    return " or ".join(str(number) for number in sorted(numbers))
+
+
+def _suspect(trial: Trial, crop: int) -> str | None:
+    """Return the known mistake that explains a crop's log-probabilities after `<bos>`, or None."""
+    got, expected = trial.alone(crop)[0], trial.reference.log_probs[crop, 0]
+    if trial.wrong_step(crop, got[None]) is None or not np.isfinite(got).all():
         return None
-    name = min(distances, key=lambda known: distances[known])
-    return name if distances[name] < 0.2 * float(np.abs(got - expected).mean()) else None
+    suspects = [known for known in trial.reference.suspects if known.crop == crop]
+    distances = [float(np.abs(got - known.log_probs).mean()) for known in suspects]
+    nearest = int(np.argmin(distances))
+    return suspects[nearest].mistake if distances[nearest] < 0.2 * float(np.abs(got - expected).mean()) else None
 
 
 def _exchanged_columns(trial: Trial, got: Mapping[int, Float32Array]) -> str | None:
@@ -165,7 +217,7 @@ def probe_one_call(trial: Trial) -> str | None:
         if step:
             return (
                 f"a single crop ({crop}), its sequence in one call, is wrong from step {step} on: positions, the token "
-                "table, or attention among the tokens of one step"
+                f"table, or attention among the tokens of one step{trial.at(trial.reference.widths[crop])}"
             )
     return None
 
@@ -177,7 +229,8 @@ def probe_steps(trial: Trial) -> str | None:
         if step is not None:
             return (
                 f"a single crop ({crop}), one token per step in a new cache, is wrong from step {step} on, but correct "
-                "in one call: positions of later steps, or the cache entries of earlier ones"
+                "in one call: positions of later steps, or the cache entries of earlier "
+                f"ones{trial.at(trial.reference.widths[crop])}"
             )
     return None
 
@@ -217,7 +270,18 @@ def _other_tokens(reference: Reference, crop: int, start: int) -> Int64Array:
 
 def probe_neighbours(trial: Trial) -> str | None:
     """Test crops in a batch: each must have the outputs of a single crop."""
-    crops = trial.probed
+    return _at_each_width(trial, _neighbours)
+
+
+def _at_each_width(trial: Trial, probe: Callable[[Trial, list[int]], str | None]) -> str | None:
+    """Run a probe on a batch of each width. Returns the first line on a fault, with its width."""
+    for width, crops in trial.groups.items():
+        if wrong := probe(trial, crops):
+            return f"{wrong}{trial.at(width)}"
+    return None
+
+
+def _neighbours(trial: Trial, crops: list[int]) -> str | None:
     got = trial.whole(crops)
     wrong = [row for row, crop in enumerate(crops) if trial.wrong_step(crop, got[row]) is not None]
     if not wrong:
@@ -232,7 +296,11 @@ def probe_neighbours(trial: Trial) -> str | None:
 
 def probe_ragged_rows(trial: Trial) -> str | None:
     """Test rows of one batch at different positions, as in speculative decoding."""
-    crops, tokens = trial.probed, trial.reference.tokens
+    return _at_each_width(trial, _ragged_rows)
+
+
+def _ragged_rows(trial: Trial, crops: list[int]) -> str | None:
+    tokens = trial.reference.tokens
     shortest = int(min(trial.lengths[crops]))
     state = trial.encode(crops)
     trial.step(state, tokens[crops, :shortest], crops)
@@ -250,7 +318,11 @@ def probe_ragged_rows(trial: Trial) -> str | None:
 
 def probe_reordering(trial: Trial) -> str | None:
     """Test rows that are dropped, repeated and permuted, as in beam search."""
-    crops, tokens = trial.probed, trial.reference.tokens
+    return _at_each_width(trial, _reordering)
+
+
+def _reordering(trial: Trial, crops: list[int]) -> str | None:
+    tokens = trial.reference.tokens
     kept = max(1, int(min(trial.lengths[crops])) // 2)
     if kept == max(trial.lengths[crops]):
         return None
@@ -259,6 +331,7 @@ def probe_reordering(trial: Trial) -> str | None:
     rows = [len(crops) - 1, 0, 0][: trial.max_rows]
     state.reorder(np.array(rows))
     reordered = [crops[row] for row in rows]
+    trial.look_at_pooled(state, reordered, f", after reordering to rows {rows}")
     got = trial.by_steps(state, reordered, kept)
     for place, crop in enumerate(reordered):
         step = trial.wrong_step(crop, got[place], kept)
@@ -282,3 +355,10 @@ def wrong_slots(size: int, wrong: Iterable[int], crops: Sequence[int]) -> str | 
     else:
         named = f"slot {slots[0]}, the last, is" if slots[0] == size - 1 else f"slot {slots[0]} is"
     return f"{named} wrong in batches of {size}, with crop {crops[slots[0]]} in it: check the profile of this size"
+
+
+def wrong_draft(reference: Reference, crop: int) -> tuple[int, ...]:
+    """Return a crop's sequence with one attribute too many or too few, another one per crop."""
+    count = reference.log_probs.shape[-1] - FIRST_ATTRIBUTE
+    emitted = {token for token in reference.sequence(crop) if token >= FIRST_ATTRIBUTE}
+    return (*sorted(emitted ^ {FIRST_ATTRIBUTE + crop % count}), EOS)

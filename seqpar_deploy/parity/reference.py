@@ -18,6 +18,7 @@ from seqpar_deploy.bundle import GOLDEN, Bundle, Dimensions
 from seqpar_deploy.decoding import Beam, Greedy
 from seqpar_deploy.errors import BundleFormatError
 from seqpar_deploy.parity.crops import ParityCrop
+from seqpar_deploy.preprocess import CropBatch, Trimming, batches_by_columns, wrong_columns
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, EOS, PAD
 
@@ -26,11 +27,20 @@ BEAM = Beam(width=3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """Hold the log-probabilities (V,) after `<bos>` for one crop under a known mistake."""
+
+    mistake: str
+    crop: int
+    log_probs: Float32Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
     """Hold the checkpoint's outputs on G prepared crops. Older golden data have only the first three attributes.
 
     Attributes:
-        crops: Prepared crops, uint8 (G, H, W, 3).
+        crops: Prepared crops, whole squares, uint8 (G, H, H, 3).
         tokens: Greedy sequences that start with `<bos>`, int64 (G, C), right-padded.
         log_probs: Log-probabilities of the token after each token but the last, float32 (G, C - 1, V). Only the first
             `lengths[g]` belong to the sequence of crop g.
@@ -38,7 +48,12 @@ class Reference:
         beam_margins: The smallest score difference by which each search kept or dropped a beam, float32 (G,).
         people: The crops before preprocessing.
         attributes: The names of the tokens from 3 on.
-        suspects: Log-probabilities (V,) after `<bos>` for the first crop under each known mistake, by description.
+        suspects: Outputs for a few crops under each known mistake.
+        trimming: How the checkpoint trims crops. Default: None, it reads whole squares.
+        columns: Patch columns that the checkpoint reads of each crop, int64 (G,). 0 is the whole square. Default: None,
+            0 for all.
+        pooled: Mean, maximum and class token of each crop's projected image tokens, float32 (G, 3d). No sequence
+            depends on it, but drafts do.
         source: `checkpoint` or `golden data`. Default: `checkpoint`.
     """
 
@@ -49,7 +64,10 @@ class Reference:
     beam_margins: Float32Array | None = None
     people: tuple[ParityCrop, ...] = ()
     attributes: tuple[str, ...] = ()
-    suspects: Mapping[str, Float32Array] = dataclasses.field(default_factory=dict)
+    suspects: tuple[Suspect, ...] = ()
+    trimming: Trimming | None = None
+    columns: Int64Array | None = None
+    pooled: Float32Array | None = None
     source: str = "checkpoint"
 
     @property
@@ -62,6 +80,27 @@ class Reference:
     def beamed(self) -> list[int]:
         """The crops that have a beam search."""
         return [] if self.beam_tokens is None else np.flatnonzero(self.beam_tokens[:, 0] == BOS).tolist()
+
+    @property
+    def widths(self) -> list[int]:
+        """The width of each crop in patch columns, 0 for a whole square of a checkpoint that does not trim."""
+        return [0] * len(self.crops) if self.columns is None else self.columns.tolist()
+
+    def batches(self, crops: Sequence[int], size: int) -> list[list[int]]:
+        """Group crops into batches of at most `size` with one width each, as a `Recognizer` does."""
+        widths = self.widths
+        return [[crops[row] for row in rows] for rows in batches_by_columns([widths[crop] for crop in crops], size)]
+
+    def prepared(self, crops: Sequence[int]) -> CropBatch:
+        """Return crops of one width as the bundle reads them, uint8 (B, H, W, 3), trimmed as a `Recognizer` does."""
+        batch = self.crops[list(crops)]
+        if self.trimming is None:
+            return batch
+        return np.ascontiguousarray(self.trimming.trim(batch, self.widths[crops[0]]))
+
+    def first(self, count: int) -> list[int]:
+        """Return the first `count` crops, see `first_of_each_width`."""
+        return first_of_each_width(self.widths, count)
 
     def sequence(self, crop: int) -> tuple[int, ...]:
         """Return a crop's greedy tokens after `<bos>`, with the `<eos>` if there is one."""
@@ -82,8 +121,9 @@ class Reference:
         return [self.attributes[token - PAD - 1] if self.attributes else str(token) for token in named]
 
     def subset(self, rows: Sequence[int]) -> Reference:
-        """Return the reference of these crops only. Keep the first crop first, since `suspects` belong to it."""
+        """Return the reference of these crops only."""
         index = np.asarray(rows, dtype=np.int64)
+        places = {crop: place for place, crop in enumerate(rows)}
         return dataclasses.replace(
             self,
             crops=self.crops[index],
@@ -92,7 +132,18 @@ class Reference:
             beam_tokens=None if self.beam_tokens is None else self.beam_tokens[index],
             beam_margins=None if self.beam_margins is None else self.beam_margins[index],
             people=tuple(self.people[row] for row in rows) if self.people else (),
+            suspects=tuple(
+                dataclasses.replace(known, crop=places[known.crop]) for known in self.suspects if known.crop in places
+            ),
+            columns=None if self.columns is None else self.columns[index],
+            pooled=None if self.pooled is None else self.pooled[index],
         )
+
+
+def first_of_each_width(widths: Sequence[int], count: int) -> list[int]:
+    """Return `count` indices, the first ones or, if there are several widths, the first ones of each width in turn."""
+    turns = [(list(widths[:row]).count(width), row) for row, width in enumerate(widths)]
+    return sorted(row for _, row in sorted(turns)[:count])
 
 
 def reference_generations(
@@ -101,40 +152,54 @@ def reference_generations(
     *,
     max_steps: int,
     beams: Sequence[int] = (),
-    encode: Callable[[slice], Any] | None = None,
+    encode: Callable[[list[int]], Any] | None = None,
+    columns: Sequence[int] | None = None,
     batch_size: int = BATCH,
     on_progress: OnProgress | None = None,
 ) -> Reference:
     """Generate the reference on an eager backend: greedy sequences, their log-probabilities, and beams of some crops.
 
-    `encode` replaces the backend's `encode` for a slice of the crops, to prepare them in another way.
+    `encode` replaces the backend's `encode` for some of the crops, to prepare them in another way. `columns` are the
+    crops' widths, so that those of one width form a batch. Default: all have the same.
     """
     encode = encode or (lambda rows: backend.encode(crops[rows]))
     tokens = _no_tokens(len(crops), max_steps)
     tokens[:, 0] = BOS
-    log_probs = []
-    for start in range(0, len(crops), batch_size):
-        rows = slice(start, min(start + batch_size, len(crops)))
+    log_probs: dict[int, Float32Array] = {}
+    pooled: dict[int, Float32Array] = {}
+    for rows in _of_one_width(columns or [0] * len(crops), batch_size):
         state = encode(rows)
+        if (features := getattr(state, "pooled", None)) is not None:  # not every backend has them
+            pooled.update(zip(rows, features, strict=True))
         used_up = copy.deepcopy(state)
-        for crop, generation in enumerate(Greedy().generate(backend, used_up, max_steps=max_steps), start):
+        for crop, generation in zip(rows, Greedy().generate(backend, used_up, max_steps=max_steps), strict=True):
             tokens[crop, 1 : 1 + len(generation.tokens)] = generation.tokens
-        log_probs.append(backend.step(state, tokens[rows, :-1]).log_probs)
+        log_probs.update(zip(rows, backend.step(state, tokens[rows, :-1]).log_probs, strict=True))
         if on_progress:
-            on_progress(rows.stop, len(crops))
+            on_progress(len(log_probs), len(crops))
     beam_tokens, beam_margins = _no_tokens(len(crops), max_steps), np.zeros(len(crops), np.float32)
     for crop in beams:
         watched: Any = _ClosestChoice(backend)
-        (generation,) = BEAM.generate(watched, encode(slice(crop, crop + 1)), max_steps=max_steps)
+        (generation,) = BEAM.generate(watched, encode([crop]), max_steps=max_steps)
         beam_tokens[crop, : 1 + len(generation.tokens)] = [BOS, *generation.tokens]
         beam_margins[crop] = watched.margin
     return Reference(
         crops=crops,
         tokens=tokens,
-        log_probs=np.concatenate(log_probs),
+        log_probs=np.stack([log_probs[crop] for crop in range(len(crops))]),
         beam_tokens=beam_tokens,
         beam_margins=beam_margins,
+        pooled=np.stack([pooled[crop] for crop in range(len(crops))]) if pooled else None,
     )
+
+
+def _of_one_width(columns: Sequence[int], size: int) -> list[list[int]]:
+    """Group crops into batches. The reference does not use `batches_by_columns`, which the gate tests."""
+    batches = []
+    for width in sorted(set(columns)):
+        rows = [row for row, own in enumerate(columns) if own == width]
+        batches += [rows[start : start + size] for start in range(0, len(rows), size)]
+    return batches
 
 
 class _ClosestChoice:
@@ -177,8 +242,12 @@ def golden_arrays(reference: Reference) -> dict[str, npt.NDArray[Any]]:
         "names": np.array([person.name for person in reference.people]),
         "kinds": np.array([person.kind for person in reference.people]),
         "attributes": np.array(reference.attributes),
-        "suspect_names": np.array(list(reference.suspects), dtype=np.str_),
-        "suspect_log_probs": np.array(list(reference.suspects.values()), dtype=np.float32),
+        "suspect_names": np.array([known.mistake for known in reference.suspects], dtype=np.str_),
+        "suspect_crops": np.array([known.crop for known in reference.suspects], dtype=np.int64),
+        "suspect_log_probs": np.array([known.log_probs for known in reference.suspects], dtype=np.float32),
+        "widths": None if reference.trimming is None else np.array(reference.trimming.columns, dtype=np.int64),
+        "columns": np.array(reference.widths, dtype=np.int64),
+        "pooled": reference.pooled,
     }
     return {name: array for name, array in arrays.items() if array is not None}
 
@@ -219,12 +288,23 @@ def _check_shapes(reference: Reference, d: Dimensions) -> None:
         expected["beam_tokens"] = reference.beam_tokens, (rows, d.capacity), "int64"
     if reference.beam_margins is not None:
         expected["beam_margins"] = reference.beam_margins, (rows,), "float32"
+    if reference.columns is not None:
+        expected["columns"] = reference.columns, (rows,), "int64"
+    if reference.pooled is not None:
+        expected["pooled"] = reference.pooled, (rows, *reference.pooled.shape[1:2]), "float32"
     for name, (array, shape, dtype) in expected.items():
         if (array.shape, array.dtype.name) != (shape, dtype):
             raise ValueError(f"{name} must be {dtype} {shape}, got {array.dtype.name} {array.shape}")
     for tokens in (reference.tokens, reference.beam_tokens):
         if tokens is not None and not ((tokens >= 0) & (tokens < d.vocabulary)).all():
             raise ValueError(f"tokens must be 0 to {d.vocabulary - 1}, got {tokens.min()} to {tokens.max()}")
+    allowed = reference.trimming.columns if reference.trimming else (0,)
+    if problem := wrong_columns(allowed if reference.trimming else (), d.grid):
+        raise ValueError(f"widths must be {problem}, got {list(allowed)}")
+    if wrong := set(reference.widths) - set(allowed):
+        raise ValueError(f"columns must be of {list(allowed)}, got {sorted(wrong)}")
+    if wrong := {known.crop for known in reference.suspects} - set(range(rows)):
+        raise ValueError(f"suspect_crops must be 0 to {rows - 1}, got {sorted(wrong)}")
     if reference.people and len(reference.people) != rows:
         raise ValueError(f"raw crops must be as many as the {rows} prepared ones, got {len(reference.people)}")
 
@@ -238,7 +318,10 @@ def _reference_from_arrays(golden: Mapping[str, npt.NDArray[Any]]) -> Reference:
             pieces, golden["raw_shapes"].tolist(), golden["names"].tolist(), golden["kinds"].tolist(), strict=True
         ):
             people.append(ParityCrop(name=name, kind=kind, image=piece.reshape(*shape, 3)))
-    suspects = zip(golden.get("suspect_names", ()), golden.get("suspect_log_probs", ()), strict=True)
+    names = golden.get("suspect_names", np.array([], dtype=np.str_)).tolist()
+    of_crops = golden.get("suspect_crops", np.zeros(len(names), dtype=np.int64)).tolist()
+    suspects = zip(names, of_crops, golden.get("suspect_log_probs", ()), strict=True)
+    widths = tuple(golden.get("widths", np.array([], dtype=np.int64)).tolist())
     return Reference(
         crops=golden["crops"],
         tokens=golden["tokens"],
@@ -247,6 +330,9 @@ def _reference_from_arrays(golden: Mapping[str, npt.NDArray[Any]]) -> Reference:
         beam_margins=golden.get("beam_margins"),
         people=tuple(people),
         attributes=tuple(str(name) for name in golden.get("attributes", ())),
-        suspects={str(name): log_probs for name, log_probs in suspects},
+        suspects=tuple(Suspect(mistake=name, crop=crop, log_probs=log_probs) for name, crop, log_probs in suspects),
+        trimming=Trimming(columns=widths, patch_size=golden["crops"].shape[1] // widths[-1]) if widths else None,
+        columns=golden.get("columns"),
+        pooled=golden.get("pooled"),
         source="golden data",
     )

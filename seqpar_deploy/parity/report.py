@@ -72,6 +72,8 @@ class ParityReport:
         log_prob_max: Maximum of those differences.
         probability_max: Largest difference of an attribute's probability, in sequences with the checkpoint's tokens.
             Default: None, for a report of an older version, or if there is no such sequence.
+        pooled_max: Largest relative error of pooled features, see `backends.pooled`. Default: None, the reference or
+            the backend has none.
         checks: All checks, the most fundamental first.
         scores: Scores on labelled people, of the checkpoint (`wanted`) and of the bundle (`got`). Default: None.
         tolerances: The tolerances that were applied.
@@ -89,6 +91,7 @@ class ParityReport:
     log_prob_max: float
     checks: tuple[Check, ...]
     probability_max: float | None = None
+    pooled_max: float | None = None
     scores: dict[str, Any] | None = None
     tolerances: ParityTolerances
 

@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes.modules import ModuleBackend, OnDevice
 from torch import Tensor, nn
 
 from seqpar_deploy import preprocess
-from seqpar_deploy.backends.base import Backend, StepOutput
-from seqpar_deploy.backends.host import HostBackend, HostState
+from seqpar_deploy.backends.base import Backend
+from seqpar_deploy.backends.host import HostState
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ParityError
 from seqpar_deploy.exporting import export
 from seqpar_deploy.exporting.export import export_bundle
-from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, uint8_to_images
+from seqpar_deploy.exporting.graphs import EncoderGraph, uint8_to_images
 from seqpar_deploy.exporting.recipe import Recipe, load_recipe
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 from seqpar_deploy.modeling.eager import normalise
@@ -32,32 +33,11 @@ from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.report import ParityReport
 from seqpar_deploy.preprocess import Crop, Preprocessing
-from seqpar_deploy.vocab import BOS, LabelSet
+from seqpar_deploy.vocab import LabelSet
 
 pytestmark = pytest.mark.slow
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-
-
-class ModuleBackend(HostBackend):
-    """The two graphs of a bundle as the torch modules they are exported from: what is planted there is exported."""
-
-    name, device = "modules", "cpu"
-
-    def __init__(self, bundle: Bundle, model: SequencePAR) -> None:
-        super().__init__(bundle)
-        with torch.inference_mode():
-            table = model.token_table(bundle.label_set.phrases).clone()
-        self.encoder: Callable[..., Any] = EncoderGraph(model, uint8_to_images(bundle.preprocessing))
-        self.decoder_step: Callable[..., Any] = DecoderStepGraph(model, table)
-
-    @torch.inference_mode()
-    def _run_encoder(self, crops: Crop) -> Any:
-        return self.encoder(torch.from_numpy(crops))[0].numpy()
-
-    @torch.inference_mode()
-    def _run_decoder_step(self, *inputs: Any) -> Any:
-        return tuple(output.numpy() for output in self.decoder_step(*(torch.from_numpy(array) for array in inputs)))
 
 
 @pytest.fixture
@@ -184,8 +164,9 @@ def shift_positions(model: SequencePAR, by: int) -> None:
 def test_7_mask_one_too_long(bundle: Bundle, model: SequencePAR, backend: ModuleBackend, recipe: str) -> None:
     # A position one further on makes the mask longer; the embeddings of positions are set back by as much.
     shift_positions(model, 1)
-    right = model.decoder.forward
-    model.decoder.forward = lambda tokens, embedded, cross_kv, self_kv, position: right(  # type: ignore[method-assign]
+    decoder = backend.decoder_step.decoder  # type: ignore[attr-defined]  # the graph's own, with the model's weights
+    right = decoder.forward
+    decoder.forward = lambda tokens, embedded, cross_kv, self_kv, position: right(
         tokens, embedded, cross_kv, self_kv, position + 1
     )
     found = breach(bundle, backend, recipe)
@@ -210,7 +191,12 @@ def test_8_stale_cache_slot(bundle: Bundle, backend: ModuleBackend, recipe: str)
 
 def test_9_cross_kv_of_the_neighbouring_row(bundle: Bundle, backend: ModuleBackend) -> None:
     right = backend.encoder
-    backend.encoder = lambda crops: [right(crops)[0][:, (torch.arange(len(crops)) - 1).clamp(min=0)]]
+
+    def encode(crops: Tensor) -> tuple[Tensor, Tensor]:
+        cross_kv, pooled = right(crops)
+        return cross_kv[:, (torch.arange(len(crops)) - 1).clamp(min=0)], pooled
+
+    backend.encoder = encode
     found = breach(bundle, backend)
     assert found.startswith("grouping: rows [1, 2] of a batch of 3 ")
     assert "row 1 reads the cross_kv of row 0" in found
@@ -228,8 +214,8 @@ class HalfLayerNorm(nn.LayerNorm):
         return (x - mean) / (variance + self.eps).sqrt() * self.weight + self.bias
 
 
-def test_10_fp16_overflow_in_one_layer_norm(bundle: Bundle, model: SequencePAR, backend: ModuleBackend) -> None:
-    layer = model.decoder.decoder_layers()[1].pwff
+def test_10_fp16_overflow_in_one_layer_norm(bundle: Bundle, backend: ModuleBackend) -> None:
+    layer = backend.decoder_step.decoder.decoder_layers()[1].pwff  # type: ignore[attr-defined]
     layer.fc2.bias += 300  # which a layer normalisation takes away again
     assert check(bundle, backend).breaches == []
     layer.layer_norm.__class__ = HalfLayerNorm
@@ -278,23 +264,6 @@ def test_12_a_profile_that_corrupts_the_last_slot(bundle: Bundle, backend: Modul
     report = check(bundle, backend)
     assert [check.name for check in report.checks if check.status == "failed"] == ["batches of 8"]
     assert report.breaches[0].startswith("batches of 8: slot 7, the last, is wrong in batches of 8, with crop ")
-
-
-class OnDevice(ModuleBackend):
-    """Decodes greedily by itself, as backends of devices do, and returns its log-probabilities rolled along an axis."""
-
-    def __init__(self, bundle: Bundle, model: SequencePAR, axis: int, by: int) -> None:
-        super().__init__(bundle, model)
-        self.axis, self.by = axis, by
-
-    def greedy(self, state: HostState, *, stop: int, max_steps: int) -> StepOutput:
-        tokens, outputs = np.full(len(state.lengths), BOS), []
-        for _ in range(max_steps):
-            outputs.append(self.step(state, tokens[:, None]))
-            tokens = outputs[-1].next_token[:, 0]
-        log_probs = np.concatenate([output.log_probs for output in outputs], axis=1)
-        next_token = np.concatenate([output.next_token for output in outputs], axis=1)
-        return StepOutput(np.roll(log_probs, self.by, axis=self.axis), next_token)
 
 
 @pytest.mark.parametrize(("axis", "unit"), [(0, "row"), (1, "step")])
