@@ -22,12 +22,12 @@ from seqpar_deploy.backends.gpu.engine_files import (
     USED_OUTPUTS,
     InputShapes,
     Runtime,
-    graph_profiles,
     identity_of,
     import_runtime,
     installed_runtimes,
     write_engine_json,
 )
+from seqpar_deploy.backends.gpu.profiles import graph_profiles
 from seqpar_deploy.backends.registry import verify_backend
 from seqpar_deploy.bundle import ENGINES, BatchProfile, Bundle
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, EngineError

@@ -90,6 +90,12 @@ def lacks_vnni() -> bool:
     return "sse2" in instructions and not any("vnni" in name for name in instructions)
 
 
+def lacks_avx512() -> bool:
+    """Return whether this is an x86 processor without AVX-512."""
+    instructions = _instructions(_cpuinfo())
+    return "sse2" in instructions and "avx512f" not in instructions
+
+
 def processor_name() -> str:
     """Return the processor's name, on ARM the board's name, or "unknown"."""
     try:  # ARM's cpuinfo has no name, but boards have a device tree

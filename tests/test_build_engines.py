@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from seqpar_deploy import Bundle
-from seqpar_deploy.backends.gpu.engine_files import GRAPHS, graph_profiles, identity_of, open_engines
+from seqpar_deploy.backends.gpu.engine_files import GRAPHS, identity_of, open_engines
+from seqpar_deploy.backends.gpu.profiles import graph_profiles
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.errors import EngineError
 
@@ -101,11 +103,16 @@ def test_the_network_is_typed_as_designed(fp16_bundle_dir: Path) -> None:
     assert_typed_as_designed(Bundle.open(fp16_bundle_dir))
 
 
-def test_an_engine_has_no_output_that_decoding_does_not_read(fp16_bundle_dir: Path) -> None:
-    network = parsed(fp16_bundle_dir / "encoder.onnx")
-    assert "pooled" in network["tensors"]
-    assert network["outputs"] == ["cross_kv"]
+def test_an_engine_has_no_output_that_decoding_does_not_read(fp16_bundle_dir: Path, tmp_path: Path) -> None:
+    assert parsed(fp16_bundle_dir / "encoder.onnx")["outputs"] == ["cross_kv", "pooled"]
     assert parsed(fp16_bundle_dir / "decoder_step.onnx")["outputs"] == ["log_probs", "next_token", "self_kv_out"]
+    model = onnx.load(fp16_bundle_dir / "decoder_step.onnx")
+    model.graph.node.append(onnx.helper.make_node("Identity", ["log_probs"], ["of_another_time"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("of_another_time", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "decoder_step.onnx")
+    network = parsed(tmp_path / "decoder_step.onnx")
+    assert "of_another_time" in network["tensors"]
+    assert network["outputs"] == ["log_probs", "next_token", "self_kv_out"]
 
 
 def test_builds_both_engines_and_says_what_they_are(bundle_copy: Path) -> None:
@@ -117,7 +124,9 @@ def test_builds_both_engines_and_says_what_they_are(bundle_copy: Path) -> None:
     values = json.loads((folder / "engine.json").read_text())
     assert folder.name == f"tensorrt_rtx-{values['version']}-any-gpu-fp16"
     assert values["onnx"] == {
-        name: entry["sha256"] for name, entry in bundle.manifest["files"].items() if ".onnx" in name
+        name: entry["sha256"]
+        for name, entry in bundle.manifest["files"].items()
+        if ".onnx" in name and "host" not in name
     }
     assert values["batches"] == [{"min": 1, "opt": 1, "max": 2}, {"min": 1, "opt": 4, "max": 8}]
     for name in GRAPHS:
@@ -141,6 +150,51 @@ def test_profiles_cover_what_the_graphs_take(fp16_bundle_dir: Path) -> None:
     assert one["tokens"] == ((1, 1), (4, 1), (8, 1))
     assert several["tokens"] == ((1, 1), (4, 8), (8, d.capacity))
     assert several["self_kv"][2] == (2 * d.layers, 8, d.heads, d.capacity, d.head_size)
+
+
+@pytest.fixture
+def trimmed_copy(made_once: Any, tmp_path: Path) -> Path:
+    """A tiny bundle whose model reads crops of 4, 6 or 8 patch columns."""
+    from fakes.bundles import export_trimmed
+
+    made = made_once("trimmed-fp16", export_trimmed) / "trimmed"
+    return Path(shutil.copytree(made, tmp_path / "trimmed"))
+
+
+def test_builds_engines_for_trimmed_crops(trimmed_copy: Path) -> None:
+    """A profile per width of the encoder, and all widths in each of a step: NVIDIA's builder takes them."""
+    bundle = Bundle.open(trimmed_copy)
+    assert_typed_as_designed(bundle)
+    assert [parsed(bundle.encoder)["tensors"][name][1] for name in ("crops", "cross_kv", "pooled")] == [
+        [-1, 32, -1, 3],
+        [4, -1, 3, -1, 24],
+        [-1, 3 * 48],
+    ]
+    batches = [BatchProfile(min=1, opt=1, max=2), BatchProfile(min=1, opt=4, max=8)]
+    profiles = graph_profiles(bundle, batches)
+    assert (len(profiles["encoder"]), len(profiles["decoder_step"])) == (6, 4)
+    assert {shapes["crops"][1] for shapes in profiles["encoder"]} == {
+        (rows, 32, width, 3) for rows in (1, 4) for width in (16, 24, 32)
+    }
+    folder = Path(run("engine", trimmed_copy, "--batch", "1,1,2", "--batch", "1,4,8").stdout.strip())
+    values = json.loads((folder / "engine.json").read_text())
+    assert (values["columns"], values["pooled"]) == ([4, 6, 8], True)
+    opened = open_engines(bundle, identity_of(bundle, "tensorrt_rtx", values["version"], None))
+    assert opened.identity.columns == (4, 6, 8)
+    for name in GRAPHS:
+        weights = (trimmed_copy / f"{name}.onnx.data").stat().st_size
+        assert (folder / f"{name}.plan").stat().st_size > weights / 2
+
+
+def test_engines_of_whole_squares_are_as_before(bundle_copy: Path) -> None:
+    folder = Path(run("engine", bundle_copy, "--batch", "1,1,2").stdout.strip())
+    values = json.loads((folder / "engine.json").read_text())
+    assert (values["columns"], values["pooled"]) == ([], True)
+    former = {key: value for key, value in values.items() if key not in ("columns", "pooled")}
+    (folder / "engine.json").write_text(json.dumps(former))
+    bundle = Bundle.open(bundle_copy)
+    opened = open_engines(bundle, identity_of(bundle, "tensorrt_rtx", values["version"], None))
+    assert (opened.identity.columns, opened.identity.pooled) == ((), False)
 
 
 def test_a_killed_or_stopped_build_leaves_no_engines(bundle_copy: Path) -> None:

@@ -42,6 +42,11 @@ class DecodeState(Protocol):
         """Tokens that each row has consumed so far, int64 (B,)."""
         ...
 
+    @property
+    def pooled(self) -> Float32Array | None:
+        """Pooled image tokens of each row, float32 (B, 3d), for drafts. None if the encoder does not return them."""
+        ...
+
     def truncate(self, lengths: Int64Array) -> None:
         """Discard the tokens that each row consumed beyond a length. This is free: stale cache slots are masked.
 
@@ -106,7 +111,7 @@ class Backend(Protocol[State]):
         """Encode crops and start one sequence per crop.
 
         Args:
-            crops: Prepared crops, uint8 RGB (B, H, W, 3).
+            crops: Prepared crops, uint8 RGB (B, H, W, 3), all trimmed to the same width or not at all.
 
         Returns:
             A state of B rows, with no tokens consumed.

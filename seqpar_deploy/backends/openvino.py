@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqpar_deploy import machine
 from seqpar_deploy.backends.base import ComputePrecision
-from seqpar_deploy.backends.host import SessionBackend, graphs_for
+from seqpar_deploy.backends.host import SessionBackend, host_graphs_for
 from seqpar_deploy.backends.sessions import OPENVINO_OVERFLOWS, OpenVinoSession, import_openvino, openvino_core
 from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
@@ -26,7 +26,7 @@ def _why_not(compute_precision: ComputePrecision) -> str | None:
 def _open(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> SessionBackend:
     encoder, decoder_step = (
         OpenVinoSession(graph, threads=threads, compute_precision=compute_precision)
-        for graph in graphs_for(bundle, compute_precision)
+        for graph in host_graphs_for(bundle, compute_precision)
     )
     return SessionBackend(bundle, name=SPEC.name, encoder=encoder, decoder_step=decoder_step)
 

@@ -5,7 +5,7 @@
 `auto` uses an NVIDIA backend only after this check, since its results depend on a driver, a GPU and an SDK that the
 export did not check. Ties count as equal, as in the parity gate: if the margin between the checkpoint's two best tokens
 is below the recipe's `tie_margin`, FP16 may choose either. Where the tokens are equal, so must be the probabilities of
-attributes, within the recipe's `log_prob_max`.
+attributes, within the recipe's `log_prob_max`, and pooled features if there are any, within `pooled.py`'s tolerance.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ import numpy as np
 from seqpar_deploy.backends.base import Backend, Float32Array, GreedyBackend
 from seqpar_deploy.backends.gpu import cuda
 from seqpar_deploy.backends.gpu.engine_files import ENGINE_JSON
+from seqpar_deploy.backends.pooled import wrong_pooled
 from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import ENGINES, VERIFIED, Bundle
 from seqpar_deploy.calibration.probabilities import attribute_probabilities, largest_changes
 from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.preprocess import CropBatch, batches_by_columns
 from seqpar_deploy.sidecars import sidecars, write_sidecar
 from seqpar_deploy.vocab import EOS
 
@@ -129,17 +131,24 @@ def difference_from_golden(bundle: Bundle, backend: Backend[Any]) -> str | None:
     """
     assert isinstance(backend, GreedyBackend)
     golden = bundle.golden()
-    crops, tokens = golden["crops"], golden["tokens"]
-    size = min(len(crops), backend.max_rows or len(crops))
-    batches = [slice(start, start + size) for start in range(0, len(crops), size)]
-    for batch in (slice(0, 1), *batches) * _PASSES:
-        state = backend.encode(crops[batch])
+    tokens = golden["tokens"]
+    trimmed_to = tuple(golden.get("widths", np.array([], dtype=np.int64)).tolist())
+    if trimmed_to != (bundle.columns or ()):
+        return f"columns of the manifest must be {list(trimmed_to)} as in the golden data, got {bundle.columns}"
+    size = min(len(tokens), backend.max_rows or len(tokens))
+    widths = golden.get("columns", np.zeros(len(tokens), dtype=np.int64)).tolist()
+    batches = batches_by_columns(widths, size)
+    singles = [[widths.index(width)] for width in sorted(set(widths))]
+    for batch in (*singles, *batches) * _PASSES:
+        state = backend.encode(_crops(bundle, golden, batch))
+        if problem := _pooled_problem(bundle, golden, batch, state):
+            return problem
         output = backend.greedy(state, stop=EOS, max_steps=bundle.dimensions.capacity - 1)
         ended = [_up_to_eos(row) for row in output.next_token.tolist()]
         if problem := _problem(bundle, golden, batch, ended, output.log_probs):
             return problem
     for batch in batches:  # many tokens in one call, as in speculative decoding
-        output = backend.step(backend.encode(crops[batch]), tokens[batch, :-1])
+        output = backend.step(backend.encode(_crops(bundle, golden, batch)), tokens[batch, :-1])
         lengths = [len(_up_to_eos(row)) for row in tokens[batch, 1:].tolist()]
         followed = [row[:length] for row, length in zip(output.next_token.tolist(), lengths, strict=True)]
         if problem := _problem(bundle, golden, batch, followed, output.log_probs):
@@ -147,14 +156,33 @@ def difference_from_golden(bundle: Bundle, backend: Backend[Any]) -> str | None:
     return None
 
 
+def _crops(bundle: Bundle, golden: dict[str, Any], batch: list[int]) -> CropBatch:
+    """Return golden crops of one width as the bundle reads them."""
+    crops: CropBatch = golden["crops"][batch]
+    if not bundle.trimming:
+        return crops
+    return np.ascontiguousarray(bundle.trimming.trim(crops, int(golden["columns"][batch[0]])))
+
+
+def _pooled_problem(bundle: Bundle, golden: dict[str, Any], batch: list[int], state: Any) -> str | None:
+    """Compare pooled features, if the backend and the golden data have them."""
+    pooled: Float32Array | None = getattr(state, "pooled", None)
+    if pooled is None or "pooled" not in golden:
+        return None
+    tolerance = float(bundle.manifest["recipe"]["parity"]["log_prob_median"])
+    if found := wrong_pooled(golden["pooled"][batch], pooled, tolerance):
+        return f"golden crop {batch[found[0]]}: {found[1]}"
+    return None
+
+
 def _problem(
-    bundle: Bundle, golden: dict[str, Any], batch: slice, rows: Sequence[Sequence[int]], log_probs: Float32Array
+    bundle: Bundle, golden: dict[str, Any], batch: list[int], rows: Sequence[Sequence[int]], log_probs: Float32Array
 ) -> str | None:
     tolerances = bundle.manifest["recipe"]["parity"]
     tie_margin, log_prob_max = float(tolerances["tie_margin"]), float(tolerances["log_prob_max"])
-    for crop, tokens in enumerate(rows, start=batch.start):
+    for row, (crop, tokens) in enumerate(zip(batch, rows, strict=True)):
         expected = _up_to_eos(golden["tokens"][crop, 1:].tolist())
-        if not np.isfinite(log_probs[crop - batch.start, : len(tokens)].max(axis=-1)).all():
+        if not np.isfinite(log_probs[row, : len(tokens)].max(axis=-1)).all():
             return f"golden crop {crop}: log-probabilities must be finite, got NaN or infinity"
         difference = first_difference(expected, tokens, golden["log_probs"][crop])
         if difference is not None and not difference[1] < tie_margin:
@@ -164,7 +192,7 @@ def _problem(
                 f"{list(tokens[step : step + 3])} (margin {margin:.2g}, a tie is below {tie_margin:g})"
             )
         if difference is None:
-            along = log_probs[crop - batch.start]
+            along = log_probs[row]
             if problem := _wrong_probability(bundle, expected, golden["log_probs"][crop], along, log_prob_max):
                 return f"golden crop {crop}: {problem}"
     return None

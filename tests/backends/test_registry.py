@@ -20,12 +20,36 @@ def test_the_names_are_those_of_the_registry_in_its_order() -> None:
     assert get_args(BackendName) == ("auto", *(spec.name for spec in registry.SPECS))
 
 
-def test_auto_goes_by_the_registrys_order_and_takes_engines_where_they_lie(bundle_dir: Path, tmp_path: Path) -> None:
+def test_auto_goes_by_the_registrys_order_and_takes_engines_where_they_lie(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "lacks_avx512", lambda: False)
     names = [spec.name for spec in registry.SPECS]
     found = available_backends()
     assert found == sorted(found, key=names.index)
     assert {"openvino", "onnxruntime"} <= set(found)
     assert backends_for(Bundle.open(bundle_dir)) == found
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "first"),
+    [
+        ({"flags": "fpu sse2 avx2 avx_vnni"}, "onnxruntime"),
+        ({"flags": "fpu sse2 sse4_2"}, "onnxruntime"),
+        ({"flags": "fpu sse2 avx2 avx512f"}, "openvino"),
+        ({"Features": "fp asimd asimddp"}, "openvino"),  # ARM
+        ({}, "openvino"),  # not told
+    ],
+)
+def test_the_cpu_runtime_that_is_faster_on_the_processor_is_first(
+    cpuinfo: dict[str, str], first: str, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(bundle_dir)
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: cpuinfo)
+    expected = sorted(("openvino", "onnxruntime"), key=lambda name: name != first)
+    for found in (available_backends(), backends_for(bundle), [status.name for status in describe()]):
+        assert [name for name in found if name in expected] == expected
+    assert {status.name for status in describe()} == {spec.name for spec in registry.SPECS}
 
 
 @pytest.fixture
@@ -44,7 +68,7 @@ def status(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(cuda, "cuda_runtime", lambda: fake)
         monkeypatch.setattr(registry, "cuda_runtime", lambda: fake)
         found = describe()
-        assert [one.name for one in found] == [spec.name for spec in registry.SPECS]
+        assert {one.name for one in found} == {spec.name for spec in registry.SPECS}
         return {one.name: one for one in found}
 
     return of_machine

@@ -23,7 +23,7 @@ def test_both_runtimes_have_one_form(bundle_dir: Path, cpu_backend: BackendName)
     session = open_session(bundle.encoder, cpu_backend, threads=1)
     (crops,) = session.inputs
     side = bundle.dimensions.image_size
-    assert (crops.name, crops.shape, np.dtype(crops.dtype)) == ("crops", (None, side, side, 3), np.dtype(np.uint8))
+    assert (crops.name, crops.shape, np.dtype(crops.dtype)) == ("crops", (None, side, None, 3), np.dtype(np.uint8))
     feed = {"crops": np.zeros((2, side, side, 3), np.uint8)}
     everything = session.run(feed)
     chosen = session.run(feed, ["cross_kv"])
@@ -113,11 +113,11 @@ def test_graphs_unlike_their_manifest_are_one_line(bundle_dir: Path, tmp_path: P
     """They open, but lack an output, or return another shape."""
     import onnx
 
-    from seqpar_deploy.bundle import DECODER_STEP, file_entries, write_manifest
+    from seqpar_deploy.bundle import HOST_DECODER_STEP, file_entries, write_manifest
 
     copy = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
     manifest = Bundle.open(copy).manifest
-    sound = onnx.load(copy / DECODER_STEP, load_external_data=False)
+    sound = onnx.load(copy / HOST_DECODER_STEP, load_external_data=False)
     crops = np.zeros((1, *[Bundle.open(copy).dimensions.image_size] * 2, 3), np.uint8)
     for name in ("next_token", "log_probs"):
         model = onnx.ModelProto()
@@ -128,8 +128,8 @@ def test_graphs_unlike_their_manifest_are_one_line(bundle_dir: Path, tmp_path: P
         else:  # another tensor under its name
             model.graph.node.append(onnx.helper.make_node("Identity", ["position"], ["log_probs2"]))
             model.graph.output[place].CopyFrom(onnx.helper.make_tensor_value_info("log_probs2", 7, ["B"]))
-        onnx.save(model, copy / DECODER_STEP)
-        files = {**manifest["files"], **file_entries(copy, [DECODER_STEP])}
+        onnx.save(model, copy / HOST_DECODER_STEP)
+        files = {**manifest["files"], **file_entries(copy, [HOST_DECODER_STEP])}
         write_manifest(copy, {**manifest, "files": files})
         with contextlib.closing(open_backend(Bundle.open(copy), cpu_backend)) as backend:
             state = backend.encode(crops)

@@ -16,7 +16,8 @@ from seqpar_deploy import Bundle
 from seqpar_deploy.backends import Backend, registry
 from seqpar_deploy.backends.gpu import cuda as cuda_module
 from seqpar_deploy.backends.gpu.cuda import find_gpu
-from seqpar_deploy.backends.gpu.engine_files import GRAPHS, graph_profiles, identity_of, write_engine_json
+from seqpar_deploy.backends.gpu.engine_files import GRAPHS, USED_OUTPUTS, identity_of, write_engine_json
+from seqpar_deploy.backends.gpu.profiles import graph_profiles
 from seqpar_deploy.backends.gpu.tensorrt import TensorRtBackend
 from seqpar_deploy.bundle import BatchProfile
 
@@ -42,19 +43,32 @@ class Device:
 
 
 def make_device(
-    bundle_dir: Path, path: Path, *, rtx: bool = False, batches: Any = BATCHES, identity: Any = None, **gpu: Any
+    bundle_dir: Path,
+    path: Path,
+    *,
+    rtx: bool = False,
+    batches: Any = BATCHES,
+    identity: Any = None,
+    pooled: bool = True,
+    **gpu: Any,
 ) -> Device:
-    """Copy a bundle to `path` and put engines beside it. `gpu` describes the GPU, `identity` the engines."""
+    """Copy a bundle to `path` and put engines beside it. `gpu` describes the GPU, `identity` the engines.
+
+    Without `pooled`, they are engines of the time before the encoder's were given that output.
+    """
     shutil.copytree(bundle_dir, path, dirs_exist_ok=True)
     bundle, cuda = Bundle.open(path, verify=False), FakeCuda(**gpu)
     trt = FakeTensorRt(cuda, rtx=rtx)
     made_for = None if rtx else find_gpu(cuda)
     runtime = "tensorrt_rtx" if rtx else "tensorrt"
     engines = identity_of(bundle, runtime, trt.__version__, made_for, batches=batches, **(identity or {}))
+    engines = dataclasses.replace(engines, pooled=engines.pooled and pooled)
     folder = path / "engines" / engines.folder_name
     folder.mkdir(parents=True)
     for name, profiles in graph_profiles(bundle, batches).items():
-        (folder / f"{name}.plan").write_bytes(fake_plan(path / GRAPHS[name], profiles))
+        marked = [one["name"] for one in bundle.manifest["graphs"][name]["outputs"] if one["name"] in USED_OUTPUTS]
+        marked = [output for output in marked if engines.pooled or output != "pooled"]
+        (folder / f"{name}.plan").write_bytes(fake_plan(path / GRAPHS[name], profiles, marked))
     write_engine_json(folder, engines)
     return Device(bundle, cuda, trt, folder)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from fakes import width_faults
+
 from seqpar_deploy.backends.gpu import buffers, calls, cuda, graph_runner, lanes, tensorrt
 
 
@@ -215,6 +217,14 @@ FAULTS = {
     "device-of-the-thread": _fault(_device_of_the_thread, "device"),
     "cache-is-not-cleared": _fault(_cache_is_not_cleared, "tokens"),
     "graph-destroyed-while-it-runs": _fault(_graph_is_destroyed_while_it_runs, "order", "freed"),
+    "width-step-reads-the-whole-square": _fault(width_faults.step_reads_the_whole_square, "tokens"),
+    "width-context-of-another": _fault(width_faults.context_of_another_width, "tokens"),
+    "width-crops-uploaded-as-squares": _fault(width_faults.crops_uploaded_as_squares, "tokens", "pooled"),
+    "width-gather-strides-of-squares": _fault(width_faults.gather_strides_of_squares, "tokens", "freed"),
+    "width-gather-strides-of-one-token-less": _fault(width_faults.gather_strides_without_class_token, "tokens"),
+    "pooled-of-the-neighbour": _fault(width_faults.pooled_of_the_neighbour, "pooled"),
+    "pooled-is-not-reordered": _fault(width_faults.pooled_is_not_reordered, "pooled"),
+    "pooled-of-another-batch": _fault(width_faults.pooled_is_read_after_the_batch_moved, "pooled"),
 }
 
 

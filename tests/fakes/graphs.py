@@ -16,8 +16,6 @@ import numpy as np
 import onnxruntime
 from fakes.memory import POISON, Range, array_at, overlap
 
-from seqpar_deploy.backends.gpu.engine_files import USED_OUTPUTS
-
 TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int64)": np.int64,
@@ -118,10 +116,12 @@ class Execution:
             for value in session.get_inputs()
             for name, size in zip(value.shape, shapes[value.name], strict=True)
         }
+        if "W" in sizes:  # crops, whose image tokens are no dimension of an input
+            sizes["N"] = _image_tokens(session, shapes["crops"][1:])
         self._outputs = {
             value.name: (addresses[value.name], tuple(sizes.get(n, n) for n in value.shape), TYPES[value.type])
             for value in session.get_outputs()
-            if value.name in USED_OUTPUTS
+            if value.name in addresses
         }
         self.reads = tuple(map(_range, self._inputs.values()))
         self.writes = tuple(map(_range, self._outputs.values()))
@@ -144,6 +144,13 @@ class Execution:
     def poison(self) -> None:
         for address, size in self.writes:
             array_at(address, (size,), np.uint8)[...] = POISON
+
+
+@functools.lru_cache(maxsize=64)
+def _image_tokens(session: Any, shape: tuple[int, ...]) -> int:
+    """What the graph itself makes of a crop of this shape."""
+    (cross_kv,) = session.run(["cross_kv"], {"crops": np.zeros((1, *shape), np.uint8)})
+    return int(cross_kv.shape[3])
 
 
 def _range(place: tuple[int, tuple[int, ...], Any]) -> Range:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from fakes.cuda import FakeCuda
 from fakes.device import make_device
+from fakes.drafts import Drafted, draw_draft
 from fakes.graphs import RowByRow
+from fakes.pictures import prepared, resized
 from fakes.schedule import Schedule
 from fakes.tensorrt import FakeTensorRt
 
@@ -22,7 +24,7 @@ from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.images import read_image
-from seqpar_deploy.preprocess import prepare_batch
+from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.resources import sample_crops
 from seqpar_deploy.vocab import BOS
 
@@ -35,9 +37,11 @@ PROFILES = (
     ((1, 1, 2), (1, 8, 10)),  # as are 9 rows
 )
 STEPS = (2, 5, 9)
-STRATEGIES: tuple[Strategy, ...] = (Greedy(), Greedy(), Beam(width=2), Beam(width=3), Speculative())
-_CROPS = 8
+STRATEGIES: tuple[Any, ...] = (Greedy(), Greedy(), Beam(width=2), Beam(width=3), Speculative(), Drafted(), Drafted())
+_SHAPES = ((120, 40), (120, 60), (120, 120))  # heights and widths of crops, one per width of the bundle
+_CROPS = 4  # of each
 _LEAST_MARGIN = 0.02  # of a crop's closest choice: FP16 sums differ by less between batches
+_POOLED_TOLERANCE = 0.02  # the graph's is FP16, with sums in another order
 
 
 class Interrupted(Exception):
@@ -45,10 +49,18 @@ class Interrupted(Exception):
 
 
 class Material:
-    """What schedules share: bundles with engines, crops, and what the host backend says of them."""
+    """What schedules share: bundles with engines, crops of all widths, and what the host backend says of them.
+
+    Attributes:
+        crops: Prepared crops (H, W, 3). Those of one width can form a batch.
+        of_width: The numbers of the crops of each width.
+    """
 
     def __init__(self, bundle_dir: Path, folder: Path) -> None:
-        """Copies of the bundle, one for each runtime and choice of profiles, are put into `folder`."""
+        """Copies of the bundle, one for each runtime and choice of profiles, are put into `folder`.
+
+        The bundle reads trimmed crops.
+        """
         self.devices: dict[tuple[str, int], tuple[Bundle, Path]] = {}
         for runtime in RUNTIMES[:2]:
             for number, sizes in enumerate(PROFILES):
@@ -63,24 +75,33 @@ class Material:
         self.run_graph = RowByRow()
         self._host = open_backend(self.bundle, "onnxruntime")
         self._tokens: dict[tuple[Strategy, int, int], tuple[int, ...]] = {}
+        self.crops: list[Any] = []
+        self.of_width: dict[int, list[int]] = {}
         pictures = [read_image(path) for path in sample_crops()]
-        every = prepare_batch(
-            pictures,
-            image_size=self.bundle.dimensions.image_size,
-            preprocessing=self.bundle.preprocessing,
-        )
-        margins = [
-            Greedy().generate(self._host, self._host.encode(every[i : i + 1]), max_steps=max(STEPS))[0].margin
-            for i in range(len(every))
-        ]
-        self.crops = every[np.array(margins) >= _LEAST_MARGIN][:_CROPS]
+        for shape in _SHAPES:
+            self._choose([resized(picture, shape) for picture in pictures])
+        self.pooled = [self._host.encode(crop[None]).pooled[0] for crop in self.crops]  # type: ignore[index]
+
+    def _choose(self, pictures: list[Crop]) -> None:
+        """Take the first pictures of one shape whose tokens leave no doubt."""
+        host, found = self._host, []
+        for crop in prepared(self.bundle, pictures):
+            margin = Greedy().generate(host, host.encode(crop[None]), max_steps=max(STEPS))[0].margin
+            if margin >= _LEAST_MARGIN and len(found) < _CROPS:
+                found.append(len(self.crops))
+                self.crops.append(crop)
+        self.of_width[self.crops[-1].shape[1]] = found
+
+    def batch(self, crops: list[int]) -> Any:
+        """Prepared crops (B, H, W, 3) of one width."""
+        return np.stack([self.crops[crop] for crop in crops])
 
     def tokens(self, strategy: Strategy, steps: int, crop: int) -> tuple[int, ...]:
-        """What the host backend says of a crop."""
-        key = (strategy, steps, crop)
+        """What the host backend says of a crop. Drafts change nothing of it."""
+        key = (Greedy() if isinstance(strategy, Drafted) else strategy, steps, crop)
         if key not in self._tokens:
             host = self._host
-            said = strategy.generate(host, host.encode(self.crops[crop : crop + 1]), max_steps=steps)
+            said = key[0].generate(host, host.encode(self.crops[crop][None]), max_steps=steps)
             self._tokens[key] = said[0].tokens
         return self._tokens[key]
 
@@ -135,10 +156,28 @@ def work(rig: Rig, plan: list[Job]) -> None:
 
 
 def _draw(rig: Rig, choose: random.Random, strategy: Strategy) -> list[int]:
-    """Crops of a batch, as many as fit."""
+    """Crops of a batch, of one width, as many as fit."""
+    width = choose.choice(sorted(rig.material.of_width))
     most = rig.backend.max_rows // strategy.rows_per_crop()
     size = rig.size if rig.size is not None and choose.random() < 0.8 else choose.randint(1, most)
-    return [choose.randrange(len(rig.material.crops)) for _ in range(min(size, most))]
+    return choose.choices(rig.material.of_width[width], k=min(size, most))
+
+
+def _generated(rig: Rig, choose: random.Random, strategy: Strategy, steps: int, crops: list[int], state: Any) -> None:
+    """Decode with drafts of any kind, and look at the tokens; in some cases at the pooled features before."""
+    if choose.random() < 0.3:
+        _check_pooled(rig, crops, state)
+    drafts = [draw_draft(rig.material.tokens(Greedy(), steps, crop), choose) for crop in crops]
+    said = strategy.generate(rig.backend, state, max_steps=steps, drafts=drafts)
+    _check(rig, strategy, steps, crops, said)
+
+
+def _check_pooled(rig: Rig, crops: list[int], state: Any) -> None:
+    """They are those of each row's crop, and of no other."""
+    wanted, got = np.stack([rig.material.pooled[crop] for crop in crops]), state.pooled
+    rig.counts["pooled"] += len(crops)
+    if got.shape != wanted.shape or not np.allclose(got, wanted, atol=_POOLED_TOLERANCE):
+        rig.reasons.append(f"pooled: of {len(crops)} rows differ: {np.abs(got - wanted).max(axis=-1).round(3)}")
 
 
 def _check(rig: Rig, strategy: Strategy, steps: int, crops: list[int], said: list[Any]) -> None:
@@ -153,26 +192,26 @@ def _check(rig: Rig, strategy: Strategy, steps: int, crops: list[int], said: lis
 def _generate(rig: Rig, choose: random.Random) -> None:
     strategy, steps = choose.choice(STRATEGIES), choose.choice(STEPS)
     crops = _draw(rig, choose, strategy)
-    state = rig.backend.encode(rig.material.crops[crops])
-    _check(rig, strategy, steps, crops, strategy.generate(rig.backend, state, max_steps=steps))
+    state = rig.backend.encode(rig.material.batch(crops))
+    _generated(rig, choose, strategy, steps, crops, state)
 
 
 def _encode_ahead(rig: Rig, choose: random.Random) -> None:
     """Encode the next batch before this one is decoded; then decode it, or drop it where only a collection finds it."""
     strategy, steps = choose.choice(STRATEGIES), choose.choice(STEPS)
     first, second = _draw(rig, choose, strategy), _draw(rig, choose, strategy)
-    state, ahead = rig.backend.encode(rig.material.crops[first]), rig.backend.encode(rig.material.crops[second])
-    _check(rig, strategy, steps, first, strategy.generate(rig.backend, state, max_steps=steps))
+    state, ahead = rig.backend.encode(rig.material.batch(first)), rig.backend.encode(rig.material.batch(second))
+    _generated(rig, choose, strategy, steps, first, state)
     if choose.random() < 0.5:
         _put_in_cycle(ahead)
     else:
-        _check(rig, strategy, steps, second, strategy.generate(rig.backend, ahead, max_steps=steps))
+        _generated(rig, choose, strategy, steps, second, ahead)
 
 
 def _encode_and_drop(rig: Rig, choose: random.Random) -> None:
     """Leave the device at work for nobody."""
     for _ in range(choose.randrange(1, 3)):
-        state = rig.backend.encode(rig.material.crops[_draw(rig, choose, Greedy())])
+        state = rig.backend.encode(rig.material.batch(_draw(rig, choose, Greedy())))
         if choose.random() < 0.5:
             _put_in_cycle(state)
 
@@ -182,7 +221,7 @@ def _interrupted(rig: Rig, choose: random.Random) -> None:
     strategy = choose.choice(STRATEGIES)
     crops = _draw(rig, choose, strategy)
     try:
-        state = rig.backend.encode(rig.material.crops[crops])
+        state = rig.backend.encode(rig.material.batch(crops))
         strategy.generate(_Interrupting(rig.backend, choose.randrange(4)), state, max_steps=max(STEPS))
     except Interrupted as error:
         _put_in_cycle(error)
@@ -195,17 +234,17 @@ def _step_directly(rig: Rig, choose: random.Random) -> None:
         [rig.material.tokens(Greedy(), max(STEPS), i) for i in range(len(rig.material.crops))],
     )
     crops = _draw(rig, choose, Greedy())
-    state = backend.encode(rig.material.crops[crops])
+    state = backend.encode(rig.material.batch(crops))
     for _ in range(choose.randrange(1, 5)):
         fed = state.lengths
         room = max(STEPS) - int(fed.max())
         if room > 0:
             count = choose.randint(1, min(3, room))
             rows = [[BOS, *wanted[crop]][start : start + count] for crop, start in zip(crops, fed, strict=True)]
-            if min(map(len, rows)) < count:
+            expected = [list(wanted[crop][start : start + count]) for crop, start in zip(crops, fed, strict=True)]
+            if min(map(len, expected)) < count:
                 break  # some crop's sequence has ended
             said = backend.step(state, np.array(rows, dtype=np.int64)).next_token
-            expected = [list(wanted[crop][start : start + count]) for crop, start in zip(crops, fed, strict=True)]
             if said.tolist() != expected:
                 rig.reasons.append(f"tokens: stepped directly: expected {expected}, got {said.tolist()}")
         if choose.random() < 0.5:
@@ -214,6 +253,8 @@ def _step_directly(rig: Rig, choose: random.Random) -> None:
             places = [choose.randrange(len(crops)) for _ in range(choose.randint(1, backend.max_rows))]
             state.reorder(np.array(places, dtype=np.int64))
             crops = [crops[place] for place in places]
+        if choose.random() < 0.3:
+            _check_pooled(rig, crops, state)
 
 
 def go_on(rig: Rig) -> None:

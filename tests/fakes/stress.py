@@ -140,7 +140,7 @@ def _open(rig: Rig, prepare: Callable[[Rig], object]) -> bool:
             rig.reasons.append(f"error: opening raised {error}")
         return False
     if rig.choose.random() < 0.15:
-        rig.cuda.memory = rig.cuda.blocks.used + rig.choose.choice((400_000, 800_000))  # bytes: one batch or two
+        rig.cuda.memory = rig.cuda.blocks.used + rig.choose.choice((600_000, 1_200_000))  # bytes: one batch or two
     prepare(rig)
     _poison_what_is_lent_again(rig)
     return True
@@ -150,7 +150,7 @@ def open_on_cpu(bundle: Bundle, cuda: FakeCuda, run_graph: RunGraph, **options: 
     """The ONNX Runtime CUDA backend, whose graphs run as work of the fake stream."""
 
     class Context:
-        def __init__(self, _onnxruntime: Any, session: Any, name: str, _device: str, shapes: Any) -> None:
+        def __init__(self, _onnxruntime: Any, session: Any, name: str, _device: str, shapes: Any, _: Any) -> None:
             self._session, self._name, self._shapes = session, name, dict(shapes)
 
         def enqueue(self, addresses: Any, turn: Turn) -> None:
@@ -165,8 +165,9 @@ def open_on_cpu(bundle: Bundle, cuda: FakeCuda, run_graph: RunGraph, **options: 
         device = "cpu"
         context_type = Context  # type: ignore[assignment]
 
-        def __init__(self, onnxruntime: Any, graph: Path, turn: Turn) -> None:
+        def __init__(self, onnxruntime: Any, graph: Path, turn: Turn, dimensions: Any) -> None:
             self._onnxruntime, self._name, self._session = onnxruntime, graph.stem, session_of(graph)
+            self._dimensions = dimensions
 
     class Backend(OnnxRuntimeCudaBackend):
         executor = Executor
@@ -226,7 +227,7 @@ def poison_batch(cuda: FakeCuda, batch: Any, *, finish: bool) -> None:
     """Fill a batch's memory with NaN."""
     buffers = batch.device.memory
     addresses = [buffers.crops, buffers.cross_kv, buffers._spare]
-    addresses += [staging.address for staging in (batch.crops, batch.inputs, *batch.outputs)]
+    addresses += [staging.address for staging in (batch.crops, batch.inputs, *batch.outputs, batch.pooled) if staging]
     blocks = [block for block in map(cuda.block_at, addresses) if block is not None and block.live]
     for block in blocks:
         if finish:
@@ -260,7 +261,7 @@ def _close_for_good(rig: Rig) -> None:
     rig.counts["closes"] += 1
     if rig.choose.random() < 0.3:
         try:
-            rig.backend.encode(rig.material.crops[:1])
+            rig.backend.encode(rig.material.batch([0]))
             rig.reasons.append("closed: encode went on after close")
         except BackendError as error:
             if "is closed" not in str(error):

@@ -22,13 +22,20 @@ from fakes.gpu import CudaFault
 from fakes.graphs import Execution, RunGraph, run_whole, session_of
 from fakes.memory import POISON, array_at
 from fakes.streams import Operation
+from fakes.tensorrt_enumerations import (
+    CudaGraphStrategy,
+    DynamicShapesKernelSpecializationStrategy,
+    EngineInvalidityDiagnostics,
+    EngineValidity,
+    ExecutionContextAllocationStrategy,
+)
 
 SCRATCH = 1000  # bytes for each profile before and with it; no multiple of the alignment
 
 
-def fake_plan(onnx: Path, profiles: list[Any]) -> bytes:
-    """Its outputs are those that `build_engines` leaves."""
-    return json.dumps({"onnx": str(onnx), "profiles": profiles}).encode()
+def fake_plan(onnx: Path, profiles: list[Any], outputs: list[str]) -> bytes:
+    """`outputs` are those that are marked, as `build_engines` leaves them."""
+    return json.dumps({"onnx": str(onnx), "profiles": profiles, "outputs": outputs}).encode()
 
 
 class ILogger:
@@ -41,39 +48,6 @@ class ILogger:
 
     def log(self, severity: Severity, msg: str) -> None:
         raise NotImplementedError
-
-
-class ExecutionContextAllocationStrategy(enum.Enum):
-    STATIC = 0
-    ON_PROFILE_CHANGE = 1
-    USER_MANAGED = 2
-
-
-class CudaGraphStrategy(enum.Enum):
-    DISABLED = 0
-    WHOLE_GRAPH_CAPTURE = 1
-
-
-class DynamicShapesKernelSpecializationStrategy(enum.Enum):
-    LAZY = 0
-    EAGER = 1
-    NONE = 2
-
-
-class EngineValidity(enum.Enum):
-    VALID = 0
-    SUBOPTIMAL = 1
-    INVALID = 2
-
-
-class EngineInvalidityDiagnostics(enum.Enum):
-    VERSION_MISMATCH = 1
-    UNSUPPORTED_CC = 2
-    OLD_CUDA_DRIVER = 4
-    OLD_CUDA_RUNTIME = 8
-    INSUFFICIENT_GPU_MEMORY = 16
-    MALFORMED_ENGINE = 32
-    CUDA_ERROR = 64
 
 
 ENUMERATIONS = (
@@ -193,10 +167,16 @@ class RuntimeConfig:
 
 class Engine:
     def __init__(
-        self, trt: FakeTensorRt, logger: ILogger, onnx: str, profiles: list[dict[str, list[list[int]]]]
+        self,
+        trt: FakeTensorRt,
+        logger: ILogger,
+        onnx: str,
+        profiles: list[dict[str, list[list[int]]]],
+        outputs: list[str],
     ) -> None:
         self.trt, self.logger, self.name, self.profiles = trt, logger, Path(onnx).stem, profiles
         self.session = session_of(Path(onnx))
+        self.tensors = {*outputs, *(value.name for value in self.session.get_inputs())}
 
     @property
     def num_optimization_profiles(self) -> int:
@@ -281,6 +261,9 @@ class ExecutionContext:
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._set_up("set_tensor_address")
+        if name not in self._engine.tensors:
+            self._engine.logger.log(ILogger.Severity.ERROR, f"{name} is no tensor of the engine")
+            return self._accepted(False)
         self._addresses[name] = memory
         return self._accepted(memory % 256 == 0)
 
@@ -313,6 +296,8 @@ class ExecutionContext:
                 return self._failed("no device memory")
             if not self._prepare(stream_handle):
                 return self._failed("cannot allocate for these shapes")
+            if missing := self._engine.tensors - self._addresses.keys():
+                return self._failed(f"no address is set for {sorted(missing)}")
             execution = Execution(self._engine.session, self._shapes, self._addresses, trt.run_graph)
             if execution.aliased:
                 cuda.report("alias", f"the {self._engine.name} engine writes where it reads")

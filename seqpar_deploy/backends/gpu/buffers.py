@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import weakref
@@ -17,18 +18,19 @@ INT64, FLOAT32 = 8, 4  # bytes
 
 
 class Buffers:
-    """Hold the device addresses of the buffers for up to `rows` rows.
+    """Hold the device addresses of the buffers for up to `rows` rows of whole squares.
 
-    A batch of B rows is packed at the start of each buffer, without gaps for more rows. Paired buffers alternate: a
-    step reads one and writes the other, since an SDK may not write to its inputs.
+    A batch of B rows is packed at the start of each buffer, without gaps for more rows or wider crops. So a batch of
+    trimmed crops uses the start of the same buffers, and batches of all widths reuse each other's memory. Paired
+    buffers alternate: a step reads one and writes the other, since an SDK may not write to its inputs.
     """
 
-    def __init__(self, cuda: Cuda, dimensions: Dimensions, item: int, rows: int) -> None:
-        """`item` is the size of a cache element in bytes. Raises GpuOutOfMemoryError."""
+    def __init__(self, cuda: Cuda, dimensions: Dimensions, item: int, rows: int, pooled: int = 0) -> None:
+        """`item` is the size of a cache element in bytes, `pooled` the values per row. Raises GpuOutOfMemoryError."""
         d = dimensions
-        self.cross_row = d.heads * d.image_tokens * d.head_size * item  # bytes of one row of one of the 2L tensors
-        self.self_row = d.heads * d.capacity * d.head_size * item
-        self._cross_kv_size = 2 * d.layers * rows * self.cross_row
+        self._cross_token = d.heads * d.head_size * item
+        self.self_row = d.heads * d.capacity * d.head_size * item  # bytes of one row of one of the 2L tensors
+        self._cross_kv_size = 2 * d.layers * rows * self.cross_row(d.image_tokens)
         self_kv_size = 2 * d.layers * rows * self.self_row
         outputs = outputs_size(rows, d.capacity, d.vocabulary)
         sizes = {
@@ -40,6 +42,7 @@ class Buffers:
             "position": rows * INT64,
             "outputs_0": outputs,
             "outputs_1": outputs,
+            "pooled": pooled_size(rows, pooled),
         }
         offsets, total = buffer_plan(sizes)
         base = cuda.allocate(total)
@@ -50,8 +53,13 @@ class Buffers:
         self.inputs: Address = base + offsets["inputs"]  # tokens, then positions
         self.position: Address = base + offsets["position"]
         self.outputs = (base + offsets["outputs_0"], base + offsets["outputs_1"])  # next_token, then log_probs
+        self.pooled: Address = base + offsets["pooled"]
         self._second: Address | None = None  # the allocation of the second `cross_kv`
         self._spare: Address = 0
+
+    def cross_row(self, image_tokens: int) -> int:
+        """Return the bytes of one row of one of the 2L tensors of `cross_kv`, for crops of N image tokens."""
+        return image_tokens * self._cross_token
 
     def other_cross_kv(self) -> Address:
         """Return a second buffer for `cross_kv`, allocated at the first call. Raises GpuOutOfMemoryError."""
@@ -80,15 +88,22 @@ def outputs_size(rows: int, tokens: int, vocabulary: int) -> int:
     return aligned(rows * tokens * INT64) + rows * tokens * vocabulary * FLOAT32
 
 
+def pooled_size(rows: int, values: int) -> int:
+    """Return the bytes of `pooled` (B, values) float32."""
+    return rows * values * FLOAT32
+
+
 class DeviceBatch:
     """Hold the memory of one batch: device buffers, which turns access through `device`, and staging on the host."""
 
-    def __init__(self, cuda: Cuda, lanes: Sequence[Lane], dimensions: Dimensions, item: int, rows: int) -> None:
+    def __init__(
+        self, cuda: Cuda, lanes: Sequence[Lane], dimensions: Dimensions, item: int, rows: int, pooled: int = 0
+    ) -> None:
         """Raises GpuOutOfMemoryError after it freed its partial allocations."""
         d = dimensions
         self.rows = rows
         with contextlib.ExitStack() as failing:
-            buffers = Buffers(cuda, d, item, rows)
+            buffers = Buffers(cuda, d, item, rows, pooled)
             failing.callback(buffers.free)
 
             def staging(size: int) -> Staging:
@@ -100,6 +115,7 @@ class DeviceBatch:
             self.inputs = staging(inputs_size(rows, d.capacity))
             outputs = outputs_size(rows, d.capacity, d.vocabulary)
             self.outputs = (staging(outputs), staging(outputs))  # one per output buffer
+            self.pooled = staging(pooled_size(rows, pooled)) if pooled else None
             self.device = Guarded(cuda, lanes, buffers)
             failing.callback(self.device.free)
             self._free = failing.pop_all()
@@ -135,8 +151,9 @@ class Lease:
 class Pool:
     """Lease the batches of a backend, and reuse those that were returned."""
 
-    def __init__(self, cuda: Cuda, lanes: Sequence[Lane], dimensions: Dimensions, item: int) -> None:
-        self._cuda, self._lanes, self._dimensions, self._item = cuda, lanes, dimensions, item
+    def __init__(self, cuda: Cuda, lanes: Sequence[Lane], dimensions: Dimensions, item: int, pooled: int = 0) -> None:
+        """`item` is the size of a cache element in bytes, `pooled` the values per row."""
+        self._make_batch = functools.partial(DeviceBatch, cuda, lanes, dimensions, item, pooled=pooled)
         self._returned: queue.SimpleQueue[DeviceBatch] = queue.SimpleQueue()
         self._idle: dict[int, list[DeviceBatch]] = {}
         self._lock = threading.Lock()
@@ -154,11 +171,11 @@ class Pool:
 
     def _make(self, rows: int) -> DeviceBatch:
         try:
-            return DeviceBatch(self._cuda, self._lanes, self._dimensions, self._item, rows)
+            return self._make_batch(rows)
         except GpuOutOfMemoryError:
             if not self.free_idle():
                 raise
-        return DeviceBatch(self._cuda, self._lanes, self._dimensions, self._item, rows)
+        return self._make_batch(rows)
 
     def free_idle(self) -> int:
         """Free the batches that are not leased. Returns their number."""

@@ -21,49 +21,19 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seqpar_deploy.backends.base import Int64Array, StepOutput
-from seqpar_deploy.backends.gpu.buffers import FLOAT32, INT64, Buffers, Lease, Pool, outputs_size
+from seqpar_deploy.backends.base import Float32Array, Int64Array, StepOutput
+from seqpar_deploy.backends.gpu.buffers import FLOAT32, INT64, Buffers, Lease, Pool, outputs_size, pooled_size
 from seqpar_deploy.backends.gpu.calls import Calls
 from seqpar_deploy.backends.gpu.cuda import Address, Cuda, aligned
 from seqpar_deploy.backends.gpu.graph_runner import Engine, Executor
 from seqpar_deploy.backends.gpu.lanes import Lane, Staging, Turn
+from seqpar_deploy.backends.gpu.profiles import columns_read, encoder_profile, image_tokens, step_profile
+from seqpar_deploy.backends.gpu.state import DeviceState
 from seqpar_deploy.bundle import BatchProfile, Bundle
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.vocab import BOS
 
 OpenGraph = Callable[[str, Turn], Executor]  # arguments: "encoder" or "decoder_step", a turn of its lane
-
-
-class DeviceState:
-    """Hold rows that are being decoded in a device batch. The next step writes the buffer `parity` of each pair.
-
-    The device computes `padded` rows, see `padded_rows`. Those beyond `rows` are ignored.
-    """
-
-    def __init__(self, backend: DeviceBackend, lease: Lease, rows: int, padded: int) -> None:
-        self._backend = backend
-        self.lease = lease
-        self.rows, self.padded = rows, padded
-        self.parity = 0
-        self._lengths = np.zeros(rows, dtype=np.int64)
-        self.crop_of_row = np.arange(rows)
-
-    @property
-    def lengths(self) -> Int64Array:
-        return self._lengths
-
-    def advance(self, tokens: int) -> None:
-        self._lengths = self._lengths + tokens
-        self.parity = 1 - self.parity
-
-    def truncate(self, lengths: Int64Array) -> None:
-        if np.any(lengths > self._lengths) or np.any(lengths < 0):
-            raise ValueError(f"truncated lengths must be 0 to the rows' lengths {self._lengths}, got {lengths}")
-        self._lengths = np.array(lengths, dtype=np.int64)
-
-    def reorder(self, rows: Int64Array) -> None:
-        self._backend.gather(self, np.asarray(rows))
-        self.rows, self._lengths, self.crop_of_row = len(rows), self._lengths[rows], self.crop_of_row[rows]
 
 
 class DeviceBackend:
@@ -80,13 +50,16 @@ class DeviceBackend:
         cuda: Cuda,
         open_graph: OpenGraph,
         cuda_graphs: bool,
+        pooled: bool,
     ) -> None:
         """`open_graph` opens the engines, built for the profiles `batches`. `close` closes `cuda`.
 
-        Raises BackendError.
+        `pooled`: whether the encoder returns it. Raises BackendError.
         """
         self.name = name
         self._dimensions, self._batches, self._cuda = bundle.dimensions, batches, cuda
+        self._columns = columns_read(bundle)
+        self._pooled = _pooled_values(bundle) if pooled else 0  # per row
         self._calls, self._closing, self._released = Calls(), threading.Lock(), False
         self._engines: list[Engine] = []
         with cuda.current():
@@ -95,10 +68,13 @@ class DeviceBackend:
                     lane = Lane(cuda)
                     with lane.turn() as turn:
                         executor = open_graph(graph, turn)
-                    self._engines.append(Engine(executor, cuda, name=graph, lane=lane, graphs=cuda_graphs))
+                    self._engines.append(
+                        Engine(executor, cuda, name=graph, lane=lane, graphs=cuda_graphs, widths=len(self._columns))
+                    )
                 self._encoder, self._decoder_step = self._engines
                 item = 2 if bundle.precision == "fp16" else 4
-                self.pool = Pool(cuda, [engine.lane for engine in self._engines], self._dimensions, item)
+                lanes = [engine.lane for engine in self._engines]
+                self.pool = Pool(cuda, lanes, self._dimensions, item, self._pooled)
                 self._positions, self._bos = self._constants()
             except BaseException:
                 self._release()
@@ -148,25 +124,51 @@ class DeviceBackend:
     def encode(self, crops: npt.NDArray[np.uint8]) -> DeviceState:
         """Start B sequences from prepared crops (B, H, W, 3) uint8. Returns before the device is done.
 
-        Raises BackendError if B rows exceed the engines' profiles, memory runs out, or the backend is closed.
+        Raises BackendError if B rows exceed the engines' profiles, W is no width of the bundle, memory runs out, or the
+        backend is closed.
         """
         with self._call():
-            rows, padded = len(crops), self._padded(len(crops))
+            rows, padded, columns = len(crops), self._padded(len(crops)), self._columns_of(crops)
             lease = self._lease(rows)
             batch = lease.batch
             batch.crops.write(crops)
             with self._encoder.lane.turn() as turn:
                 buffers = turn.use(batch.device)
                 turn.upload(buffers.crops, batch.crops, crops.nbytes)
+                addresses = {"crops": buffers.crops, "cross_kv": buffers.cross_kv}
                 self._encoder.run(
                     turn,
-                    self._profile(padded),
+                    encoder_profile(self._profile(padded), self._columns, columns),
                     {"crops": (padded, *crops.shape[1:])},
-                    {"crops": buffers.crops, "cross_kv": buffers.cross_kv},
+                    addresses | ({"pooled": buffers.pooled} if batch.pooled else {}),
                 )
+                if batch.pooled:
+                    # Kilobytes per row. Enqueued here, a reader waits for this encoder run alone: not for that of the
+                    # next batch, which may already be enqueued, nor for decoder steps of other batches.
+                    turn.download(batch.pooled, buffers.pooled, pooled_size(rows, self._pooled))
                 # Empty slots are masked, but an infinity that another crop left there would become NaN in the sum.
                 turn.clear(buffers.self_kv[1], 2 * self._dimensions.layers * padded * buffers.self_row)
-            return DeviceState(self, lease, rows, padded)
+            return DeviceState(self, lease, rows, padded, image_tokens(self._dimensions, columns))
+
+    def _columns_of(self, crops: npt.NDArray[np.uint8]) -> int:
+        """Return the width of prepared crops in patch columns."""
+        d = self._dimensions
+        widths = [columns * d.patch_size for columns in self._columns]
+        if crops.ndim != 4 or crops.shape[1] != d.image_size or crops.shape[2] not in widths:
+            raise BackendError(
+                f"prepared crops must have shape (B, {d.image_size}, W, 3), with W of {', '.join(map(str, widths))}, "
+                f"got {crops.shape}; prepare them with the bundle's preprocessing and trimming"
+            )
+        return int(crops.shape[2]) // d.patch_size
+
+    def read_pooled(self, state: DeviceState) -> Float32Array | None:
+        """Wait for the encoder, and return `pooled` of a state's crops, float32 (crops, 3d). None if it has none."""
+        with self._call():
+            staging = state.lease.batch.pooled
+            if staging is None:
+                return None
+            values = staging.read(0, pooled_size(state.crops, self._pooled)).view(np.float32)
+            return values.reshape(state.crops, self._pooled)
 
     # Decoding
 
@@ -179,17 +181,18 @@ class DeviceBackend:
         self._check_capacity(int(state.lengths.max(initial=0)) + count)
         with self._call():
             batch = state.lease.batch
-            tokens = np.pad(tokens, ((0, spare), (0, 0)), constant_values=BOS)
+            wide = padded_tokens(count, self._dimensions.capacity - int(state.lengths.max(initial=0)))
+            tokens = np.pad(tokens, ((0, spare), (0, wide - count)), constant_values=BOS)
             positions_at = aligned(tokens.nbytes)
             batch.inputs.write(tokens, np.pad(state.lengths, (0, spare)), at=(0, positions_at))
             with self._decoder_step.lane.turn() as turn:
                 buffers = turn.use(batch.device)
                 turn.upload(buffers.inputs, batch.inputs, positions_at + state.padded * INT64)
-                self._enqueue_step(turn, buffers, state, count, buffers.inputs, buffers.inputs + positions_at)
-                turn.download(batch.outputs[state.parity], *self._outputs_of(buffers, state, count))
-            output = self._read(batch.outputs[state.parity], state, count)
-            state.advance(count)
-            return output
+                self._enqueue_step(turn, buffers, state, wide, buffers.inputs, buffers.inputs + positions_at)
+                turn.download(batch.outputs[state.parity], *self._outputs_of(buffers, state, wide))
+            output = self._read(batch.outputs[state.parity], state, wide)
+            state.advance(count)  # the slots of tokens that were added are masked, and overwritten later
+            return StepOutput(output.log_probs[:, :count], output.next_token[:, :count])
 
     def greedy(self, state: DeviceState, *, stop: int, max_steps: int) -> StepOutput:
         """Feed `<bos>`, then each row's most probable token, until every row has emitted `stop`.
@@ -236,12 +239,12 @@ class DeviceBackend:
         outputs, pairs = buffers.outputs[state.parity], 2 * d.layers
         self._decoder_step.run(
             turn,
-            2 * self._profile(rows) + (count > 1),  # see engine_files.graph_profiles
+            step_profile(self._profile(rows), count),
             {
                 "tokens": (rows, count),
                 "position": (rows,),
                 "self_kv": (pairs, rows, d.heads, d.capacity, d.head_size),
-                "cross_kv": (pairs, rows, d.heads, d.image_tokens, d.head_size),
+                "cross_kv": (pairs, rows, d.heads, state.image_tokens, d.head_size),
             },
             {
                 "tokens": tokens,
@@ -283,13 +286,16 @@ class DeviceBackend:
         with self._call():
             lease = state.lease if len(rows) <= state.lease.batch.rows else self._lease(len(rows))
             moves = lease is not state.lease
+            if moves:
+                state.keep_pooled()
             with self._decoder_step.lane.turn() as turn:
                 source, target = turn.use(state.lease.batch.device), turn.use(lease.batch.device)
                 # The last step wrote one buffer of the pair, so the other is free.
                 free, written = target.self_kv[state.parity], source.self_kv[1 - state.parity]
                 if not same_crops:  # rows of one crop have equal cross_kv, megabytes per row
                     cross_kv = target.cross_kv if moves else target.other_cross_kv()
-                    self._gather(turn, (cross_kv, padded), (source.cross_kv, state.padded), rows, source.cross_row)
+                    row = source.cross_row(state.image_tokens)
+                    self._gather(turn, (cross_kv, padded), (source.cross_kv, state.padded), rows, row)
                 self._gather(turn, (free, padded), (written, state.padded), rows, source.self_row)
                 if not same_crops and not moves:
                     target.swap_cross_kv()
@@ -334,6 +340,12 @@ class DeviceBackend:
             self._cuda.close()
 
 
+def _pooled_values(bundle: Bundle) -> int:
+    """Return the values per row of the encoder's output `pooled`."""
+    outputs = bundle.manifest["graphs"]["encoder"]["outputs"]
+    return next(int(output["shape"][1]) for output in outputs if output["name"] == "pooled")
+
+
 def padded_rows(rows: int, batch: BatchProfile) -> int:
     """Round a batch up to a size the device computes: 1 to 8, 10, 12, 14, 16, 20, 24, ..., 64, 80, ...
 
@@ -342,6 +354,15 @@ def padded_rows(rows: int, batch: BatchProfile) -> int:
     """
     step = 1 << max(0, (rows - 1).bit_length() - 3)
     return min(max(-(-rows // step) * step, batch.min), batch.max)
+
+
+def padded_tokens(tokens: int, room: int) -> int:
+    """Round the tokens per row of a step up to a power of two, if there is room for it in the cache.
+
+    Drafts have any length, and each number of tokens needs its own CUDA graphs and execution context.
+    """
+    padded: int = 1 << (tokens - 1).bit_length()
+    return padded if padded <= room else tokens
 
 
 def runs(rows: Int64Array) -> Iterator[tuple[int, int, int]]:

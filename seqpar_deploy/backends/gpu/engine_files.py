@@ -32,7 +32,7 @@ EXTRAS: dict[Runtime, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 FORMAT = 1
 ENGINE_JSON = "engine.json"
 GRAPHS = {"encoder": ENCODER, "decoder_step": DECODER_STEP}
-USED_OUTPUTS = frozenset({"cross_kv", "log_probs", "next_token", "self_kv_out"})  # not `pooled`: no drafts on the GPU
+USED_OUTPUTS = frozenset({"cross_kv", "pooled", "log_probs", "next_token", "self_kv_out"})
 
 Shape = tuple[int, ...]
 InputShapes = dict[str, tuple[Shape, Shape, Shape]]  # per input: the smallest, the tuned and the largest shape
@@ -70,6 +70,8 @@ class EngineIdentity:
     precision: str
     onnx: Mapping[str, str]  # SHA-256 of every file of the graphs
     batches: tuple[BatchProfile, ...]
+    columns: tuple[int, ...] = ()  # the widths of trimmed crops. None: crops are whole squares
+    pooled: bool = False  # the encoder returns it. Engines made before 2026-11-29 do not
     version_compatible: bool = False  # also runs on later versions of the same major release
     hardware_compatible: bool = False  # also runs on every GPU from Ampere on
     strip_weights: bool = False  # needs its weights refitted from the graphs
@@ -86,6 +88,8 @@ class EngineIdentity:
         """
         if self.onnx != here.onnx or self.precision != here.precision:
             return "they were built from other graphs than the bundle's"
+        if self.columns != here.columns:
+            return f"they must be built for columns {list(here.columns)}, got {list(self.columns)}"
         built, installed = _numbers(self.version), _numbers(here.version)
         # Compatible with later versions, never with earlier ones (TensorRT's documentation).
         compatible = self.version_compatible and built[0] == installed[0] and built <= installed
@@ -129,6 +133,8 @@ def identity_of(
         precision=bundle.precision,
         onnx=graph_files,
         batches=tuple(bundle.batches if batches is None else batches),
+        columns=bundle.columns or (),
+        pooled=bundle.has_pooled,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
         strip_weights=strip_weights,
@@ -237,31 +243,6 @@ def save_compiled(engines: Engines, gpu: Gpu, content: bytes | None) -> None:
 
 def _compiled_name(gpu: Gpu) -> str:
     return f"compiled-{_slug(gpu.name)}-{gpu.driver}.cache"
-
-
-def graph_profiles(bundle: Bundle, batches: Sequence[BatchProfile]) -> dict[str, list[InputShapes]]:
-    """Return the optimisation profiles of each graph, in engine order.
-
-    The encoder has one per batch profile. The decoder step has two: for one token per row, and for any number.
-    """
-    capacity = bundle.dimensions.capacity
-    one, any_number = (1, 1, 1), (1, min(8, capacity), capacity)
-    profiles: dict[str, list[InputShapes]] = {}
-    for graph in GRAPHS:
-        inputs = bundle.manifest["graphs"][graph]["inputs"]
-        tokens_a_row = (one, any_number) if any("T" in spec["shape"] for spec in inputs) else (one,)
-        profiles[graph] = [
-            {spec["name"]: _shapes(spec["shape"], batch, tokens) for spec in inputs}
-            for batch in batches
-            for tokens in tokens_a_row
-        ]
-    return profiles
-
-
-def _shapes(shape: Sequence[int | str], batch: BatchProfile, tokens: Shape) -> tuple[Shape, Shape, Shape]:
-    sizes = {"B": (batch.min, batch.opt, batch.max), "T": tokens}
-    least, usual, most = (tuple(sizes[s][i] if isinstance(s, str) else s for s in shape) for i in range(3))
-    return least, usual, most
 
 
 def _folders(bundle: Bundle, runtime: Runtime) -> list[Path]:

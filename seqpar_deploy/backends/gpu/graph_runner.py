@@ -23,8 +23,8 @@ Addresses = Mapping[str, Address]
 
 _log = logging.getLogger(__name__)
 
-# Contexts per engine and CUDA graphs per context. The least recently used is dropped. Batches of 1 to 64 rows have 20
-# sizes, see decode.padded_rows.
+# Contexts per engine and width of crops, and CUDA graphs per context. The least recently used is dropped. Batches of 1
+# to 64 rows have 20 sizes, see decode.padded_rows.
 MOST_CONTEXTS, MOST_GRAPHS = 64, 16
 _MOST_ATTEMPTS = 3  # captures per inference
 
@@ -72,12 +72,16 @@ class _Held:
 class Engine:
     """Run one ONNX graph in turns on its lane."""
 
-    def __init__(self, executor: Executor, cuda: Cuda, *, name: str, lane: Lane, graphs: bool) -> None:
-        """With `graphs`, inferences are captured as CUDA graphs, unless the SDK captures them itself."""
+    def __init__(self, executor: Executor, cuda: Cuda, *, name: str, lane: Lane, graphs: bool, widths: int = 1) -> None:
+        """With `graphs`, inferences are captured as CUDA graphs, unless the SDK captures them itself.
+
+        `widths`: the number of widths that crops are trimmed to. Each multiplies the sets of input shapes.
+        """
         self.lane = lane
         self._executor, self._cuda, self._name = executor, cuda, name
         self._capture = graphs and not executor.captures_by_itself
         self._warned = False
+        self._most_contexts = MOST_CONTEXTS * widths
         self._contexts: collections.OrderedDict[Any, _Held] = collections.OrderedDict()
 
     def run(self, turn: Turn, profile: int, shapes: Shapes, addresses: Addresses) -> None:
@@ -112,7 +116,7 @@ class Engine:
             key += tuple(addresses.items())
         held = self._contexts.get(key)
         if held is None:
-            if len(self._contexts) >= MOST_CONTEXTS:
+            if len(self._contexts) >= self._most_contexts:
                 turn.synchronise()
                 self._close(self._contexts.popitem(last=False)[1])
             held = _Held(self._executor.context(profile, shapes, turn), collections.OrderedDict())

@@ -17,6 +17,7 @@ from seqpar_deploy.backends.gpu.cuda import Cuda, cuda_runtime, find_gpu
 from seqpar_deploy.backends.gpu.decode import DeviceBackend
 from seqpar_deploy.backends.gpu.graph_runner import Addresses, Shapes
 from seqpar_deploy.backends.gpu.lanes import Turn
+from seqpar_deploy.backends.gpu.profiles import image_tokens
 from seqpar_deploy.backends.sessions import (
     PROVIDERS,
     Graph,
@@ -25,7 +26,7 @@ from seqpar_deploy.backends.sessions import (
     inference_session,
 )
 from seqpar_deploy.backends.spec import BackendSpec
-from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.bundle import Bundle, Dimensions
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 
 # Before it, GatherND, Concat and others read freed memory in a replay (microsoft/onnxruntime#32120, #32121).
@@ -42,13 +43,17 @@ _TYPES = {
 class SessionContext:
     """Run a session for one set of input shapes."""
 
-    def __init__(self, onnxruntime: Any, session: Any, name: str, device: str, shapes: Shapes) -> None:
+    def __init__(
+        self, onnxruntime: Any, session: Any, name: str, device: str, shapes: Shapes, dimensions: Dimensions
+    ) -> None:
         self._session, self._name, self._device, self._input_shapes = session, name, device, shapes
         self._no_waiting = onnxruntime.RunOptions()
         self._no_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
         sizes: dict[Any, int] = {}  # the graph's dynamic dimensions, by name
         for value in session.get_inputs():
             sizes |= zip(value.shape, shapes[value.name], strict=True)
+        if "W" in sizes:  # of the encoder, whose N is no dimension of an input
+            sizes["N"] = image_tokens(dimensions, sizes["W"] // dimensions.patch_size)
         self._inputs = [(value.name, _TYPES[value.type], list(shapes[value.name])) for value in session.get_inputs()]
         self._outputs = [
             (value.name, _TYPES[value.type], [sizes.get(size, size) for size in value.shape])
@@ -80,8 +85,8 @@ class SessionExecutor:
     captures_by_itself = False
     context_type = SessionContext
 
-    def __init__(self, onnxruntime: Any, graph: Path, turn: Turn) -> None:
-        self._onnxruntime, self._name = onnxruntime, graph.stem
+    def __init__(self, onnxruntime: Any, graph: Path, turn: Turn, dimensions: Dimensions) -> None:
+        self._onnxruntime, self._name, self._dimensions = onnxruntime, graph.stem, dimensions
         options = {
             "user_compute_stream": str(turn.handle),
             "use_tf32": "0",  # FP32 is not replaced by TF32
@@ -99,7 +104,7 @@ class SessionExecutor:
             )
 
     def context(self, profile: int, shapes: Shapes, turn: Turn) -> SessionContext:
-        return self.context_type(self._onnxruntime, self._session, self._name, self.device, shapes)
+        return self.context_type(self._onnxruntime, self._session, self._name, self.device, shapes, self._dimensions)
 
     def close(self) -> None:
         self._session = None
@@ -137,8 +142,9 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
             name="onnxruntime-cuda",
             batches=bundle.batches,
             cuda=Cuda(cuda_python),
-            open_graph=lambda name, turn: self.executor(onnxruntime, files[name], turn),
+            open_graph=lambda name, turn: self.executor(onnxruntime, files[name], turn, bundle.dimensions),
             cuda_graphs=cuda_graphs,
+            pooled=bundle.has_pooled,
         )
 
 

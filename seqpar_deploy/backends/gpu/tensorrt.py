@@ -69,6 +69,7 @@ class TensorRtBackend(DeviceBackend):
             cuda=cuda,
             open_graph=lambda name, _turn: TensorRtExecutor(self._sdk, cuda, engines.plans[name], graphs[name]),
             cuda_graphs=cuda_graphs,
+            pooled=engines.identity.pooled,
         )
 
     def close(self) -> None:

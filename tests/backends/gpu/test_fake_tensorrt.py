@@ -42,7 +42,7 @@ class Program:
         self.cuda = FakeCuda(**options)
         self.trt = FakeTensorRt(self.cuda, rtx=rtx)
         self.log = Log()
-        made = self.trt.Runtime(self.log).deserialize_cuda_engine(fake_plan(onnx_file, PROFILES))
+        made = self.trt.Runtime(self.log).deserialize_cuda_engine(fake_plan(onnx_file, PROFILES, ["next_token"]))
         assert made is not None
         self.engine = made
         self.stream = self.cuda.cudaStreamCreateWithFlags(1)[1]

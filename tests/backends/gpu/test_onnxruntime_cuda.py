@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from fakes.cuda import FakeCuda
 from fakes.device import put_in_registry
+from fakes.pictures import prepared, resized
 
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.backends import open_backend
@@ -72,6 +73,35 @@ def test_says_what_the_cpu_backend_says(
     assert not cuda.buffers  # all freed
 
 
+@pytest.mark.parametrize("strategy", [Greedy(), Beam(width=3), Speculative()], ids=lambda s: type(s).__name__)
+def test_trimmed_crops_of_mixed_widths(trimmed_bundle_dir: Path, crops: list[Crop], strategy: Strategy) -> None:
+    """The image tokens of an output are no dimension of an input, but follow from the width."""
+    bundle, cuda = Bundle.open(trimmed_bundle_dir), FakeCuda(eager=False)
+    shapes = ((120, 40), (120, 60), (120, 120))
+    pictures = [resized(crop, shapes[place % 3]) for place, crop in enumerate(crops[:9])]
+    with Recognizer(bundle, open_backend(bundle, "onnxruntime"), strategy=strategy) as recognizer:
+        expected = recognizer.predict(pictures)
+    with Recognizer(bundle, open_on_cpu(bundle, cuda, cuda_graphs=True), strategy=strategy, batch_size=3) as recognizer:
+        for _ in range(3):
+            for got, wanted in zip(recognizer.predict(pictures), expected, strict=True):
+                assert got.tokens == wanted.tokens
+                assert got.scores == pytest.approx(wanted.scores, rel=2e-3)
+    assert cuda.launches > 0
+    assert not cuda.buffers  # all freed
+
+
+def test_pooled_is_that_of_each_row(trimmed_bundle_dir: Path, crops: list[Crop]) -> None:
+    bundle = Bundle.open(trimmed_bundle_dir)
+    host = open_backend(bundle, "onnxruntime")
+    with contextlib.closing(open_on_cpu(bundle, FakeCuda(eager=False))) as backend:
+        for shape in ((120, 40), (120, 120)):
+            batch = prepared(bundle, [resized(crop, shape) for crop in crops[:3]])
+            states = [backend.encode(batch), host.encode(batch)]
+            for state in states:
+                state.reorder(np.array([2, 0, 0, 1], dtype=np.int64))
+            np.testing.assert_allclose(states[0].pooled, states[1].pooled, atol=2e-2)
+
+
 @pytest.mark.parametrize("rows", [1, 32])
 def test_it_passes_the_parity_gate(bundle_dir: Path, rows: int) -> None:
     bundle = dataclasses.replace(Bundle.open(bundle_dir), batches=(BatchProfile(min=1, opt=1, max=rows),))
@@ -79,7 +109,7 @@ def test_it_passes_the_parity_gate(bundle_dir: Path, rows: int) -> None:
     with contextlib.closing(open_on_cpu(bundle, cuda)) as backend:
         report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
     assert report.breaches == []
-    assert [check.name for check in report.checks][-1] == f"batches of {rows}"
+    assert [check.name for check in report.checks][-2:] == [f"batches of {rows}", "pooled"]
     assert not cuda.buffers  # all freed
 
 

@@ -15,8 +15,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def material(fp16_bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
-    return Material(fp16_bundle_dir, tmp_path_factory.mktemp("stress"))
+def material(trimmed_bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return Material(trimmed_bundle_dir, tmp_path_factory.mktemp("stress"))
+
+
+def test_crops_have_all_widths(material: Material) -> None:
+    columns = [crop.shape[1] // material.bundle.dimensions.patch_size for crop in material.crops]
+    assert sorted(set(columns)) == list(material.bundle.columns or ())
+    assert all(len(crops) >= 2 for crops in material.of_width.values())
+    assert sorted(crop for crops in material.of_width.values() for crop in crops) == list(range(len(columns)))
 
 
 @pytest.mark.parametrize("first", range(0, 300, 50))
@@ -26,7 +33,7 @@ def test_tokens_are_the_host_backends_whatever_happens(material: Material, first
         outcome = run_schedule(material, seed)
         assert outcome.reasons == [], f"benchmarks/gpu_stress.py --schedules 1 --seed {seed} runs it again"
         counts.update(outcome.counts)
-    for what in ("crops", "steps", "captures", "replays", "injected", "close", "collections"):
+    for what in ("crops", "pooled", "steps", "captures", "replays", "injected", "close", "collections"):
         assert counts[what] > 0, what
 
 
@@ -43,16 +50,19 @@ def test_a_seed_decides_a_schedule(material: Material) -> None:
         assert (first.counts, len(first.reasons)) == (second.counts, len(second.reasons))
 
 
-def test_rows_run_one_by_one_say_what_a_batch_says(material: Material) -> None:
+@pytest.mark.parametrize("width", [0, 1, 2])
+def test_rows_run_one_by_one_say_what_a_batch_says(material: Material, width: int) -> None:
     """The stress test's graphs are the bundle's, run a row at a time."""
     row_by_row, d = RowByRow(), material.bundle.dimensions
     encoder, step = session_of(material.bundle.encoder), session_of(material.bundle.decoder_step)
-    crops = {"crops": material.crops[:3]}
-    cross_kv = run_whole(encoder, ["cross_kv"], crops)["cross_kv"]
-    assert np.allclose(row_by_row(encoder, ["cross_kv"], crops)["cross_kv"], cross_kv, atol=1e-2)
-    self_kv = np.zeros((2 * d.layers, 3, d.heads, d.capacity, d.head_size), np.float16)
-    position = np.array([0, 0, 0])
-    for tokens in ([[0], [0], [0]], [[4, 5], [6, 7], [8, 9]], [[3], [2], [5]]):
+    crops = {"crops": material.batch(sorted(material.of_width.values())[width][:2])}
+    encoded = run_whole(encoder, ["cross_kv", "pooled"], crops)
+    found = row_by_row(encoder, ["cross_kv", "pooled"], crops)
+    assert all(np.allclose(found[name], encoded[name], atol=1e-2) for name in encoded)
+    cross_kv = encoded["cross_kv"]
+    self_kv = np.zeros((2 * d.layers, 2, d.heads, d.capacity, d.head_size), np.float16)
+    position = np.array([0, 0])
+    for tokens in ([[0], [0]], [[4, 5], [6, 7]], [[3], [2]]):
         feed = {"tokens": np.array(tokens), "position": position, "self_kv": self_kv, "cross_kv": cross_kv}
         names = ["log_probs", "next_token", "self_kv_out"]
         expected = run_whole(step, names, feed)

@@ -17,9 +17,7 @@ from fakes.tensorrt import ExecutionContext
 
 from seqpar_deploy import Recognizer
 from seqpar_deploy.backends import open_backend
-from seqpar_deploy.backends.gpu.engine_files import (
-    graph_profiles,
-)
+from seqpar_deploy.backends.gpu.profiles import graph_profiles
 from seqpar_deploy.decoding import Beam, Greedy, Speculative, Strategy
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.preprocess import Crop, prepare_batch

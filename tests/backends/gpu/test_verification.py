@@ -17,9 +17,12 @@ from seqpar_deploy.backends import open_backend
 from seqpar_deploy.backends.base import StepOutput
 from seqpar_deploy.backends.gpu.cuda import find_gpu
 from seqpar_deploy.backends.registry import find_spec, verify_backend
-from seqpar_deploy.backends.verification import VERIFIED, known_result, subject_of
+from seqpar_deploy.backends.verification import VERIFIED, difference_from_golden, known_result, subject_of
+from seqpar_deploy.decoding import Greedy
 from seqpar_deploy.errors import BackendError, EngineError
+from seqpar_deploy.preprocess import Crop, prepare_batch
 from seqpar_deploy.tuned import Tuned, save_tuned
+from seqpar_deploy.vocab import BOS, PAD
 
 pytestmark = pytest.mark.slow
 
@@ -249,3 +252,41 @@ def test_without_a_gpu_nothing_is_checked(made: Device, monkeypatch: pytest.Monk
     made.cuda.devices = 0
     assert name_of_auto(made.bundle) == "openvino"
     assert not (made.bundle.path / VERIFIED).exists()
+
+
+def golden_of(made: Device, crops: list[Crop], columns: list[int]) -> dict[str, Any]:
+    """What the host backend says of crops that are trimmed to these widths."""
+    bundle, steps = made.bundle, made.bundle.dimensions.capacity - 1
+    assert bundle.trimming is not None
+    squares = prepare_batch(crops, image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
+    host = open_backend(bundle, "onnxruntime")
+    tokens = np.full((len(crops), steps + 1), PAD, np.int64)
+    tokens[:, 0] = BOS
+    log_probs, pooled = [], []
+    for row, width in enumerate(columns):
+        batch = bundle.trimming.trim(squares[row : row + 1], width)
+        (said,) = Greedy().generate(host, host.encode(batch), max_steps=steps)
+        pooled.append(host.encode(batch).pooled[0])  # type: ignore[index]
+        tokens[row, 1 : 1 + len(said.tokens)] = said.tokens
+        log_probs.append(host.step(host.encode(batch), tokens[row : row + 1, :-1]).log_probs[0])
+    golden = {"crops": squares, "tokens": tokens, "log_probs": np.stack(log_probs), "pooled": np.stack(pooled)}
+    return golden | {"columns": np.array(columns), "widths": np.array(bundle.columns)}
+
+
+def test_golden_crops_are_read_at_their_widths(
+    trimmed_device: Callable[..., Device], crops: list[Crop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trimmed_device(eager=True)
+    golden = golden_of(made, crops[:6], [4, 8, 6, 4, 8, 6])
+    monkeypatch.setattr(Bundle, "golden", lambda _: golden)
+    backend = made.open()
+    assert difference_from_golden(made.bundle, backend) is None
+    for wrong in ([8] * 6, [6, 4, 8, 6, 4, 8]):
+        changed = golden | {"columns": np.array(wrong)}
+        monkeypatch.setattr(Bundle, "golden", lambda _, changed=changed: changed)
+        assert "golden crop" in (difference_from_golden(made.bundle, backend) or "")
+    for shift in (1, 2):  # the pooled features of a neighbour, which no token shows
+        changed = golden | {"pooled": np.roll(golden["pooled"], shift, axis=0)}
+        monkeypatch.setattr(Bundle, "golden", lambda _, changed=changed: changed)
+        assert "pooled" in (difference_from_golden(made.bundle, backend) or "")
+    backend.close()
