@@ -226,6 +226,49 @@ def test_no_crops_and_bad_crops(bundle_dir: Path, crops: list[Crop]) -> None:
             recognizer.predict([crops[0], np.zeros((4, 4, 3))])  # type: ignore[list-item]
 
 
+def drafting(crop: int, tokens: Sequence[int]) -> np.ndarray:
+    """Crop c has the attributes c and c + 1."""
+    following = [3 + crop, 4 + crop, EOS][min(len(tokens) - 1, 2)]
+    return np.where(np.arange(29) == following, -0.1, -9).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_drafts_follow_their_crops(bundle_dir: Path, batch_size: int) -> None:
+    shades = [np.full((32, 32, 3), shade, np.uint8) for shade in (7, 1, 5, 3, 2)]
+    right = [(3 + int(crop[0, 0, 0]), 4 + int(crop[0, 0, 0]), EOS) for crop in shades]
+    bundle = Bundle.open(bundle_dir)
+    with Recognizer(bundle, FakeBackend(drafting), strategy=Speculative(), batch_size=batch_size) as recognizer:
+        found = recognizer.predict(shades, drafts=right)
+        assert [(one.tokens, one.steps) for one in found] == [(tokens, 1) for tokens in right]
+        wrong = recognizer.predict(shades, drafts=right[::-1])
+        assert [one.tokens for one in wrong] == right
+        assert max(one.steps for one in wrong) > 1
+        some = recognizer.predict(shades, drafts=[None, *right[1:]])
+        assert some[0].steps > 1 == some[1].steps
+
+
+@pytest.mark.parametrize(
+    ("drafts", "named"), [([(3, EOS)], "2, got 1"), ([None, (3, 29)], r"drafts\[1\]"), ([(-1,), None], r"drafts\[0\]")]
+)
+def test_drafts_that_cannot_be_are_refused(bundle_dir: Path, drafts: Any, named: str) -> None:
+    shades = [np.full((32, 32, 3), shade, np.uint8) for shade in (7, 1)]
+    with (
+        Recognizer(Bundle.open(bundle_dir), FakeBackend(drafting)) as recognizer,
+        pytest.raises(StrategyError, match=named) as caught,
+    ):
+        recognizer.predict(shades, drafts=drafts)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_re_run_verifies_the_tokens_of_reduced_precision(bundle_dir: Path) -> None:
+    exact = FakeBackend(drafting)
+    with Recognizer(
+        Bundle.open(bundle_dir), FakeBackend(drafting), strategy=Speculative(), fallback=Fallback(exact, 1e9)
+    ) as recognizer:
+        recognizer.predict([np.full((32, 32, 3), shade, np.uint8) for shade in (7, 1, 5)])
+    assert exact.row_steps == [3]
+
+
 def test_a_closed_recognizer_says_so(bundle_dir: Path, crops: list[Crop]) -> None:
     recognizer = Recognizer.from_bundle(bundle_dir)
     recognizer.close()

@@ -38,7 +38,9 @@ def test_a_recognizer_that_is_told_nothing_uses_it(bundle: Bundle) -> None:
     save_tuned(bundle, CHOICE)
     assert load_tuned(bundle) == CHOICE
     with Recognizer.from_bundle(bundle.path) as recognizer:
-        assert (recognizer.backend.name, recognizer.strategy) == ("onnxruntime", Speculative())
+        assert recognizer.backend.name == "onnxruntime"
+        assert isinstance(recognizer.strategy, Speculative)
+        assert recognizer.strategy.largest_batch is not None  # large batches are decoded greedily
     with Recognizer.from_bundle(bundle.path, compute_precision="native") as recognizer:
         assert (recognizer.backend.name, recognizer.strategy) == ("openvino", Greedy())
     with Recognizer.from_bundle(bundle.path, backend="openvino") as recognizer:
