@@ -42,6 +42,7 @@ class _Track:
     emitted: list[State]  # as of the latest event
     attributes: Mapping[str, Attribute] = dataclasses.field(default_factory=dict)
     crops: int = 0
+    tokens: tuple[int, ...] | None = None  # of the latest crop
     answered: float = 0.0  # timestamp of the latest crop
     best: Candidate | None = None
     trust: float = 0.0  # weight of the best crop
@@ -105,6 +106,7 @@ class AttributeFusion:
             return []
         self._learn(track, candidate, prediction)
         track.crops += 1
+        track.tokens = prediction.tokens
         track.answered = candidate.sighting.timestamp
         self._update(track)
         events = []
@@ -114,6 +116,11 @@ class AttributeFusion:
         if track.left:
             events += self.end(candidate.stream, candidate.track_id)
         return events
+
+    def drafts(self, candidates: Sequence[Candidate]) -> list[tuple[int, ...] | None]:
+        """Return the tokens of the latest prediction of each crop's track, or None, to draft the next one."""
+        tracks = (self._streams.get(one.stream, {}).get(one.track_id) for one in candidates)
+        return [None if track is None else track.tokens for track in tracks]
 
     def end(self, stream: str, track_id: int) -> list[Event]:
         """End a track. A track without a prediction is kept until the first one arrives."""

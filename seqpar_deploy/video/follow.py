@@ -190,12 +190,13 @@ class Follower:
         with self._batch_lock:
             with self._state_lock:
                 batch = self._selector.take(self._batch_limit(within), self._newest if now is None else now)
+                drafts = self._fusion.drafts(batch)
             if not batch:
                 return False
             start = time.monotonic()
             try:
                 with self._stage("recognize"):
-                    predictions = self._recognizer.predict([candidate.crop for candidate in batch])
+                    predictions = self._recognizer.predict([candidate.crop for candidate in batch], drafts=drafts)
             except BaseException:
                 self._recognizes = False
                 raise

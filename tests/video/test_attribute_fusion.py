@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,18 @@ def candidate(timestamp: float, quality: float = 0.8, track_id: int = 1) -> Cand
 
 def says(**scores: float) -> Prediction:
     return predicted(scores, load_label_set("pa100k"))
+
+
+def test_the_latest_tokens_of_a_track_draft_its_next_crop() -> None:
+    fusion = AttributeFusion(load_label_set("pa100k"))
+    fusion.observe(frame(1), [TrackedBox(track_id=track, box=BOX) for track in (1, 2)])
+    both = [candidate(1, track_id=2), candidate(1, track_id=1)]
+    assert fusion.drafts(both) == [None, None]
+    for tokens in ((4, 1), (5, 6, 1)):
+        fusion.add(both[0], dataclasses.replace(says(Hat=0.9), tokens=tokens))
+        assert fusion.drafts(both) == [tokens, None]
+    fusion.finish("a")
+    assert fusion.drafts(both) == [None, None]
 
 
 class Scene:
@@ -200,7 +213,7 @@ def test_a_follower_takes_the_thresholds_of_its_recognizer(label_set: LabelSet) 
         recognizer: Any = SimpleNamespace(
             bundle=SimpleNamespace(label_set=label_set),
             thresholds=thresholds,
-            predict=lambda crops: [says(Hat=0.9) for _ in crops],
+            predict=lambda crops, drafts: [says(Hat=0.9) for _ in crops],
         )
         events: list[Event] = []
         with Follower(recognizer, events.append, detector=Still()) as follower:

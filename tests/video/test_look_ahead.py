@@ -28,7 +28,7 @@ class Silent:
 
     bundle = types.SimpleNamespace(label_set=load_label_set("pa100k"))
 
-    def predict(self, crops: Sequence[Any]) -> list[Prediction]:
+    def predict(self, crops: Sequence[Any], *, drafts: Any = None) -> list[Prediction]:
         return [predicted({}, self.bundle.label_set) for _ in crops]
 
 

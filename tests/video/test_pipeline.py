@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -161,7 +162,7 @@ class Broken:
     def __init__(self, sound: Recognizer) -> None:
         self.bundle, self._sound, self.calls = sound.bundle, sound, 0
 
-    def predict(self, crops: Sequence[Crop]) -> list[Prediction]:
+    def predict(self, crops: Sequence[Crop], *, drafts: Any = None) -> list[Prediction]:
         self.calls += 1
         if self.calls > 2:
             raise MemoryError

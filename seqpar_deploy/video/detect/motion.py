@@ -21,6 +21,7 @@ from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.types import Box, Frame
 
 WORKING_PIXELS = 384 * 288  # frames are scaled down to this size
+HALVED = 0.5  # scale below which frames are halved first, which OpenCV does 15 times as fast as other scales
 NEARLY_ALL = 0.5  # share of foreground that means a change of the light or the camera's view
 MOST_SCENES = 64  # backgrounds to keep, of the streams with the latest frames
 AROUND = 2  # pixels around a person that the background does not learn
@@ -163,9 +164,7 @@ class _Scene:
         return boxes
 
     def _picture(self, image: RgbImage) -> RgbImage:
-        cv2 = self._cv2
-        picture: RgbImage = cv2.resize(image, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_AREA)
-        return picture
+        return scaled_down(self._cv2, image, self._scale)
 
     def _find(self, picture: RgbImage, mask: Any) -> list[Found]:
         blobs = self._without_ghosts(find_blobs(self._cv2, mask, self._heights), picture, mask)
@@ -199,3 +198,12 @@ class _Scene:
             score=one.score,
             evidence=(FITS if one.score > GUESSED else LIKELY) if self._learned else 0.0,
         )
+
+
+def scaled_down(cv2: Any, image: RgbImage, scale: float) -> RgbImage:
+    """Average pixels down to `scale`, by halving first if it is small. For the whole picture, not for crops."""
+    while scale < HALVED:
+        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+        image, scale = cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), 2 * scale
+    picture: RgbImage = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return picture

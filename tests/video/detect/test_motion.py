@@ -6,13 +6,14 @@ import io
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from seqpar_deploy.errors import BackendUnavailableError, DetectorError
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.detect.external import ExternalDetections, FunctionDetector
-from seqpar_deploy.video.detect.motion import MotionDetector
+from seqpar_deploy.video.detect.motion import WORKING_PIXELS, MotionDetector, scaled_down
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Box, Frame
@@ -109,6 +110,35 @@ def test_each_stream_has_its_own_background_and_a_new_size_starts_anew() -> None
 
 def frame(index: int, timestamp: float | None = None, stream: str = "gate") -> Frame:
     return Frame(stream=stream, index=index, timestamp=index / 10 if timestamp is None else timestamp, image=BLACK)
+
+
+@pytest.mark.parametrize("times", [3, 5])
+def test_people_are_found_in_large_frames(times: int) -> None:
+    """Such frames are halved first, once for 3 and twice for 5."""
+    detector, found = MotionDetector(), []
+    for index in range(30):
+        noise = np.random.default_rng(index).integers(-3, 4, GROUND.shape)
+        image = (GROUND + noise).astype(np.uint8)
+        where = person(image, 40 + 6 * index, 250) if index else Box(left=0, top=0, right=1, bottom=1)
+        large = image.repeat(times, axis=0).repeat(times, axis=1)
+        boxes = detector.detect(Frame(stream="s", index=index, timestamp=index / 10, image=large))
+        wanted = Box(**{edge: times * getattr(where, edge) for edge in ("left", "top", "right", "bottom")})
+        found.append(any(overlap(wanted, box) > 0.7 for box in boxes))
+    assert sum(found[10:]) >= 19
+
+
+@pytest.mark.parametrize(
+    ("size", "exact"), [((288, 384), True), ((576, 768), True), ((1080, 1920), False), ((1083, 1441), False)]
+)
+def test_large_frames_are_halved_and_stay_alike(size: tuple[int, int], exact: bool) -> None:
+    image = cv2.resize(GROUND, size[::-1], interpolation=cv2.INTER_CUBIC)
+    scale = min(1.0, (WORKING_PIXELS / (size[0] * size[1])) ** 0.5)
+    in_one_step = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    picture = scaled_down(cv2, image, scale)
+    assert np.abs(np.subtract(picture.shape, in_one_step.shape)).max() <= (0 if exact else 1)
+    rows, columns, _ = np.minimum(picture.shape, in_one_step.shape)
+    away = np.abs(picture[:rows, :columns].astype(int) - in_one_step[:rows, :columns])
+    assert away.max() == 0 if exact else away.mean() < 2
 
 
 def test_boxes_by_frame_are_given_to_their_frames(tmp_path: Path) -> None:
