@@ -18,15 +18,16 @@ from seqpar_deploy.calibration.thresholds import read_thresholds
 from seqpar_deploy.cli import options
 from seqpar_deploy.cli.console import USAGE_ERROR, emit_result, print_error, stage
 from seqpar_deploy.datasets import Dataset, check_exists, check_images, load_dataset
-from seqpar_deploy.decoding import Beam, Greedy
+from seqpar_deploy.decoding import Beam, Generation, Greedy, Strategy
 from seqpar_deploy.errors import BackendUnavailableError, CheckpointError, DatasetError, LabelSetError, SeqparError
-from seqpar_deploy.evaluation.generate import Model, attributes_of, generate
+from seqpar_deploy.evaluation.generate import Model, attributes_of, generate, redefined_as_trimmed
 from seqpar_deploy.evaluation.metrics import Metrics, compute_metrics
 from seqpar_deploy.evaluation.picture import check_available, draw_metrics
 from seqpar_deploy.evaluation.probability_picture import draw_reliability
 from seqpar_deploy.evaluation.score_table import format_attributes, format_overall, paper_scores
 from seqpar_deploy.evaluation.sequences import describe_difference, differing, read_sequences, sequences_to_jsonl
-from seqpar_deploy.evaluation.states import score_states
+from seqpar_deploy.evaluation.states import StateScores, score_states
+from seqpar_deploy.evaluation.trimming_cost import trimming_cost
 from seqpar_deploy.files import check_writable, write_whole
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.modeling.load import export_extra, load_network
@@ -79,6 +80,13 @@ _Against = Annotated[
     Path | None,
     typer.Option(help="Count the sequences that differ from this --predictions file of another run.", metavar="FILE"),
 ]
+_Trim = Annotated[
+    bool,
+    typer.Option(
+        "--trim",
+        help="Evaluate the model redefined as trimmed, and compare it with the model as it is.",
+    ),
+]
 
 
 def evaluate(
@@ -102,6 +110,7 @@ def evaluate(
     reliability: _Reliability = None,
     predictions: _Predictions = None,
     against: _Against = None,
+    trim: _Trim = False,
 ) -> None:
     """Evaluate a checkpoint or a bundle on a labelled dataset.
 
@@ -109,12 +118,16 @@ def evaluate(
     split of a dataset in the paper, also print the paper's scores.
     Then print the scores of probabilities, calibrated if the bundle has a calibration, and of states at thresholds.
 
+    With --trim, a model that was made for all padding reads trimmed crops. The command also evaluates it as it is, and
+    prints what trimming costs: both scores with a paired interval over people or groups, and the changed sequences.
+
     If an image cannot be read, the command reports it, evaluates the others, and exits with code 2: the scores are not
     comparable.
 
     Examples:
       seqpar eval bundles/peta --data PETA
       seqpar eval f1_best.pth --label-set peta --data PETA --output scores.json
+      seqpar eval f1_best.pth --label-set peta --data PETA --trim
     """
     check_writable(output, picture, reliability, predictions)
     strategy = Greedy() if beam == 1 else Beam(width=beam)
@@ -123,19 +136,15 @@ def evaluate(
     dataset = _load_data(model, data, split, limit)  # before the model, which may take a minute
     with stage("loading"):
         open_model = _open_bundle if model.is_dir() else _open_checkpoint
-        loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads, weights)
+        loaded = open_model(model, backend, threads, label_set, sentences, encoder, decoder_heads, weights, trim)
     calibration = load_calibration(Bundle.open(model, verify=False)) if model.is_dir() else None
     limits = read_thresholds(thresholds, loaded.label_set) if thresholds else None
     dataset = dataset or _load(loaded.label_set, data, split, limit)
     earlier = read_sequences(against, dataset) if against else None
 
-    start = time.perf_counter()
     unreadable: dict[int, SeqparError] = {}
-    with stage(f"evaluating on {loaded.backend.name}") as progress:
-        generations = generate(
-            loaded, dataset, strategy, batch_size=batch_size, progress=progress, unreadable=unreadable
-        )
-    seconds = time.perf_counter() - start
+    generations, seconds = _generate(loaded, dataset, strategy, batch_size, unreadable)
+    untrimmed = _generate(loaded.with_all_padding(), dataset, strategy, batch_size, {})[0] if trim else None
     loaded.backend.close()
     if unreadable:
         dataset, earlier = _without(dataset, earlier, unreadable)
@@ -150,17 +159,47 @@ def evaluate(
     values["paper_per_cent"] = dict(paper) if paper else None
     values["against"] = None if different is None else {"file": str(against), "different": len(different)}
     text = f"{_format_scores(loaded, dataset, metrics, paper, beam, seconds)}\n\n{decided.text(loaded.label_set)}"
+    if cost := None if untrimmed is None else trimming_cost(dataset, untrimmed, generations):
+        values["trimming"] = cost.to_dict()
+        text += f"\n\n{cost.text()}"
     text += _notes(different, len(dataset), against, unreadable)
     if predictions:
         write_whole(predictions, sequences_to_jsonl(dataset, generations).encode("utf-8", "backslashreplace"))
-    title = f"{loaded.name} on {dataset.name}, {dataset.split}"
-    if picture:
-        write_whole(picture, draw_metrics(metrics, loaded.label_set, title))
-    if reliability:
-        write_whole(reliability, draw_reliability({decided.kind: decided.metrics}, title))
+    _draw(loaded, dataset, metrics, decided, picture, reliability)
     emit_result(values, text, as_json=as_json, output=output)
     if unreadable:
         raise typer.Exit(USAGE_ERROR)
+
+
+def _generate(
+    model: Model,
+    dataset: Dataset,
+    strategy: Strategy,
+    batch_size: int | None,
+    unreadable: dict[int, SeqparError],
+) -> tuple[list[Generation], float]:
+    """Return the sequences and the seconds that they took. `unreadable` receives errors of pictures."""
+    start = time.perf_counter()
+    with stage(f"evaluating on {model.backend.name}") as progress:
+        generations = generate(
+            model, dataset, strategy, batch_size=batch_size, progress=progress, unreadable=unreadable
+        )
+    return generations, time.perf_counter() - start
+
+
+def _draw(
+    model: Model,
+    dataset: Dataset,
+    metrics: Metrics,
+    decided: StateScores,
+    picture: Path | None,
+    reliability: Path | None,
+) -> None:
+    title = f"{model.name} on {dataset.name}, {dataset.split}"
+    if picture:
+        write_whole(picture, draw_metrics(metrics, model.label_set, title))
+    if reliability:
+        write_whole(reliability, draw_reliability({decided.kind: decided.metrics}, title))
 
 
 def _notes(
@@ -222,6 +261,7 @@ def _open_bundle(
     encoder: str | None,
     decoder_heads: int | None,
     weights: str | None,
+    trim: bool,
 ) -> Model:
     if backend == "torch" or backend == "torch-cuda":
         raise BackendUnavailableError(
@@ -236,7 +276,13 @@ def _open_bundle(
             f"--label-set needs a checkpoint, got bundle {path.name}, which has its own; omit --label-set"
         )
     bundle = Bundle.open(path)
-    return Model.of_bundle(bundle, open_backend(bundle, backend, threads=threads))
+    if trim and not bundle.reads_any_width:
+        raise BackendUnavailableError(
+            f"--trim needs a bundle whose encoder reads crops of any width, got {path.name}, which an earlier version "
+            "made; export it again, or evaluate the checkpoint"
+        )
+    opened = Model.of_bundle(bundle, open_backend(bundle, backend, threads=threads))
+    return redefined_as_trimmed(opened, grid=bundle.dimensions.grid) if trim else opened
 
 
 def _open_checkpoint(
@@ -248,6 +294,7 @@ def _open_checkpoint(
     encoder: str | None,
     decoder_heads: int | None,
     weights: str | None,
+    trim: bool,
 ) -> Model:
     if not path.exists():
         raise CheckpointError(
@@ -277,7 +324,7 @@ def _open_checkpoint(
         weights=weights,
         device="cuda" if backend != "torch" and torch.cuda.is_available() else "cpu",
     )
-    return Model(
+    opened = Model(
         name=path.name,
         kind="checkpoint",
         precision="fp32",
@@ -286,7 +333,9 @@ def _open_checkpoint(
         image_size=loaded.network.architecture.image_size,
         max_rows=_CHECKPOINT_ROWS,
         backend=CachedEagerBackend(loaded.network, loaded.token_table, loaded.label_set.preprocessing),
+        trimming=loaded.network.architecture.trimming,
     )
+    return redefined_as_trimmed(opened, grid=loaded.network.architecture.grid) if trim else opened
 
 
 def _without_unknown(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,6 +369,7 @@ def _result(model: Model, dataset: Dataset, metrics: Metrics, beam: int, seconds
             "known_share": float(np.mean(dataset.labels >= 0)),
         },
         "metrics": scores,
+        "trimming": None,
         "seconds": seconds,
         "images_per_second": len(dataset) / seconds,
         "machine": describe_machine(),

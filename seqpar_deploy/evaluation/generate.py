@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seqpar_deploy.ahead import map_ahead
 from seqpar_deploy.backends import Backend
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
 from seqpar_deploy.errors import DatasetError, ImageError, SeqparError
-from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.preprocess import (
+    CropBatch,
+    Trimming,
+    batches_by_columns,
+    columns_read,
+    default_columns,
+    prepare_batch,
+)
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import largest_batch
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
@@ -35,6 +43,7 @@ class Model:
         image_size: Side of the model's input in pixels.
         max_rows: Largest number of rows per decoder batch.
         backend: Runs the two graphs.
+        trimming: How crops are trimmed. Default: None, they are read with all their padding.
     """
 
     name: str
@@ -45,6 +54,11 @@ class Model:
     image_size: int
     max_rows: int
     backend: Backend[Any]
+    trimming: Trimming | None = None
+
+    def with_all_padding(self) -> Model:
+        """Return the model as it was before it was redefined as trimmed."""
+        return dataclasses.replace(self, trimming=None)
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, backend: Backend[Any]) -> Model:
@@ -58,7 +72,26 @@ class Model:
             image_size=bundle.dimensions.image_size,
             max_rows=bundle.max_batch,
             backend=backend,
+            trimming=bundle.trimming,
         )
+
+
+def redefined_as_trimmed(model: Model, *, grid: int) -> Model:
+    """Return a model that reads trimmed crops, with the weights of one that was made for crops with all padding.
+
+    Args:
+        model: The model, which reads crops with all padding.
+        grid: Patches per side of its input.
+
+    Raises:
+        DatasetError: The model is trimmed already, or does not pad crops.
+    """
+    if model.trimming is not None:
+        raise DatasetError(f"--trim needs a model that is not trimmed, got {model.name}, which is; omit --trim")
+    if model.label_set.preprocessing.pad == "none":
+        raise DatasetError(f"--trim needs a model that pads crops, got {model.name} with pad 'none'; omit --trim")
+    trimming = Trimming(columns=default_columns(grid), patch_size=model.image_size // grid)
+    return dataclasses.replace(model, trimming=trimming)
 
 
 def generate(
@@ -90,13 +123,17 @@ def generate(
     """
     _check_attributes(model.label_set, dataset)
     size = largest_batch(model.max_rows, model.backend, strategy, batch_size)
-    generations: list[Generation] = []
-    for end, batch in _batches(model, dataset, size, unreadable):
-        state = model.backend.encode(batch)
-        generations += strategy.generate(model.backend, state, max_steps=len(model.label_set))
+    all_generations: list[Generation] = []
+    for end, batches in _batches(model, dataset, size, unreadable):
+        generations: dict[int, Generation] = {}
+        for rows, batch in batches:
+            state = model.backend.encode(batch)
+            found = strategy.generate(model.backend, state, max_steps=len(model.label_set))
+            generations |= zip(rows, found, strict=True)
+        all_generations += [generations[row] for row in sorted(generations)]
         if progress:
             progress(end, len(dataset))
-    return generations
+    return all_generations
 
 
 def attributes_of(generations: Sequence[Generation], attributes: int) -> npt.NDArray[np.bool_]:
@@ -114,30 +151,34 @@ def probabilities_of(generations: Sequence[Generation]) -> npt.NDArray[np.float3
 
 def _batches(
     model: Model, dataset: Dataset, size: int, unreadable: dict[int, SeqparError] | None
-) -> Iterator[tuple[int, Crop]]:
-    """Yield (people so far, prepared crops (B, H, W, 3)). The next batch is read while the current one runs."""
+) -> Iterator[tuple[int, list[tuple[list[int], CropBatch]]]]:
+    """Yield (people so far, batches of rows and prepared crops (B, H, W, 3)). The next ones are read meanwhile."""
+    trimming, preprocessing = model.trimming, model.label_set.preprocessing
+    ahead = size if trimming is None else size * len(trimming.columns)  # so that batches of one width are full
 
-    def read(start: int) -> Crop | None:
+    def read(start: int) -> list[tuple[list[int], CropBatch]]:
         crops = []
-        for person in range(start, min(start + size, len(dataset))):
+        for person in range(start, min(start + ahead, len(dataset))):
             try:
                 crops.append(dataset.crop(person))
             except (ImageError, DatasetError) as error:
                 if unreadable is None:
                     raise
                 unreadable[person] = error
-        if not crops:
-            return None
-        return prepare_batch(crops, image_size=model.image_size, preprocessing=model.label_set.preprocessing)
+        batches = []
+        columns = [columns_read(crop, trimming, preprocessing) for crop in crops]
+        for rows in batches_by_columns(columns, size):
+            batch = prepare_batch(
+                [crops[row] for row in rows], image_size=model.image_size, preprocessing=preprocessing
+            )
+            batches.append((rows, batch if trimming is None else trimming.trim(batch, columns[rows[0]])))
+        return batches
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        following = reader.submit(read, 0)
-        for start in range(size, len(dataset) + size, size):
-            batch = following.result()
-            if start < len(dataset):
-                following = reader.submit(read, start)
-            if batch is not None:
-                yield min(start, len(dataset)), batch
+    starts = range(0, len(dataset), ahead)
+    with contextlib.closing(map_ahead(read, starts)) as in_order:
+        for start, batches in zip(starts, in_order, strict=True):
+            if batches:
+                yield min(start + ahead, len(dataset)), batches
 
 
 def _check_attributes(label_set: LabelSet, dataset: Dataset) -> None:

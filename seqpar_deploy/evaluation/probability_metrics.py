@@ -15,24 +15,15 @@ import numpy.typing as npt
 
 from seqpar_deploy.datasets.base import UNKNOWN, YES, Labels
 from seqpar_deploy.errors import DatasetError
+from seqpar_deploy.evaluation.bootstrap import Estimate, divided, estimate, resampling_weights
 
 LEAST_LABELS = 10  # of yes and of no: attributes with fewer are left out of means over attributes
 BINS = 15  # of equal width, for the expected calibration error
 
 _LEAST = 1e-7  # probabilities are limited to this and 1 minus it in the log-likelihood
-_MOST_CELLS = 2_000_000  # resamples x people, so that 10,000 people take seconds
 _CURVE = 100  # points of the risk-coverage curve
 
 _Floats = npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Hold a score and its 95 % bootstrap interval. All are None if the score is undefined."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +123,7 @@ def compute_probability_metrics(
     values = np.asarray(probabilities, dtype=np.float64)
     known = labels != UNKNOWN
     _check(values, labels, known)
-    weights = _weights(len(labels), groups, max(100, min(resamples, _MOST_CELLS // len(labels))), seed)
+    weights = resampling_weights(len(labels), groups, resamples, seed)
     truth = labels == YES
     values = np.where(known, values, 0.0)
     aucs, precisions = _rankings(values, truth, known, weights)
@@ -143,7 +134,7 @@ def compute_probability_metrics(
     wrong = None if decided is None else decided & (np.asarray(states) != labels)
 
     def share(of: npt.NDArray[Any], among: npt.NDArray[np.bool_]) -> Estimate:
-        return _estimate(_divided(weights @ np.where(among, of, 0.0).sum(axis=1), weights @ among.sum(axis=1)))
+        return estimate(divided(weights @ np.where(among, of, 0.0).sum(axis=1), weights @ among.sum(axis=1)))
 
     def per_attribute(place: int) -> AttributeProbabilityMetrics:
         cells = known[:, place]
@@ -162,9 +153,9 @@ def compute_probability_metrics(
         )
 
     return ProbabilityMetrics(
-        auc=_estimate(_means(aucs[:, enough])),
-        average_precision=_estimate(_means(precisions[:, enough])),
-        ece=_estimate(_calibration_errors(values, truth, known, weights)),
+        auc=estimate(_means(aucs[:, enough])),
+        average_precision=estimate(_means(precisions[:, enough])),
+        ece=estimate(_calibration_errors(values, truth, known, weights)),
         brier=share(squares, known),
         nll=share(likelihood, known),
         coverage=None if decided is None else share(decided, known),
@@ -188,14 +179,6 @@ def _check(values: _Floats, labels: Labels, known: npt.NDArray[np.bool_]) -> Non
         raise DatasetError(f"probabilities must be 0 to 1, got {bad:g}; check the bundle with seqpar parity")
 
 
-def _weights(people: int, groups: Sequence[str] | None, resamples: int, seed: int) -> _Floats:
-    """Return how often each person is drawn (1 + resamples, M). The first row is the data as it is."""
-    _, place = np.unique(range(people) if groups is None else list(groups), return_inverse=True)
-    count = int(place.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    return np.concatenate([np.ones((1, people)), drawn[:, place]])
-
-
 def _rankings(
     values: _Floats, truth: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], weights: _Floats
 ) -> tuple[_Floats, _Floats]:
@@ -215,9 +198,9 @@ def _rankings(
         hits, misses = positives.cumsum(axis=1), negatives.cumsum(axis=1)
         total, others = hits[:, -1], misses[:, -1]
         beaten = others[:, None] - misses + 0.5 * negatives
-        aucs[:, place] = _divided((positives * beaten).sum(axis=1), total * others)
+        aucs[:, place] = divided((positives * beaten).sum(axis=1), total * others)
         precision = np.divide(hits, hits + misses, out=np.zeros_like(hits), where=hits + misses > 0)
-        precisions[:, place] = _divided((positives * precision).sum(axis=1), total)
+        precisions[:, place] = divided((positives * precision).sum(axis=1), total)
     precisions[np.isnan(aucs)] = np.nan
     return aucs, precisions
 
@@ -231,7 +214,7 @@ def _calibration_errors(
     for number in range(BINS):
         inside = known & (bins == number)
         error += np.abs(weights @ np.where(inside, values - truth, 0.0).sum(axis=1))
-    return _divided(error, weights @ known.sum(axis=1))
+    return divided(error, weights @ known.sum(axis=1))
 
 
 def _likelihood(values: _Floats, truth: npt.NDArray[np.bool_]) -> _Floats:
@@ -259,24 +242,9 @@ def _risk_coverage(values: _Floats, truth: npt.NDArray[np.bool_]) -> tuple[tuple
     return tuple((float(count / len(order)), float(errors[count - 1] / count)) for count in counts.tolist())
 
 
-def _divided(some: _Floats, others: _Floats) -> _Floats:
-    """Return some / others, NaN where others is 0."""
-    quotient: _Floats = np.divide(some, others, out=np.full(len(some), np.nan), where=others != 0)
-    return quotient
-
-
 def _means(scores: _Floats) -> _Floats:
     """Return the mean of each row over its numbers, NaN if there are none."""
-    return _divided(np.nansum(scores, axis=1), (~np.isnan(scores)).sum(axis=1).astype(np.float64))
-
-
-def _estimate(scores: _Floats) -> Estimate:
-    """Return the estimate of a score, given its value and those of the resamples, (1 + R,)."""
-    drawn = scores[1:][~np.isnan(scores[1:])]
-    if np.isnan(scores[0]) or not len(drawn):
-        return Estimate(value=None)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value=float(scores[0]), low=float(low), high=float(high))
+    return divided(np.nansum(scores, axis=1), (~np.isnan(scores)).sum(axis=1).astype(np.float64))
 
 
 def _number(value: float) -> float | None:

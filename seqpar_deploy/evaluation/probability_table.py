@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seqpar_deploy.evaluation.probability_metrics import LEAST_LABELS, Estimate, ProbabilityMetrics
+from seqpar_deploy.evaluation.bootstrap import Estimate
+from seqpar_deploy.evaluation.probability_metrics import LEAST_LABELS, ProbabilityMetrics
 from seqpar_deploy.vocab import LabelSet
 
 _TITLES = {
