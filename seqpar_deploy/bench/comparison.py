@@ -21,7 +21,15 @@ from seqpar_deploy.bench.energy import ReadJoules, open_meter
 from seqpar_deploy.bench.timing import median_seconds
 from seqpar_deploy.bundle import Dimensions
 from seqpar_deploy.decoding import Generation, Greedy, Strategy
-from seqpar_deploy.preprocess import Crop, Preprocessing, prepare_batch
+from seqpar_deploy.preprocess import (
+    Crop,
+    CropBatch,
+    Preprocessing,
+    Trimming,
+    batches_by_columns,
+    columns_read,
+    prepare_batch,
+)
 from seqpar_deploy.progress import OnProgress
 
 SETTLE = 0.3  # seconds before each turn: worker threads of the previous runtime keep spinning for a while
@@ -37,6 +45,8 @@ class Variant:
         as_bundle: Whether encoding and stepping perform the FLOPs of the bundle's graphs.
         cold_start: Arguments of a process that does the same, or None.
         one_batch: Whether only the batch size of the comparison is possible.
+        trimming: How it trims crops, or None if it reads them with all their padding. Tokens are compared with those of
+            variants that read crops in the same way.
     """
 
     name: str
@@ -48,6 +58,7 @@ class Variant:
     as_bundle: bool = False
     cold_start: tuple[str, ...] | None = None
     one_batch: bool = False
+    trimming: Trimming | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +73,19 @@ class Input:
         """Return `batch` crops from index `start` on, modulo their number."""
         return [self.crops[(start + i) % len(self.crops)] for i in range(batch)]
 
-    def prepared(self, crops: Sequence[Crop]) -> npt.NDArray[np.uint8]:
-        return prepare_batch(crops, image_size=self.dimensions.image_size, preprocessing=self.preprocessing)
+    def prepared(self, crops: Sequence[Crop], trimming: Trimming | None) -> list[tuple[list[int], CropBatch]]:
+        """Return batches of one width each: the rows of their crops, and prepared crops (B, H, W, 3)."""
+        columns = [columns_read(crop, trimming, self.preprocessing) for crop in crops]
+        batches = []
+        for rows in batches_by_columns(columns, len(crops)):
+            some = [crops[row] for row in rows]
+            batch = prepare_batch(some, image_size=self.dimensions.image_size, preprocessing=self.preprocessing)
+            batches.append((rows, batch if trimming is None else trimming.trim(batch, columns[rows[0]])))
+        return batches
+
+    def columns(self, crop: Crop, trimming: Trimming | None) -> int:
+        """Return the number of patch columns that are read of a crop."""
+        return columns_read(crop, trimming, self.preprocessing) or self.dimensions.grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +110,8 @@ class Timing:
         steps: Median decoder steps per run.
         step_seconds: Median seconds per decoder step.
         joules_per_crop: Energy, or None if the machine has no readable counter.
-        identical: Whether every run returned the tokens of the reference, the first variant that is not reduced.
+        identical: Whether every run returned the tokens of the reference: the first variant that is not reduced and
+            reads crops in the same way.
     """
 
     variant: Variant
@@ -143,10 +166,16 @@ def run_comparison(
             turns[place].append(_take_turn(variant, chosen, given, meters[variant.backend.device]))
             if on_progress:
                 on_progress(run * len(variants) + place + 1, (warmup + runs) * len(variants))
-    reference = next((place for place, variant in enumerate(variants) if not variant.reduced), 0)
     return [
-        _timing(variant, taken, turns[reference], warmup, batch) for variant, taken in zip(variants, turns, strict=True)
+        _timing(variant, taken, turns[_reference(variants, variant)], warmup, batch)
+        for variant, taken in zip(variants, turns, strict=True)
     ]
+
+
+def _reference(variants: Sequence[Variant], variant: Variant) -> int:
+    """Return the place of the variant whose tokens another one must return."""
+    alike = [place for place, other in enumerate(variants) if other.trimming == variant.trimming]
+    return next((place for place in alike if not variants[place].reduced), alike[0])
 
 
 def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: float) -> float:
@@ -157,7 +186,8 @@ def measure_throughput(variant: Variant, given: Input, batch: int, *, seconds: f
     crops, max_steps = given.chosen(0, batch), given.dimensions.capacity - 1
 
     def work() -> None:
-        variant.strategy.generate(variant.backend, variant.backend.encode(given.prepared(crops)), max_steps=max_steps)
+        for _, prepared in given.prepared(crops, variant.trimming):
+            variant.strategy.generate(variant.backend, variant.backend.encode(prepared), max_steps=max_steps)
 
     return batch / median_seconds(work, seconds=seconds, least=1)
 
@@ -167,21 +197,23 @@ def _take_turn(variant: Variant, crops: Sequence[Crop], given: Input, meter: Rea
     watch = None if isinstance(variant.backend, GreedyBackend) else _Stopwatch(variant.backend)
     before = meter() if meter else 0.0
     start = time.perf_counter()
-    prepared = given.prepared(crops)
-    encode_start = time.perf_counter()
-    state = variant.backend.encode(prepared)
-    decode_start = time.perf_counter()
+    batches = given.prepared(crops, variant.trimming)
+    preprocess = time.perf_counter() - start
     max_steps = given.dimensions.capacity - 1
-    generations = variant.strategy.generate(watch or variant.backend, state, max_steps=max_steps)
-    end = time.perf_counter()
-    decode = watch.seconds if watch else end - decode_start
-    stages = Stages(
-        preprocess=encode_start - start,
-        encode=decode_start - encode_start,
-        decode=decode,
-        host=end - decode_start - decode,
-    )
-    return _Turn(end - start, stages, meter() - before if meter else None, generations)
+    generations: dict[int, Generation] = {}
+    encode = generate = 0.0
+    for rows, prepared in batches:
+        encode_start = time.perf_counter()
+        state = variant.backend.encode(prepared)
+        decode_start = time.perf_counter()
+        found = variant.strategy.generate(watch or variant.backend, state, max_steps=max_steps)
+        generations |= zip(rows, found, strict=True)
+        encode += decode_start - encode_start
+        generate += time.perf_counter() - decode_start
+    decode = watch.seconds if watch else generate
+    stages = Stages(preprocess=preprocess, encode=encode, decode=decode, host=generate - decode)
+    joules = meter() - before if meter else None
+    return _Turn(preprocess + encode + generate, stages, joules, [generations[row] for row in sorted(generations)])
 
 
 class _Stopwatch:

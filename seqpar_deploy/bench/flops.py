@@ -30,30 +30,33 @@ class Gemm:
     sides: tuple[int, int, int] | None
 
 
-def encoder_flops(bundle: Bundle, rows: int = 1) -> int:
-    """Return the FLOPs of the encoder on `rows` crops. Raises BundleFormatError."""
-    return sum(gemm.flops for gemm in graph_gemms(bundle.encoder, {"B": rows}))
+def encoder_flops(bundle: Bundle, rows: int = 1, columns: int | None = None) -> int:
+    """Return the FLOPs of the encoder on `rows` crops of `columns` patch columns. Default: the whole square.
+
+    Raises BundleFormatError.
+    """
+    return sum(gemm.flops for gemm in graph_gemms(bundle.encoder, _sizes(bundle, rows, columns)))
 
 
-def encoder_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
+def encoder_bytes(bundle: Bundle, precision: str, rows: int = 1, columns: int | None = None) -> int:
     """Return the bytes that the encoder must move: it reads weights and crops, and writes `cross_kv`."""
-    d = bundle.dimensions
-    cross_kv = 2 * d.layers * d.heads * d.head_size * d.image_tokens * BYTES_OF[_activations(bundle, precision)]
-    return _weight_bytes(bundle, bundle.encoder, precision) + rows * (3 * d.image_size**2 + cross_kv)
+    d, sizes = bundle.dimensions, _sizes(bundle, rows, columns)
+    cross_kv = 2 * d.layers * d.heads * d.head_size * sizes["N"] * BYTES_OF[_activations(bundle, precision)]
+    return _weight_bytes(bundle, bundle.encoder, precision) + rows * (3 * d.image_size * sizes["W"] + cross_kv)
 
 
-def step_flops(bundle: Bundle, rows: int = 1) -> int:
+def step_flops(bundle: Bundle, rows: int = 1, columns: int | None = None) -> int:
     """Return the FLOPs of one decoder step of one token per row. Raises BundleFormatError."""
-    return sum(gemm.flops for gemm in graph_gemms(bundle.decoder_step, {"B": rows, "T": 1}))
+    return sum(gemm.flops for gemm in graph_gemms(bundle.decoder_step, _sizes(bundle, rows, columns)))
 
 
-def step_bytes(bundle: Bundle, precision: str, rows: int = 1) -> int:
+def step_bytes(bundle: Bundle, precision: str, rows: int = 1, columns: int | None = None) -> int:
     """Return the bytes that a decoder step must move.
 
     It reads weights and the image tokens' keys and values, and reads and writes the cache.
     """
     d = bundle.dimensions
-    slots = rows * (d.image_tokens + 2 * d.capacity)
+    slots = rows * (_sizes(bundle, rows, columns)["N"] + 2 * d.capacity)
     cache = 2 * d.layers * slots * d.heads * d.head_size * BYTES_OF[_activations(bundle, precision)]
     return _weight_bytes(bundle, bundle.decoder_step, precision) + cache
 
@@ -63,7 +66,7 @@ def largest_gemm(bundle: Bundle) -> tuple[int, int, int]:
 
     Raises BundleFormatError.
     """
-    by_weights = [gemm for gemm in graph_gemms(bundle.encoder, {"B": 1}) if gemm.sides]
+    by_weights = [gemm for gemm in graph_gemms(bundle.encoder, _sizes(bundle, 1, None)) if gemm.sides]
     if not by_weights:
         raise BundleFormatError(
             f"{bundle.encoder} must have matrix multiplications with weights, got none; "
@@ -72,6 +75,13 @@ def largest_gemm(bundle: Bundle) -> tuple[int, int, int]:
     sides = max(by_weights, key=lambda gemm: gemm.flops).sides
     assert sides is not None
     return sides
+
+
+def _sizes(bundle: Bundle, rows: int, columns: int | None) -> dict[str, int]:
+    """Return the sizes of the graphs' dynamic dimensions, for steps of one token per row."""
+    d = bundle.dimensions
+    kept = d.grid if columns is None else columns
+    return {"B": rows, "T": 1, "columns": kept, "W": kept * d.patch_size, "N": 1 + d.grid * kept}
 
 
 def graph_gemms(graph: Path, sizes: Mapping[str, int]) -> list[Gemm]:

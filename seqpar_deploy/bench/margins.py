@@ -1,14 +1,14 @@
-"""Measure how much a reduced precision shifts the margins of a model's tokens and the log-odds of its probabilities.
+"""Measure how much a reduced precision or trimming shifts the margins of tokens and the log-odds of probabilities.
 
-The margin of a token is its lead over the second best, in log-probability. A token may change if a precision shifts its
-margin by more than that. A state may change if the log-odds of its probability shift by more than their distance to a
+The margin of a token is its lead over the second best, in log-probability. A token may change if its margin shifts by
+more than that. A state may change if the log-odds of its probability shift by more than their distance to a
 threshold. The fallback margin is the shift that 99.9 % of the tokens, and 99.9 % of the probabilities, do not exceed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from seqpar_deploy.backends.base import Float32Array, Int64Array
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.calibration.maps import log_odds
 from seqpar_deploy.calibration.probabilities import attribute_probabilities
+from seqpar_deploy.calibration.sidecar import load_calibration
 from seqpar_deploy.decoding import Generation, Greedy
-from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.prediction import prediction_from_generation, smallest_margin
+from seqpar_deploy.preprocess import Crop, CropBatch, Trimming, batches_by_columns, columns_read, prepare_batch
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import BOS, PAD
 
@@ -55,6 +57,15 @@ class Reference:
     sequences: Int64Array  # (M, C): `<bos>`, the tokens, `<pad>`
     log_probs: Float32Array  # (M, C - 1, V), after each token of the sequences
 
+    def of(self, rows: Sequence[int]) -> Reference:
+        """Return the results of some crops."""
+        some = list(rows)
+        return Reference(
+            generations=[self.generations[row] for row in some],
+            sequences=self.sequences[some],
+            log_probs=self.log_probs[some],
+        )
+
     @property
     def is_choice(self) -> npt.NDArray[np.bool_]:
         """Whether a token was generated at each position, (M, C - 1). False after `<eos>`."""
@@ -62,9 +73,44 @@ class Reference:
         return np.asarray(np.arange(self.log_probs.shape[1]) < lengths[:, None])
 
 
-def prepare(bundle: Bundle, crops: Sequence[Crop]) -> Crop:
-    """Prepare raw crops as a batch of the bundle's input."""
-    return prepare_batch(crops, image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Hold M crops as a model reads them.
+
+    Attributes:
+        squares: The crops with all their padding, uint8 (M, H, H, 3).
+        columns: The patch columns that are read of each crop, 0 for all of a model that is not trimmed.
+        trimming: How the crops are trimmed, or None.
+    """
+
+    squares: CropBatch
+    columns: tuple[int, ...]
+    trimming: Trimming | None
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def batch(self, rows: Sequence[int]) -> CropBatch:
+        """Return crops of one width, (B, H, W, 3)."""
+        squares = self.squares[list(rows)]
+        if self.trimming is None:
+            return squares
+        return np.ascontiguousarray(self.trimming.trim(squares, self.columns[rows[0]]))
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], CropBatch]]:
+        """Yield rows of one width, at most `size`, with their crops."""
+        for rows in batches_by_columns(self.columns, size):
+            yield rows, self.batch(rows)
+
+
+def prepare(bundle: Bundle, crops: Sequence[Crop], trimming: Trimming | None = None) -> Prepared:
+    """Prepare raw crops as the bundle reads them, or trimmed if it reads all padding and `trimming` is given."""
+    trimming = bundle.trimming or trimming
+    return Prepared(
+        squares=prepare_batch(crops, image_size=bundle.dimensions.image_size, preprocessing=bundle.preprocessing),
+        columns=tuple(columns_read(crop, trimming, bundle.preprocessing) for crop in crops),
+        trimming=trimming,
+    )
 
 
 def batch_size(backend: Backend[Any]) -> int:
@@ -72,38 +118,47 @@ def batch_size(backend: Backend[Any]) -> int:
     return min(_BATCH, backend.max_rows or _BATCH)
 
 
-def make_reference(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_progress: OnProgress) -> Reference:
+def make_reference(bundle: Bundle, backend: Backend[Any], prepared: Prepared, on_progress: OnProgress) -> Reference:
     """Decode greedily in native precision."""
-    generations: list[Generation] = []
+    found: dict[int, Generation] = {}
     sequences = np.full((len(prepared), bundle.dimensions.capacity), PAD, dtype=np.int64)
     sequences[:, 0] = BOS
-    log_probs: list[Float32Array] = []
-    for start in range(0, len(prepared), batch_size(backend)):
-        rows = slice(start, start + batch_size(backend))
-        state = backend.encode(prepared[rows])
-        generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
-        for row, generation in enumerate(generations[start:], start):
+    log_probs = _room_for_log_probs(bundle, prepared)
+    for rows, crops in prepared.batches(batch_size(backend)):
+        generations = Greedy().generate(backend, backend.encode(crops), max_steps=bundle.dimensions.capacity - 1)
+        for row, generation in zip(rows, generations, strict=True):
+            found[row] = generation
             sequences[row, 1 : 1 + len(generation.tokens)] = generation.tokens
         # Finished rows were removed from the state, so the log-probabilities need a new one.
-        log_probs.append(backend.step(backend.encode(prepared[rows]), sequences[rows, :-1]).log_probs)
-        on_progress(len(generations), len(prepared))
-    return Reference(generations=generations, sequences=sequences, log_probs=np.concatenate(log_probs))
+        log_probs[rows] = backend.step(backend.encode(crops), sequences[rows, :-1]).log_probs
+        on_progress(len(found), len(prepared))
+    return Reference(generations=in_order(found), sequences=sequences, log_probs=log_probs)
 
 
 def decode_along(
-    bundle: Bundle, backend: Backend[Any], prepared: Crop, reference: Reference, on_progress: OnProgress
+    bundle: Bundle, backend: Backend[Any], prepared: Prepared, reference: Reference, on_progress: OnProgress
 ) -> tuple[list[Generation], Float32Array]:
     """Return greedy generations, and the log-probabilities (M, C - 1, V) along the reference's sequences."""
-    generations: list[Generation] = []
-    log_probs: list[Float32Array] = []
-    for start in range(0, len(prepared), batch_size(backend)):
-        rows = slice(start, start + batch_size(backend))
-        state = backend.encode(prepared[rows])
-        log_probs.append(backend.step(state, reference.sequences[rows, :-1]).log_probs)
+    found: dict[int, Generation] = {}
+    log_probs = _room_for_log_probs(bundle, prepared)
+    for rows, crops in prepared.batches(batch_size(backend)):
+        state = backend.encode(crops)
+        log_probs[rows] = backend.step(state, reference.sequences[rows, :-1]).log_probs
         state.truncate(np.zeros_like(state.lengths))
-        generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
-        on_progress(len(generations), len(prepared))
-    return generations, np.concatenate(log_probs)
+        generations = Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
+        found |= zip(rows, generations, strict=True)
+        on_progress(len(found), len(prepared))
+    return in_order(found), log_probs
+
+
+def in_order(found: Mapping[int, Generation]) -> list[Generation]:
+    """Return generations in the order of their rows."""
+    return [found[row] for row in sorted(found)]
+
+
+def _room_for_log_probs(bundle: Bundle, prepared: Prepared) -> Float32Array:
+    d = bundle.dimensions
+    return np.empty((len(prepared), d.capacity - 1, d.vocabulary), dtype=np.float32)
 
 
 def fallback_margin(log_probs: Float32Array, reference: Reference) -> float:
@@ -125,6 +180,29 @@ def measure_shifts(log_probs: Float32Array, reference: Reference) -> Shifts:
         tokens=float(np.quantile(shifts[reference.is_choice], SHIFT_QUANTILE)),
         log_odds=float(np.quantile(odds, SHIFT_QUANTILE)) if len(odds) else 0.0,
     )
+
+
+def differences(
+    bundle: Bundle, found: Sequence[Generation], reference: Reference, margin: float | None
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Compare with the reference, crop by crop.
+
+    Returns:
+        Whether tokens differ, or states if the bundle has a calibration, (M,), and whether the fallback re-runs the
+            crop, (M,).
+    """
+    calibration = load_calibration(bundle)
+    maps = None if calibration is None else calibration.maps
+    thresholds = None if calibration is None else calibration.thresholds(bundle.label_set)
+
+    def result(generation: Generation) -> tuple[object, object]:
+        prediction = prediction_from_generation(generation, bundle.label_set, maps=maps, thresholds=thresholds)
+        return prediction.tokens, prediction.states
+
+    pairs = zip(found, reference.generations, strict=True)
+    different = np.array([result(got) != result(wanted) for got, wanted in pairs])
+    low = [margin is not None and not smallest_margin(one, maps, thresholds) >= margin for one in found]
+    return different, np.array(low)
 
 
 def _margins(log_probs: Float32Array, choices: Int64Array) -> Float32Array:

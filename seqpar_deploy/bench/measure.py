@@ -10,6 +10,9 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from seqpar_deploy.bench import flops
 from seqpar_deploy.bench.cold_start import measure_cold_start
 from seqpar_deploy.bench.comparison import Input, Timing, Variant, measure_throughput, run_comparison
@@ -40,6 +43,7 @@ class Settings:
         batches: Batch sizes for throughput. Default: those of 1, 4 and 16 up to the bundle's largest batch.
         threads: CPU threads. Default: each runtime's own choice.
         seconds: Approximate seconds per throughput and per rate of the roofline. Default: 0.5.
+        ratio: Height to width of all crops, which are reshaped to it. Default: None, each has its own.
     """
 
     crops: int = 1
@@ -47,6 +51,7 @@ class Settings:
     batches: tuple[int, ...] | None = None
     threads: int | None = None
     seconds: float = 0.5
+    ratio: float | None = None
 
     def batches_for(self, bundle: Bundle) -> tuple[int, ...]:
         return self.batches or tuple(batch for batch in BATCHES if batch <= bundle.max_batch)
@@ -63,6 +68,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure the variants of a context and close it. Raises BundleFormatError if FLOPs cannot be counted."""
     bundle = context.bundle
+    if settings.ratio is not None:
+        crops = [_reshaped(crop, settings.ratio) for crop in crops]
     given = Input(crops=crops, dimensions=bundle.dimensions, preprocessing=bundle.preprocessing)
     model = _model(bundle)
     with progress("measuring") as on_progress:
@@ -97,13 +104,24 @@ def measure(
             "checkpoint": bundle.manifest["checkpoint"],
             "producer": bundle.manifest["producer"],
         },
-        "settings": {"crops": settings.crops, "runs": settings.runs, "threads": settings.threads},
+        "settings": {
+            "crops": settings.crops,
+            "ratio": settings.ratio,
+            "runs": settings.runs,
+            "threads": settings.threads,
+        },
         "variants": entries,
         "skipped": list(skipped),
         "roofline": dataclasses.asdict(roofline),
         "model": model,
-        "shares": [share for timing in timings for share in _shares(timing, roofline, bundle, settings.crops)],
+        "shares": [share for timing in timings for share in _shares(timing, roofline, bundle, given, settings.crops)],
     }
+
+
+def _reshaped(crop: Crop, ratio: float) -> Crop:
+    """Return a crop of the same height, resized to `ratio` times its width in height."""
+    height = crop.shape[0]
+    return np.asarray(Image.fromarray(crop).resize((max(1, round(height / ratio)), height)))
 
 
 def _model(bundle: Bundle) -> dict[str, int]:
@@ -159,19 +177,23 @@ def _entry(timing: Timing, cold_start: dict[str, Any], throughput: list[dict[str
     }
 
 
-def _shares(timing: Timing, roofline: Roofline, bundle: Bundle, rows: int) -> list[dict[str, Any]]:
+def _shares(timing: Timing, roofline: Roofline, bundle: Bundle, given: Input, rows: int) -> list[dict[str, Any]]:
     """Return the shares of the CPU's roofline of a variant that runs the bundle's graphs. gpu_check.py is for GPUs."""
     variant = timing.variant
     if not variant.as_bundle or variant.backend.device != "cpu":
         return []
+    widths = {given.columns(crop, variant.trimming) for crop in given.crops}
+    if len(widths) > 1:  # each batch of one width has its own limit
+        return []
+    (columns,) = widths
     seconds = {"encoder": timing.stages.encode, "decoder_step": timing.step_seconds}
     counts = {
-        "encoder": flops.encoder_flops(bundle, rows),
-        "decoder_step": flops.step_flops(bundle, rows),
+        "encoder": flops.encoder_flops(bundle, rows, columns),
+        "decoder_step": flops.step_flops(bundle, rows, columns),
     }
     moved = {
-        "encoder": flops.encoder_bytes(bundle, variant.precision, rows),
-        "decoder_step": flops.step_bytes(bundle, variant.precision, rows),
+        "encoder": flops.encoder_bytes(bundle, variant.precision, rows, columns),
+        "decoder_step": flops.step_bytes(bundle, variant.precision, rows, columns),
     }
     # An encoder streams its weights from memory. A step finds some of its weights in the cache, from the previous step.
     bandwidth = {"encoder": roofline.streamed_bytes_per_second, "decoder_step": roofline.bytes_per_second}

@@ -9,10 +9,12 @@ with native precision. The share of crops below it is the cost of the fallback.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,25 +23,29 @@ from seqpar_deploy.backends import Backend, ComputePrecision, backends_for, open
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.bench.comparison import SETTLE
 from seqpar_deploy.bench.margins import (
+    Prepared,
     Reference,
     Shifts,
-    batch_size,
     decode_along,
+    differences,
+    in_order,
     make_reference,
     measure_shifts,
     prepare,
 )
-from seqpar_deploy.bench.table import format_columns
+from seqpar_deploy.bench.table import Row, format_columns
+from seqpar_deploy.bench.trimmed_tuning import TrimmedWay, measure_trimmed
 from seqpar_deploy.bundle import Bundle
-from seqpar_deploy.calibration.sidecar import load_calibration
-from seqpar_deploy.decoding import Generation, Greedy, Speculative
+from seqpar_deploy.decoding import DraftHead, Generation, Greedy
+from seqpar_deploy.decoding.choice import small_batches
+from seqpar_deploy.decoding.draft_fitting import LEAST_CROPS, collect_answers, fit_head, held_out_calls
+from seqpar_deploy.decoding.drafts import load_head
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.parity.gate import check_parity
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
-from seqpar_deploy.prediction import Prediction, prediction_from_generation, smallest_margin
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import Crop, CropBatch
 from seqpar_deploy.progress import OnProgress, Progress, silent
 from seqpar_deploy.tuned import Tuned
 
@@ -96,6 +102,8 @@ class Tuning:
         skipped: One line per configuration that could not run, with the reason.
         throughput: Crops per second by batch size.
         choice: The chosen configuration.
+        trimmed: What trimmed crops would gain, with re-runs, if the model was made for all padding. None if it was
+            not, or no crop is narrow enough. It is never chosen, see `trimmed_tuning`. Default: None.
     """
 
     crops: int
@@ -103,6 +111,30 @@ class Tuning:
     skipped: tuple[str, ...]
     throughput: dict[int, float]
     choice: Tuned
+    trimmed: TrimmedWay | None = None
+
+
+def refit_drafts(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) -> DraftHead | None:
+    """Fit a draft head on the model's own answers to a user's crops, which need no labels.
+
+    Args:
+        bundle: The opened bundle.
+        crops: Raw crops, uint8 (h, w, 3). The more, the fewer decoder calls: 1,000 are worth it.
+        progress: Receives the progress. Default: none is reported.
+
+    Returns:
+        The new head, which is not saved yet. None if there are fewer than 40 crops, the bundle has no pooled image
+        tokens, or the head in use needs no more calls on these crops.
+    """
+    if len(crops) < LEAST_CROPS or not bundle.has_pooled:
+        return None
+    with progress("fitting drafts") as on_progress, closing(open_backend(bundle)) as backend:
+        answers = collect_answers(bundle, backend, crops, most=len(crops), on_progress=on_progress)
+        head = None if answers is None else fit_head(answers)
+    used = load_head(bundle)
+    if answers is not None and head is not None and used is not None and held_out_calls(used, answers) <= head.calls:
+        return None
+    return head
 
 
 def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) -> Tuning:
@@ -120,6 +152,7 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
         BackendUnavailableError: No installed backend reproduces the golden sequences in native precision.
     """
     skipped: list[str] = []
+    _head_of.cache_clear()  # it may have been refitted
     with ExitStack() as stack:
         with progress("opening"):
             backends = _open_all(bundle, stack, skipped)
@@ -150,6 +183,10 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
             seconds = _time_all(bundle, backends, crops, on_progress)
         configurations = _configurations(bundle, generations, shifts, seconds, reference)
         best = next(one for one in configurations if one.is_exact_enough(len(crops)))
+        native = next(one for one in configurations if one.compute_precision == "native" and not one.speculative)
+        with progress("trimmed crops") as on_progress:
+            backend = backends[native.backend, "native"]
+            trimmed = measure_trimmed(bundle, backend, crops, reference, native.seconds, on_progress)
     with progress("timing threads and batches") as on_progress:
         threads, throughput = _tune_further(bundle, best, crops, on_progress)
     choice = Tuned(
@@ -166,6 +203,7 @@ def tune(bundle: Bundle, crops: Sequence[Crop], *, progress: Progress = silent) 
         skipped=tuple(skipped),
         throughput=throughput,
         choice=choice,
+        trimmed=trimmed,
     )
 
 
@@ -193,19 +231,24 @@ def _require_parity(bundle: Bundle, backend: Backend[Any]) -> None:
         raise BackendError(f"fails seqpar parity: {parity.breaches[0]}")
 
 
-def _generate(bundle: Bundle, backend: Backend[Any], prepared: Crop, speculative: bool = False) -> list[Generation]:
-    strategy = Speculative() if speculative else Greedy()
-    return strategy.generate(backend, backend.encode(prepared), max_steps=bundle.dimensions.capacity - 1)
+def _generate(bundle: Bundle, backend: Backend[Any], crops: CropBatch, speculative: bool = False) -> list[Generation]:
+    strategy = small_batches(_head_of(bundle.path, bundle.digest)) if speculative else Greedy()
+    return strategy.generate(backend, backend.encode(crops), max_steps=bundle.dimensions.capacity - 1)
 
 
-def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Crop, on_progress: OnProgress) -> list[Generation]:
-    """Decode speculatively: steps of several tokens may round differently from steps of one token."""
-    generations: list[Generation] = []
-    size = batch_size(backend)
-    for start in range(0, len(prepared), size):
-        generations += _generate(bundle, backend, prepared[start : start + size], speculative=True)
-        on_progress(len(generations), len(prepared))
-    return generations
+@functools.lru_cache(maxsize=1)
+def _head_of(path: Path, _digest: str) -> DraftHead | None:
+    """Return the draft head of a bundle, which is read once and not in every timed call."""
+    return load_head(Bundle.open(path, verify=False))
+
+
+def _speculate(bundle: Bundle, backend: Backend[Any], prepared: Prepared, on_progress: OnProgress) -> list[Generation]:
+    """Decode speculatively, in small batches: steps of several tokens may round differently from steps of one token."""
+    found: dict[int, Generation] = {}
+    for rows, crops in prepared.batches(1):
+        found |= zip(rows, _generate(bundle, backend, crops, speculative=True), strict=True)
+        on_progress(len(found), len(prepared))
+    return in_order(found)
 
 
 def _time_all(
@@ -226,7 +269,8 @@ def _time_all(
 
 def _seconds(bundle: Bundle, backend: Backend[Any], crops: Sequence[Crop], speculative: bool) -> float:
     start = time.perf_counter()
-    _generate(bundle, backend, prepare(bundle, crops), speculative)
+    for _, batch in prepare(bundle, crops).batches(len(crops)):
+        _generate(bundle, backend, batch, speculative)
     return time.perf_counter() - start
 
 
@@ -238,23 +282,11 @@ def _configurations(
     reference: Reference,
 ) -> list[MeasuredConfiguration]:
     """Return the measured configurations, fastest first."""
-    calibration = load_calibration(bundle)
-    maps = None if calibration is None else calibration.maps
-    thresholds = None if calibration is None else calibration.thresholds(bundle.label_set)
-
-    def prediction(generation: Generation) -> Prediction:
-        return prediction_from_generation(generation, bundle.label_set, maps=maps, thresholds=thresholds)
-
-    wanted = [prediction(generation) for generation in reference.generations]
     configurations = []
     for (name, compute_precision, speculative), taken in seconds.items():
         shift, found = shifts[name, compute_precision], generations[name, compute_precision, speculative]
         margin = None if shift is None else shift.margin
-        pairs = zip(map(prediction, found), wanted, strict=True)
-        different = np.array([(got.tokens, got.states) != (native.tokens, native.states) for got, native in pairs])
-        low_margin = np.array(
-            [margin is not None and not smallest_margin(one, maps, thresholds) >= margin for one in found]
-        )
+        different, low_margin = differences(bundle, found, reference, margin)
         share = float(low_margin.mean())
         configurations.append(
             MeasuredConfiguration(
@@ -305,7 +337,7 @@ def _tune_further(
 
 def format_tuning(tuning: Tuning) -> str:
     """Format the configurations as a table, fastest first, with a star before the choice."""
-    rows = [("", "ms", "margin", "fallback", "different", "after fallback", "ms expected")]
+    rows: list[Row] = [("", "ms", "margin", "fallback", "different", "after fallback", "ms expected")]
     for one in tuning.configurations:
         name = f"{one.backend}, {one.compute_precision}{', speculative' if one.speculative else ''}"
         chosen = (one.backend, one.compute_precision, one.speculative) == (
@@ -325,4 +357,6 @@ def format_tuning(tuning: Tuning) -> str:
                 f"{one.expected_seconds * 1e3:.1f}",
             )
         )
+    if tuning.trimmed is not None:
+        rows.append(tuning.trimmed.row())
     return format_columns(rows)

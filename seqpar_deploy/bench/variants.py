@@ -17,6 +17,8 @@ from seqpar_deploy.bench.baselines import ConcatOnnxBackend, PlainOnnxBackend, R
 from seqpar_deploy.bench.comparison import Variant
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Greedy, Speculative, Strategy
+from seqpar_deploy.decoding.choice import with_head
+from seqpar_deploy.decoding.drafts import load_head
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, ExportError, SeqparError
 
 
@@ -115,6 +117,8 @@ def known_variants() -> dict[str, Callable[[BenchContext], Variant]]:
         variant = name if precision == "native" else f"{name}-{precision}"
         known[variant] = make
         known[f"{variant}-speculative"] = functools.partial(make, strategy=Speculative())
+        known[f"{variant}-full"] = functools.partial(make, full=True)
+        known[f"{variant}-speculative-full"] = functools.partial(make, strategy=Speculative(), full=True)
     return known
 
 
@@ -158,7 +162,9 @@ def _published(context: BenchContext) -> Variant:
 
 def _eager(context: BenchContext) -> Variant:
     backend = torch_variants.uncached_eager(context.eager)
-    return Variant(name="eager", description="PyTorch, text tower folded", backend=backend)
+    return Variant(
+        name="eager", description="PyTorch, text tower folded", backend=backend, trimming=context.bundle.trimming
+    )
 
 
 def _eager_cached(context: BenchContext) -> Variant:
@@ -166,6 +172,7 @@ def _eager_cached(context: BenchContext) -> Variant:
         name="eager-cached",
         description="PyTorch, folded, cached",
         backend=torch_variants.cached_eager(context.eager),
+        trimming=context.bundle.trimming,
         as_bundle=True,
         cold_start=(*context.cold_start, *context.checkpoint_arguments),
     )
@@ -177,6 +184,7 @@ def _eager_reduced(context: BenchContext) -> Variant:
         name="eager-reduced",
         description=f"PyTorch, folded, cached, {precision}",
         backend=torch_variants.reduced_eager(context.eager),
+        trimming=context.bundle.trimming,
         precision=precision,
         reduced=True,
         as_bundle=True,
@@ -225,21 +233,29 @@ def _bundle(
     backend: str,
     strategy: Strategy = Greedy(),
     compute_precision: ComputePrecision = "native",
+    full: bool = False,
 ) -> Variant:
-    """Make a variant of the bundle on a backend, with a strategy and a compute precision."""
+    """Make a variant of the bundle on a backend, with a strategy and a compute precision.
+
+    `full`: read crops with all their padding although the bundle trims them, and without drafts, for comparison.
+    """
+    if full and context.bundle.trimming is None:
+        raise BackendError("this variant needs a bundle that trims crops; export one with --trim")
     greedy = isinstance(strategy, Greedy)
     reduced = compute_precision != "native"
     precision = compute_precision if reduced else context.bundle.precision
-    words = [f"bundle {precision}", backend, *([] if greedy else ["speculative"])]
+    ways = [*([] if greedy else ["speculative"]), *(["full"] if full else [])]
+    words = [f"bundle {precision}", backend, *(way.replace("full", "full padding") for way in ways)]
     return Variant(
-        name="-".join([backend, *([compute_precision] if reduced else []), *([] if greedy else ["speculative"])]),
+        name="-".join([backend, *([compute_precision] if reduced else []), *ways]),
         description=", ".join(words),
         backend=context.backend(backend, compute_precision),
-        strategy=strategy,
+        strategy=strategy if full else with_head(strategy, load_head(context.bundle)),
         precision=precision,
         reduced=reduced,
         as_bundle=greedy,
-        cold_start=(*context.cold_start, "--backend", backend) if greedy and not reduced else None,
+        trimming=None if full else context.bundle.trimming,
+        cold_start=(*context.cold_start, "--backend", backend) if not ways and not reduced else None,
     )
 
 

@@ -59,6 +59,16 @@ def run(
     only: _Only = None,
     skip: _Skip = None,
     crops: Annotated[int, typer.Option(help="Crops per timed run, taken from the sample crops.", min=1)] = 1,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Reshape the sample crops to this height per width, for example 2.5.",
+            metavar="RATIO",
+            min=0.1,
+            max=10,
+            show_default="their own",
+        ),
+    ] = None,
     runs: Annotated[int, typer.Option(help="Timed runs per variant.", min=1)] = 5,
     batches: _Batches = None,
     threads: options.Threads = None,
@@ -82,7 +92,12 @@ def run(
         needing = {"--device cuda": device == "cuda", "--encoder": encoder, "--decoder-heads": decoder_heads}
         options.check_needed("--checkpoint", needing)
     settings = Settings(
-        crops=crops, runs=runs, batches=_batches(batches) if batches else None, threads=threads, seconds=seconds
+        crops=crops,
+        runs=runs,
+        batches=_batches(batches) if batches else None,
+        threads=threads,
+        seconds=seconds,
+        ratio=ratio,
     )
     with tempfile.TemporaryDirectory(prefix="seqpar-bench-") as folder:
         with stage("loading"):

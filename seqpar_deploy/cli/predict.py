@@ -28,6 +28,7 @@ from seqpar_deploy.recognizer import Recognizer
 
 _log = logging.getLogger(__name__)
 
+_DRAFTS = 2  # model inputs along the longer side of a draft; with 1, 5 to 8 % of the sequences changed
 _READ_AHEAD = 256  # images in memory at a time
 _LONGEST_NAME = 120  # bytes of an annotated image's name without suffix; encrypted file systems take 143 in all
 
@@ -43,7 +44,8 @@ _Speculative = Annotated[
     bool,
     typer.Option(
         "--speculative",
-        help="Decode speculatively: the same tokens as greedy decoding, usually in less time. Excludes --beam.",
+        help="Decode speculatively in batches of any size: the same tokens as greedy decoding. Default: as tuned, or "
+        "for small batches if the bundle's drafts save time. Excludes --beam.",
     ),
 ]
 _ComputePrecision = Annotated[
@@ -60,6 +62,14 @@ _FallbackMargin = Annotated[
         help="With --compute-precision bf16 or int8: re-run a crop in native precision if the log-probability "
         "margin of any token is below this value, for example 0.25. 0 re-runs none.",
         min=0,
+    ),
+]
+_FastJpeg = Annotated[
+    bool,
+    typer.Option(
+        "--fast-jpeg",
+        help="Decode large JPEG pictures, from four times the model's input on, at 1/2, 1/4 or 1/8 of their size. It "
+        "is faster, but about 1 in 20 of these answers changes.",
     ),
 ]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON Lines, one object per image, instead of text.")]
@@ -88,6 +98,7 @@ def predict(
     compute_precision: _ComputePrecision = None,
     fallback_margin: _FallbackMargin = None,
     thresholds: _Thresholds = None,
+    fast_jpeg: _FastJpeg = False,
     as_json: _AsJson = False,
     annotate: _Annotate = None,
     verify: Annotated[bool, typer.Option(help="Check the SHA-256 of the bundle's files first.")] = True,
@@ -129,9 +140,10 @@ def predict(
     ) as recognizer:
         width = max(map(len, names.values()))
         attributes = [attribute.name for attribute in recognizer.bundle.label_set.attributes]
+        draft_size = _DRAFTS * recognizer.bundle.dimensions.image_size if fast_jpeg else None
         done = 0
         for chunk in _chunks(paths, _READ_AHEAD):
-            crops = _read(chunk, _reported(problems))
+            crops = _read(chunk, draft_size, _reported(problems))
             done += len(crops)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
@@ -163,19 +175,19 @@ def _reported(problems: list[ImageError]) -> Callable[[ImageError], None]:
     return report
 
 
-def _read(paths: list[Path], on_problem: Callable[[ImageError], None]) -> dict[Path, Crop]:
+def _read(paths: list[Path], draft_size: int | None, on_problem: Callable[[ImageError], None]) -> dict[Path, Crop]:
     """Return the images that can be read, and report each of the others."""
     crops: dict[Path, Crop] = {}
     for path in paths:
         try:
-            crops[path] = read_image(path)
+            crops[path] = read_image(path, draft_size=draft_size)
         except ImageError as error:
             on_problem(error)
     return crops
 
 
 def _strategy(beam: int, speculative: bool) -> Strategy | None:
-    """Return the strategy of the options, or None without any: greedy, or as tuned."""
+    """Return the strategy of the options, or None without any: greedy, with drafts where they pay, or as tuned."""
     if speculative:
         if beam != 1:
             raise StrategyError(f"--beam must be 1 with --speculative, got {beam}; omit one of them")

@@ -15,20 +15,22 @@ from seqpar_deploy.exporting.graphs import DecoderStepGraph, EncoderGraph, graph
 from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_flops_are_those_torch_counts(bundle_dir: Path, checkpoint_file: Path, rows: int) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, None), (3, None), (1, 2), (2, 1)])
+def test_flops_are_those_torch_counts(bundle_dir: Path, checkpoint_file: Path, rows: int, columns: int | None) -> None:
     bundle = Bundle.open(bundle_dir)
     model = build_model(load_checkpoint(checkpoint_file), bundle.label_set)
     specs = graph_specs(model, "float32")
+    d = bundle.dimensions
+    kept = columns or d.grid
     with torch.inference_mode():
         encoder = EncoderGraph(model, uint8_to_images(bundle.preprocessing))
         step = DecoderStepGraph(model, model.token_table(bundle.label_set.phrases))
         for counted, graph, spec in (
-            (flops.encoder_flops(bundle, rows), encoder, specs["encoder"]),
-            (flops.step_flops(bundle, rows), step, specs["decoder_step"]),
+            (flops.encoder_flops(bundle, rows, columns), encoder, specs["encoder"]),
+            (flops.step_flops(bundle, rows, columns), step, specs["decoder_step"]),
         ):
             with FlopCounterMode(display=False) as counter:
-                graph(*spec.example({"B": rows, "T": 1}))
+                graph(*spec.example({"B": rows, "T": 1, "W": kept * d.patch_size, "N": 1 + d.grid * kept}))
             assert counted == counter.get_total_flops() > 0
 
 

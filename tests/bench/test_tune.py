@@ -15,7 +15,7 @@ from fakes.backend import FakeBackend
 
 from seqpar_deploy import Bundle, Recognizer
 from seqpar_deploy.bench import tune as tuning_module
-from seqpar_deploy.bench.tune import tune
+from seqpar_deploy.bench.tune import refit_drafts, tune
 from seqpar_deploy.bundle import TUNED
 from seqpar_deploy.calibration.maps import probability
 from seqpar_deploy.calibration.sidecar import (
@@ -26,6 +26,7 @@ from seqpar_deploy.calibration.sidecar import (
     save_calibration,
 )
 from seqpar_deploy.cli.main import app
+from seqpar_deploy.decoding.drafts import load_head, save_head
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.tuned import load_tuned
@@ -164,6 +165,42 @@ def test_backends_that_fail_parity_are_skipped(
     on(monkeypatch, {("a", "native"): broken})
     with pytest.raises(BackendUnavailableError, match=r"no backend runs .*: a, native: fails"):
         tune(Bundle.open(bundle_dir), shades)
+
+
+class Pooled(FakeBackend):
+    """Draws attribute 5 or 6 for bright and dark crops, and returns the shade as the pooled features."""
+
+    def __init__(self) -> None:
+        super().__init__(self.script)
+
+    @staticmethod
+    def script(crop: int, tokens: Sequence[int]) -> np.ndarray:
+        scores = np.full(29, -9.0, dtype=np.float32)
+        scores[EOS if len(tokens) > 1 else 5 if crop > 100 else 6] = -0.01
+        return scores
+
+    def encode(self, crops: Crop) -> Any:
+        state = super().encode(crops)
+        state.pooled = crops[:, 0, 0].astype(np.float32) / 255  # type: ignore[attr-defined]
+        return state
+
+
+def test_drafts_are_refitted_on_the_users_crops(
+    bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(shutil.copytree(bundle_dir, tmp_path / "bundle"))
+    monkeypatch.setattr(tuning_module, "open_backend", lambda _bundle: Pooled())
+    crops = [np.full((32, 32, 3), shade, np.uint8) for shade in np.random.default_rng(1).permutation(200)]
+    assert refit_drafts(bundle, crops[:30]) is None
+    head = refit_drafts(bundle, crops)
+    assert head is not None
+    assert (head.crops, head.greedy_calls) == (200, 2)
+    assert head.calls < 1.2
+    save_head(bundle, head)
+    used = load_head(bundle)
+    assert used is not None
+    assert used.draft(np.full((1, 3), 0.9, np.float32)) == [(5, EOS)]
+    assert refit_drafts(bundle, crops) is None  # the one in use is as good
 
 
 def test_the_command_keeps_its_choice_beside_the_bundle(

@@ -42,15 +42,25 @@ def test_golden_data_are_the_reference(
 ) -> None:
     parity(bundle_dir, backend=cpu_backend, output=tmp_path / "parity.json")
     printed = capsys.readouterr().out
-    for fact in ("tiny", cpu_backend, "golden data", "21 crops", "4 real", "3 rendered", "14 adv"):
+    for fact in ("tiny", cpu_backend, "golden data", "25 crops", "4 real", "3 rendered", "18 adv"):
         assert fact in printed.splitlines()[0]
     values = json.loads((tmp_path / "parity.json").read_text())
     assert (values["passed"], values["reference"], values["breaches"]) == (True, "golden data", [])
-    assert values["identical"] + values["ties"] == values["crops"] == 21
+    assert values["identical"] + values["ties"] == values["crops"] == 25
     assert [check["name"] for check in values["checks"] if f"  ok       {check['name']} " in printed] == [
-        *("attributes", "preprocessing", "finite", "first step", "one call", "cache", "forgetting", "grouping"),
+        *(
+            "attributes",
+            "preprocessing",
+            "trimming",
+            "finite",
+            "first step",
+            "one call",
+            "cache",
+            "forgetting",
+            "grouping",
+        ),
         *("positions", "reordering", "log-probabilities", "greedy", "speculative", "beam", "probabilities"),
-        *("batches of 1", "batches of 8", "batches of 32"),
+        *("batches of 1", "batches of 8", "batches of 32", "pooled"),
     ]
 
 
@@ -90,7 +100,12 @@ def test_what_an_older_bundle_cannot_tell_is_said(
     new = set(Bundle.open(bundle_dir).golden()) - {"crops", "tokens", "log_probs"}
     parity(change_golden(bundle_dir, tmp_path, **dict.fromkeys(new)))
     printed = capsys.readouterr().out.splitlines()
-    for name, lacking in (("preprocessing", "raw crops"), ("attributes", "names"), ("beam", "beams")):
+    for name, lacking in (
+        ("preprocessing", "raw crops"),
+        ("attributes", "names"),
+        ("beam", "beams"),
+        ("pooled", "pooled"),
+    ):
         (line,) = (line for line in printed if f"  {name} " in line)
         assert line.startswith("  skipped ")
         assert lacking in line
@@ -162,8 +177,8 @@ def other_filter(label_set: dict[str, Any]) -> None:
     [
         ({"tokens": None}, "tokens"),
         ({"crops": np.zeros((0, 32, 32, 3), np.uint8)}, "crops, got none"),
-        ({"crops": np.zeros((21, 32, 32, 3), np.float32)}, r"crops must be uint8 .*got float32 \(21, 32, 32, 3\)"),
-        ({"tokens": np.full((21, 27), 99)}, "0 to 28, got 99"),
+        ({"crops": np.zeros((25, 32, 32, 3), np.float32)}, r"crops must be uint8 .*got float32 \(25, 32, 32, 3\)"),
+        ({"tokens": np.full((25, 27), 99)}, "0 to 28, got 99"),
         ({"raw_pixels": np.zeros(5, np.uint8)}, "is malformed"),
         ({"raw_shapes": None}, "raw_shapes"),
     ],

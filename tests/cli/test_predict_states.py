@@ -1,4 +1,4 @@
-"""`seqpar predict` with thresholds: states and probabilities, in text and JSON."""
+"""`seqpar predict`: states and probabilities, in text and JSON, and how pictures are read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 from cli.run import run
 
 from seqpar_deploy.bundle import Bundle
+from seqpar_deploy.cli import predict
+from seqpar_deploy.images import read_image
+from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.resources import sample_crops
 
 pytestmark = pytest.mark.slow
@@ -62,3 +65,20 @@ def test_a_bad_file_is_refused_before_pictures_are_read(bundle_dir: Path, tmp_pa
     done = run("seqpar", "predict", bad, "-b", bundle_dir, "--thresholds", path, code=2)
     assert "t.toml" in done.error  # and there is one error only
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--fast-jpeg"]])
+def test_pictures_are_drafts_only_if_asked(
+    options: list[str], bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[int | None] = []
+
+    def watched(path: Path, *, draft_size: int | None) -> Crop:
+        wanted.append(draft_size)
+        return read_image(path, draft_size=draft_size)
+
+    monkeypatch.setattr(predict, "read_image", watched)
+    done = run("seqpar", "predict", *CROPS, "-b", bundle_dir, *options)
+    side = Bundle.open(bundle_dir).dimensions.image_size
+    assert wanted == ([2 * side] * 2 if options else [None] * 2)
+    assert len(done.stdout.splitlines()) == 2
