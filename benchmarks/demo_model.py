@@ -1,4 +1,6 @@
-"""Make the demo model: render people, train, save the weights in FP16, and score them before and after export.
+"""Make the demo model: render people, train three times, save the weights in FP16, and score them.
+
+The scores are those before and after export.
 
     .venv/bin/python benchmarks/demo_model.py --people PEOPLE.csv [--street runs/vtest/people.csv] [--score-only]
 
@@ -25,29 +27,33 @@ RESULTS = ROOT / "benchmarks" / "results"
 SEQPAR = Path(sys.executable).parent / "seqpar"
 
 RENDERED, MORE_RENDERED, RENDERED_TEST = RUNS / "rendered", RUNS / "rendered-more", RUNS / "rendered-test"
-# Two trainings, each with drawings of its own; the second goes on from the first's weights. The test's drawings are
-# another seed's again.
-FIRST_EPOCHS, MORE_EPOCHS, TEST_SEED = 40, 56, 1000
+TRIMMED_RENDERED = RUNS / "rendered-trimmed"
+# Three trainings, each with drawings of its own; each goes on from the weights of the one before. The first two read
+# whole crops, and the last one, of the recipe demo-trim, trimmed ones. The test's drawings are another seed's again.
+FIRST_EPOCHS, MORE_EPOCHS, TRIMMED_EPOCHS, TEST_SEED = 40, 56, 13, 1000
 
 
 def main() -> None:
     options = arguments(__doc__, RESULTS / "demo-model.json")
-    first, out = RUNS / "demo-first", RUNS / "demo"
+    first, more, out = RUNS / "demo-first", RUNS / "demo", RUNS / "demo-trimmed"
     draw(RENDERED_TEST, test=5000, seed=TEST_SEED)
     if not options.score_only:
         draw(RENDERED, train=40000, val=1000, seed=0)
         draw(MORE_RENDERED, train=60000, seed=1)
-        train("demo", first, sources(options, RENDERED), "--epochs", FIRST_EPOCHS, "--validate-every", 4)
-        start = first.with_suffix(".safetensors")
-        store(first / "last.safetensors", start)
-        more = ["--from", start, "--epochs", MORE_EPOCHS, "--seed", 1, "--validate-every", 4]
-        train("demo", out, sources(options, MORE_RENDERED), *more)
+        draw(TRIMMED_RENDERED, train=30000, val=1000, seed=2)
+        train(whole_crops(), first, sources(options, RENDERED), "--epochs", FIRST_EPOCHS, "--validate-every", 4)
+        start = ["--from", weights_of(first), "--epochs", MORE_EPOCHS, "--seed", 1, "--validate-every", 4]
+        train(whole_crops(), more, sources(options, MORE_RENDERED), *start)
+        start = ["--from", weights_of(more), "--epochs", TRIMMED_EPOCHS, "--validate-every", 20]
+        train("demo-trim", out, sources(options, TRIMMED_RENDERED), *start, validation=TRIMMED_RENDERED)
     store(out / "last.safetensors", MODEL)
+    earlier = json.loads(options.out.read_text())["training"] if options.out.exists() else {}
     result: dict[str, Any] = {
         "bytes": MODEL.stat().st_size,
+        "architecture": architecture(MODEL),
         "recipe": json.loads((out / "recipe.json").read_text()),
-        "epochs": [FIRST_EPOCHS, MORE_EPOCHS],
-        "training": speed(out),
+        "epochs": [FIRST_EPOCHS, MORE_EPOCHS, TRIMMED_EPOCHS],
+        "training": earlier | {run.name: speed(run) for run in (first, more, out) if (run / "log.csv").exists()},
     }
     for name, (data, split) in tests(options).items():
         result[name] = score(MODEL, name, data, split)
@@ -82,12 +88,21 @@ def tests(options: argparse.Namespace) -> dict[str, tuple[Path, str]]:
     return found | ({"street": (options.street, "held_out")} if options.street else {})
 
 
-def train(recipe: str | Path, out: Path, shares: dict[str, float], *more: object) -> None:
+def whole_crops() -> Path:
+    """Write the recipe `demo` for whole crops, and return its file."""
+    text = (ROOT / "train" / "demo.toml").read_text()
+    path = RUNS / "demo-whole.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text.replace("trim = true", "trim = false"))
+    return path
+
+
+def train(recipe: str | Path, out: Path, shares: dict[str, float], *more: object, validation: Path = RENDERED) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "seqpar_deploy", "train", "--label-set", "pa100k", "--recipe", str(recipe)]
     for source, share in shares.items():
         command += ["--data", f"{source}={share}"]
-    run(*command, "--out", out, "--validation", f"{RENDERED}@val", *more, environment={"OMP_NUM_THREADS": "1"})
+    run(*command, "--out", out, "--validation", f"{validation}@val", *more, environment={"OMP_NUM_THREADS": "1"})
 
 
 def speed(run_folder: Path) -> dict[str, float]:
@@ -96,6 +111,13 @@ def speed(run_folder: Path) -> dict[str, float]:
         rows = list(csv.DictReader(file))
     columns = ("images_per_second", "waiting")
     return {f"{column}_median": statistics.median(float(row[column]) for row in rows) for column in columns}
+
+
+def weights_of(run_folder: Path) -> Path:
+    """Return the file of a training's weights as they are stored, in float16: the next one starts from these."""
+    path = run_folder.with_suffix(".safetensors")
+    store(run_folder / "last.safetensors", path)
+    return path
 
 
 def store(trained: Path, path: Path) -> None:
@@ -109,6 +131,13 @@ def store(trained: Path, path: Path) -> None:
     checkpoint = load_checkpoint(trained)
     metadata = {"training": checkpoint.metadata.get("training")}
     save_checkpoint(path, build_model(checkpoint, label_set), label_set, dtype=torch.float16, metadata=metadata)
+
+
+def architecture(path: Path) -> dict[str, Any]:
+    from seqpar_deploy.modeling.checkpoint import load_checkpoint
+
+    values: dict[str, Any] = load_checkpoint(path).metadata["architecture"]
+    return values
 
 
 def score(model: Path, name: str, data: Path, split: str, *more: object) -> dict[str, Any]:
