@@ -23,6 +23,7 @@ import numpy.typing as npt
 from demo_bundle import export_demo
 
 from seqpar_deploy.backends import open_backend
+from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.datasets.table import load_table
 from seqpar_deploy.decoding import Greedy
 from seqpar_deploy.errors import CalibrationError
@@ -53,8 +54,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=RESULT, help="JSON file; default: benchmarks/results/calibration.json"
     )
+    parser.add_argument("--bundle", type=Path, help="bundle of the demo model; default: export it")
     options = parser.parse_args()
-    study = Study(options.people)
+    study = Study(options.people, options.bundle)
     result = {
         "people": len(study.labels),
         "groups": len(set(study.groups)),
@@ -72,9 +74,9 @@ def main() -> None:
 class Study:
     """The people, the demo model's probabilities of them, and what cross-validation makes of them."""
 
-    def __init__(self, people: Path) -> None:
+    def __init__(self, people: Path, bundle_path: Path | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            bundle = export_demo(Path(folder) / "demo")
+            bundle = Bundle.open(bundle_path) if bundle_path else export_demo(Path(folder) / "demo")
             self.label_set = bundle.label_set
             dataset = load_table(people, self.label_set, "test")
             model = Model.of_bundle(bundle, open_backend(bundle, "onnxruntime"))

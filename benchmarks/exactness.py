@@ -1,9 +1,11 @@
-"""Count the crops whose tokens change in reduced precision, without and with the fallback, for the demo model.
+"""Count the crops whose tokens change, for the demo model: in reduced precision, and by drafts.
 
     .venv/bin/python benchmarks/exactness.py
 
 It takes about 4 minutes. `seqpar tune` measures the fallback margin on 200 crops. Then the script classifies 1,000
-other crops, without the fallback and with it, and compares their tokens with those of eager PyTorch in FP32.
+other crops, without the fallback and with it, and compares their tokens with those of eager PyTorch in FP32. Drafts are
+verified in native precision, so their tokens must equal those of greedy decoding on the same backend: with the bundle's
+draft head, with the sequence of the crop before as the caller's draft, and with random drafts, at several batch sizes.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from demo_bundle import CHECKPOINT, export_demo
 
 from seqpar_deploy import Recognizer
 from seqpar_deploy.bench.tune import MeasuredConfiguration, tune
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.cli.console import stage
+from seqpar_deploy.decoding import Greedy, Speculative
+from seqpar_deploy.decoding.base import Draft
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.images import read_image
 from seqpar_deploy.machine import describe_machine
@@ -49,6 +54,8 @@ def main() -> None:
         expected = tokens(eager_recognizer(bundle), crops)
     measured = (one for one in tuning.configurations if not one.speculative)
     results = [compare(bundle, one, crops, expected) for one in measured]
+    names = dict.fromkeys(one.backend for one in tuning.configurations)
+    drafts = [verify_drafts(bundle, name, crops) for name in names]
     values = {
         "what": "crops of the demo model whose tokens differ from eager PyTorch's in FP32, by compute precision",
         "date": datetime.date.today().isoformat(),
@@ -56,9 +63,10 @@ def main() -> None:
         "tuned_on": options.tune_crops,
         "tested_on": options.crops,
         "results": results,
+        "drafts": drafts,
     }
     write_whole(options.out, (json.dumps(values, indent=2) + "\n").encode())
-    for result in results:
+    for result in [*results, *drafts]:
         print(result)
 
 
@@ -98,6 +106,31 @@ def compare(
             "different": differing(0.0),
             "different_after_fallback": differing(measured.fallback_margin or 0.0),
         }
+
+
+def verify_drafts(bundle: Bundle, backend: str, crops: list[Crop]) -> dict[str, Any]:
+    """Count the crops whose tokens differ from greedy ones, by kind of draft. Crops with a tie may."""
+    options: dict[str, Any] = {"backend": backend, "compute_precision": "native"}
+    with stage(f"drafts on {backend}"):
+        expected = tokens(Recognizer.from_bundle(bundle.path, strategy=Greedy(), **options), crops)
+        rng = np.random.default_rng(0)
+        vocabulary = bundle.dimensions.vocabulary
+        kinds: dict[str, list[Draft] | None] = {
+            "head": None,
+            "head, and the crop before": [None, *expected[:-1]],
+            "head, and random tokens": [
+                tuple(rng.integers(0, vocabulary, rng.integers(1, vocabulary)).tolist()) for _ in crops
+            ],
+        }
+        different: dict[str, int] = {}
+        for size in (1, 4, 16):
+            strategy = Speculative()
+            with Recognizer.from_bundle(bundle.path, strategy=strategy, batch_size=size, **options) as recognizer:
+                for kind, drafts in kinds.items():
+                    got = [one.tokens for one in recognizer.predict(crops, drafts=drafts)]
+                    wrong = sum(a != b for a, b in zip(got, expected, strict=True))
+                    different[f"{kind}, batch {size}"] = wrong
+    return {"backend": backend, "crops": len(crops), "different_from_greedy": different}
 
 
 if __name__ == "__main__":

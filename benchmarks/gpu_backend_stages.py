@@ -182,7 +182,8 @@ def placement(job: Job, report: Report) -> None:
 
 def nodes_by_provider(onnxruntime: Any, bundle: Bundle, graph: str, device: str) -> dict[str, Any]:
     """Return the nodes that ONNX Runtime ran for a batch of two rows, from its profile, which all versions write."""
-    sizes = {"B": 2, "T": 1}
+    d = bundle.dimensions
+    sizes = {"B": 2, "T": 1, "W": d.image_size, "N": d.image_tokens}
     spec = bundle.manifest["graphs"][graph]
     feed = {
         value["name"]: np.zeros([sizes.get(size, size) for size in value["shape"]], dtype=value["dtype"])

@@ -1,12 +1,13 @@
 """Check and measure all GPU backends on this machine's NVIDIA GPU, and write one JSON file.
 
-    python benchmarks/gpu_check.py                     # both models, 7.5 minutes at most, no network
+    python benchmarks/gpu_check.py                     # both models, 9 minutes at most, no network
     python benchmarks/gpu_check.py --device cpu --model demo --crops 20      # tries the script without a GPU
 
 For the full-size model with random weights and for the demo model, the script exports an FP16 bundle, builds TensorRT
 engines if TensorRT is installed, and compares each backend with eager PyTorch in FP32: tokens of real and rendered
 crops, with beams, with guesses, in every slot of a batch, in batches of changing size, from two threads, with CUDA
-graphs and without. It measures latency, throughput and the share of the device's roofline, lists the nodes that ONNX
+graphs and without. It compares and measures crops of 1:1, 1:2, 1:2.5 and 1:3, whole and trimmed, with drafts and
+without. It measures latency, throughput and the share of the device's roofline, lists the nodes that ONNX
 Runtime places on the CPU, and checks for leaks of memory, threads and files.
 
 Each stage runs in its own process and is killed at its time limit. The file is written with each new figure, so the
@@ -51,17 +52,20 @@ STAGES = {
     "roofline": ("gpu_stages", 40),
     "export": ("gpu_stages", 150),
     EAGER: ("gpu_stages", 60),
-    "build": ("gpu_stages", 120),
+    "shapes": ("gpu_width_stages", 40),
+    "build": ("gpu_stages", 180),  # TensorRT builds the encoder's profiles one after the other, one per width
     "parity": ("gpu_backend_stages", 60),
     "speed": ("gpu_backend_stages", 45),
+    "widths": ("gpu_width_stages", 45),
     "placement": ("gpu_backend_stages", 30),
     "mixed": ("gpu_mixed_stages", 45),
     "replays": ("gpu_mixed_stages", 40),
     "soak": ("gpu_mixed_stages", 40),
     "baselines": ("gpu_backend_stages", 60),
 }
-RIGHT_AND_FAST = ("build", "parity", "speed", "placement")
+RIGHT_AND_FAST = ("build", "parity", "speed", "widths", "placement")
 STILL_RIGHT = ("mixed", "replays")
+WHOLE = "1:3 whole"  # of the stage `shapes`, among the last of its variants
 
 
 def main() -> None:
@@ -83,7 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--model", choices=["full", "demo"], nargs="+", default=["full", "demo"], help="default: both")
     parser.add_argument("--crops", type=int, default=1000, help="crops for parity, of which 20 are real; default: 1000")
-    parser.add_argument("--minutes", type=float, default=7.5, help="time limit in minutes; default: 7.5")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit in minutes; default: 9")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds per timing; default: 1")
     parser.add_argument("--soak", type=float, default=8.0, help="seconds of opening and closing a backend; default: 8")
     parser.add_argument(
@@ -130,8 +134,11 @@ class Check:
             self.run("baselines", "full")
 
     def prepare(self, model: str) -> bool:
-        """Export the bundle and compute the reference. Return whether both exist."""
-        return "digest" in self.run("export", model) and "answers" in self.run(EAGER, model)
+        """Export the bundle and compute the references. Return whether both exist."""
+        if "digest" not in self.run("export", model) or "answers" not in self.run(EAGER, model):
+            return False
+        self.run("shapes", model)
+        return True
 
     def run_backends(self, model: str, stages: Sequence[str]) -> None:
         for backend in BACKENDS[self._options.device]:
@@ -150,6 +157,8 @@ class Check:
             return backend in RUNTIMES
         if backend in RUNTIMES and "engines" not in found.get("build", {}):
             return False
+        if stage == "widths":
+            return WHOLE in self.values[model].get("shapes", {})
         return stage != "placement" or backend.startswith("onnxruntime")
 
     def run(self, stage: str, model: str = "", backend: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from gpu_backend_stages import Subject, can_capture, opened
 from gpu_process import Report
-from gpu_stages import BEAM_CROPS, Job
+from gpu_stages import BEAM_CROPS, Job, whole_squares
 
 from seqpar_deploy import Recognizer
 from seqpar_deploy.backends.gpu.cuda import cuda_runtime
@@ -225,7 +225,7 @@ def soak(job: Job, report: Report) -> None:
             subject.generate(subject.answers.beamed[: min(BEAM_CROPS, subject.large // BEAM.width)], BEAM)
             subject.generate(subject.batch(SMALL, rounds), Speculative())
             subject.backend.encode(subject.answers.crops[:SMALL])  # a batch that nobody decodes
-            with Recognizer(subject.bundle, subject.backend, batch_size=subject.large) as recognizer:
+            with Recognizer(whole_squares(subject.bundle), subject.backend, batch_size=subject.large) as recognizer:
                 recognizer.predict([subject.answers.crops[0]] * 3)
         del subject, recognizer
         gc.collect()

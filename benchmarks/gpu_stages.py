@@ -28,10 +28,10 @@ from seqpar_deploy.bench.timing import durations, median_seconds, wait_for
 from seqpar_deploy.bundle import BatchProfile
 from seqpar_deploy.machine import describe_machine
 from seqpar_deploy.parity.reference import Reference, reference_generations
-from seqpar_deploy.preprocess import Crop, prepare_batch
+from seqpar_deploy.preprocess import Crop, default_columns, prepare_batch
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.resources import load_label_set, sample_crops
-from seqpar_deploy.vocab import BOS
+from seqpar_deploy.vocab import BOS, LabelSet
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS_SEED = 15  # of the full-size model's random weights
@@ -61,8 +61,12 @@ class Job:
 
     @property
     def checkpoint(self) -> Path:
-        demo = ROOT / "models" / "demo" / "demo.safetensors"
-        return Path(self.work) / "full-random.safetensors" if self.model == "full" else demo
+        """Return the checkpoint of trimmed crops: random weights, or the demo model's."""
+        return Path(self.work) / f"{self.model}-trimmed.safetensors"
+
+    def pooled_file(self, name: str) -> Path:
+        """Return the file of eager PyTorch's pooled features of one variant."""
+        return Path(self.work) / f"{self.model}-pooled{_slug(name)}.npy"
 
     @property
     def bundle(self) -> Bundle:
@@ -102,26 +106,45 @@ def full_precision() -> None:
 
 def export(job: Job, report: Report) -> None:
     """Export an FP16 bundle with profiles for one crop and for many. Parity runs on the CPU, on few crops."""
-    import torch
-
     from seqpar_deploy.exporting.export import export_bundle
     from seqpar_deploy.exporting.recipe import load_recipe
-    from seqpar_deploy.modeling.architecture import vit_l_14
-    from seqpar_deploy.modeling.checkpoint import save_checkpoint
-    from seqpar_deploy.modeling.random_weights import random_model
 
     label_set = load_label_set(job.label_set)
     if not job.checkpoint.exists():
-        with report.step("writing random weights"):
-            model = random_model(vit_l_14(len(label_set)), seed=WEIGHTS_SEED)
-            save_checkpoint(job.checkpoint, model, label_set, dtype=torch.float32)
+        with report.step("writing the checkpoint"):
+            write_trimmed_checkpoint(job, label_set)
     recipe = load_recipe("fp16")
     batches = (BatchProfile(min=1, opt=1, max=4), BatchProfile(min=1, opt=BATCH, max=BATCH))
     few = dataclasses.replace(recipe.parity, crops=4, rendered=0, beams=0, largest_batch=4)
-    recipe = dataclasses.replace(recipe, batches=batches, parity=few)
+    recipe = dataclasses.replace(recipe, batches=batches, parity=few, drafts=None)
     out = Path(job.work) / f"{job.model}-fp16"
     bundle = export_bundle(job.checkpoint, recipe, out, label_set=label_set, overwrite=True, progress=shown_by(report))
     report(digest=bundle.digest, checkpoint=bundle.manifest["checkpoint"], encoder_gflop=encoder_flops(bundle) / 1e9)
+
+
+def write_trimmed_checkpoint(job: Job, label_set: LabelSet) -> None:
+    """Write random weights or the demo model's, as a checkpoint that reads trimmed crops.
+
+    A model of whole squares is redefined: its answers on trimmed crops are its own, and nothing is said of their worth.
+    """
+    import torch
+
+    from seqpar_deploy.modeling.architecture import vit_l_14
+    from seqpar_deploy.modeling.checkpoint import build_model, load_checkpoint, save_checkpoint
+    from seqpar_deploy.modeling.random_weights import random_model
+
+    if job.model == "full":
+        model = random_model(vit_l_14(len(label_set)), seed=WEIGHTS_SEED)
+    else:
+        model = build_model(load_checkpoint(ROOT / "models" / "demo" / "demo.safetensors"), label_set)
+    own = model.architecture
+    model.architecture = dataclasses.replace(own, columns=own.columns or default_columns(own.grid))
+    save_checkpoint(job.checkpoint, model, label_set, dtype=torch.float32)
+
+
+def whole_squares(bundle: Bundle) -> Bundle:
+    """Return a view of a bundle that reads crops with all their padding."""
+    return dataclasses.replace(bundle, padding="full", columns=None)
 
 
 def build(job: Job, report: Report) -> None:
@@ -188,14 +211,23 @@ def crops_of(number: int) -> list[Crop]:
     return real + [render_person(RENDERED_SEED, index)[0] for index in range(number - len(real))]
 
 
-def save_reference(job: Job, answers: Reference) -> None:
+def save_reference(job: Job, answers: Reference, name: str = "") -> None:
     names = ("crops", "tokens", "log_probs", "beam_tokens", "beam_margins")
-    np.savez(Path(job.work) / f"{job.model}-reference.npz", **{name: getattr(answers, name) for name in names})
+    np.savez(_reference_file(job, name), **{name: getattr(answers, name) for name in names})
 
 
-def load_reference(job: Job) -> Reference:
-    with np.load(Path(job.work) / f"{job.model}-reference.npz") as arrays:
+def load_reference(job: Job, name: str = "") -> Reference:
+    with np.load(_reference_file(job, name)) as arrays:
         return Reference(**arrays)
+
+
+def _reference_file(job: Job, name: str) -> Path:
+    """Return the file of the reference on whole squares, or on a variant of this name."""
+    return Path(job.work) / f"{job.model}-reference{_slug(name)}.npz"
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in f" {name}" * bool(name))
 
 
 # Speed, of eager PyTorch and of backends
@@ -204,8 +236,11 @@ def load_reference(job: Job) -> Reference:
 def measure_speed(
     job: Job, bundle: Bundle, backend: Backend[Any], answers: Reference, precision: str, report: Callable[..., None]
 ) -> None:
-    """Measure latency and throughput from raw crops to attributes, and each graph's share of the device's roofline."""
-    recognizer = Recognizer(bundle, backend, batch_size=BATCH)
+    """Measure latency and throughput from raw crops to attributes, and each graph's share of the device's roofline.
+
+    Crops are whole squares, as the targets are. The stage `widths` measures trimmed ones.
+    """
+    recognizer = Recognizer(whole_squares(bundle), backend, batch_size=BATCH)
     real = itertools.cycle(crops_of(min(20, job.crops)))
     one = durations(lambda: recognizer.predict([next(real)]), job.device, seconds=job.seconds)
     report(latency_ms={f"p{share}": 1e3 * float(np.percentile(one, share)) for share in (50, 95, 99)})

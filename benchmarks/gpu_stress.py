@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/gpu_stress.py [--schedules 10000] [--seed 0] [--processes 2]
 
 The seed determines the schedule: batches and profiles, the order of threads, the progress of the device, failures,
-garbage collections, and the thread that closes the backend. Tokens must equal those of the host backend. Leaks,
-deadlocks and calls that are undefined on hardware are failures. No GPU is needed (see tests/fakes/stress.py).
+garbage collections, and the thread that closes the backend. Batches are trimmed to several widths, and some rows have
+drafts. Tokens and pooled features must equal those of the host backend. Leaks, deadlocks and calls that are undefined
+on hardware are failures. No GPU is needed (see tests/fakes/stress.py).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--take-back", metavar="NAME", help="undo one fix, to plant a fault; see tests/fakes/faults.py")
     parser.add_argument("--until-failure", action="store_true", help="stop after the first failure")
     parser.add_argument("--allow", metavar="KIND,...", default="", help="kinds of failure that do not count")
-    parser.add_argument("--bundle", type=Path, help="a tiny FP16 bundle; default: one is exported first, in 20 s")
+    parser.add_argument("--bundle", type=Path, help="a tiny trimmed FP16 bundle; default: one is exported, in 20 s")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     if options.take_back is not None:
@@ -64,21 +65,10 @@ def main() -> None:
 
 
 def export_tiny(folder: Path) -> Path:
-    """Export the bundle that the tests use."""
-    import torch
-    from conftest import tiny_architecture
+    """Export the bundle that the tests use. Its crops have three widths."""
+    from fakes.bundles import export_trimmed
 
-    from seqpar_deploy.exporting.export import export_bundle
-    from seqpar_deploy.exporting.recipe import load_recipe
-    from seqpar_deploy.modeling.checkpoint import save_checkpoint
-    from seqpar_deploy.modeling.random_weights import random_model
-    from seqpar_deploy.resources import load_label_set
-
-    label_set = load_label_set("pa100k")
-    checkpoint = folder / "tiny.safetensors"
-    save_checkpoint(checkpoint, random_model(tiny_architecture(len(label_set)), seed=3), label_set, dtype=torch.float32)
-    export_bundle(checkpoint, load_recipe("fp16"), folder / "tiny")
-    return folder / "tiny"
+    return export_trimmed(folder / "tiny")
 
 
 def stress(bundle: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from gpu_stages import BATCH, EAGER
 
 MOST_LINES = 10
 MOST_WORDS = 110  # characters of a runtime's own words
+POOLED_ERROR = 0.02  # relative, of pooled features in FP16: as the recipe's median of log-probabilities
 ENDINGS = ("unavailable", "failed", "crashed", "stopped")
 LEAKS = {"device_mb": 8.0, "resident_mb": 64.0, "threads": 0.5, "files": 0.5}  # growth above these is one
 
@@ -75,6 +76,8 @@ def _figures(model: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         parts.append(f"no CUDA graphs: {_short(replays['graphs']['unavailable'])}")
     elif replays.get("cuda_graphs") and "one_crop_ms" in replays.get("graphs", {}):
         parts.append(_replays(replays))
+    if "mixed" in found.get("widths", {}):
+        parts.append(_widths(found["widths"]))
     if "decoder_step" in found.get("placement", {}):
         parts.append(_placement(found["placement"]))
     if "growth" in soak:
@@ -89,6 +92,16 @@ def _replays(replays: Mapping[str, Any]) -> str:
     if difference > plain["largest_difference"]:
         return f"replays differ by {difference:.2g}, runs by {plain['largest_difference']:.2g}"
     return f"replays equal, {plain['one_crop_ms']:.2f} -> {graphs['one_crop_ms']:.2f} ms"
+
+
+def _widths(widths: Mapping[str, Any]) -> str:
+    """Return the latency of a crop of 1:2.5, whole, trimmed, and with right drafts."""
+    whole, trimmed = (widths.get(f"1:2.5 {name}", {}) for name in ("whole", "trimmed"))
+    if not whole or not trimmed:
+        return "1:2.5 not trimmed"
+    steps = [whole["greedy"], trimmed["greedy"], trimmed["right drafts"]]
+    times = " -> ".join(f"{step['one_crop_ms']:.2f}" for step in steps)
+    return f"1:2.5 whole, trimmed, drafted {times} ms"
 
 
 def _placement(placement: Mapping[str, Any]) -> str:
@@ -111,11 +124,25 @@ def _wrong(found: Mapping[str, Any]) -> list[str]:
         for name, tally in mixed.items()
         if isinstance(tally, Mapping) and tally.get("wrong")
     ]
+    wrong += _wrong_widths(found.get("widths", {}))
     wrong += [
         f"{name} {replays[name]['tokens_that_differ']} of {replays[name]['rows']} rows in replays"
         for name in ("no graphs", "graphs")
         if replays.get(name, {}).get("tokens_that_differ")
     ]
+    return wrong
+
+
+def _wrong_widths(widths: Mapping[str, Any]) -> list[str]:
+    """Return the variants with wrong tokens or pooled features."""
+    wrong = [f"mixed widths {widths['mixed']['wrong']} rows"] if widths.get("mixed", {}).get("wrong") else []
+    for name, figures in widths.items():
+        if isinstance(figures, Mapping) and "columns" in figures:
+            rows = sum(one["wrong"] for one in figures.values() if isinstance(one, Mapping))
+            wrong += [f"{name} {rows} rows"] * bool(rows)
+            error = figures.get("pooled_error")
+            if error is not None and not error <= POOLED_ERROR:
+                wrong.append(f"{name} pooled off by {error:.2g}")
     return wrong
 
 

@@ -30,7 +30,7 @@ from demo_bundle import ROOT, export_demo
 
 from seqpar_deploy.backends import Backend, open_backend
 from seqpar_deploy.bench.comparison import SETTLE
-from seqpar_deploy.bench.margins import Reference, decode_along, fallback_margin, make_reference, prepare
+from seqpar_deploy.bench.margins import Prepared, Reference, decode_along, fallback_margin, make_reference, prepare
 from seqpar_deploy.bundle import DECODER_STEP, ENCODER, INT8_DECODER_STEP, INT8_ENCODER, MANIFEST, Bundle
 from seqpar_deploy.cli.console import stage
 from seqpar_deploy.files import write_whole
@@ -189,7 +189,7 @@ def quantised(ours: Bundle, folder: Path, graph: str, method: Method) -> Bundle:
     out = folder / {ENCODER: INT8_ENCODER, DECODER_STEP: INT8_DECODER_STEP}[graph]
     for file in folder.glob(f"{out.name}*"):
         file.unlink()
-    method(folder / graph, out, prepare(ours, calibration_crops(CALIBRATION_CROPS)))
+    method(folder / graph, out, prepare(ours, calibration_crops(CALIBRATION_CROPS)).squares)
     manifest = json.loads((folder / MANIFEST).read_text())
     for file in folder.glob(f"{out.name}*"):
         content = file.read_bytes()
@@ -199,7 +199,7 @@ def quantised(ours: Bundle, folder: Path, graph: str, method: Method) -> Bundle:
 
 
 def compare(
-    runtime: str, bundles: dict[str, Bundle], crops: Crops, rounds: int, skipped: dict[str, str]
+    runtime: str, bundles: dict[str, Bundle], crops: Prepared, rounds: int, skipped: dict[str, str]
 ) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         native = stack.enter_context(closing(open_backend(bundles["ours"], runtime)))  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ def compare(
         return rows
 
 
-def accuracy(bundle: Bundle, backend: Backend[Any], crops: Crops, reference: Reference) -> dict[str, Any]:
+def accuracy(bundle: Bundle, backend: Backend[Any], crops: Prepared, reference: Reference) -> dict[str, Any]:
     with stage(f"{backend.name}, {bundle.path.name}") as on_progress:
         generations, log_probs = decode_along(bundle, backend, crops, reference, on_progress)
     margin = fallback_margin(log_probs, reference)
@@ -239,12 +239,12 @@ def accuracy(bundle: Bundle, backend: Backend[Any], crops: Crops, reference: Ref
     }
 
 
-def time_all(backends: dict[str, Backend[Any]], crops: Crops, rounds: int) -> dict[str, dict[str, float]]:
+def time_all(backends: dict[str, Backend[Any]], crops: Prepared, rounds: int) -> dict[str, dict[str, float]]:
     """Return median seconds of the encoder on one crop and of a step of one token. Backends are interleaved."""
     taken: dict[str, dict[str, list[float]]] = {name: {"encoder": [], "step": []} for name in backends}
     token = np.array([[BOS]], dtype=np.int64)
     for number in range(rounds + 1):
-        crop = crops[number % len(crops)][None]
+        crop = crops.batch([number % len(crops)])
         for name, backend in backends.items():
             time.sleep(SETTLE / 3)
             start = time.perf_counter()

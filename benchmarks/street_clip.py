@@ -74,7 +74,7 @@ class Silent:
 
     bundle = types.SimpleNamespace(label_set=load_label_set("pa100k"))
 
-    def predict(self, crops: Sequence[Any]) -> list[Prediction]:
+    def predict(self, crops: Sequence[Any], *, drafts: Any = None) -> list[Prediction]:
         count = len(self.bundle.label_set)
         nothing = Prediction(
             attributes=(),
