@@ -49,6 +49,7 @@ def found(folder: Path) -> Any:
     return json.loads(out.read_text()) | {"stdout": done.stdout}
 
 
+VARIANTS = ["1:1 whole", "1:2 whole", "1:2 trimmed", "1:2.5 whole", "1:2.5 trimmed", "1:3 whole", "1:3 trimmed"]
 CPU_BACKENDS = pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 
 
@@ -74,6 +75,7 @@ def test_answers_are_compared_in_every_way(found: Any, backend: str) -> None:
 @CPU_BACKENDS
 def test_speed_is_measured_with_its_share_of_the_roofline(found: Any, folder: Path, backend: str) -> None:
     bundle = Bundle.open(folder / "demo-fp16")
+    assert bundle.columns is not None
     speed = found["demo"][backend]["speed"]
     assert 0 < speed["latency_ms"]["p50"] <= speed["latency_ms"]["p99"]
     one = speed["batch_1"]
@@ -82,6 +84,25 @@ def test_speed_is_measured_with_its_share_of_the_roofline(found: Any, folder: Pa
     assert one["step_share_of_copying"] == pytest.approx(copied / found["roofline"]["copied_bytes"])
     computed = encoder_flops(bundle) / (1e-3 * one["encode_ms"])
     assert one["encoder_share_of_gemm"] == pytest.approx(computed / found["roofline"]["fp16_flops"])
+
+
+@CPU_BACKENDS
+def test_trimmed_crops_and_drafts_are_compared_and_measured(found: Any, backend: str) -> None:
+    widths = found["demo"][backend]["widths"]
+    assert [name for name in widths if ":" in name] == VARIANTS
+    assert {name: found["demo"]["shapes"][name]["image_pixels"][1] // 16 for name in VARIANTS} == {
+        name: widths[name]["columns"] for name in VARIANTS
+    }
+    assert [widths[name]["columns"] for name in VARIANTS] == [8, 8, 6, 8, 4, 8, 4]
+    assert (widths["mixed"]["rows"], widths["mixed"]["wrong"]) == (3 * 5 * 4 * len(VARIANTS), 0)
+    for name in VARIANTS:
+        for kind in ("greedy", "guesses", "right drafts", "wrong drafts"):
+            figures = widths[name][kind]
+            assert (figures["rows"], figures["wrong"]) == (8, 0)
+            assert figures["one_crop_ms"] > 0
+            assert 1 <= figures["steps"] <= widths[name]["greedy"]["steps"]
+        assert widths[name]["encode_1_share_of_gemm"] > 0
+    assert any("1:2.5 whole, trimmed, drafted" in line for line in found["summary"])
 
 
 def test_nodes_are_listed_by_provider(found: Any) -> None:

@@ -185,6 +185,20 @@ REPLAYED = {"rows": 9, "tokens_that_differ": 0, "largest_difference": 0.0, "one_
 REPLAYS = {"cuda_graphs": True, "no graphs": REPLAYED | {"one_crop_ms": 5.0}}
 
 
+def variant(greedy: float, drafted: float) -> dict[str, Any]:
+    kinds = {"greedy": greedy, "right drafts": drafted}
+    return {"columns": 4, "pooled_error": 0.01} | {kind: {"one_crop_ms": ms, "wrong": 0} for kind, ms in kinds.items()}
+
+
+WIDTHS = {"mixed": {"wrong": 0}, "1:2.5 whole": variant(4.0, 3.5), "1:2.5 trimmed": variant(3.0, 2.0)}
+
+
+def changed(name: str, key: str, value: Any) -> dict[str, Any]:
+    """The figures of widths, with one of a variant's changed."""
+    before = WIDTHS[name][key]
+    return WIDTHS | {name: WIDTHS[name] | {key: before | value if isinstance(value, dict) else value}}  # type: ignore
+
+
 def summary(models: dict[str, Any], backends: list[str]) -> list[str]:
     eager = {"eager cached": {"latency_ms": {"p50": 20.0}}}
     values = {"crops": 10, "minutes": 7.0, **{name: eager | model for name, model in models.items()}}
@@ -220,6 +234,12 @@ def test_the_summary_has_ten_lines_at_most() -> None:
         ({"replays": REPLAYS | {"graphs": {"unavailable": "too old"}}}, ["works", "no CUDA graphs: too old"]),
         ({"replays": REPLAYS | {"graphs": REPLAYED}}, ["works", "replays equal, 5.00 -> 2.00 ms"]),
         ({"replays": REPLAYS | {"graphs": REPLAYED | {"largest_difference": 0.5}}}, ["works", "replays differ by 0.5"]),
+        ({"widths": WIDTHS}, ["works", "1:2.5 whole, trimmed, drafted 4.00 -> 3.00 -> 2.00 ms"]),
+        ({"widths": {"mixed": {"wrong": 0}}}, ["works", "1:2.5 not trimmed"]),
+        ({"widths": {"mixed": {"rows": 9, "wrong": 2}}}, ["wrong tokens", "mixed widths 2 rows"]),
+        ({"widths": changed("1:2.5 trimmed", "greedy", {"wrong": 3})}, ["wrong tokens", "1:2.5 trimmed 3 rows"]),
+        ({"widths": changed("1:2.5 whole", "pooled_error", 0.3)}, ["wrong tokens", "1:2.5 whole pooled off by 0.3"]),
+        ({"widths": changed("1:2.5 whole", "pooled_error", float("nan"))}, ["wrong tokens", "pooled off by nan"]),
         ({"mixed": {"stopped": "after 45 s"}}, ["works in part", "mixed stopped after 45 s"]),
         ({"soak": {"rounds": 4, "growth": {"device_mb": 300.0, "files": 2}}}, ["works", "device_mb +300", "files +2"]),
         (
