@@ -27,7 +27,7 @@ import numpy as np
 
 from seqpar_deploy.backends import available_backends
 from seqpar_deploy.backends.base import Int64Array
-from seqpar_deploy.backends.host import HostState, SessionBackend
+from seqpar_deploy.backends.host import HostState, SessionBackend, copies_cache
 from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession, Session
 from seqpar_deploy.bench.memory import best_read
 from seqpar_deploy.bench.roofline import BEYOND_CACHE
@@ -157,7 +157,8 @@ def decoder_bundle(folder: Path) -> Bundle:
 
 def open_step(bundle: Bundle, runtime: str, graph: Path) -> SessionBackend:
     session = RUNTIMES[runtime](graph)
-    return SessionBackend(bundle, name=runtime, encoder=session, decoder_step=session)  # nothing is encoded
+    copies = copies_cache(graph)  # nothing is encoded
+    return SessionBackend(bundle, name=runtime, encoder=session, decoder_step=session, copies_cache=copies)
 
 
 def weight_bytes(graph: Path) -> int:

@@ -52,6 +52,11 @@ def host_graph(bundle: Bundle, decoder_step: Path) -> Path:
     return decoder_step.with_name(name) if name in bundle.manifest.get("files", {}) else decoder_step
 
 
+def copies_cache(decoder_step: Path) -> bool:
+    """Return whether a decoder step takes the whole cache and returns a new one, as that of earlier bundles does."""
+    return decoder_step.name not in (HOST_DECODER_STEP, INT8_HOST_DECODER_STEP)
+
+
 class HostState:
     """Hold a decode state in host memory: `self_kv` (2L, B, heads, C, k) and `cross_kv` (2L, B, heads, N, k).
 
@@ -141,15 +146,20 @@ class HostBackend(abc.ABC):
 
 
 class SessionBackend(HostBackend):
-    """Run a bundle's graphs in two sessions of a CPU runtime."""
+    """Run a bundle's graphs in two sessions of a CPU runtime.
+
+    `copies_cache` describes the decoder step. Asking OpenVINO for the shapes of its inputs would end the process, if it
+    also runs a GStreamer pipeline.
+    """
 
     device = "cpu"
 
-    def __init__(self, bundle: Bundle, *, name: str, encoder: Session, decoder_step: Session) -> None:
+    def __init__(
+        self, bundle: Bundle, *, name: str, encoder: Session, decoder_step: Session, copies_cache: bool
+    ) -> None:
         super().__init__(bundle)
         self.name, self._encoder, self._decoder_step = name, encoder, decoder_step
-        # The graph of earlier bundles takes the whole cache, and returns a new one.
-        self._copies_cache = any(tensor.name == "self_kv" for tensor in decoder_step.inputs)
+        self._copies_cache = copies_cache
 
     def _run_encoder(self, crops: npt.NDArray[np.uint8]) -> tuple[Cache, Float32Array | None]:
         d = self._dimensions

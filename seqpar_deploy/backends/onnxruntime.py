@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from seqpar_deploy.backends.base import ComputePrecision
-from seqpar_deploy.backends.host import SessionBackend, host_graphs_for
+from seqpar_deploy.backends.host import SessionBackend, copies_cache, host_graphs_for
 from seqpar_deploy.backends.sessions import Graph, OnnxRuntimeSession, import_onnxruntime
 from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
@@ -17,10 +17,10 @@ def open_session(
 
 
 def _open(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> SessionBackend:
-    encoder, decoder_step = (
-        open_session(graph, threads=threads) for graph in host_graphs_for(bundle, compute_precision)
-    )
-    return SessionBackend(bundle, name=SPEC.name, encoder=encoder, decoder_step=decoder_step)
+    graphs = host_graphs_for(bundle, compute_precision)
+    encoder, step = (open_session(graph, threads=threads) for graph in graphs)
+    copies = copies_cache(graphs[1])
+    return SessionBackend(bundle, name=SPEC.name, encoder=encoder, decoder_step=step, copies_cache=copies)
 
 
 SPEC = BackendSpec(

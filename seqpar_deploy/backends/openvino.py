@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqpar_deploy import machine
 from seqpar_deploy.backends.base import ComputePrecision
-from seqpar_deploy.backends.host import SessionBackend, host_graphs_for
+from seqpar_deploy.backends.host import SessionBackend, copies_cache, host_graphs_for
 from seqpar_deploy.backends.sessions import OPENVINO_OVERFLOWS, OpenVinoSession, import_openvino, openvino_core
 from seqpar_deploy.backends.spec import BackendSpec
 from seqpar_deploy.bundle import Bundle
@@ -24,11 +24,10 @@ def _why_not(compute_precision: ComputePrecision) -> str | None:
 
 
 def _open(bundle: Bundle, threads: int | None, compute_precision: ComputePrecision) -> SessionBackend:
-    encoder, decoder_step = (
-        OpenVinoSession(graph, threads=threads, compute_precision=compute_precision)
-        for graph in host_graphs_for(bundle, compute_precision)
-    )
-    return SessionBackend(bundle, name=SPEC.name, encoder=encoder, decoder_step=decoder_step)
+    graphs = host_graphs_for(bundle, compute_precision)
+    encoder, step = (OpenVinoSession(graph, threads=threads, compute_precision=compute_precision) for graph in graphs)
+    copies = copies_cache(graphs[1])
+    return SessionBackend(bundle, name=SPEC.name, encoder=encoder, decoder_step=step, copies_cache=copies)
 
 
 SPEC = BackendSpec(

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from seqpar_deploy.backends.host import HostState, SessionBackend, host_graph
+from seqpar_deploy.backends.host import HostState, SessionBackend, copies_cache, host_graph
 from seqpar_deploy.backends.sessions import OnnxRuntimeSession
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.errors import ExportError
@@ -175,8 +175,12 @@ def require_same_steps(bundle: Bundle) -> None:
     """
     d, rng = bundle.dimensions, np.random.default_rng(0)
     graphs = host_graph(bundle, bundle.decoder_step), bundle.decoder_step
-    sessions = [OnnxRuntimeSession(graph) for graph in graphs]
-    backends = [SessionBackend(bundle, name="onnxruntime", encoder=s, decoder_step=s) for s in sessions]
+    backends = []
+    for graph in graphs:
+        session, copies = OnnxRuntimeSession(graph), copies_cache(graph)
+        backends.append(
+            SessionBackend(bundle, name="onnxruntime", encoder=session, decoder_step=session, copies_cache=copies)
+        )
     dtype = np.float16 if bundle.precision == "fp16" else np.float32
     cross_kv = rng.standard_normal((2 * d.layers, 2, d.heads, d.image_tokens, d.head_size)).astype(dtype)
     self_kv = np.zeros((2 * d.layers, 2, d.heads, d.capacity, d.head_size), dtype=dtype)
