@@ -202,7 +202,6 @@ class GraphSpec:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-
     unit: int = 1
 
     def example(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
