@@ -1,0 +1,1 @@
+"""Beyond one process: Triton serves requests, Ray works through archives."""
