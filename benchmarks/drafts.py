@@ -121,6 +121,7 @@ def together(*some: Answers) -> Answers:
         pooled=np.concatenate([one.pooled for one in some]),
         tokens=[tokens for one in some for tokens in one.tokens],
         odds=np.concatenate([one.odds for one in some]),
+        places=[place for one in some for place in one.places],
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -203,6 +203,61 @@ def prepare_batch(
         for other in others:
             other.result()
     return batch
+
+
+def prepare_trimmed(
+    crops: Sequence[Crop],
+    columns: int,
+    *,
+    trimming: Trimming | None,
+    image_size: int,
+    preprocessing: Preprocessing,
+    threads: int | None = None,
+) -> CropBatch:
+    """Prepare crops that are all read with `columns` patch columns, see `columns_read`.
+
+    Args:
+        crops: The crops, uint8 RGB (h, w, 3).
+        columns: The patch columns that are read of each. Ignored without `trimming`.
+        trimming: The columns that the model leaves away, or None for all padding.
+        image_size: As of `prepare_batch`.
+        preprocessing: As of `prepare_batch`.
+        threads: As of `prepare_batch`.
+
+    Returns:
+        The prepared crops (B, H, W, 3).
+
+    Raises:
+        ImageError: A crop is not a uint8 RGB image.
+    """
+    prepared = prepare_batch(crops, image_size=image_size, preprocessing=preprocessing, threads=threads)
+    return prepared if trimming is None else np.ascontiguousarray(trimming.trim(prepared, columns))
+
+
+def prepare_by_columns(
+    crops: Sequence[Crop], size: int, *, trimming: Trimming | None, image_size: int, preprocessing: Preprocessing
+) -> Iterator[tuple[list[int], CropBatch]]:
+    """Prepare crops in batches of one width, and yield (rows, prepared crops). See `batches_by_columns`.
+
+    Args:
+        crops: The crops, uint8 RGB (h, w, 3).
+        size: Maximum crops per batch.
+        trimming: As of `prepare_trimmed`.
+        image_size: As of `prepare_batch`.
+        preprocessing: As of `prepare_batch`.
+    """
+    columns = [columns_read(crop, trimming, preprocessing) for crop in crops]
+    for rows in batches_by_columns(columns, size):
+        yield (
+            rows,
+            prepare_trimmed(
+                [crops[row] for row in rows],
+                columns[rows[0]],
+                trimming=trimming,
+                image_size=image_size,
+                preprocessing=preprocessing,
+            ),
+        )
 
 
 @functools.cache

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from seqpar_deploy.ahead import map_ahead
 from seqpar_deploy.backends import Backend, BackendName, ComputePrecision, open_backend
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS, GreedyBackend
@@ -24,7 +22,7 @@ from seqpar_deploy.decoding.choice import default_strategy, small_batches, verif
 from seqpar_deploy.decoding.drafts import check_drafts, load_head
 from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.prediction import Prediction, predictions_from_generations, smallest_margin
-from seqpar_deploy.preprocess import Crop, CropBatch, batches_by_columns, check_crop, columns_read, prepare_batch
+from seqpar_deploy.preprocess import Crop, CropBatch, batches_by_columns, check_crop, columns_read, prepare_trimmed
 from seqpar_deploy.tuned import load_tuned
 
 _log = logging.getLogger(__name__)
@@ -331,10 +329,14 @@ class Recognizer:
 
     def _prepare(self, crops: Sequence[Crop], columns: int) -> CropBatch:
         """Prepare crops that are read with the same number of patch columns."""
-        image_size, preprocessing = self.bundle.dimensions.image_size, self.bundle.preprocessing
-        prepared = prepare_batch(crops, image_size=image_size, preprocessing=preprocessing, threads=self._threads)
-        trimming = self.bundle.trimming
-        return prepared if trimming is None else np.ascontiguousarray(trimming.trim(prepared, columns))
+        return prepare_trimmed(
+            crops,
+            columns,
+            trimming=self.bundle.trimming,
+            image_size=self.bundle.dimensions.image_size,
+            preprocessing=self.bundle.preprocessing,
+            threads=self._threads,
+        )
 
     def _generate(
         self,

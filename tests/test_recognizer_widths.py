@@ -11,6 +11,7 @@ import pytest
 
 from seqpar_deploy import Beam, Bundle, Greedy, Recognizer, Speculative
 from seqpar_deploy.backends import open_backend
+from seqpar_deploy.decoding.draft_fitting import collect_answers
 from seqpar_deploy.errors import BackendError, ImageError
 from seqpar_deploy.preprocess import Crop
 
@@ -69,6 +70,16 @@ def test_predictions_keep_their_order_and_equal_those_one_by_one(
         assert {shape[1:] for shape in backend.batches} == {(32, 16, 3), (32, 32, 3)}
         narrow = sum(rows for rows, _, width, _ in backend.batches if width == 16)
         assert narrow == 2 * len(NARROW)
+
+
+def test_answers_to_fit_drafts_on_name_their_crops(trimmed: Bundle, people: list[Crop]) -> None:
+    backend = open_backend(trimmed, "onnxruntime")
+    with Recognizer(trimmed, backend, strategy=Greedy()) as recognizer:
+        answers = collect_answers(trimmed, backend, people, most=len(people))
+        assert answers is not None
+        assert answers.places != sorted(answers.places) == list(range(len(people)))
+        alone = [recognizer.predict([people[place]])[0].tokens for place in answers.places]
+    assert answers.tokens == alone
 
 
 def test_trimmed_crops_are_read_otherwise_than_whole_ones(

@@ -21,15 +21,7 @@ from seqpar_deploy.bench.energy import ReadJoules, open_meter
 from seqpar_deploy.bench.timing import median_seconds
 from seqpar_deploy.bundle import Dimensions
 from seqpar_deploy.decoding import Generation, Greedy, Strategy
-from seqpar_deploy.preprocess import (
-    Crop,
-    CropBatch,
-    Preprocessing,
-    Trimming,
-    batches_by_columns,
-    columns_read,
-    prepare_batch,
-)
+from seqpar_deploy.preprocess import Crop, CropBatch, Preprocessing, Trimming, columns_read, prepare_by_columns
 from seqpar_deploy.progress import OnProgress
 
 SETTLE = 0.3  # seconds before each turn: worker threads of the previous runtime keep spinning for a while
@@ -75,13 +67,10 @@ class Input:
 
     def prepared(self, crops: Sequence[Crop], trimming: Trimming | None) -> list[tuple[list[int], CropBatch]]:
         """Return batches of one width each: the rows of their crops, and prepared crops (B, H, W, 3)."""
-        columns = [columns_read(crop, trimming, self.preprocessing) for crop in crops]
-        batches = []
-        for rows in batches_by_columns(columns, len(crops)):
-            some = [crops[row] for row in rows]
-            batch = prepare_batch(some, image_size=self.dimensions.image_size, preprocessing=self.preprocessing)
-            batches.append((rows, batch if trimming is None else trimming.trim(batch, columns[rows[0]])))
-        return batches
+        image_size, preprocessing = self.dimensions.image_size, self.preprocessing
+        return list(
+            prepare_by_columns(crops, len(crops), trimming=trimming, image_size=image_size, preprocessing=preprocessing)
+        )
 
     def columns(self, crop: Crop, trimming: Trimming | None) -> int:
         """Return the number of patch columns that are read of a crop."""

@@ -24,7 +24,7 @@ from seqpar_deploy.decoding.base import Generation
 from seqpar_deploy.decoding.drafts import LIMIT, DraftHead, Float64Array, continued, is_ascending
 from seqpar_deploy.decoding.greedy import Greedy
 from seqpar_deploy.errors import BackendError
-from seqpar_deploy.preprocess import Crop, batches_by_columns, columns_read, prepare_batch
+from seqpar_deploy.preprocess import Crop, prepare_by_columns
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.vocab import EOS, FIRST_ATTRIBUTE
 
@@ -44,15 +44,22 @@ class Answers:
         pooled: Pooled image tokens, float32 (M, 3d).
         tokens: The greedy sequence of each crop.
         odds: Log-odds of each attribute's probability, float64 (M, n).
+        places: Place of each crop among those that were passed. Crops of one width come together.
     """
 
     pooled: Float32Array
     tokens: list[tuple[int, ...]]
     odds: Float64Array
+    places: list[int]
 
     def rows(self, rows: Sequence[int]) -> Answers:
         """Return some of the crops."""
-        return Answers(pooled=self.pooled[rows], tokens=[self.tokens[row] for row in rows], odds=self.odds[rows])
+        return Answers(
+            pooled=self.pooled[rows],
+            tokens=[self.tokens[row] for row in rows],
+            odds=self.odds[rows],
+            places=[self.places[row] for row in rows],
+        )
 
 
 def collect_answers(
@@ -81,34 +88,37 @@ def collect_answers(
     """
     pooled: list[Float32Array] = []
     generations: list[Generation] = []
+    places: list[int] = []
+    taken = 0  # crops before this chunk
     end = time.monotonic() + seconds
     crops = itertools.islice(crops, most)
     size = min(_BATCH, backend.max_rows or _BATCH)
     while chunk := list(itertools.islice(crops, _CHUNK)):
-        columns = [columns_read(crop, bundle.trimming, bundle.preprocessing) for crop in chunk]
-        for rows in batches_by_columns(columns, size):
-            prepared = prepare_batch(
-                [chunk[row] for row in rows],
-                image_size=bundle.dimensions.image_size,
-                preprocessing=bundle.preprocessing,
-            )
-            if bundle.trimming:
-                prepared = np.ascontiguousarray(bundle.trimming.trim(prepared, columns[rows[0]]))
+        for rows, prepared in prepare_by_columns(
+            chunk,
+            size,
+            trimming=bundle.trimming,
+            image_size=bundle.dimensions.image_size,
+            preprocessing=bundle.preprocessing,
+        ):
             state = backend.encode(prepared)
             if (found := getattr(state, "pooled", None)) is None:
                 return None
             pooled.append(np.array(found, dtype=np.float32))
             generations += Greedy().generate(backend, state, max_steps=bundle.dimensions.capacity - 1)
+            places += [taken + row for row in rows]
             on_progress(len(generations), most)
             if time.monotonic() > end and len(generations) >= least:
-                return _answers(pooled, generations)
-    return _answers(pooled, generations) if generations else None
+                return _answers(pooled, generations, places)
+        taken += len(chunk)
+    return _answers(pooled, generations, places) if generations else None
 
 
-def _answers(pooled: list[Float32Array], generations: list[Generation]) -> Answers:
+def _answers(pooled: list[Float32Array], generations: list[Generation], places: list[int]) -> Answers:
     probabilities = probabilities_of_many([(one.tokens, one.distributions) for one in generations])
     odds = np.clip(log_odds(probabilities), -LIMIT, LIMIT)
-    answers = Answers(pooled=np.concatenate(pooled), tokens=[one.tokens for one in generations], odds=odds)
+    tokens = [one.tokens for one in generations]
+    answers = Answers(pooled=np.concatenate(pooled), tokens=tokens, odds=odds, places=places)
     if not (np.isfinite(answers.pooled).all() and np.isfinite(odds).all()):
         raise BackendError(
             "the model's outputs must be finite to fit drafts on, got NaN or infinity; run seqpar parity"

@@ -17,14 +17,7 @@ from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
 from seqpar_deploy.errors import DatasetError, ImageError, SeqparError
-from seqpar_deploy.preprocess import (
-    CropBatch,
-    Trimming,
-    batches_by_columns,
-    columns_read,
-    default_columns,
-    prepare_batch,
-)
+from seqpar_deploy.preprocess import CropBatch, Trimming, default_columns, prepare_by_columns
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognizer import largest_batch
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
@@ -165,14 +158,9 @@ def _batches(
                 if unreadable is None:
                     raise
                 unreadable[person] = error
-        batches = []
-        columns = [columns_read(crop, trimming, preprocessing) for crop in crops]
-        for rows in batches_by_columns(columns, size):
-            batch = prepare_batch(
-                [crops[row] for row in rows], image_size=model.image_size, preprocessing=preprocessing
-            )
-            batches.append((rows, batch if trimming is None else trimming.trim(batch, columns[rows[0]])))
-        return batches
+        return list(
+            prepare_by_columns(crops, size, trimming=trimming, image_size=model.image_size, preprocessing=preprocessing)
+        )
 
     starts = range(0, len(dataset), ahead)
     with contextlib.closing(map_ahead(read, starts)) as in_order:

@@ -35,12 +35,12 @@ class Drafts:
     """Configure the fit of the draft head, see `decoding/drafts.py`.
 
     Attributes:
-        crops: Crops to fit on: sample crops first, then rendered ones. 40 to 100,000. Default: 300.
+        crops: Crops to fit on: sample crops first, then varied and rendered ones. 40 to 100,000. Default: 1,000.
         seconds: Time budget for the model's answers. At least 100 crops are used, even if they take longer.
             Default: 60.
     """
 
-    crops: Annotated[int, msgspec.Meta(ge=40, le=100_000)] = 300
+    crops: Annotated[int, msgspec.Meta(ge=40, le=100_000)] = 1000
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.preprocess import Crop, Preprocessing, Trimming, columns_read, prepare
-from seqpar_deploy.training.augment import vary_crop, vary_prepared
+from seqpar_deploy.training.augment import vary, vary_prepared
 from seqpar_deploy.training.readers import read_ahead
 from seqpar_deploy.training.recipe import Augmentation
 
@@ -116,7 +116,7 @@ class _Pictures:
         number, person, turn = key
         dataset = self._schedule.sources[number].dataset
         rng = np.random.default_rng([self._schedule.seed, _PICTURE, number, person, turn])
-        crop = vary_crop(dataset.crop(person), self._augmentation, rng)
+        crop = vary(dataset.crop(person), self._augmentation, rng)
         image = prepare(crop, image_size=self._image_size, preprocessing=self._preprocessing)
         columns = columns_read(crop, self._trimming, self._preprocessing)
         if self._trimming is not None:  # the shift must not move the person out of what is kept

@@ -189,7 +189,9 @@ def answers_of(crops: int, *, ordered: bool = True) -> Answers:
     pooled = rng.normal(0, 1, (crops, CHANNELS)).astype(np.float32)
     odds = np.clip(pooled @ weights, -8, 8)
     tokens = [(*(np.flatnonzero(row > 0) + FIRST_ATTRIBUTE).tolist(), EOS) for row in odds]
-    return Answers(pooled=pooled, tokens=tokens if ordered else [(5, 4, 4, 5, 4, 5)] * crops, odds=odds)
+    return Answers(
+        pooled=pooled, tokens=tokens if ordered else [(5, 4, 4, 5, 4, 5)] * crops, odds=odds, places=list(range(crops))
+    )
 
 
 def test_a_fit_drafts_what_the_model_says() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from seqpar_deploy.datasets import load_dataset
 from seqpar_deploy.preprocess import Crop, Preprocessing
-from seqpar_deploy.training.augment import vary_crop, vary_prepared
+from seqpar_deploy.training.augment import vary, vary_prepared
 from seqpar_deploy.training.loader import Loader, Schedule, Source
 from seqpar_deploy.training.recipe import Augmentation
 
@@ -74,7 +74,7 @@ def test_variations_are_pictures_of_the_same_kind(crops: list[Crop], rng: np.ran
     tiny = np.full((1, 1, 3), 7, np.uint8)
     for crop in [*crops, tiny]:
         for _ in range(5):
-            varied = vary_crop(crop, EVERYTHING, rng)
+            varied = vary(crop, EVERYTHING, rng)
             assert varied.dtype == np.uint8
             assert varied.ndim == 3
             assert varied.size > 0
