@@ -58,6 +58,7 @@ def video(
     detector_layout: given.DetectorLayout = None,
     person_class: given.PersonClass = None,
     detector_threshold: given.DetectorThreshold = None,
+    detector_scaling: given.DetectorScaling = None,
     events: given.Events = None,
     annotate: given.Annotate = None,
     report: given.Report = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from seqpar_deploy.backends import BackendName
+from seqpar_deploy.video.detect.picture import Scaling
 
 Threads = Annotated[
     int | None,
@@ -141,6 +142,14 @@ DetectorThreshold = Annotated[
     float | None,
     typer.Option(
         help="Minimum score of a box of an ONNX detector, 0 to 1.", metavar="SCORE", show_default="0.25", min=0, max=1
+    ),
+]
+DetectorScaling = Annotated[
+    Scaling | None,
+    typer.Option(
+        help="Scaling of the pixels for an ONNX detector: 0 to 1 (unit), ImageNet's mean and standard deviation, or 0 "
+        "to 255, red or blue first.",
+        show_default="from the layout",
     ),
 ]
 MqttCa = Annotated[

@@ -11,6 +11,7 @@ from seqpar_deploy.cli import video_options as given
 from seqpar_deploy.cli.credentials import filled, read_secrets
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
+from seqpar_deploy.video.detect.picture import Scaling
 from seqpar_deploy.video.options import SelectionOptions
 from seqpar_deploy.video.sinks.server import read_base_url
 from seqpar_deploy.video.sources.spec import SourceSpec
@@ -32,6 +33,7 @@ class VideoRequest:
     detector_layout: str | None
     person_class: str | None
     detector_threshold: float | None
+    detector_scaling: Scaling | None
     events: str | None
     annotate: Path | None
     report: Path | None
@@ -74,7 +76,13 @@ class VideoRequest:
 
     def onnx_options(self, threads: int) -> OnnxOptions:
         score = OnnxOptions().score if self.detector_threshold is None else self.detector_threshold
-        return OnnxOptions(layout=self.detector_layout, person_class=self.person_class, score=score, threads=threads)
+        return OnnxOptions(
+            layout=self.detector_layout,
+            person_class=self.person_class,
+            score=score,
+            scaling=self.detector_scaling,
+            threads=threads,
+        )
 
     def with_secrets(self) -> VideoRequest:
         """Fill `${NAME}` in the sources and in --mqtt."""

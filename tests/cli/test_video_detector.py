@@ -29,6 +29,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"detector_layout": "yolov8", "detector_threshold": 0.4, "person_class": "3"},
             OnnxOptions(threads=2, layout="yolov8", score=0.4, person_class="3"),
         ),
+        ({"detector_scaling": "0-255"}, OnnxOptions(threads=2, scaling="0-255")),
     ],
 )
 def test_options_reach_the_detector(

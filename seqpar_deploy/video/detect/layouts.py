@@ -103,7 +103,7 @@ def _tensorflow(graph: Graph) -> list[Layout]:
         edges = outputs["detection_boxes"].reshape(-1, 4)[:, [1, 0, 3, 2]]
         return _labelled(edges, outputs["detection_scores"], outputs["detection_classes"])
 
-    return [Layout(name="tensorflow", fit="stretch", scaling="bytes", decode=decode, numbering=COCO_91)]
+    return [Layout(name="tensorflow", fit="stretch", scaling="0-255", decode=decode, numbering=COCO_91)]
 
 
 def _separate(graph: Graph) -> list[Layout]:
@@ -367,7 +367,7 @@ def _one_per_cell(graph: Graph, name: str, objects: Layout, anchors: int) -> lis
         rows = raw(outputs)
         return "an objectness other than 1" if len(rows) and bool((rows[:, 4] != 1).any()) else None
 
-    yolox = dataclasses.replace(objects, scaling="bytes-bgr")
+    yolox = dataclasses.replace(objects, scaling="0-255-bgr")
     grid = on_grid(objects.decode, name, graph.picture.height, graph.picture.width)
     return [
         dataclasses.replace(yolox, name="yolox", decode=grid, check=in_pixels),

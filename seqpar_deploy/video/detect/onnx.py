@@ -42,8 +42,8 @@ class OnnxOptions:
         layout: Name of the layout of the outputs, one of `seqpar_deploy.video.detect.layouts.LAYOUTS`. Default: from
             the graph.
         fit: Method to fit a frame to the input, "letterbox" or "stretch". Default: from the graph's layout.
-        scaling: Scaling of pixel values: "unit" (0 to 1), "imagenet" (ImageNet's mean and standard deviation), "bytes"
-            (0 to 255) or "bytes-bgr" (0 to 255, blue first). Default: from the graph's layout.
+        scaling: Scaling of pixel values: "unit" (0 to 1), "imagenet" (ImageNet's mean and standard deviation), "0-255",
+            or "0-255-bgr" (blue first). Default: from the graph's layout.
         threads: CPU threads per inference. Default: the runtime's default.
     """
 
@@ -198,7 +198,8 @@ class OnnxDetector:
         fired = f"; classes {', '.join(others)} fired" if others else ""
         return (
             f"check --person-class (now {', '.join(map(str, people))}{fired}), --detector-layout (now "
-            f"{self.layout.name}) and --detector-threshold (now {self._options.score:g})"
+            f"{self.layout.name}), --detector-scaling (now {self._options.scaling or self.layout.scaling}) and "
+            f"--detector-threshold (now {self._options.score:g})"
         )
 
     def _suppress(self, edges: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:

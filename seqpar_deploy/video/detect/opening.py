@@ -50,6 +50,7 @@ def _check_unused(wanted: str, options: OnnxOptions) -> None:
         ("--detector-layout", options.layout, usual.layout),
         ("--person-class", options.person_class, usual.person_class),
         ("--detector-threshold", options.score, usual.score),
+        ("--detector-scaling", options.scaling, usual.scaling),
     ):
         if value != default:
             raise DetectorError(f"detector must be an .onnx file for {option} {value}, got {wanted}; omit {option}")

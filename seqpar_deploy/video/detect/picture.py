@@ -12,7 +12,7 @@ from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.opencv import import_cv2
 
 Fit = Literal["letterbox", "stretch"]
-Scaling = Literal["unit", "imagenet", "bytes", "bytes-bgr"]
+Scaling = Literal["unit", "imagenet", "0-255", "0-255-bgr"]
 FloatArray = npt.NDArray[np.float32]
 
 GREY = 114  # padding of YOLO's letterbox
@@ -83,7 +83,7 @@ def to_tensor(picture: RgbImage, target: PictureInput, scaling: Scaling) -> npt.
             values = values / np.float32(255)
         if scaling == "imagenet":
             values = (values - IMAGENET_MEAN) / IMAGENET_STD
-        if scaling == "bytes-bgr":
+        if scaling == "0-255-bgr":
             values = values[..., ::-1]
     if target.channels == "first":
         values = values.transpose(2, 0, 1)

@@ -139,6 +139,7 @@ def test_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
         (OnnxOptions(person_class="person"), "--person-class person"),
         (OnnxOptions(layout="yolov8"), "--detector-layout yolov8"),
         (OnnxOptions(score=0.5), "--detector-threshold 0.5"),
+        (OnnxOptions(scaling="0-255"), "--detector-scaling 0-255"),
     ],
 )
 @pytest.mark.parametrize("detector", ["motion", "boxes.jsonl", "-"])

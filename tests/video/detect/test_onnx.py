@@ -18,6 +18,7 @@ from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
 from seqpar_deploy.errors import BackendUnavailableError, DetectorError
 from seqpar_deploy.video.detect import onnx, opening
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
+from seqpar_deploy.video.detect.picture import Scaling
 from seqpar_deploy.video.types import Box, Frame
 
 LEFT, TOP, RIGHT, BOTTOM = 200, 60, 300, 280
@@ -83,6 +84,13 @@ def test_options_overrule_what_is_seen_in_the_graph(tmp_path: Path) -> None:
     assert_found(OnnxDetector(path, options=OnnxOptions(person_class=3)).detect(frame()), within=6)
     assert OnnxDetector(path, options=OnnxOptions(person_class=3, score=0.95)).detect(frame()) == []
     assert OnnxDetector(path, options=OnnxOptions(person_class=3, scaling="imagenet")).detect(frame()) == []
+
+
+@pytest.mark.parametrize("scaling", ["0-255", "0-255-bgr"])
+def test_a_graph_that_wants_bytes_as_floats_can_be_described(scaling: Scaling, tmp_path: Path) -> None:
+    path = make(tmp_path / "detector.onnx", onnx_detectors.yolov8, "bytes-first")
+    assert OnnxDetector(path).detect(frame()) == []
+    assert_found(OnnxDetector(path, options=OnnxOptions(scaling=scaling)).detect(frame()), within=6)
 
 
 def _unknown(b: onnx_detectors.Builder) -> None:
