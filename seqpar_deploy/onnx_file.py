@@ -4,16 +4,20 @@
   runtimes reject such paths, so a bundle's graphs are checked here before any runtime opens them.
 - OpenVINO 2026.4 reads a graph of operator set 2^63 without end, and tries a file that it does not recognise as
   TensorFlow text, which prints lines to standard error. So the head of each file is checked before it is opened.
+- OpenVINO 2026.4 ends the process if it is asked for shapes while a GStreamer pipeline runs in it. So inputs and types
+  of weights are read from the file.
 
 Field numbers are those of onnx.proto: ModelProto.ir_version 1, .graph 7, .opset_import 8, .functions 25;
-OperatorSetIdProto.version 2; GraphProto.node 1, .initializer 5,
-.sparse_initializer 15; NodeProto.attribute 5; FunctionProto.node 7; AttributeProto.t 5, .g 6, .tensors 10,
-.graphs 11, .sparse_tensor 22, .sparse_tensors 23; SparseTensorProto.values 1, .indices 2;
-TensorProto.external_data 13; StringStringEntryProto.key 1, .value 2.
+OperatorSetIdProto.version 2; GraphProto.node 1, .initializer 5, .input 11, .sparse_initializer 15;
+NodeProto.op_type 4, .attribute 5; FunctionProto.node 7; AttributeProto.t 5, .g 6, .tensors 10, .graphs 11,
+.sparse_tensor 22, .sparse_tensors 23; SparseTensorProto.values 1, .indices 2; TensorProto.dims 1, .data_type 2,
+.name 8, .external_data 13; StringStringEntryProto.key 1, .value 2; ValueInfoProto.name 1, .type 2;
+TypeProto.tensor_type 1; TypeProto.Tensor.elem_type 1, .shape 2; TensorShapeProto.dim 1; its dim_value 1.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +37,30 @@ _CHILDREN: dict[str, dict[int, str]] = {
 _MAX_DEPTH = 32  # nested subgraphs; bundles have none
 _IR_VERSION, _GRAPH, _OPSET_IMPORT = 1, 7, 8  # fields below the last occur once
 _MODEL_FIELDS = {1: int, 5: int, **dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), memoryview)}
+_QUANTISING = {
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "ConvInteger",
+    "QLinearMatMul",
+    "QLinearConv",
+}
 _NEWEST = 999  # IR version or operator set; the newest are 13 and 25 today
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphInput:
+    """Describe an input tensor of a graph.
+
+    Attributes:
+        name: The input's name.
+        shape: The dimensions. A dynamic dimension is None.
+        element_type: Number of the type, `TensorProto.DataType` of onnx.proto. 0 if there is none.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    element_type: int
 
 
 def external_data_locations(path: Path) -> set[str]:
@@ -68,6 +95,88 @@ def check_head(graph: Path | bytes) -> None:
     for name, numbers in (("IR version", [once.get(_IR_VERSION, 0)]), ("operator set", operator_sets or [0])):
         if strange := [number for number in numbers if not 1 <= number <= _NEWEST]:
             raise ValueError(f"it is of {name} {strange[0]}, which does not exist")
+
+
+def graph_inputs(graph: Path | bytes) -> list[GraphInput]:
+    """Return the inputs of a graph, in order, without those that only name an initializer, as before IR version 4.
+
+    Args:
+        graph: An ONNX file, or its content.
+
+    Raises:
+        ValueError: The file is damaged. The message has the reason in a few words.
+    """
+    content = _mapped(graph) if isinstance(graph, Path) else memoryview(graph)
+    found: list[GraphInput] = []
+    initializers = set()
+    try:
+        for message in _nested(content, _GRAPH):
+            for field, value in _length_delimited_fields(message):
+                if field == 11:
+                    found.append(_graph_input(value))
+                elif field == 5:
+                    initializers |= {_text(name) for name in _nested(value, 8)}
+    except IndexError:
+        raise ValueError("it is truncated") from None
+    return [one for one in found if one.name not in initializers]
+
+
+def has_8_bit_products(graph: Path | bytes) -> bool:
+    """Return whether a graph quantises activations or has matrices of 8-bit weights. Raises as `graph_inputs`."""
+    content = _mapped(graph) if isinstance(graph, Path) else memoryview(graph)
+    try:
+        for message in _nested(content, _GRAPH):
+            for field, value in _length_delimited_fields(message):
+                if field == 5 and _is_8_bit_matrix(value):
+                    return True
+                if field == 1:
+                    operator = next((_text(text) for text in _nested(value, 4)), "")
+                    attributes = _nested(value, 5) if operator == "Constant" else ()
+                    constants = (tensor for attribute in attributes for tensor in _nested(attribute, 5))
+                    if operator in _QUANTISING or any(map(_is_8_bit_matrix, constants)):
+                        return True
+    except IndexError:
+        raise ValueError("it is truncated") from None
+    return False
+
+
+def _is_8_bit_matrix(tensor: memoryview) -> bool:
+    sizes: list[int] = []
+    element_type = 0
+    for field, value in fields(tensor):
+        if field == 1:
+            sizes += [value] if isinstance(value, int) else _packed(value)
+        elif field == 2 and isinstance(value, int):
+            element_type = value
+    return element_type in (2, 3) and len(sizes) > 1 and min(sizes) > 1  # uint8 or int8, and no zero points
+
+
+def _packed(numbers: memoryview) -> list[int]:
+    found, at = [], 0
+    while at < len(numbers):
+        number, at = varint(numbers, at)
+        found.append(number)
+    return found
+
+
+def _graph_input(value_info: memoryview) -> GraphInput:
+    name = next((_text(text) for text in _nested(value_info, 1)), "")
+    element_type, shape = 0, []
+    for tensor in (tensor for kind in _nested(value_info, 2) for tensor in _nested(kind, 1)):
+        element_type = next((number for field, number in fields(tensor) if field == 1 and isinstance(number, int)), 0)
+        for dimension in (one for dims in _nested(tensor, 2) for one in _nested(dims, 1)):
+            sizes = [number for field, number in fields(dimension) if field == 1 and isinstance(number, int)]
+            shape.append(sizes[0] if sizes and 0 < sizes[0] < 1 << 63 else None)
+    return GraphInput(name=name, shape=tuple(shape), element_type=element_type)
+
+
+def _nested(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Yield the length-delimited fields of one number."""
+    return (value for field, value in _length_delimited_fields(message) if field == wanted)
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).decode("utf-8", errors="replace")
 
 
 def _mapped(path: Path) -> memoryview:

@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
 from seqpar_deploy.errors import BundleIntegrityError
-from seqpar_deploy.onnx_file import check_head, external_data_locations
+from seqpar_deploy.onnx_file import check_head, external_data_locations, graph_inputs, has_8_bit_products
 
 
 def outside(location: str) -> TensorProto:
@@ -104,3 +105,51 @@ def test_what_does_not_begin_as_a_graph_is_refused(content: bytes, reason: str, 
 def test_a_sound_head_passes(tmp_path: Path) -> None:
     check_head(save(tmp_path / "g.onnx", graph()))
     check_head((tmp_path / "g.onnx").read_bytes())
+
+
+def test_inputs_are_named_with_their_shapes_and_types(tmp_path: Path) -> None:
+    picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT16, ["n", 3, None, 64])
+    sizes = helper.make_tensor_value_info("sizes", TensorProto.INT64, [1, 2])
+    weights = helper.make_tensor_value_info("w", TensorProto.FLOAT, [4])  # before IR version 4, weights are inputs too
+    made = helper.make_graph([], "g", [picture, weights, sizes], [], [numpy_helper.from_array(np.zeros(4), "w")])
+    path = save(tmp_path / "g.onnx", made)
+    for given in (path, path.read_bytes()):
+        found = [(one.name, one.shape, one.element_type) for one in graph_inputs(given)]
+        assert found == [
+            ("picture", (None, 3, None, 64), TensorProto.FLOAT16),
+            ("sizes", (1, 2), TensorProto.INT64),
+        ]
+
+
+def test_inputs_without_a_shape_and_of_a_damaged_file(tmp_path: Path) -> None:
+    made = helper.make_graph([], "g", [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, None)], [])
+    content = save(tmp_path / "g.onnx", made).read_bytes()
+    assert [(one.shape, one.element_type) for one in graph_inputs(content)] == [((), TensorProto.BFLOAT16)]
+    for damaged in (content[:-3], b"\x3a\x02\x5b\x00"):
+        with pytest.raises(ValueError, match=r"truncated|wire type"):
+            graph_inputs(damaged)
+
+
+def test_runtimes_agree_on_the_inputs_of_a_bundle(bundle_dir: Path) -> None:
+    for graph_file in sorted(bundle_dir.glob("*.onnx")):
+        by_openvino, by_onnxruntime = OpenVinoSession(graph_file).inputs, OnnxRuntimeSession(graph_file).inputs
+        assert by_openvino == by_onnxruntime
+        assert by_openvino
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_8_bit_products_are_found(kind: type, int8_bundle_dir: Path, bundle_dir: Path, tmp_path: Path) -> None:
+    matrix, zero = numpy_helper.from_array(np.ones((2, 3), kind), "w"), numpy_helper.from_array(np.ones(3, kind), "z")
+    constant = helper.make_node("Constant", [], ["c"], value=matrix)
+    quantised = helper.make_node("QuantizeLinear", ["x", "s"], ["y"])
+    for number, (made, expected) in enumerate(
+        (
+            (graph(initializers=(zero, matrix)), True),
+            (graph(constant), True),
+            (graph(quantised), True),
+            (graph(helper.make_node("Add", ["x", "s"], ["y"]), initializers=(zero,)), False),
+        )
+    ):
+        assert has_8_bit_products(save(tmp_path / f"{number}.onnx", made)) is expected
+    assert has_8_bit_products(int8_bundle_dir / "decoder_step_int8.onnx")
+    assert not has_8_bit_products(bundle_dir / "decoder_step.onnx")

@@ -148,8 +148,7 @@ class HostBackend(abc.ABC):
 class SessionBackend(HostBackend):
     """Run a bundle's graphs in two sessions of a CPU runtime.
 
-    `copies_cache` describes the decoder step. Asking OpenVINO for the shapes of its inputs would end the process, if it
-    also runs a GStreamer pipeline.
+    `copies_cache` describes the decoder step.
     """
 
     device = "cpu"

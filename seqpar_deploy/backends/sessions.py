@@ -26,7 +26,7 @@ import numpy.typing as npt
 from seqpar_deploy import machine
 from seqpar_deploy.backends.base import ComputePrecision
 from seqpar_deploy.errors import BackendError, BackendUnavailableError
-from seqpar_deploy.onnx_file import check_head
+from seqpar_deploy.onnx_file import check_head, graph_inputs, has_8_bit_products
 
 _log = logging.getLogger(__name__)
 
@@ -206,6 +206,16 @@ _NUMPY_TYPES: dict[str, npt.DTypeLike] = {
 
 # OpenVINO
 
+_ELEMENT_TYPES: dict[int, npt.DTypeLike] = {  # by number in onnx.proto
+    1: np.float32,
+    2: np.uint8,
+    6: np.int32,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float64,
+}
+
 
 def import_openvino() -> Any:
     """Import OpenVINO. Raises BackendUnavailableError, which names the package."""
@@ -225,11 +235,8 @@ def openvino_core() -> Any:
 def compile_model(model: Any, *, threads: int | None, compute_precision: ComputePrecision) -> Any:
     """Compile a model, a path or OpenVINO's object, for the CPU. Returns OpenVINO's own compiled model.
 
-    Raises BackendUnavailableError, or OpenVINO's RuntimeError.
+    Raises OpenVINO's RuntimeError.
     """
-    core = openvino_core()
-    if machine.lacks_vnni() and _is_quantised(core.read_model(model) if isinstance(model, Path) else model):
-        raise BackendUnavailableError(OPENVINO_OVERFLOWS)
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if compute_precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -237,7 +244,7 @@ def compile_model(model: Any, *, threads: int | None, compute_precision: Compute
     threads = machine.thread_limit() if threads is None else threads
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-    return core.compile_model(model, "CPU", config)
+    return openvino_core().compile_model(model, "CPU", config)
 
 
 class OpenVinoSession:
@@ -259,6 +266,8 @@ class OpenVinoSession:
         openvino = import_openvino()
         _check_head("OpenVINO", graph)
         self._graph = graph
+        if machine.lacks_vnni() and _has_8_bit_products(graph):
+            raise BackendUnavailableError(OPENVINO_OVERFLOWS)
         try:
             # Pass the path, not OpenVINO's model object: compiling the object crashes OpenVINO 2026.4 (segmentation
             # fault) in a process that also runs a GStreamer pipeline.
@@ -283,15 +292,12 @@ class OpenVinoSession:
         found: Mapping[str, str] = model.get_rt_info(["framework"]).value if model.has_rt_info(["framework"]) else {}
         return found
 
-    @property
+    @functools.cached_property
     def inputs(self) -> tuple[Tensor, ...]:
+        # Not from OpenVINO, which ends the process here if it also runs a GStreamer pipeline.
         return tuple(
-            Tensor(
-                name=tensor.get_any_name(),
-                shape=tuple(None if size.is_dynamic else size.get_length() for size in tensor.get_partial_shape()),
-                dtype=tensor.get_element_type().to_dtype(),
-            )
-            for tensor in self._compiled.inputs
+            Tensor(name=one.name, shape=one.shape, dtype=_ELEMENT_TYPES.get(one.element_type, object))
+            for one in graph_inputs(self._graph)
         )
 
     def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -325,21 +331,15 @@ def _check_head(runtime: str, graph: Graph) -> None:
         ) from None
 
 
+def _has_8_bit_products(graph: Graph) -> bool:
+    try:
+        return has_8_bit_products(graph)
+    except ValueError:
+        return False  # OpenVINO cannot open the graph, and reports it
+
+
 def _name(graph: Graph) -> str:
     return str(graph) if isinstance(graph, Path) else "a graph in memory"
-
-
-def _is_quantised(model: Any) -> bool:
-    """Return whether the graph quantises activations or has 8-bit weights."""
-    for operation in model.get_ops():
-        kind = operation.get_type_name()
-        if kind == "FakeQuantize":  # QuantizeLinear
-            return True
-        if kind == "Constant" and operation.get_element_type().get_type_name() in ("i8", "u8"):
-            sizes = [size.get_length() for size in operation.get_output_partial_shape(0)]
-            if len(sizes) > 1 and min(sizes) > 1:  # a matrix, not zero points
-                return True
-    return False
 
 
 def _cannot_open(runtime: str, module: Any, graph: Graph, error: Exception) -> BackendError:

@@ -23,7 +23,7 @@ from seqpar_deploy.backends.sessions import (
 from seqpar_deploy.bench.micro_op import one_op_model
 from seqpar_deploy.bench.timing import durations
 from seqpar_deploy.errors import BackendError
-from seqpar_deploy.machine import has_bf16
+from seqpar_deploy.machine import has_bf16, lacks_vnni
 
 PRECISIONS = ("fp32", "bf16", "int8")
 SQUARE = 2048
@@ -89,6 +89,8 @@ def _openvino(precision: str, sides: Sides, threads: int | None) -> Work | None:
     import openvino
     from openvino import opset13
 
+    if precision == "int8" and lacks_vnni():
+        return None  # its 8-bit products overflow there
     if precision != "fp32" and precision.upper() not in openvino_core().get_property(
         "CPU", "OPTIMIZATION_CAPABILITIES"
     ):
