@@ -11,6 +11,7 @@ import logging
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.decoding import Beam, Greedy, Speculative
 from seqpar_deploy.errors import (
+    ArchiveError,
     BackendError,
     BackendUnavailableError,
     BundleError,
@@ -27,14 +28,19 @@ from seqpar_deploy.errors import (
     ParityError,
     ReaderGoneError,
     RecipeError,
+    SearchError,
     SeqparError,
+    ServerError,
+    ServerUnavailableError,
     SinkError,
     StrategyError,
     TrainingError,
+    TritonError,
     VideoError,
 )
 from seqpar_deploy.images import read_image
 from seqpar_deploy.prediction import Prediction
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer
 
 __version__ = "0.2.0"
@@ -42,6 +48,8 @@ __version__ = "0.2.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until the program configures logging
 
 __all__ = [
+    "AnyRecognizer",
+    "ArchiveError",
     "BackendError",
     "BackendUnavailableError",
     "Beam",
@@ -63,11 +71,15 @@ __all__ = [
     "ReaderGoneError",
     "RecipeError",
     "Recognizer",
+    "SearchError",
     "SeqparError",
+    "ServerError",
+    "ServerUnavailableError",
     "SinkError",
     "Speculative",
     "StrategyError",
     "TrainingError",
+    "TritonError",
     "VideoError",
     "read_image",
 ]

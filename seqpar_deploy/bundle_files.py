@@ -132,7 +132,7 @@ def plain_folder(folder: Path, names: Iterable[str], *, cache: Path | None, owne
                 _remove_leftovers(parent)
                 for name in names:
                     (made / name).parent.mkdir(parents=True, exist_ok=True)
-                    _link_or_copy(os.path.realpath(folder / name), made / name)
+                    link_or_copy(os.path.realpath(folder / name), made / name)
             except OSError as error:
                 why = f"{parent}: {error.strerror}"
                 continue
@@ -155,7 +155,8 @@ def cache_dir() -> Path | None:
         return None
 
 
-def _link_or_copy(real: str, to: Path) -> None:
+def link_or_copy(real: str, to: Path) -> None:
+    """Make `to` a hard link to a file, or a copy of it on another disk. `real` must not be a link itself."""
     try:
         os.link(real, to)
     except OSError:  # another file system, or one without hard links, or a file of another user

@@ -11,8 +11,13 @@
     ├── TrainingError              a training run cannot start, resume or continue
     ├── DetectorError              a person detector cannot be opened or run, or its outputs cannot be parsed
     ├── StrategyError              a decoding option is out of range
+    ├── SearchError                a search expression or filter is malformed, or results cannot be read
     ├── SinkError                  a sink of the video pipeline cannot be opened or cannot continue
     │   └── ReaderGoneError        the reader of a sink's output closed its end
+    ├── ServerError                a server refuses a request, or its answer cannot be used
+    │   └── ServerUnavailableError     it cannot be reached, is not ready, or its answer broke off
+    ├── TritonError                a model repository cannot be written, or a server cannot run its model
+    ├── ArchiveError               an archive cannot be planned, resumed or read
     ├── BundleError                a bundle cannot be opened or written
     │   ├── BundleFormatError      its manifest is missing, malformed or newer than this package
     │   └── BundleIntegrityError   its files do not match the manifest
@@ -80,12 +85,32 @@ class StrategyError(SeqparError):
     """Raised if a decoding option is out of range, for example a beam width of 0."""
 
 
+class SearchError(SeqparError):
+    """Raised if a search expression or filter is malformed, or results of an archive job cannot be read."""
+
+
 class SinkError(SeqparError):
     """Raised if a sink of the video pipeline cannot be opened or cannot continue."""
 
 
 class ReaderGoneError(SinkError):
     """Raised if the reader of a sink's output closed its end, for example `| head`."""
+
+
+class ServerError(SeqparError):
+    """Raised if a recognition server refuses a request, or its answer cannot be used."""
+
+
+class ServerUnavailableError(ServerError):
+    """Raised if a server cannot be reached, is not ready, or its answer broke off. The request may be sent again."""
+
+
+class TritonError(SeqparError):
+    """Raised if a model repository cannot be written, or a server cannot run its model."""
+
+
+class ArchiveError(SeqparError):
+    """Raised if an archive cannot be planned, resumed or read."""
 
 
 class BundleError(SeqparError):

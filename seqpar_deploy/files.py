@@ -174,7 +174,9 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path, *, marker: str, overwrite: bool, error: type[SeqparError]) -> Iterator[Path]:
+def new_folder(
+    out: Path, *, marker: str, overwrite: bool, error: type[SeqparError], beside: Path | None = None
+) -> Iterator[Path]:
     """Yield a folder to write into. It becomes `out` if the block succeeds, and is removed if it fails.
 
     The new folder is a hidden sibling of `out`, so that the last step is one rename. Leftovers of killed processes are
@@ -185,16 +187,19 @@ def new_folder(out: Path, *, marker: str, overwrite: bool, error: type[SeqparErr
         marker: A file that identifies folders of this kind. Only a folder that has it may be overwritten.
         overwrite: Replace a folder at `out`.
         error: The exception type to raise if `out` exists and may not be replaced, or cannot be written.
+        beside: Folder on the same disk whose sibling the new folder is, if it must not be seen beside `out`. Default:
+            `out`.
     """
     out = Path(os.path.abspath(out))
+    beside = out if beside is None else Path(os.path.abspath(beside))
     with _in_one_line(out, error):
         _check_replaceable(out, marker, overwrite, error)
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
+        _remove_leftovers(beside)
+        made = Path(tempfile.mkdtemp(prefix=f".{beside.name}.new-", dir=beside.parent))
         with _locked(made):
             # Rename only once locked: other processes remove unlocked folders with this prefix.
-            staging = made.rename(out.with_name(f"{_partial_prefix(out)}{made.name[-8:]}"))
+            staging = made.rename(beside.with_name(f"{_partial_prefix(beside)}{made.name[-8:]}"))
             try:
                 with _in_one_line(out, error):  # here too: once the folder is removed, the disk is not full
                     yield staging

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import glob
 import importlib
+import io
 import logging
 import math
 import os
@@ -77,26 +78,52 @@ def read_image(path: str | Path, *, draft_size: int | None = None) -> Crop:
         raise ImageError(f"draft_size must be 1 or more pixels, got {draft_size}; leave it out for the full size")
     try:
         _check_kind(path)
-        with warnings.catch_warnings():
-            # Pillow warns about large images. The check below is stricter.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _read(path, image, draft_size)
+        return _decode(path, path, draft_size)
     except FileNotFoundError:
         got = "is a link to a missing file" if path.is_symlink() else "does not exist"
         raise ImageError(f"{path} {got}; check the path") from None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}; check the file and its permissions") from None
+    except ValueError as error:  # of a name that no file can have
+        raise ImageError(f"{path} cannot be read: {error}; check the path") from None
+
+
+def decode_image(content: bytes, name: str) -> Crop:
+    """Decode the bytes of an image file as a person crop, as `read_image` does.
+
+    Args:
+        content: The bytes of the file.
+        name: Name of the image in errors, for example the file's address.
+
+    Returns:
+        The pixels, uint8 RGB (h, w, 3).
+
+    Raises:
+        ImageError: As `read_image`.
+    """
+    return _decode(io.BytesIO(content), name, None)
+
+
+def _decode(file: Path | io.BytesIO, name: Path | str, draft_size: int | None) -> Crop:
+    """Decode a file or its bytes. Raises ImageError, and OSError with a number if the file cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about large images. The check below is stricter.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return _read(name, image, draft_size)
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} must have at most {MAX_PIXELS} pixels, got more; crop the person first") from None
+        raise ImageError(f"{name} must have at most {MAX_PIXELS} pixels, got more; crop the person first") from None
     except UnidentifiedImageError:
-        if path.is_file() and _content(path) == _HEIC and "HEIF" not in Image.OPEN and _load_heif():
-            return read_image(path, draft_size=draft_size)
-        raise ImageError(f"{path} must be an image, got {_content(path)}; convert it to PNG or JPEG") from None
+        if (content := _content(file)) == _HEIC and "HEIF" not in Image.OPEN and _load_heif():
+            return _decode(file, name, draft_size)
+        raise ImageError(f"{name} must be an image, got {content}; convert it to PNG or JPEG") from None
     except ImageError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, TypeError, struct.error and others for damage
         if isinstance(error, OSError) and error.errno is not None:
-            raise ImageError(f"{path} cannot be read: {error.strerror}; check the file and its permissions") from None
-        raise ImageError(f"{path} is damaged: {error}; copy or download it again") from None
+            raise
+        raise ImageError(f"{name} is damaged: {error}; copy or download it again") from None
 
 
 def _check_kind(path: Path) -> None:
@@ -109,7 +136,7 @@ def _check_kind(path: Path) -> None:
         raise ImageError(f"{path} must be an image file, got a pipe, device or socket; name a file")
 
 
-def _read(path: Path, image: Image.Image, draft_size: int | None) -> Crop:
+def _read(path: Path | str, image: Image.Image, draft_size: int | None) -> Crop:
     if image.format in _NO_PICTURES:
         raise ImageError(f"{path} must be an image, got {image.format}; convert it to PNG or JPEG")
     if image.width * image.height > MAX_PIXELS:
@@ -126,7 +153,7 @@ def _read(path: Path, image: Image.Image, draft_size: int | None) -> Crop:
     return np.array(_to_rgb(path, image))
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _to_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         grey = _to_8_bits(path, image, np.asarray(upright))
@@ -138,7 +165,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def _to_8_bits(path: Path, image: Image.Image, values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+def _to_8_bits(path: Path | str, image: Image.Image, values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """Scale grey values of more than 8 bits, as `read_image` states. Raises ImageError if their range is unknown."""
     if image.mode == "I" and image.format == "TIFF" and _tag(image, 258) == 32 and _tag(image, 339) != 2:
         values = values.view(np.uint32)  # Pillow reads unsigned 32-bit values as signed ones
@@ -171,11 +198,11 @@ def _tag(image: Image.Image, number: int) -> int | None:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _content(path: Path) -> str:
+def _content(file: Path | io.BytesIO) -> str:
     """Describe a file that Pillow does not identify."""
     try:
-        with path.open("rb") as file:
-            head = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+        with file.open("rb") if isinstance(file, Path) else io.BytesIO(file.getvalue()) as opened:
+            head = opened.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
     except OSError as error:
         return f"a file that cannot be read: {error.strerror}"
     if not head:
@@ -205,6 +232,13 @@ def picture_suffixes() -> frozenset[str]:
 
 def _raise(error: ImageError) -> None:
     raise error
+
+
+def encode_png(crop: Crop) -> bytes:
+    """Return a crop, uint8 RGB (h, w, 3), as a PNG file, quickly: 2 ms for 100 x 250 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(crop).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def find_pictures(pictures: list[str], on_problem: Callable[[ImageError], None] = _raise) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,24 @@ class Prediction:
     states: tuple[State, ...]
     tokens: tuple[int, ...]
     steps: int
+
+
+def prediction_values(prediction: Prediction, label_set: LabelSet) -> dict[str, Any]:
+    """Return a prediction as values for JSON, with the names of the label set. Numbers have six decimals."""
+    names = [attribute.name for attribute in label_set.attributes]
+    return {
+        "attributes": [
+            {"name": name, "score": round(score, 6)}
+            for name, score in zip(prediction.attributes, prediction.scores, strict=True)
+        ],
+        "probabilities": {
+            name: round(probability, 6)
+            for name, probability in zip(names, prediction.probabilities.tolist(), strict=True)
+        },
+        "states": dict(zip(names, prediction.states, strict=True)),
+        "tokens": prediction.tokens,
+        "steps": prediction.steps,
+    }
 
 
 def smallest_margin(generation: Generation, maps: LogisticMaps | None, thresholds: Thresholds | None) -> float:

@@ -68,6 +68,7 @@ class Recognizer:
 
     Attributes:
         bundle: The opened bundle.
+        label_set: Its label set.
         strategy: The decoding strategy.
         calibration: The calibration, or None.
         thresholds: The thresholds, or None.
@@ -93,7 +94,7 @@ class Recognizer:
         thresholds: Thresholds | None = None,
         draft_head: DraftHead | None = None,
     ) -> None:
-        self.bundle = bundle
+        self.bundle, self.label_set = bundle, bundle.label_set
         self.calibration = calibration
         self._maps = None if calibration is None else calibration.maps
         if thresholds is None and calibration is not None:
@@ -323,9 +324,7 @@ class Recognizer:
         generations = self._generate(self.backend, batch.state, drafts)
         if self._fallback:
             generations = self._with_fallback(self._fallback, batch.prepared, generations)
-        return predictions_from_generations(
-            generations, self.bundle.label_set, maps=self._maps, thresholds=self.thresholds
-        )
+        return predictions_from_generations(generations, self.label_set, maps=self._maps, thresholds=self.thresholds)
 
     def _prepare(self, crops: Sequence[Crop], columns: int) -> CropBatch:
         """Prepare crops that are read with the same number of patch columns."""

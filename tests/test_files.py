@@ -193,3 +193,15 @@ def test_an_export_onto_a_small_disk(checkpoint_file: Path, tmp_path: Path, moun
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.strip() == ""  # nothing is left on the disk
+
+
+def test_a_folder_made_beside_another_is_not_seen_in_its_place(tmp_path: Path) -> None:
+    watched = tmp_path / "models" / "seqpar"
+    watched.mkdir(parents=True)
+    out = watched / "2"
+    with new_folder(out, beside=tmp_path / "models", marker="m", overwrite=False, error=BundleError) as folder:
+        assert list(watched.iterdir()) == []
+        assert folder.parent == tmp_path
+        (folder / "m").touch()
+    assert [path.relative_to(watched).as_posix() for path in sorted(watched.rglob("*"))] == ["2", "2/m"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "models"]

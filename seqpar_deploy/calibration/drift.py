@@ -111,7 +111,7 @@ class DriftMonitor:
         CalibrationError: The calibration set has no people, or the rate is out of range.
 
     Examples:
-        >>> monitor = DriftMonitor(recognizer.calibration, recognizer.bundle.label_set)
+        >>> monitor = DriftMonitor(recognizer.calibration, recognizer.label_set)
         >>> for prediction in recognizer.predict(crops):
         ...     monitor.add(prediction.probabilities)
         >>> monitor.look()

@@ -200,12 +200,16 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     ) as progress:
         task = progress.add_task(title, total=None)
         progress.refresh()
-        drawn = 0.0
+        drawn, speed = 0.0, TextColumn("{task.fields[per_second]:.1f} per second")
+        start = time.monotonic()
+        first: int | None = None  # above 0 in a resumed run
 
         def update(done: int, total: int) -> None:
-            nonlocal drawn
-            progress.columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            progress.update(task, completed=done, total=total)
+            nonlocal drawn, first
+            first = done - 1 if first is None else first
+            per_second = (done - first) / max(1e-3, time.monotonic() - start)
+            progress.update(task, completed=done, total=total, per_second=per_second)
+            progress.columns = (text, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
             if time.monotonic() - drawn > _REDRAW_EVERY:
                 drawn = time.monotonic()
                 progress.refresh()
@@ -224,7 +228,8 @@ def _records(title: str) -> Iterator[Callable[[int, int], None]]:
         first = done - 1 if first is None else first
         if now - last >= _RECORD_EVERY:
             last = now
-            left = (now - start) * (total - done) / max(1, done - first)
-            _log.info("%s ... %d/%d, %.0f s left", title, done, total, left)
+            per_second = max(1, done - first) / max(1e-6, now - start)
+            left = (total - done) / per_second
+            _log.info("%s ... %d/%d, %.0f s left, %.1f per second", title, done, total, left, per_second)
 
     yield update

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import check_crop
-from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate, CropSelector
 from seqpar_deploy.video.detect.motion import MotionDetector
@@ -64,7 +64,7 @@ class Follower:
 
     def __init__(
         self,
-        recognizer: Recognizer,
+        recognizer: AnyRecognizer,
         on_event: Callable[[Event], object],
         *,
         options: VideoOptions = VideoOptions(),
@@ -79,8 +79,7 @@ class Follower:
         self._new_tracker = tracker
         self._finders: dict[str, Finder] = {}
         self._selector = CropSelector(options.selection, options.lifetime)
-        thresholds = getattr(recognizer, "thresholds", None)
-        self._fusion = AttributeFusion(recognizer.bundle.label_set, options.fusion, options.lifetime, thresholds)
+        self._fusion = AttributeFusion(recognizer.label_set, options.fusion, options.lifetime, recognizer.thresholds)
         # Held while selector or fusion changes, until the events are emitted: so events stay in order.
         self._state_lock = threading.RLock()
         self._batch_lock = threading.RLock()  # held for a batch, from selection to events; taken before `_state_lock`

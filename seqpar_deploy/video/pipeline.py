@@ -20,7 +20,7 @@ from pathlib import Path
 
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.progress import OnProgress
-from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.follow import Followed, Follower, OnPrediction
 from seqpar_deploy.video.meters import Meters, OverloadLog, RunProgress
 from seqpar_deploy.video.options import VideoOptions
@@ -85,7 +85,7 @@ class Pipeline:
         self,
         sources: Sequence[Source],
         detector: Detector,
-        recognizer: Recognizer,
+        recognizer: AnyRecognizer,
         sinks: Sink,
         *,
         options: VideoOptions = VideoOptions(),

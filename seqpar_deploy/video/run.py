@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from seqpar_deploy.errors import VideoError
-from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.pipeline import Pipeline, Summary
@@ -34,7 +34,7 @@ Place = str | os.PathLike[str] | int  # a camera's number
 
 def watch(
     sources: Place | Iterable[Place],
-    recognizer: Recognizer,
+    recognizer: AnyRecognizer,
     *,
     options: VideoOptions = VideoOptions(),
     detector: Detector | None = None,

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from seqpar_deploy.calibration.maps import Floats, log_odds
 from seqpar_deploy.calibration.thresholds import Thresholds
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.files import check_writable, new_folder
+from seqpar_deploy.images import encode_png
 from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.video.crop_selection import Candidate
 from seqpar_deploy.video.sinks.base import BaseSink
@@ -76,7 +76,7 @@ class UncertainCrops(BaseSink):
         """Keep the crop if it is one of the most uncertain, and the most uncertain of its track."""
         value = uncertainty(prediction.probabilities, self._thresholds)
         if candidate.crop.size:
-            self.add((candidate.stream, candidate.track_id), value, lambda: _png(candidate.crop))
+            self.add((candidate.stream, candidate.track_id), value, lambda: encode_png(candidate.crop))
 
     def add(self, key: Key, value: float, encode: Callable[[], bytes]) -> None:
         """Keep a crop of the track `key`, encoded as PNG, if it is uncertain enough. NaN is ignored."""
@@ -134,9 +134,3 @@ def check_uncertain(folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         raise SinkError(f"--uncertain-crops must be a new folder, got {folder}, which exists; choose another name")
     check_writable(folder)
-
-
-def _png(crop: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(crop).save(buffer, format="PNG", compress_level=1)  # 2 ms for a crop of 100 x 250 pixels
-    return buffer.getvalue()

@@ -211,7 +211,7 @@ def test_a_follower_takes_the_thresholds_of_its_recognizer(label_set: LabelSet) 
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     for thresholds, expected in ((None, "yes"), (thresholds_of(label_set, Hat=Limits(yes=0.99, no=0.01)), "unknown")):
         recognizer: Any = SimpleNamespace(
-            bundle=SimpleNamespace(label_set=label_set),
+            label_set=label_set,
             thresholds=thresholds,
             predict=lambda crops, drafts: [says(Hat=0.9) for _ in crops],
         )

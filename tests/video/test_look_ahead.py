@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
 class Silent:
     """A Recognizer that emits no attribute."""
 
-    bundle = types.SimpleNamespace(label_set=load_label_set("pa100k"))
+    label_set, thresholds = load_label_set("pa100k"), None
 
     def predict(self, crops: Sequence[Any], *, drafts: Any = None) -> list[Prediction]:
-        return [predicted({}, self.bundle.label_set) for _ in crops]
+        return [predicted({}, self.label_set) for _ in crops]
 
 
 class Unsure:
