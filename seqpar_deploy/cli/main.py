@@ -6,7 +6,7 @@ from seqpar_deploy.cli.console import run_app
 from seqpar_deploy.cli.tree import Command, new_app
 
 export_app = new_app(
-    """Export a checkpoint to a bundle, or a bundle to TensorRT engines.
+    """Export a checkpoint to a bundle, or a bundle to TensorRT engines or a model of Triton.
 
     Examples:
       seqpar export checkpoint f1_best.pth --label-set peta --out bundles/peta
@@ -15,6 +15,7 @@ export_app = new_app(
     {
         "checkpoint": Command("export:checkpoint", "Export a checkpoint to a bundle and verify it."),
         "engine": Command("export:engine", "Build TensorRT engines from a bundle, on the target machine."),
+        "triton": Command("triton:triton", "Write a bundle as a model of Triton Inference Server."),
     },
 )
 
@@ -34,6 +35,22 @@ bench_app = new_app(
     default="run",
 )
 
+archive_app = new_app(
+    """Recognise archives of pictures and videos, and write Parquet files.
+
+    seqpar archive INPUTS is short for seqpar archive run INPUTS.
+
+    Examples:
+      seqpar archive crops/ --bundle bundles/peta --out jobs/june
+      seqpar archive status jobs/june
+    """,
+    {
+        "run": Command("archive:run", "Recognise the people of an archive, and write Parquet files."),
+        "status": Command("archive:status", "Show the state of a job."),
+    },
+    default="run",
+)
+
 app = new_app(
     """Predict pedestrian attributes with SequencePAR, from checkpoint to edge.
 
@@ -48,8 +65,12 @@ app = new_app(
         "demo": Command("demo:demo", "Try the demo model on the sample people and a street clip."),
         "predict": Command("predict:predict", "Predict the attributes of people in image files."),
         "video": Command("video:video", "Track people in videos and streams, and emit their attributes."),
+        "archive": archive_app,
+        "search": Command("search:search_results", "Search the results of archive jobs for people."),
         "export": export_app,
+        "serve": Command("serve:serve", "Serve a bundle with Triton Inference Server."),
         "parity": Command("parity:parity", "Check that a bundle reproduces its checkpoint on this machine."),
+        "compare": Command("compare:compare_bundles", "Compare the predictions of two bundles."),
         "tune": Command("tune:tune", "Find the fastest way to run a bundle on this machine."),
         "bench": bench_app,
         "eval": Command("eval:evaluate", "Evaluate a checkpoint or a bundle on a labelled dataset."),

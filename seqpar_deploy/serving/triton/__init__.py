@@ -1,0 +1,1 @@
+"""A bundle as a model of NVIDIA Triton Inference Server."""
