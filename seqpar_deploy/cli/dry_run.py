@@ -1,4 +1,4 @@
-"""`seqpar video --dry-run`: check sources, detector, outputs and bundle, and list all problems. Nothing is written."""
+"""`seqpar video --dry-run`: check the parts of a run and list all problems. Nothing is written."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import typer
 
 from seqpar_deploy.cli.console import USAGE_ERROR, print_error, print_line, raise_interruption
 from seqpar_deploy.cli.layout import printable
+from seqpar_deploy.cli.recognizers import check_server, local_recognizer, where
 from seqpar_deploy.errors import SeqparError, SinkError, VideoError
 from seqpar_deploy.files import check_writable
-from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sinks.mqtt import MqttSink
 from seqpar_deploy.video.sources.source import Source
@@ -41,7 +42,7 @@ class DryRun:
         checks: Check options and names of outputs, given the sources.
         open_source: Opens a source.
         open_detector: Opens the detector, or None if it reads standard input.
-        open_recognizer: Opens the bundle, with hashes checked.
+        open_recognizer: Opens the bundle, with hashes checked, and the server.
         files: Returns the files that the run would write, given the sources. `-` is standard output.
         open_broker: Opens the connection to the MQTT broker, or None without one.
         open_server: Opens the web server and returns its address and a function that closes it, or None without one.
@@ -52,7 +53,7 @@ class DryRun:
     checks: Sequence[Callable[[list[SourceSpec]], None]]
     open_source: Callable[[SourceSpec], Source]
     open_detector: Callable[[], Detector] | None
-    open_recognizer: Callable[[], Recognizer]
+    open_recognizer: Callable[[], AnyRecognizer]
     files: Callable[[list[SourceSpec]], list[Path]]
     open_broker: Callable[[Metrics, Health], MqttSink] | None
     open_server: Callable[[], tuple[str, Callable[[], None]]] | None
@@ -94,7 +95,7 @@ class DryRun:
             with problems.caught():
                 _check_broker(self.open_broker)
         with problems.caught():
-            _check_bundle(self.open_recognizer)
+            _check_recognizer(self.open_recognizer)
 
     def _expand(self, problems: _Problems) -> list[SourceSpec]:
         """Expand each name by itself, for its own problem, then those that exist together, for unique names."""
@@ -227,8 +228,13 @@ def _check_broker(open_broker: Callable[[Metrics, Health], MqttSink]) -> None:
     _ready(f"{broker.name}: accepts the connection")
 
 
-def _check_bundle(open_recognizer: Callable[[], Recognizer]) -> None:
+def _check_recognizer(open_recognizer: Callable[[], AnyRecognizer]) -> None:
+    """Recognise a crop on the server and with the bundle, if they are given."""
+    crop = np.zeros((256, 128, 3), np.uint8)
     with open_recognizer() as recognizer:
-        recognizer.predict([np.zeros((256, 128, 3), np.uint8)])
-        bundle, backend = recognizer.bundle, recognizer.backend
-        _ready(f"bundle {bundle.path}: all hashes fit, runs on {backend.name} ({backend.device})")
+        if (local := local_recognizer(recognizer)) is not None:
+            local.predict([crop])
+            _ready(f"bundle {local.bundle.path}: all hashes fit, runs on {where(local)}")
+        if (server := check_server(recognizer)) is not None:
+            recognizer.predict([crop])
+            _ready(server)

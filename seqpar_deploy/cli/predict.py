@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from seqpar_deploy.annotate import annotate as draw
 from seqpar_deploy.annotate import save_picture
-from seqpar_deploy.backends import ComputePrecision
+from seqpar_deploy.backends import BackendName, ComputePrecision
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS
-from seqpar_deploy.cli import options
+from seqpar_deploy.cli import options, recognizers
 from seqpar_deploy.cli.console import USAGE_ERROR, json_text, print_error, print_line
 from seqpar_deploy.cli.layout import printable
+from seqpar_deploy.cli.recognizers import ServerRequest
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.images import find_pictures, read_image
-from seqpar_deploy.prediction import Prediction
+from seqpar_deploy.prediction import Prediction, prediction_values
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.vocab import LabelSet
 
 _log = logging.getLogger(__name__)
 
@@ -87,9 +90,34 @@ _Thresholds = Annotated[
 ]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request(ServerRequest):
+    """The options of `seqpar predict`. Fields are named as its parameters."""
+
+    pictures: list[str]
+    bundle: Path | None
+    backend: BackendName
+    beam: int
+    speculative: bool
+    batch_size: int | None
+    threads: int | None
+    compute_precision: ComputePrecision | None
+    fallback_margin: float | None
+    thresholds: Path | None
+    fast_jpeg: bool
+    as_json: bool
+    annotate: Path | None
+    verify: bool
+
+
 def predict(
     pictures: _Pictures,
-    bundle: options.BundleOption,
+    bundle: recognizers.Bundle = None,
+    server: recognizers.Server = None,
+    server_model: recognizers.ServerModel = None,
+    server_token: recognizers.ServerToken = None,
+    server_ca: recognizers.ServerCa = None,
+    server_timeout: recognizers.ServerTimeout = None,
     backend: options.TunedBackend = "auto",
     beam: options.Beam = 1,
     speculative: _Speculative = False,
@@ -114,41 +142,38 @@ def predict(
     If seqpar tune has run on this machine, its result sets backend, precision and decoding, unless --backend, --beam,
     --speculative, --batch-size, --threads, --compute-precision or --fallback-margin is given.
 
+    With --server, a server recognises. The backend, its options and the thresholds are those of the server.
+
     Examples:
       seqpar predict photos/ --bundle bundles/peta
       seqpar predict "crops/*.jpg" --bundle bundles/peta --json > attributes.jsonl
+      seqpar predict photos/ --server http://gpu-server:8000
     """
-    if fallback_margin is not None and compute_precision not in REDUCED_PRECISIONS:
-        options.check_needed("--compute-precision bf16 or int8", {"--fallback-margin": fallback_margin})
-    check_writable(annotate, folder=True)
-    strategy = _strategy(beam, speculative)
+    _run(_Request(**locals()))  # its fields are these parameters
+
+
+def _run(request: _Request) -> None:
+    strategy = _check_options(request)
     problems: list[ImageError] = []
-    paths = find_pictures(pictures, _reported(problems))
+    paths = find_pictures(request.pictures, _reported(problems))
     names = _short_names(paths)
-    annotated = annotated_paths(annotate, names) if annotate else {}
+    annotated = annotated_paths(request.annotate, names) if request.annotate else {}
     _check_apart(paths, annotated)
-    with Recognizer.from_bundle(
-        bundle,
-        backend=backend,
-        strategy=strategy,
-        batch_size=batch_size,
-        threads=threads,
-        compute_precision=compute_precision,
-        fallback_margin=fallback_margin,
-        thresholds=thresholds,
-        verify=verify,
-    ) as recognizer:
+    open_local = None if request.bundle is None else lambda: _open_bundle(request, strategy)
+    with request.open(open_local) as recognizer:
         width = max(map(len, names.values()))
-        attributes = [attribute.name for attribute in recognizer.bundle.label_set.attributes]
-        draft_size = _DRAFTS * recognizer.bundle.dimensions.image_size if fast_jpeg else None
+        label_set = recognizer.label_set
+        attributes = [attribute.name for attribute in label_set.attributes]
+        local = recognizers.local_recognizer(recognizer)
+        draft_size = _DRAFTS * local.bundle.dimensions.image_size if request.fast_jpeg and local else None
         done = 0
         for chunk in _chunks(paths, _READ_AHEAD):
             crops = _read(chunk, draft_size, _reported(problems))
             done += len(crops)
             predictions = recognizer.predict_iter(list(crops.values()))
             for path, prediction in zip(crops, predictions, strict=True):
-                if as_json:
-                    row = _json_line(path, prediction, attributes)
+                if request.as_json:
+                    row = _json_line(path, prediction, label_set)
                 elif recognizer.thresholds is None:
                     row = _table_row(names[path], width, prediction)
                 else:
@@ -158,11 +183,45 @@ def predict(
                 if not print_line(row) and not annotated:
                     # The reader of standard output is gone, so nobody needs the rest.
                     raise typer.Exit(USAGE_ERROR if problems else 0)
-        _log.info(
-            "%d image%s on %s (%s)", done, "" if done == 1 else "s", recognizer.backend.name, recognizer.backend.device
-        )
+        _log.info("%d image%s on %s", done, "" if done == 1 else "s", recognizers.where(recognizer))
     if problems:
         raise typer.Exit(USAGE_ERROR)
+
+
+def _check_options(request: _Request) -> Strategy | None:
+    """Check the options, and return the strategy."""
+    if request.fallback_margin is not None and request.compute_precision not in REDUCED_PRECISIONS:
+        options.check_needed("--compute-precision bf16 or int8", {"--fallback-margin": request.fallback_margin})
+    request.check(
+        request.bundle,
+        of_bundle={
+            "--backend": request.backend != "auto",
+            "--speculative": request.speculative,
+            "--batch-size": request.batch_size,
+            "--threads": request.threads,
+            "--compute-precision": request.compute_precision,
+            "--fast-jpeg": request.fast_jpeg,
+            "--no-verify": not request.verify,
+        },
+        not_with_server={"--beam": request.beam != 1, "--thresholds": request.thresholds},
+    )
+    check_writable(request.annotate, folder=True)
+    return _strategy(request.beam, request.speculative)
+
+
+def _open_bundle(request: _Request, strategy: Strategy | None) -> Recognizer:
+    assert request.bundle is not None
+    return Recognizer.from_bundle(
+        request.bundle,
+        backend=request.backend,
+        strategy=strategy,
+        batch_size=request.batch_size,
+        threads=request.threads,
+        compute_precision=request.compute_precision,
+        fallback_margin=request.fallback_margin,
+        thresholds=request.thresholds,
+        verify=request.verify,
+    )
 
 
 def _reported(problems: list[ImageError]) -> Callable[[ImageError], None]:
@@ -208,22 +267,8 @@ def _short_names(paths: list[Path]) -> dict[Path, str]:
     return {path: printable(name) for path, name in names.items()}
 
 
-def _json_line(path: Path, prediction: Prediction, attributes: Sequence[str]) -> str:
-    values: dict[str, Any] = {
-        "image": str(path),
-        "attributes": [
-            {"name": name, "score": round(score, 6)}
-            for name, score in zip(prediction.attributes, prediction.scores, strict=True)
-        ],
-        "probabilities": {
-            name: round(probability, 6)
-            for name, probability in zip(attributes, prediction.probabilities.tolist(), strict=True)
-        },
-        "states": dict(zip(attributes, prediction.states, strict=True)),
-        "tokens": prediction.tokens,
-        "steps": prediction.steps,
-    }
-    return json_text(values)
+def _json_line(path: Path, prediction: Prediction, label_set: LabelSet) -> str:
+    return json_text({"image": str(path), **prediction_values(prediction, label_set)})
 
 
 def _table_row(name: str, width: int, prediction: Prediction) -> str:

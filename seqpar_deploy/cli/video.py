@@ -10,17 +10,19 @@ from pathlib import Path
 import typer
 
 from seqpar_deploy.calibration.drift import DriftMonitor, DriftReport
-from seqpar_deploy.cli import options
+from seqpar_deploy.cli import recognizers
 from seqpar_deploy.cli import video_options as given
-from seqpar_deploy.cli.console import INTERRUPTED, raise_interruption, stage
+from seqpar_deploy.cli.console import INTERRUPTED, print_error, raise_interruption, stage
 from seqpar_deploy.cli.dry_run import DryRun
 from seqpar_deploy.cli.video_request import VideoRequest, check_apart, check_options
-from seqpar_deploy.errors import ReaderGoneError, SinkError, VideoError
+from seqpar_deploy.errors import ReaderGoneError, ServerUnavailableError, SinkError, VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal
 from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.progress import OnProgress
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.serving import RemoteRecognizer
 from seqpar_deploy.video.detect.opencv import limit_threads
 from seqpar_deploy.video.detect.opening import open_detector
 from seqpar_deploy.video.monitor import Monitor
@@ -48,7 +50,12 @@ _log = logging.getLogger(__name__)
 
 def video(
     sources: given.Sources,
-    bundle: options.BundleOption,
+    bundle: recognizers.Bundle = None,
+    server: recognizers.Server = None,
+    server_model: recognizers.ServerModel = None,
+    server_token: recognizers.ServerToken = None,
+    server_ca: recognizers.ServerCa = None,
+    server_timeout: recognizers.ServerTimeout = None,
     backend: given.Backend = "auto",
     live: given.Live = None,
     fps: given.Fps = None,
@@ -85,8 +92,11 @@ def video(
     An event is emitted when a person's attributes are first known, when they change, and when the person leaves. If
     seqpar tune has run on this machine, its result is used, unless --backend or --threads is given.
 
-    With --dry-run, print a line per source, detector, output and bundle that is ready, and one per problem. Nothing is
-    written, and the exit code is 2 if there is a problem.
+    With --server, a server recognises the crops. While it is away, the bundle answers, or without one the crops wait:
+    at most one per person, and live sources wait without limit.
+
+    With --dry-run, print a line per source, detector, output, server and bundle that is ready, and one per problem.
+    Nothing is written, and the exit code is 2 if there is a problem.
 
     Ctrl-C ends the run: frames already read are processed, files are completed, and the exit code is 130. The exit
     code is 2 if a source could not be read or an output is incomplete.
@@ -95,6 +105,7 @@ def video(
       seqpar video street.mp4 --bundle bundles/peta --report people.html
       seqpar video rtsp://camera/stream --bundle bundles/peta --serve 8080
       seqpar video day.mp4 --bundle bundles/peta --monitor --keep-uncertain 200
+      seqpar video rtsp://camera/1 --server http://gpu:8000 --bundle bundles/peta
     """
     _run(VideoRequest(**locals()))  # its fields are these parameters
 
@@ -114,7 +125,7 @@ def _run(request: VideoRequest) -> None:
     check_writable(*files.values(), request.report)
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
-        recognizer = _open_recognizer(request)
+        recognizer = _open_recognizer(request, live=specs[0].live, metrics=metrics, health=health)
         stack.callback(recognizer.close)
         threads = request.threads or usable_cores()
         limit_threads(threads)
@@ -138,9 +149,21 @@ def _run(request: VideoRequest) -> None:
             health=health,
             on_progress=_open_progress(specs, stack),
         )
+
+        def request_stop() -> None:
+            pipeline.request_stop()
+            if isinstance(recognizer, RemoteRecognizer):
+                recognizer.give_up()
+
         raise_interruption()  # if Ctrl-C came while runtimes were imported
-        with stop_on_signal(pipeline.request_stop) as interrupted:
-            summary = pipeline.run()
+        with stop_on_signal(request_stop) as interrupted:
+            try:
+                summary = pipeline.run()
+            except ServerUnavailableError as error:
+                if not interrupted:
+                    raise
+                print_error(error)  # the crops that waited for the server are lost
+                raise typer.Exit(INTERRUPTED) from None
     nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
     if not nobody_reads:
         wrote = [sink.path for sink in opened if isinstance(sink, _FILE_SINKS) and sink.wrote]
@@ -153,8 +176,16 @@ def _run(request: VideoRequest) -> None:
         _raise_failures(summary, sinks, sources=len(specs), outputs=len(opened))
 
 
-def _open_recognizer(request: VideoRequest) -> Recognizer:
+def _open_recognizer(
+    request: VideoRequest, *, live: bool = False, metrics: Metrics | None = None, health: Health | None = None
+) -> AnyRecognizer:
+    open_local = None if request.bundle is None else lambda: _open_bundle(request)
+    return request.open(open_local, live=live, metrics=metrics, health=health)
+
+
+def _open_bundle(request: VideoRequest) -> Recognizer:
     """Open the bundle. Raises VideoError if --monitor needs a calibration that it does not have."""
+    assert request.bundle is not None
     recognizer = Recognizer.from_bundle(
         request.bundle, backend=request.backend, threads=request.threads, thresholds=request.thresholds
     )
@@ -167,15 +198,17 @@ def _open_recognizer(request: VideoRequest) -> Recognizer:
     return recognizer
 
 
-def _open_monitor(recognizer: Recognizer, metrics: Metrics) -> Monitor:
-    assert recognizer.calibration is not None  # checked by `_open_recognizer`
-    return Monitor(DriftMonitor(recognizer.calibration, recognizer.bundle.label_set), metrics=metrics)
+def _open_monitor(recognizer: AnyRecognizer, metrics: Metrics) -> Monitor:
+    local = recognizers.local_recognizer(recognizer)
+    assert local is not None  # checked by `check_options`
+    assert local.calibration is not None  # checked by `_open_bundle`
+    return Monitor(DriftMonitor(local.calibration, local.label_set), metrics=metrics)
 
 
-def _open_uncertain(request: VideoRequest, recognizer: Recognizer) -> UncertainCrops | None:
+def _open_uncertain(request: VideoRequest, recognizer: AnyRecognizer) -> UncertainCrops | None:
     if request.keep_uncertain is None or request.uncertain_folder is None:
         return None
-    label_set = recognizer.bundle.label_set
+    label_set = recognizer.label_set
     return UncertainCrops(request.uncertain_folder, request.keep_uncertain, label_set, recognizer.thresholds)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.cli import video_options as given
 from seqpar_deploy.cli.credentials import filled, read_secrets
+from seqpar_deploy.cli.recognizers import ServerRequest
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
 from seqpar_deploy.video.detect.picture import Scaling
@@ -19,11 +20,11 @@ from seqpar_deploy.video.uncertain_crops import check_uncertain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoRequest:
+class VideoRequest(ServerRequest):
     """The options of `seqpar video`. Fields are named as its parameters."""
 
     sources: list[str] = dataclasses.field(repr=False)  # they may hold passwords, as --mqtt may
-    bundle: Path
+    bundle: Path | None
     backend: BackendName
     live: bool | None
     fps: float | None
@@ -85,13 +86,17 @@ class VideoRequest:
         )
 
     def with_secrets(self) -> VideoRequest:
-        """Fill `${NAME}` in the sources and in --mqtt."""
+        """Fill `${NAME}` in the sources, in --mqtt and in --server."""
         values = read_secrets(self.secrets)
-        mqtt = self.mqtt and filled(self.mqtt, values)
-        return dataclasses.replace(self, sources=[filled(source, values) for source in self.sources], mqtt=mqtt)
+        mqtt, server = self.mqtt and filled(self.mqtt, values), self.server and filled(self.server, values)
+        sources = [filled(source, values) for source in self.sources]
+        return dataclasses.replace(self, sources=sources, mqtt=mqtt, server=server, environment=values)
 
 
 def check_options(request: VideoRequest) -> None:
+    request.check(
+        request.bundle, of_bundle={"--monitor": request.monitor}, not_with_server={"--thresholds": request.thresholds}
+    )
     for option, value in (("--address", request.address), ("--base-url", request.base_url)):
         if value is not None and request.serve is None:
             raise VideoError(f"{option} {value} needs --serve with a port; add --serve, or omit {option}")
