@@ -194,7 +194,7 @@ def crowds(labels: tracking.Labels, found: Found) -> dict[str, Any]:
 
 def agreement(video: Path, labels: tracking.Labels, watch: Watch, recognizer: Recognizer) -> dict[str, Any]:
     """Compare the sinks' results with the labels, by split."""
-    label_set = recognizer.bundle.label_set
+    label_set = recognizer.label_set
     right, splits = ablation.read_labels(label_set)
     alone, _ = ablation.recognise(ablation.read_scene(video), recognizer)
     rows = []

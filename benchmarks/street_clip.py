@@ -17,7 +17,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import types
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -72,10 +71,10 @@ def main() -> None:
 class Silent:
     """A Recognizer that emits no attribute."""
 
-    bundle = types.SimpleNamespace(label_set=load_label_set("pa100k"))
+    label_set, thresholds = load_label_set("pa100k"), None
 
     def predict(self, crops: Sequence[Any], *, drafts: Any = None) -> list[Prediction]:
-        count = len(self.bundle.label_set)
+        count = len(self.label_set)
         nothing = Prediction(
             attributes=(),
             scores=(),

@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = export_demo(Path(folder) / "demo")
         with Recognizer.from_bundle(bundle.path) as recognizer:
-            label_set = recognizer.bundle.label_set
+            label_set = recognizer.label_set
             answers, seconds = recognise(scene, recognizer)
             if options.people:
                 maps["calibrated"] = fit(options.people, recognizer)
@@ -84,7 +84,7 @@ def main() -> None:
 
 def fit(people: Path, recognizer: Recognizer) -> LogisticMaps:
     """Fit the maps of a calibration, as `seqpar calibrate` does."""
-    dataset = load_table(str(people), recognizer.bundle.label_set, "test")
+    dataset = load_table(str(people), recognizer.label_set, "test")
     predictions = recognizer.predict([dataset.crop(row) for row in range(len(dataset))])
     probabilities = np.array([prediction.probabilities for prediction in predictions])
     return fit_maps(probabilities, dataset.labels, groups_of(dataset)).maps

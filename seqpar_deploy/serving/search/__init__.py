@@ -1,0 +1,1 @@
+"""Search the results of archive jobs by attribute, time and camera."""
