@@ -141,7 +141,8 @@ def test_pages_that_the_code_names_exist() -> None:
 
 def test_metrics_are_listed() -> None:
     made = set()
-    for path in (ROOT / "seqpar_deploy" / "video").rglob("*.py"):
+    folders = (ROOT / "seqpar_deploy" / "video", ROOT / "seqpar_deploy" / "serving")
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
         made |= set(re.findall(r'\.(counter|gauge|histogram)\(\s*"(seqpar_\w+)"', path.read_text(encoding="utf-8")))
     rows = re.findall(r"^\| `(seqpar_\w+)` \| (\w+) \|", page("metrics"), re.MULTILINE)
     assert len(made) > 10
