@@ -224,14 +224,21 @@ def int8_backend(cpu_backend: str) -> str:
     return cpu_backend
 
 
+LOGGERS = logging.getLogger(), logging.getLogger("seqpar_deploy")
+LEVELS = [logger.level for logger in LOGGERS]
+
+
 @pytest.fixture(autouse=True)
 def logging_is_restored() -> Iterator[None]:
-    """Commands that run in this process configure logging; the next test starts without that."""
-    loggers = logging.getLogger(), logging.getLogger("seqpar_deploy")
-    before = [(logger.level, logger.handlers[:]) for logger in loggers], warnings.showwarning
-    yield
-    for logger, (level, handlers) in zip(loggers, before[0], strict=True):
+    """Commands that run in this process configure logging; the next test starts without that.
+
+    A fixture of a module may run one before this, so levels are those of the start.
+    """
+    for logger, level in zip(LOGGERS, LEVELS, strict=True):
         logger.setLevel(level)
+    before = [logger.handlers[:] for logger in LOGGERS], warnings.showwarning
+    yield
+    for logger, handlers in zip(LOGGERS, before[0], strict=True):
         for handler in set(logger.handlers) - set(handlers):
             logger.removeHandler(handler)
     warnings.showwarning = before[1]

@@ -7,7 +7,7 @@
         VERSION/
           model.py, config.pbtxt    the model, and its configuration for rolling back to this version
           __pycache__               an empty file
-          bundle/                   hard links to the bundle's files, or copies on another disk
+          bundle/                   copies of the bundle's files: onnx refuses weights that have several hard links
 
 Everything is made beside the repository and renamed, so that a server that polls it sees whole versions only.
 `config.pbtxt` names one version and is replaced last, which is the swap.
@@ -16,13 +16,12 @@ Everything is made beside the repository and renamed, so that a server that poll
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from seqpar_deploy.bundle import CALIBRATION, ENGINES, MANIFEST, TUNED, TUNED_DRAFT, VERIFIED, Bundle
-from seqpar_deploy.bundle_files import link_or_copy
 from seqpar_deploy.calibration.sidecar import load_calibration
 from seqpar_deploy.errors import TritonError
 from seqpar_deploy.files import new_folder, write_whole
@@ -73,8 +72,7 @@ def write_version(
         repository: Folder of the repository. It is made if it is missing.
         name: Name of the model: letters, digits, `_`, `-` and `.`. Default: `seqpar`.
         options: How Triton runs the model.
-        link: Link to the bundle's folder, for a temporary repository. Default: False, its files are copied, as hard
-            links if possible.
+        link: Link to the bundle's folder, for a temporary repository. Default: False, its files are copied.
 
     Returns:
         The version.
@@ -156,7 +154,7 @@ def _copy_bundle(bundle: Bundle, out: Path, *, link: bool) -> None:
     names += [str(file.relative_to(bundle.path)) for file in sorted(engines.rglob("*")) if file.is_file()]
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(os.path.realpath(bundle.path / name), out / name)
+        shutil.copyfile(bundle.path / name, out / name)
     for name in _SIDECARS:  # some may be in the user's cache, which a server of another user does not read
         if (content := read_sidecar(bundle, name)) is not None:
             (out / name).write_bytes(content)
