@@ -26,7 +26,7 @@ from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
-REFUSAL = "seqpar: "  # begins the text of an error that is the request's own fault
+REFUSAL = "seqpar: "  # begins the text of an error that is the request's own fault, and the model's lines in a log
 OUTPUTS = ("tokens", "scores", "probabilities", "states", "steps")
 STATES: tuple[State, ...] = ("no", "yes", "unknown")  # by their code
 _DTYPES = {"tokens": "INT32", "scores": "FP32", "probabilities": "FP32", "states": "UINT8", "steps": "INT32"}

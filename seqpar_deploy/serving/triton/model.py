@@ -18,12 +18,12 @@ from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.serving.protocol import REFUSAL
 from seqpar_deploy.serving.triton.environment import check_environment
 from seqpar_deploy.serving.triton.golden import golden_difference
 from seqpar_deploy.serving.triton.tensors import Inputs, output_arrays, read_inputs
 
 BUNDLE = "bundle"  # folder of the bundle in a version's folder
-REFUSAL = "seqpar: "  # begins the error of a request that cannot be used, and lines in the log
 _MOST_PENDING = 256 << 20  # bytes of decoded pixels that wait to be recognised: one picture may have 192 MB
 
 _log = logging.getLogger(__name__)

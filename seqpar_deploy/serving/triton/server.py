@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from seqpar_deploy.errors import TritonError
-from seqpar_deploy.serving.triton.model import REFUSAL
+from seqpar_deploy.serving.protocol import REFUSAL
 
 SAFE_SINCE = (2, 59)  # release 25.07, which fixes published holes that a request can use
 _POLL_SECONDS = 5  # between looks at the repository

@@ -15,10 +15,10 @@ from seqpar_deploy.errors import ImageError, SeqparError, StrategyError
 from seqpar_deploy.images import decode_image
 from seqpar_deploy.prediction import Prediction, prediction_values
 from seqpar_deploy.preprocess import Crop, check_crop
+from seqpar_deploy.serving.protocol import STATES
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
 OUTPUTS = ("tokens", "scores", "probabilities", "states", "steps", "json")
-STATE_CODES = {"no": 0, "yes": 1, "unknown": 2}
 NO_TOKEN = -1  # pads rows of tokens
 MOST_IMAGE_BYTES = 32 << 20
 
@@ -110,14 +110,14 @@ def output_arrays(predictions: Sequence[Prediction], label_set: LabelSet, names:
 
     Returns:
         Arrays by name: `tokens` int32 (B, n + 1) padded with -1, `scores` float32 (B, n) with NaN for attributes that
-            were not emitted, `probabilities` float32 (B, n), `states` uint8 (B, n) in `STATE_CODES`, `steps` int32
+            were not emitted, `probabilities` float32 (B, n), `states` uint8 (B, n) by place in `STATES`, `steps` int32
             (B, 1), `json` bytes (B, 1).
     """
     makers = {
         "tokens": _tokens,
         "scores": _scores,
         "probabilities": lambda some, _: np.stack([one.probabilities for one in some]).astype(np.float32, copy=False),
-        "states": lambda some, _: np.array([[STATE_CODES[s] for s in one.states] for one in some], dtype=np.uint8),
+        "states": lambda some, _: np.array([[STATES.index(s) for s in one.states] for one in some], dtype=np.uint8),
         "steps": lambda some, _: np.array([[one.steps] for one in some], dtype=np.int32),
         "json": _json,
     }
