@@ -46,7 +46,7 @@ SQL_FILTERS = " AND captured_at >= '2026-11-22T00:00:00Z' AND camera = 'gate-3'"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=1_000_000, help="default: 1000000")
-    parser.add_argument("--rows", default="1000,10000,100000", help="rows per file; default: 1000,10000,100000")
+    parser.add_argument("--rows", default="1024,10240", help="rows per file; default: 1024,10240")
     parser.add_argument("--runs", type=int, default=9, help="runs of each command; default: 9")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="folder for the results")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
