@@ -14,6 +14,7 @@ from seqpar_deploy.video.detect.picture import FloatArray
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Decode = Callable[[Arrays], "Table"]
+PER_PICTURE = 2.0  # relative boxes are below, in sizes of the picture; boxes in pixels are above
 
 # The columns of a row: p picture, l t r b edges, x y w h centre and size, s score, o objectness, c class, _ unused.
 _NAMED_COLUMNS = re.compile(r"batch_?(?:no|id|index)?|class_?id|label|score|x1y1x2y2|y1x1y2x2|cxcywh")

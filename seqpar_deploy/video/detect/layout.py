@@ -97,6 +97,11 @@ class Graph:
         steps = (8, 16, 32, 64)[:levels]
         return sum((self.picture.height // step) * (self.picture.width // step) for step in steps)
 
+    @property
+    def coarse_places(self) -> int:
+        """Number of cells of YOLO's small variants, such as YOLOv3-tiny, whose finest grid is of 16 pixels."""
+        return sum((self.picture.height // step) * (self.picture.width // step) for step in (16, 32))
+
     def knows(self, layout: Layout) -> bool:
         """Return whether the class of people is known in this layout."""
         try:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqpar_deploy.errors import DetectorError
-from seqpar_deploy.video.detect.decoding import Arrays, Table
+from seqpar_deploy.video.detect.decoding import PER_PICTURE, Arrays, Table
 from seqpar_deploy.video.detect.layout import Layout
 from seqpar_deploy.video.detect.picture import FloatArray
 
@@ -23,7 +23,6 @@ PATIENCE = 5  # pictures on which layouts may disagree
 CHECKED = 50  # pictures with boxes that are checked; later ones are trusted
 SURE = 0.25  # score of a box that counts as evidence
 _WRONG = 0.2  # share of wrong rows that makes a layout fail; half precision makes single ones wrong
-_PER_PICTURE = 2.0  # relative boxes are below, in sizes of the picture; boxes in pixels are above
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +31,9 @@ class LayoutChoice:
     """Chooses a layout, and converts outputs to people's boxes.
 
     `names` are the class names in the file, `chosen` the classes that the caller named, `size` width, height, width,
-    height of the picture in pixels. `layout` is the likeliest layout, `settled` whether it is the only one left, and
-    `fired` the number of pictures in which a class fired.
+    height of the picture in pixels. `layout` is the likeliest layout, `settled` whether it is the only one left,
+    `withheld` whether boxes of the latest picture were withheld, and `fired` the number of pictures in which a class
+    fired.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class LayoutChoice:
         self._relative: dict[str, bool] = {}
         self._faults: dict[str, str] = {}
         self._disagreed = self._checked = self._seen = self._overflowed = 0
+        self.withheld = False
         self.fired: collections.Counter[int] = collections.Counter()
 
     @property
@@ -86,7 +87,8 @@ class LayoutChoice:
                 self._check_numbers(best)
                 self._check(outputs, tables)
         found = [self._people(layout, tables[layout.name]) for layout in self._left]
-        if all(_same(found[0], other) for other in found[1:]):
+        self.withheld = not all(_same(found[0], other) for other in found[1:])
+        if not self.withheld:
             return found[0]
         self._disagreed += 1
         if self._disagreed >= PATIENCE:
@@ -166,7 +168,7 @@ class LayoutChoice:
         edges, scores = edges[kept], scores[kept]
         proper = edges[(edges[:, 2] > edges[:, 0]) & (edges[:, 3] > edges[:, 1])]
         if layout.name not in self._relative and len(proper):
-            self._relative[layout.name] = bool(np.median(np.abs(proper).max(axis=1)) <= _PER_PICTURE)
+            self._relative[layout.name] = bool(np.median(np.abs(proper).max(axis=1)) <= PER_PICTURE)
         return (edges * self._size if self._relative.get(layout.name) else edges), scores
 
     def _wrong_values(self, layout: Layout, outputs: Arrays, table: Table) -> str | None:
@@ -183,7 +185,7 @@ class LayoutChoice:
             return None
         if _often((edges[:, 2] < edges[:, 0]) | (edges[:, 3] < edges[:, 1])):
             return "right edges left of left ones"
-        relative = float(np.abs(edges).max(axis=1).min()) <= _PER_PICTURE
+        relative = float(np.abs(edges).max(axis=1).min()) <= PER_PICTURE
         if layout.relative and not relative:
             return "boxes in pixels"
         limit = np.ones(4, dtype=np.float32) if relative else self._size
@@ -228,6 +230,8 @@ class LayoutChoice:
 
 def _valid(table: Table) -> Table:
     """Return the rows that are finite and no padding, whose boxes have no size."""
+    if not len(table.edges):
+        return table
     sizes = table.edges[:, 2:] - table.edges[:, :2]
     numbers = np.concatenate([table.edges, table.scores.reshape(len(table.edges), -1)], axis=1)
     return table.rows(np.isfinite(numbers).all(axis=1) & np.any(sizes != 0, axis=1))

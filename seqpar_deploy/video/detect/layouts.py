@@ -2,8 +2,9 @@
 
 Layouts and their sources (C classes, A anchors, Q queries, N boxes):
 
-- YOLOv8, 9, 11: `output0` (1, 4 + C, A). YOLOv10, 26 and `nms=True`: (1, N, 6) of edges, score, class. Both in pixels
-  of the letterboxed input. RT-DETR of Ultralytics: (1, Q, 4 + C), relative to the picture's size. All from Ultralytics'
+- YOLOv8, 9, 11, 26: `output0` (1, 4 + C, A). `nms=True`, `nms=False` of YOLO26 and YOLOv10, and YOLOv10, 26 before
+  8.4.190: (1, N, 6) of edges, score, class. Both in pixels of the letterboxed input. RT-DETR of Ultralytics: (1, Q, 6)
+  of centre, size, score, class, before 8.4 (1, Q, 4 + C), relative to the picture's size. All from Ultralytics'
   exporter, whose metadata `names` lists the classes.
 - YOLOv5, 7: (1, A, 5 + C), an objectness before the classes, three anchors per cell. YOLOX and YOLOv6 have one anchor:
   YOLOX in the grid's units unless exported with `--decode_in_inference`, YOLOv6 with an objectness of 1.
@@ -43,6 +44,7 @@ from seqpar_deploy.video.detect.decoding import (
     rows_by,
 )
 from seqpar_deploy.video.detect.layout import BY_COUNT, COCO_80, COCO_91, FROM_1, ONE, Graph, Layout
+from seqpar_deploy.video.detect.values import are_edges, are_relative, has_no_class, has_no_object
 
 MANY = 1000  # detectors have fewer queries and more anchors
 _ROWS = {
@@ -57,11 +59,13 @@ _ROWS = {
         "yolo-end-to-end": "ltrbsc",
         "paddle": "csltrb",
         "edges-class-score": "ltrbcs",
+        "ultralytics-rt-detr-rows": "xywhsc",
         "centre-score-class": "xywhsc",
     },
     5: {"edges-score": "ltrbs"},
 }
-_SPARE = ("efficientdet", "centre-score-class")  # same values as a commoner layout, so only if that one fails
+_SPARE = ("efficientdet", "ultralytics-rt-detr-rows", "centre-score-class")  # values as of a commoner layout
+_STRETCHED = ("paddle", "ultralytics-rt-detr-rows")
 LAYOUTS = (
     *("yolov8", "yolov5", "yolov6", "yolox", "yolox-decoded", "ultralytics-rt-detr", "detr", "rf-detr"),
     *(name for rows in _ROWS.values() for name in rows),
@@ -168,7 +172,7 @@ def _boxes_and_matrix(graph: Graph) -> list[Layout]:
     across = tables[logits].shape[0] != count
     classes = tables[logits].shape[0 if across else 1]
     family = boxes in ("pred_boxes", "dets") or logits in ("logits", "pred_logits", "labels")
-    softmax = family and boxes != "dets" and _has_no_object(tables[logits], classes)
+    softmax = family and boxes != "dets" and has_no_object(tables[logits], classes)
     if softmax:
         classes -= 1
 
@@ -202,25 +206,9 @@ def _boxes_and_matrix(graph: Graph) -> list[Layout]:
         edges,
         name="centres-and-class-scores",
         decode=lambda outputs: decode(outputs, centre=True),
-        check=lambda outputs: _are_edges(_squeezed(outputs[boxes])),
+        check=lambda outputs: are_edges(_squeezed(outputs[boxes])),
     )
     return [edges, centres]
-
-
-def _has_no_object(logits: npt.NDArray[Any], classes: int) -> bool:
-    """Return whether the last class is "no object", which nearly all queries of a blank picture have."""
-    last = logits[:, -1]
-    return classes == 92 or (classes > 1 and float(np.median(last)) >= -1 and bool(_last_is_most(logits)))
-
-
-def _last_is_most(logits: npt.NDArray[Any]) -> bool:
-    return float((logits.argmax(axis=1) == logits.shape[1] - 1).mean()) > 0.5
-
-
-def _are_edges(box: npt.NDArray[Any]) -> str | None:
-    """Return the reason if the boxes of all places are edges: some sizes were smaller than the centre's distance."""
-    box = box[np.any(box != 0, axis=1)]
-    return "no size below its centre" if len(box) >= 100 and bool(np.mean(box[:, 2:] >= box[:, :2]) > 0.99) else None
 
 
 def _table(graph: Graph) -> list[Layout]:
@@ -246,20 +234,27 @@ def _rows(graph: Graph, name: str, array: npt.NDArray[Any]) -> list[Layout]:
         known = {letters: title for rows in _ROWS.values() for title, letters in rows.items()}
         title = known.get(columns, f"columns {columns}")
         return [Layout(name=title, fit="letterbox", decode=rows_by(columns, name))]
+
+    def pixels(outputs: Arrays) -> str | None:
+        return "boxes relative to the picture" if are_relative(outputs[name]) else None
+
     found = [
         Layout(
             name=title,
-            fit="stretch" if title == "paddle" else "letterbox",
+            fit="stretch" if title in _STRETCHED else "letterbox",
             decode=rows_by(letters, name),
             numbering=ONE if title == "edges-score" else COCO_80,
             classes=1 if title == "edges-score" else None,
+            relative=title == "ultralytics-rt-detr-rows",
+            check=pixels if title == "centre-score-class" and graph.layout is None else None,
             spare=title in _SPARE and not (title == "efficientdet" and "detections" in name),
         )
         for title, letters in _ROWS.get(6 if count in (38, 57) else count, {}).items()
     ]
     if array.ndim == 3 and count > 4:
         queries = _queries(name, count - 4)
-        if graph.layout or count not in (38, 57) or count == 4 + len(graph.names):
+        other_count = count != 4 + len(graph.names) and (count in (38, 57) or (graph.ultralytics and graph.names))
+        if graph.layout or not other_count:
             found.append(queries)
     return found if graph.layout else _likely_rows(graph, name, found)
 
@@ -271,6 +266,9 @@ def _likely_rows(graph: Graph, name: str, found: list[Layout]) -> list[Layout]:
         likely = ("paddle",)
     elif "flat_predictions" in name:
         likely = ("yolo-nas-flat",)
+    elif graph.ultralytics and are_relative(graph.outputs[name]):
+        likely = ("ultralytics-rt-detr-rows", "ultralytics-rt-detr")
+        found = [dataclasses.replace(layout, spare=False) for layout in found]
     elif graph.ultralytics:
         likely = ("yolo-end-to-end", "ultralytics-rt-detr", "edges-score")
     elif any(layout.name == "efficientdet" and not layout.spare for layout in found):
@@ -293,7 +291,7 @@ def _anchors(graph: Graph, name: str, array: npt.NDArray[Any]) -> list[Layout]:
     """Centre, size, perhaps an objectness, and class scores of each anchor."""
     rows, columns = array.shape[1:]
     cells = {graph.places(3), graph.places(4)}
-    columns_first = columns in cells or columns > max(MANY, rows)
+    columns_first = columns in {*cells, graph.coarse_places} or columns > max(MANY, rows)
     anchors, values = (columns, rows) if columns_first else (rows, columns)
     if not (columns_first or anchors > MANY or anchors in cells | {3 * number for number in cells}):
         return []
@@ -331,16 +329,10 @@ def _dense(graph: Graph, title: str, name: str, values: int, columns_first: bool
         decode=dense(name, columns_first=columns_first, objectness=objectness, classes=classes),
         classes=classes,
         numbering=BY_COUNT.get(classes),
-        check=(lambda outputs: _has_no_class(outputs[name][0].T if columns_first else outputs[name][0]))
+        check=(lambda outputs: has_no_class(outputs[name][0].T if columns_first else outputs[name][0]))
         if objectness
         else None,
     )
-
-
-def _has_no_class(table: npt.NDArray[Any]) -> str | None:
-    """Return the reason if objects have no class: what is taken for the objectness is a class."""
-    sure = table[table[:, 4] >= 0.5]
-    return "objects without a class" if len(sure) and float(np.mean(sure[:, 5:].max(axis=1) < 0.1)) > 0.5 else None
 
 
 def _one_per_cell(graph: Graph, name: str, objects: Layout, anchors: int) -> list[Layout]:

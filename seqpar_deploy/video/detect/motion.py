@@ -75,6 +75,11 @@ class MotionDetector:
             del self._scenes[next(iter(self._scenes))]
         return scene.detect(frame.image, frame.timestamp)
 
+    def ready(self, stream: str) -> bool:
+        """Return whether the background of a stream is known."""
+        scene = self._scenes.get(stream)
+        return scene is not None and scene.was_learned
+
     def look_ahead(self, frames: Iterable[Frame]) -> None:
         """Learn the background and the height of people from the first seconds of a recording, before `detect`."""
         scene: _Scene | None = None
@@ -100,6 +105,7 @@ class _Scene:
         self._smallest = options.min_height * self._scale
         self._background = Background(cv2, options.absorb_after)
         self._heights = HeightModel()
+        self.was_learned = False  # before the latest picture
         self._look_again()
 
     def _look_again(self) -> None:
@@ -143,12 +149,14 @@ class _Scene:
         return ghosts
 
     def detect(self, image: RgbImage, timestamp: float) -> list[Box]:
+        self.was_learned = self._learned
         picture = self._picture(image)
         mask = self._background.foreground(picture)
         people: list[Found] = []
         if np.count_nonzero(mask) > NEARLY_ALL * mask.size:
             self._background.start_again()
             self._look_again()
+            self.was_learned = False
         else:
             people = self._find(picture, mask)
         boxes = [self._box(one) for one in people]

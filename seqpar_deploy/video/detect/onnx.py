@@ -43,7 +43,7 @@ class OnnxOptions:
             the graph.
         fit: Method to fit a frame to the input, "letterbox" or "stretch". Default: from the graph's layout.
         scaling: Scaling of pixel values: "unit" (0 to 1), "imagenet" (ImageNet's mean and standard deviation), "0-255",
-            or "0-255-bgr" (blue first). Default: from the graph's layout.
+            or one of the last two with "-bgr" (blue first). Default: from the graph's layout.
         threads: CPU threads per inference. Default: the runtime's default.
     """
 
@@ -129,6 +129,14 @@ class OnnxDetector:
             edges, scores = self._suppress(edges, scores)
         self._sanity.see(frame, edges)
         return _boxes(edges, scores, frame)
+
+    def ready(self, stream: str) -> bool:
+        """Return whether the latest picture's boxes are known: none is withheld because layouts disagree.
+
+        Args:
+            stream: Name of the stream. Layouts are the same for all.
+        """
+        return not self._choice.withheld
 
     def _run(self, frame: Frame, layout: Layout) -> tuple[FloatArray, FloatArray]:
         """Return edges in pixels of the frame and scores."""
@@ -233,18 +241,19 @@ def _open(path: Path, backend: BackendName, threads: int | None) -> Session:
 
 
 def _picture_input(graph: Session) -> PictureInput:
-    """Return the input for the picture: (1, 3, H, W) or (1, H, W, 3)."""
+    """Return the input for the picture: (1, 3, H, W), (1, H, W, 3), or (3, H, W) as of torchvision's exports."""
     for tensor in graph.inputs:
-        if len(tensor.shape) == 4 and 3 in (tensor.shape[1], tensor.shape[3]):
-            if tensor.shape[0] not in (None, 1):
+        batched = len(tensor.shape) == 4
+        if (batched and 3 in (tensor.shape[1], tensor.shape[3])) or (len(tensor.shape) == 3 and tensor.shape[0] == 3):
+            if batched and tensor.shape[0] not in (None, 1):
                 raise DetectorError(
                     f"its input {tensor.name} must be a batch of 1 or any number of pictures, got {tensor.shape[0]}; "
                     "export it for 1"
                 )
             if np.dtype(tensor.dtype) not in (np.float32, np.float16, np.uint8):
                 raise DetectorError(f"its input {tensor.name} must be float or uint8, got {np.dtype(tensor.dtype)}")
-            first = tensor.shape[1] == 3
-            height, width = tensor.shape[2:] if first else tensor.shape[1:3]
+            first = not batched or tensor.shape[1] == 3
+            height, width = tensor.shape[-2:] if first else tensor.shape[1:3]
             usual = _usual_size(graph)
             return PictureInput(
                 name=tensor.name,
@@ -252,10 +261,12 @@ def _picture_input(graph: Session) -> PictureInput:
                 height=height or usual[0],
                 width=width or usual[1],
                 dtype=tensor.dtype,
+                batched=batched,
             )
     shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs)
     raise DetectorError(
-        f"its inputs must include a picture (1, 3, height, width) or (1, height, width, 3), got {shapes}"
+        f"its inputs must include a picture (1, 3, height, width), (1, height, width, 3) or (3, height, width), got "
+        f"{shapes}"
     )
 
 

@@ -9,13 +9,13 @@ from seqpar_deploy.errors import BackendUnavailableError
 from seqpar_deploy.machine import thread_limit
 
 
-def import_cv2() -> Any:
+def import_cv2(purpose: str = "detecting people") -> Any:
     """Return the module. Raises BackendUnavailableError that names the package to install."""
     try:
         import cv2
     except ImportError as error:
         raise BackendUnavailableError(
-            f"detecting people needs OpenCV, which cannot be loaded: {error}; pip install 'seqpar-deploy[video]', and "
+            f"{purpose} needs OpenCV, which cannot be loaded: {error}; pip install 'seqpar-deploy[video]', and "
             "apt-get install libgl1 if libGL.so.1 is missing"
         ) from None
     if (limit := thread_limit()) is not None:

@@ -12,7 +12,7 @@ from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.opencv import import_cv2
 
 Fit = Literal["letterbox", "stretch"]
-Scaling = Literal["unit", "imagenet", "0-255", "0-255-bgr"]
+Scaling = Literal["unit", "imagenet", "imagenet-bgr", "0-255", "0-255-bgr"]
 FloatArray = npt.NDArray[np.float32]
 
 GREY = 114  # padding of YOLO's letterbox
@@ -22,19 +22,19 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureInput:
-    """The graph's picture input: name, position of the channel axis, size in pixels and NumPy type."""
+    """The graph's picture input. `channels` is the place of their axis; `batched` if the first axis is of pictures."""
 
     name: str
     channels: Literal["first", "last"]
     height: int
     width: int
     dtype: npt.DTypeLike
+    batched: bool = True
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        if self.channels == "first":
-            return (1, 3, self.height, self.width)
-        return (1, self.height, self.width, 3)
+    def shape(self) -> tuple[int, ...]:
+        size = (3, self.height, self.width) if self.channels == "first" else (self.height, self.width, 3)
+        return (1, *size) if self.batched else size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,16 @@ def place(image: RgbImage, target: PictureInput, fit: Fit) -> tuple[RgbImage, Pl
 
 
 def to_tensor(picture: RgbImage, target: PictureInput, scaling: Scaling) -> npt.NDArray[Any]:
-    """Convert a picture, uint8 (H, W, 3), to the graph's input (1, ...). A uint8 input gets the bytes unchanged."""
+    """Convert a picture, uint8 (H, W, 3), to the graph's input. A uint8 input gets the bytes unchanged."""
     values: npt.NDArray[Any] = picture
     if target.dtype != np.uint8:
         values = picture.astype(np.float32)
-        if scaling in ("unit", "imagenet"):
+        if not scaling.startswith("0-255"):
             values = values / np.float32(255)
-        if scaling == "imagenet":
+        if scaling.startswith("imagenet"):
             values = (values - IMAGENET_MEAN) / IMAGENET_STD
-        if scaling == "0-255-bgr":
+        if scaling.endswith("-bgr"):
             values = values[..., ::-1]
     if target.channels == "first":
         values = values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values[None], dtype=target.dtype)
+    return np.ascontiguousarray(values[None] if target.batched else values, dtype=target.dtype)

@@ -75,6 +75,7 @@ def test_rows_of_the_same_shape_are_told_apart_by_their_values(
     path = make(tmp_path / "detector.onnx", rows(columns, person=(0.9, 0), output=output))
     detector = opened(path)
     assert_found(detector.detect(frame()), within=6)
+    assert detector.ready("gate")
     assert detector.layout.name == name
     cars = rows(columns, person=(0.9, 2), car=(0.95, 7), output=output)
     assert detect(make(tmp_path / "cars.onnx", cars)) == []
@@ -87,6 +88,7 @@ def test_rows_that_could_be_either_are_refused_and_an_option_settles_it(
     path = make(tmp_path / "detector.onnx", rows(columns, person=(1, 0), car=(1, 0)))
     detector = opened(path)
     assert [detector.detect(frame()) for _ in range(PATIENCE - 1)] == [[]] * (PATIENCE - 1)
+    assert not detector.ready("gate")
     with pytest.raises(DetectorError, match=r"yolov7-end-to-end or yolo-nas-flat.*--detector-layout") as caught:
         detector.detect(frame())
     assert "\n" not in str(caught.value)
@@ -124,6 +126,37 @@ def test_values_that_contradict_the_name_of_an_output_are_refused(tmp_path: Path
 def test_a_spare_layout_is_read_if_all_others_fail(tmp_path: Path) -> None:
     path = make(tmp_path / "detector.onnx", rows("xywhsc", person=(0.9, 0)))
     assert_found(detect(path), within=6)
+
+
+@pytest.mark.parametrize("metadata", [{"author": "Ultralytics"}, {}])
+def test_rows_of_rt_detr_are_told_from_those_of_yolo(metadata: dict[str, str], tmp_path: Path) -> None:
+    """Ultralytics exports both as (1, N, 6): one of centres relative to a stretched picture, one of edges in pixels."""
+
+    def relative(b: Builder) -> None:
+        boxes = b.add("Concat", b.of_one(b.centre()), np.array([[0.4, 0.3, 0.5, 0.3]], np.float32), axis=0)
+        table = b.add("Concat", boxes, np.array([[0.9, 0], [0.95, 2]], np.float32), axis=1)
+        b.output("output0", b.add("Unsqueeze", table, np.array([0], np.int64)))
+
+    path = make(tmp_path / "rtdetr.onnx", relative, **metadata)
+    with_names = opened(path)
+    assert_found(with_names.detect(frame()), within=6)
+    assert (with_names.layout.name, with_names.layout.fit) == ("ultralytics-rt-detr-rows", "stretch")
+    yolo = opened(make(tmp_path / "yolo.onnx", onnx_detectors.end_to_end, **metadata))
+    assert_found(yolo.detect(frame()), within=6)
+    assert yolo.layout.name == "yolo-end-to-end"
+
+
+def test_a_yolo_of_two_coarse_grids_is_read(tmp_path: Path) -> None:
+    """YOLOv3-tiny has grids of 16 and 32 pixels: fewer places than a small picture's transposed table would have."""
+
+    def coarse(b: Builder) -> None:
+        places = (b.side // 16) ** 2 + (b.side // 32) ** 2
+        columns = np.zeros((places, 80), np.float32)
+        columns[onnx_detectors.ROW, 0] = 0.9
+        table = b.planted(columns, places, b.centre())
+        b.output("output0", b.add("Unsqueeze", b.add("Transpose", table, perm=[1, 0]), np.array([0], np.int64)))
+
+    assert_found(detect(make(tmp_path / "detector.onnx", coarse)), within=6)
 
 
 def test_relative_edges_are_seen_by_their_size(tmp_path: Path) -> None:

@@ -92,10 +92,13 @@ def test_who_was_there_from_the_start_leaves_no_ghost() -> None:
 
 def test_a_change_of_light_is_no_crowd() -> None:
     detector = MotionDetector()
+    assert not detector.ready("s")
     walk(detector, range(1, 40))
+    assert detector.ready("s")
     image = np.clip(GROUND.astype(np.int16) + 90, 0, 255).astype(np.uint8)
     for index in range(40, 60):
         assert detector.detect(Frame(stream="s", index=index, timestamp=index / 10, image=image)) == []
+        assert not detector.ready("s")  # it learns the background anew
 
 
 def test_each_stream_has_its_own_background_and_a_new_size_starts_anew() -> None:

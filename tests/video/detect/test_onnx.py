@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, load, numpy_helper, save
 from video.detect import onnx_detectors
 from video.detect.onnx_detectors import LAYOUTS, make
 
@@ -18,7 +19,7 @@ from seqpar_deploy.backends.sessions import OnnxRuntimeSession, OpenVinoSession
 from seqpar_deploy.errors import BackendUnavailableError, DetectorError
 from seqpar_deploy.video.detect import onnx, opening
 from seqpar_deploy.video.detect.onnx import OnnxDetector, OnnxOptions
-from seqpar_deploy.video.detect.picture import Scaling
+from seqpar_deploy.video.detect.picture import PictureInput, Scaling, to_tensor
 from seqpar_deploy.video.types import Box, Frame
 
 LEFT, TOP, RIGHT, BOTTOM = 200, 60, 300, 280
@@ -91,6 +92,16 @@ def test_a_graph_that_wants_bytes_as_floats_can_be_described(scaling: Scaling, t
     path = make(tmp_path / "detector.onnx", onnx_detectors.yolov8, "bytes-first")
     assert OnnxDetector(path).detect(frame()) == []
     assert_found(OnnxDetector(path, options=OnnxOptions(scaling=scaling)).detect(frame()), within=6)
+
+
+def test_scalings_with_blue_first_reverse_the_colours() -> None:
+    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    target = PictureInput(name="images", channels="first", height=4, width=5, dtype=np.float32)
+    for scaling in ("imagenet", "0-255"):
+        blue_first: Scaling = "imagenet-bgr" if scaling == "imagenet" else "0-255-bgr"
+        usual = to_tensor(picture, target, scaling)
+        assert np.array_equal(to_tensor(picture, target, blue_first), usual[:, ::-1])
+        assert not np.array_equal(usual, usual[:, ::-1])
 
 
 def _unknown(b: onnx_detectors.Builder) -> None:
@@ -205,3 +216,31 @@ def test_a_quantised_detector_does_not_run_where_its_products_overflow(
     assert type(OnnxDetector(exact, "auto")._graph) is OpenVinoSession  # FP32 has no such products
     monkeypatch.setattr(machine, "lacks_vnni", lambda: False)
     assert type(OnnxDetector(path, "auto")._graph) is OpenVinoSession
+
+
+def test_a_graph_that_gives_no_rows_for_a_blank_picture_is_opened(tmp_path: Path) -> None:
+    """torchvision's graphs give as many rows as there are people. Their input has no axis of pictures."""
+
+    def nobody(b: onnx_detectors.Builder) -> None:
+        none = [b.add("Constant", value_ints=[value]) for value in (0, 0, 0)]
+        b.output("boxes", b.add("Slice", b.edges, *none))
+        b.output("labels", b.add("Slice", np.array([1], np.int64), *none), TensorProto.INT64)
+        b.output("scores", b.add("Slice", np.array([0.9], np.float32), *none))
+
+    detector = OnnxDetector(make(tmp_path / "detector.onnx", nobody), "onnxruntime")
+    assert detector.detect(frame()) == []
+    assert detector.layout.name == "torchvision"
+
+
+def test_a_graph_of_one_picture_without_their_axis_is_read(tmp_path: Path) -> None:
+    path = make(tmp_path / "detector.onnx", onnx_detectors.torchvision)
+    model = load(path)
+    [given] = model.graph.input
+    inner = helper.make_node("Unsqueeze", ["picture", "axes"], [given.name])
+    model.graph.node.insert(0, inner)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "axes"))
+    del model.graph.input[:]
+    side = onnx_detectors.SIDE
+    model.graph.input.append(helper.make_tensor_value_info("picture", TensorProto.FLOAT, [3, side, side]))
+    save(model, path)
+    assert_found(OnnxDetector(path, "onnxruntime").detect(frame()), within=6)
