@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from seqpar_deploy.errors import SinkError
-from seqpar_deploy.redaction import MASK, Address, remember, split_address
+from seqpar_deploy.redaction import MASK, remember, split_address
+from seqpar_deploy.video.sinks.address import bracketed, host_and_port
 
 PREFIX = "seqpar"  # default prefix of topics
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -126,10 +127,10 @@ def read_broker(
     remember(address)
     parts = split_address(address)
     try:
-        host, port = _host_and_port(parts)
+        host, port = host_and_port(parts, _PORTS)
     except ValueError:
         parts = None
-    if parts is None:
+    if parts is None or re.search(r"[?#]", parts.rest):
         raise SinkError(
             "the MQTT address must be mqtt://[USER:PASSWORD@]HOST[:PORT][/PREFIX] or mqtts://, got another form; write "
             "%40 for @, %2F for /, %3F for ? and %23 for # in a password"
@@ -148,7 +149,7 @@ def read_broker(
         host=host,
         port=port,
         prefix=prefix,
-        shown=f"{_bracketed(host)}:{port}" + ("" if prefix == PREFIX else shown_path),
+        shown=f"{bracketed(host)}:{port}" + ("" if prefix == PREFIX else shown_path),
         user=user or None,
         password=password or None,
         tls=_tls_context(ca, certificate, key, insecure=insecure) if parts.scheme == "mqtts" else None,
@@ -159,23 +160,6 @@ def topic_level(name: str) -> str:
     """Return a name as one level of a topic: MQTT's separator and wildcards are replaced."""
     clean = name.encode("utf-8", "replace").decode("utf-8").translate({ord(bad): "_" for bad in "/+#"})
     return "".join(letter if letter.isprintable() else "_" for letter in clean) or "_"
-
-
-def _host_and_port(parts: Address | None) -> tuple[str, int]:
-    """Raises ValueError for an address that cannot be one of a broker."""
-    if parts is None or parts.scheme not in _PORTS or not parts.host or re.search(r"[?#]", parts.rest):
-        raise ValueError
-    host, _, port = parts.host.rpartition(":") if re.search(r":\d*$", parts.host) else (parts.host, "", "")
-    host = host.strip("[]")
-    host.encode("idna")  # UnicodeError, which would end paho's thread, is a ValueError
-    number = int(port or _PORTS[parts.scheme])
-    if not 0 < number < 65536:
-        raise ValueError
-    return host, number
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _tls_context(ca: Path | None, certificate: Path | None, key: Path | None, *, insecure: bool) -> ssl.SSLContext:

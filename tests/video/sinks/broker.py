@@ -15,6 +15,7 @@ class Broker:
         self, port: int = 0, *, refuse: int = 0, acknowledge: bool = True, tls: ssl.SSLContext | None = None
     ) -> None:
         self.messages: list[tuple[str, bytes]] = []
+        self.retained: list[tuple[str, bytes]] = []  # not among `messages`
         self.arrived = threading.Condition()
         self.client_ids: list[str] = []
         self.connects: list[bytes] = []
@@ -71,7 +72,9 @@ class Broker:
                     if self._acknowledge:
                         client.sendall(b"\x40\x02" + body[2 + size : 4 + size])
                     with self.arrived:
-                        self.messages.append((body[2 : 2 + size].decode("utf-8"), body[4 + size :]))
+                        (self.retained if flags & 1 else self.messages).append(
+                            (body[2 : 2 + size].decode("utf-8"), body[4 + size :])
+                        )
                         self.arrived.notify_all()
                 elif kind == 12:
                     client.sendall(b"\xd0\x00")

@@ -177,8 +177,8 @@ def test_a_refusal_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_two_of_one_broker_have_names_of_their_own() -> None:
     health, port = Health(), free_port()
-    sinks = [MqttSink(f"mqtt://127.0.0.1:{port}{prefix}", linger=0, health=health) for prefix in ("", "/site/a")]
-    assert [sink.name for sink in sinks] == [f"mqtt broker 127.0.0.1:{port}{shown}" for shown in ("", "/site/a")]
+    sinks = [MqttSink(f"mqtt://127.0.0.1:{port}{prefix}", linger=0, health=health) for prefix in ("", "/site/gates")]
+    assert [sink.name for sink in sinks] == [f"mqtt broker 127.0.0.1:{port}{shown}" for shown in ("", "/site/gates")]
     until(lambda: len(health.problems()) == 2)
     with Broker(port) as broker:
         until(lambda: len(broker.client_ids) == 2)
