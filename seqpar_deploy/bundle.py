@@ -9,7 +9,8 @@ SHA-256 of the manifest (the digest) identifies the bundle in engines, tuning re
 the manifest's form, the SHA-256 of every file, and the external-data paths in the ONNX graphs before any runtime reads
 them. `bundle_files.py` has these checks.
 
-Bundles are written in format 2. Format 1 opens read-only: full padding, no draft, no calibration.
+Bundles are written in format 2, or 3 if they withhold attributes. Format 1 opens read-only: full padding, no draft, no
+calibration.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from seqpar_deploy.preprocess import Preprocessing, Trimming, wrong_columns
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, SPECIAL_TOKENS, LabelSet
 
 FORMAT = 2
+WITHHOLDING = 3  # written for bundles that withhold attributes, so that earlier versions of the package refuse them
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
 DECODER_STEP = "decoder_step.onnx"
@@ -130,6 +132,7 @@ class _Manifest:
     files: dict[str, FileEntry]
     padding: Padding = "full"
     columns: tuple[Positive, ...] | None = None
+    withheld: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n, d = len(self.label_set), self.dimensions
@@ -145,6 +148,11 @@ class _Manifest:
             raise ValueError(f"columns must be given if padding is 'trimmed', and only then, got {self.columns}")
         if self.columns and (problem := wrong_columns(self.columns, d.grid)):
             raise ValueError(f"columns must be {problem}, got {list(self.columns)}")
+        names = {attribute.name for attribute in self.label_set.attributes}
+        if unknown := [name for name in self.withheld if name not in names]:
+            raise ValueError(f"withheld must be attributes of the label set, got {unknown[0]!r}")
+        if names == set(self.withheld):
+            raise ValueError("withheld must leave one attribute or more, got all of them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,13 +162,14 @@ class Bundle:
     Attributes:
         path: The bundle's folder.
         manifest: The values of `manifest.json`.
-        label_set: The attributes that the model recognises, in token order.
+        label_set: The attributes that the model recognises, in token order, the withheld ones too.
         dimensions: The sizes of the graphs.
         precision: The precision of the graphs, `fp32` or `fp16`.
         batches: The batch profiles that engines are built for.
         padding: How the model reads crops: `full` with all the padding of the square, or `trimmed` to the patch columns
             that the person covers. Default: `full`.
         columns: For `trimmed`, the allowed widths in patch columns, ascending. Default: None.
+        withheld: Names of attributes that no prediction may show, in token order. Default: none.
     """
 
     path: Path
@@ -171,6 +180,7 @@ class Bundle:
     batches: tuple[BatchProfile, ...]
     padding: Padding = "full"
     columns: tuple[int, ...] | None = None
+    withheld: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
@@ -225,10 +235,10 @@ class Bundle:
         source = str(path / MANIFEST)
         number = manifest.get("format")
         if type(number) is not int or number < 1:
-            raise BundleFormatError(f"{source}: format must be 1 to {FORMAT}, got {number!r}; {_EXPORT_AGAIN}")
-        if number > FORMAT:
+            raise BundleFormatError(f"{source}: format must be 1 to {WITHHOLDING}, got {number!r}; {_EXPORT_AGAIN}")
+        if number > WITHHOLDING:
             raise BundleFormatError(
-                f"{source}: format must be 1 to {FORMAT}, got {number}; update seqpar-deploy to open newer bundles"
+                f"{source}: format must be 1 to {WITHHOLDING}, got {number}; update seqpar-deploy to open newer bundles"
             )
         known = {key: value for key, value in manifest.items() if number > 1 or key not in ("padding", "columns")}
         values = typed(known, _Manifest, source=source, error=BundleFormatError, hint=_EXPORT_AGAIN)
@@ -241,7 +251,13 @@ class Bundle:
             batches=values.batches,
             padding=values.padding,
             columns=values.columns,
+            withheld=values.withheld,
         )
+
+    @functools.cached_property
+    def shown(self) -> LabelSet:
+        """The label set of predictions: without the withheld attributes."""
+        return self.label_set.without(self.withheld) if self.withheld else self.label_set
 
     @functools.cached_property
     def _graphs(self) -> Path:

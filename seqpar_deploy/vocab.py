@@ -6,8 +6,9 @@ Ids follow the published code: `<bos>` 0, `<eos>` 1, `<pad>` 2, attribute *i* of
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seqpar_deploy.config import Text, typed, without_format
@@ -122,6 +123,52 @@ class LabelSet:
     def attribute(self, token: int) -> Attribute | None:
         """Return the attribute of a token id, or None for a special token."""
         return self.attributes[token - FIRST_ATTRIBUTE] if token >= FIRST_ATTRIBUTE else None
+
+    def matching(self, patterns: Iterable[str]) -> tuple[str, ...]:
+        """Return the names that match patterns, in token order. Case does not count.
+
+        Args:
+            patterns: Names, or patterns with `*`, `?` and `[...]`, for example `age*`.
+
+        Returns:
+            The names.
+
+        Raises:
+            LabelSetError: A pattern matches no name.
+        """
+        found: set[str] = set()
+        for pattern in patterns:
+            wanted = pattern.casefold()
+            names = {one.name for one in self.attributes if one.name.casefold() == wanted}  # also with a bracket in it
+            names = names or {one.name for one in self.attributes if fnmatch.fnmatchcase(one.name.casefold(), wanted)}
+            if not names:
+                raise LabelSetError(
+                    f"attributes must be of label set {self.name}, got {pattern!r}; choose from "
+                    f"{', '.join(one.name for one in self.attributes)}"
+                )
+            found |= names
+        return tuple(one.name for one in self.attributes if one.name in found)
+
+    def without(self, names: Iterable[str]) -> LabelSet:
+        """Return the label set without some attributes, and without the groups that have no others.
+
+        Args:
+            names: Names of attributes.
+
+        Returns:
+            The label set. Token ids are those of its own order.
+
+        Raises:
+            LabelSetError: No attribute would be left.
+        """
+        removed = set(names)
+        left = tuple(one for one in self.attributes if one.name not in removed)
+        if not left:
+            raise LabelSetError(
+                f"one attribute or more of label set {self.name} must be left, got all {len(self)} removed; name fewer"
+            )
+        groups = {name: group for name, group in self.groups.items() if any(one.group == name for one in left)}
+        return dataclasses.replace(self, attributes=left, groups=groups)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for a manifest. `from_dict` reads them."""

@@ -119,6 +119,11 @@ class Calibration:
         """Return the thresholds of all attributes."""
         return Thresholds.from_limits(label_set, {n: one.limits for n, one in self.attributes.items()}, Limits())
 
+    def limited_to(self, label_set: LabelSet) -> Calibration:
+        """Return the calibration of the attributes of a label set only, without the held-out report."""
+        attributes = {one.name: self.attributes[one.name] for one in label_set.attributes}
+        return dataclasses.replace(self, attributes=attributes, report={})
+
     @property
     def distributions(self) -> npt.NDArray[np.int64]:
         """The people of the fitting set per attribute and bin, int64 (n, BINS)."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import torch
 
 import seqpar_deploy
 from seqpar_deploy.backends import open_backend
+from seqpar_deploy.backends.withheld import withheld_tokens, without_withheld
 from seqpar_deploy.bundle import (
     DECODER_STEP,
     DRAFT,
@@ -42,6 +43,7 @@ from seqpar_deploy.bundle import (
     INT8_ENCODER,
     INT8_HOST_DECODER_STEP,
     MODEL_CARD,
+    WITHHOLDING,
     Bundle,
     Dimensions,
     Precision,
@@ -77,6 +79,7 @@ from seqpar_deploy.preprocess import columns_read, prepare
 from seqpar_deploy.progress import Progress, silent
 from seqpar_deploy.vocab import SPECIAL_TOKENS, LabelSet
 
+_GRAPHS = (ENCODER, DECODER_STEP, HOST_DECODER_STEP)
 _GOLDEN_CROPS = {"real": 4, "rendered": 3, "adversarial": 100}
 
 
@@ -91,6 +94,7 @@ def export_bundle(
     decoder_heads: int | None = None,
     weights: str | None = None,
     trim: bool = False,
+    without: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
@@ -112,6 +116,7 @@ def export_bundle(
         trim: Redefine a checkpoint of untrimmed crops as one that reads crops without most of their padding, which is
             faster and may change its accuracy. The parity gate then compares with the trimmed checkpoint. Default:
             False, crops are read as in the checkpoint's training.
+        without: Names or patterns of attributes that predictions, golden data and card do not show. Default: none.
         overwrite: Replace a bundle at `out`. Default: False.
         progress: Receives the progress of each stage. Default: none is reported.
 
@@ -120,7 +125,7 @@ def export_bundle(
 
     Raises:
         CheckpointError: The checkpoint cannot be read, does not match its label set, or cannot be trimmed.
-        LabelSetError: The label set cannot be found, or none was given and the checkpoint has none.
+        LabelSetError: The label set cannot be found or is not in the checkpoint, or `without` matches none or all.
         BundleError: `out` exists, or cannot be written.
         ExportError: An exported graph has unexpected inputs, outputs or operators.
         ParityError: The graphs do not reproduce the checkpoint, or overflow FP16.
@@ -142,21 +147,19 @@ def export_bundle(
             )
         if trim:
             loaded = redefined_as_trimmed(loaded)
+        withheld = _withheld(loaded.label_set, without)
         check_space(Path(out), _expected_size(loaded, recipe), error=BundleError)
         reference = _run_reference(loaded, recipe, progress)
-        golden = reference.subset(_golden_rows(reference.people, reference.widths))
-        np.savez_compressed(folder / GOLDEN, **golden_arrays(golden))  # type: ignore[arg-type]
+        _write_golden(folder, reference, withheld_tokens(loaded.label_set, withheld))
         loaded = _in_precision(loaded, recipe.precision)  # releases the FP32 one, gigabytes for ViT-L/14
-        manifest = _manifest(loaded, recipe)
+        manifest = _manifest(loaded, recipe, withheld)
         manifest["graphs"] = _write_graphs(folder, loaded, recipe, progress)
-        labels = loaded.label_set
         del loaded  # the runtime loads its own copy of the weights
-        graphs = [ENCODER, DECODER_STEP, HOST_DECODER_STEP]
-        manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, graphs)])
+        manifest["files"] = file_entries(folder, [GOLDEN, *_graph_files(folder, _GRAPHS)])
         bundle = Bundle.from_manifest(folder, manifest)
         manifest["parity"] = _check(bundle, reference, recipe, progress).to_dict()
         _add_what_the_recipe_asks(manifest, bundle, reference, recipe, progress)
-        (folder / MODEL_CARD).write_text(model_card(manifest, labels), encoding="utf-8")
+        (folder / MODEL_CARD).write_text(model_card(manifest, bundle.shown), encoding="utf-8")
         manifest["files"] |= file_entries(folder, [MODEL_CARD])
         write_manifest(folder, manifest)
     return Bundle.open(out, verify=False)
@@ -179,6 +182,18 @@ def _run_reference(loaded: LoadedNetwork, recipe: Recipe, progress: Progress) ->
         return checkpoint_reference(
             loaded.network, loaded.token_table, loaded.label_set, people, beams=beams, on_progress=on_progress
         )
+
+
+def _withheld(label_set: LabelSet, without: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the attributes to withhold. Raises LabelSetError before any work."""
+    names = label_set.matching(without)
+    label_set.without(names)  # one must be left
+    return names
+
+
+def _write_golden(folder: Path, reference: Reference, withheld: Collection[int]) -> None:
+    golden = reference.subset(_golden_rows(reference.people, reference.widths))
+    np.savez_compressed(folder / GOLDEN, **without_withheld(golden_arrays(golden), withheld))  # type: ignore[arg-type]
 
 
 def _golden_rows(people: Sequence[ParityCrop], widths: Sequence[int]) -> list[int]:
@@ -225,7 +240,7 @@ def _check(bundle: Bundle, reference: Reference, recipe: Recipe, progress: Progr
     if recipe.precision == "fp16":
         with progress("searching for values beyond FP16's range"):
             require_no_overflow(bundle, reference)
-    return report
+    return report.without_tokens() if bundle.withheld else report
 
 
 def _add_what_the_recipe_asks(
@@ -265,12 +280,12 @@ def _measure_int8(bundle: Bundle, reference: Reference, recipe: Recipe, progress
     return {name: getattr(found, name) for name in kept}
 
 
-def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
+def _manifest(loaded: LoadedNetwork, recipe: Recipe, withheld: Sequence[str]) -> dict[str, Any]:
     """Return the manifest's entries that are known before the graphs are written."""
     architecture = loaded.network.architecture
     chosen = {name: value for name, value in (("weights", loaded.weights), ("redefined", loaded.redefined)) if value}
     return {
-        "format": FORMAT,
+        "format": WITHHOLDING if withheld else FORMAT,
         "producer": {
             "seqpar_deploy": seqpar_deploy.__version__,
             "commit": _commit(),
@@ -287,6 +302,7 @@ def _manifest(loaded: LoadedNetwork, recipe: Recipe) -> dict[str, Any]:
         "batches": [dataclasses.asdict(batch) for batch in recipe.batches],
         "recipe": recipe.to_dict(),
         "label_set": loaded.label_set.to_dict(),
+        **({"withheld": list(withheld)} if withheld else {}),
     }
 
 

@@ -9,9 +9,11 @@ from seqpar_deploy.vocab import LabelSet
 
 
 def model_card(manifest: Mapping[str, Any], label_set: LabelSet) -> str:
-    """Return the model card in Markdown, from a manifest with its parity report."""
+    """Return the model card in Markdown, from a manifest with its parity report, and the attributes that are shown."""
     parity, dimensions, producer = manifest["parity"], manifest["dimensions"], manifest["producer"]
     attributes = "\n".join(f"| {a.name} | {a.group} | {a.phrase} |" for a in label_set.attributes)
+    if count := len(manifest.get("withheld", ())):
+        attributes += f"\n\n{count} more are withheld: the model decodes them, and no prediction has them."
     checks = ", ".join(check["name"] for check in parity["checks"] if check["status"] == "passed")
     kinds = ", ".join(f"{number} {kind}" for kind, number in parity["kinds"].items())
     return f"""# SequencePAR, {label_set.title or label_set.name}, {manifest["precision"]}

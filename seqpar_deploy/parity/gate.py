@@ -26,6 +26,7 @@ from seqpar_deploy.parity.probes import Trial
 from seqpar_deploy.parity.reference import BATCH, BEAM, Reference
 from seqpar_deploy.parity.report import NOTHING, Check, Divergence, ParityReport
 from seqpar_deploy.parity.tolerances import ParityTolerances
+from seqpar_deploy.parity.withheld import completed_reference
 from seqpar_deploy.progress import OnProgress
 
 
@@ -64,6 +65,8 @@ def check_parity(
         >>> report = check_parity(backend, reference_from_golden(bundle), tolerances_of(bundle), bundle=bundle)
         >>> report.require("do not use it on this machine")
     """
+    if bundle is not None:
+        reference = completed_reference(reference, bundle, backend)
     trial = Trial(backend, reference, tolerances)
     batch_size = min(batch_size, trial.max_rows)
     made_with = golden or reference
@@ -92,7 +95,7 @@ def check_parity(
         backend=backend.name,
         reference=reference.source,
         crops=len(reference.crops),
-        kinds=_kinds(reference),
+        kinds=reference.kinds,
         identical=len(answers) - len(divergences),
         identical_sets=len(answers) - sum(d.wanted_attributes != d.got_attributes for d in divergences),
         divergences=divergences,
@@ -173,11 +176,6 @@ def _together(answers: Iterable[_Answer]) -> Float32Array:
     return np.concatenate([answer.differences.ravel() for answer in answers])
 
 
-def _kinds(reference: Reference) -> dict[str, int]:
-    kinds = [person.kind for person in reference.people]
-    return {kind: kinds.count(kind) for kind in ("real", "rendered", "adversarial")}
-
-
 def _check(name: str, wrong: str | None, right: str) -> Check:
     return Check(name=name, status="failed", detail=wrong) if wrong else Check(name=name, status="passed", detail=right)
 
@@ -195,7 +193,7 @@ def _check_attributes(bundle: Bundle, reference: Reference) -> Check:
     if not reference.attributes:
         return _not_recorded("attributes", "names")
     pairs = enumerate(zip(names, reference.attributes, strict=False))
-    different = [i for i, (got, expected) in pairs if got != expected]
+    different = [i for i, (got, expected) in pairs if expected not in (got, "")]
     wrong = None
     if different or len(names) != len(reference.attributes):
         at = different[0] if different else min(len(names), len(reference.attributes))

@@ -47,7 +47,7 @@ class Reference:
         beam_tokens: Sequences of beam search with `BEAM`, like `tokens`. Rows without a search are all `<pad>`.
         beam_margins: The smallest score difference by which each search kept or dropped a beam, float32 (G,).
         people: The crops before preprocessing.
-        attributes: The names of the tokens from 3 on.
+        attributes: The names of the tokens from 3 on. Empty for those that the bundle withholds.
         suspects: Outputs for a few crops under each known mistake.
         trimming: How the checkpoint trims crops. Default: None, it reads whole squares.
         columns: Patch columns that the checkpoint reads of each crop, int64 (G,). 0 is the whole square. Default: None,
@@ -112,13 +112,23 @@ class Reference:
         row = self.beam_tokens[crop, 1:]
         return tuple(row[row != PAD].tolist())
 
+    @property
+    def kinds(self) -> dict[str, int]:
+        """The number of crops of each kind."""
+        kinds = [person.kind for person in self.people]
+        return {kind: kinds.count(kind) for kind in ("real", "rendered", "adversarial")}
+
     def name(self, crop: int) -> str:
         return self.people[crop].name if self.people else f"crop {crop}"
 
     def attribute_names(self, tokens: Sequence[int]) -> list[str]:
-        """Return the names of the attributes among these tokens, in token order. Unknown names are numbers."""
+        """Return the names of the attributes among these tokens, in token order. Unknown names are numbers.
+
+        Golden data have no names of attributes that the bundle withholds. These are left out.
+        """
         named = sorted({token for token in tokens if token > PAD})
-        return [self.attributes[token - PAD - 1] if self.attributes else str(token) for token in named]
+        names = [self.attributes[token - PAD - 1] if self.attributes else str(token) for token in named]
+        return [name for name in names if name]
 
     def subset(self, rows: Sequence[int]) -> Reference:
         """Return the reference of these crops only."""

@@ -110,6 +110,14 @@ class ParityReport:
         values = dataclasses.asdict(self)
         return {"passed": not self.breaches, "ties": self.ties, "breaches": self.breaches, **values}
 
+    def without_tokens(self) -> ParityReport:
+        """Return the report without the tokens and attributes of the divergences, for bundles that withhold some."""
+        divergences = tuple(
+            dataclasses.replace(one, wanted=NOTHING, got=NOTHING, wanted_attributes=[], got_attributes=[])
+            for one in self.divergences
+        )
+        return dataclasses.replace(self, divergences=divergences)
+
     def require(self, consequence: str) -> ParityReport:
         """Return the report if the bundle passes.
 

@@ -11,6 +11,7 @@ from seqpar_deploy import __version__
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.calibration.thresholds import Thresholds
 from seqpar_deploy.errors import TritonError
+from seqpar_deploy.vocab import LabelSet
 
 _MOST_QUEUED = 256  # requests: about 10 s of work for a small model, and at most 8 GB of pictures
 
@@ -50,6 +51,7 @@ def config_text(
     version: int,
     bundle: Bundle,
     *,
+    label_set: LabelSet,
     thresholds: Thresholds | None,
     options: ModelOptions,
     warm_ups: Sequence[WarmUp],
@@ -60,16 +62,17 @@ def config_text(
         name: Name of the model.
         version: The version to serve.
         bundle: The opened bundle.
-        thresholds: The thresholds that the states follow, or None.
+        label_set: The attributes to serve. The model reads from here which of the bundle's they are.
+        thresholds: The thresholds of these that the states follow, or None.
         options: How Triton runs the model.
         warm_ups: The warm-up requests.
     """
-    n = len(bundle.label_set)
-    limits = None if thresholds is None else thresholds.limits(bundle.label_set)
+    n = len(label_set)
+    limits = None if thresholds is None else thresholds.limits(label_set)
     parameters = {
         "bundle": bundle.digest,
         "version": __version__,
-        "label_set": _compact(bundle.label_set.to_dict()),
+        "label_set": _compact(label_set.to_dict()),
         "thresholds": _compact(limits and {name: dataclasses.asdict(one) for name, one in limits.items()}),
     }
     # On a CPU, the time per crop is the same from 8 to 32 crops, so that larger batches only make requests wait.
@@ -96,7 +99,7 @@ def config_text(
         "output [",
         *_joined(
             [
-                f'{{ name: "tokens", data_type: TYPE_INT32, dims: [ {bundle.dimensions.capacity} ] }}',
+                f'{{ name: "tokens", data_type: TYPE_INT32, dims: [ {n + 1} ] }}',
                 f'{{ name: "scores", data_type: TYPE_FP32, dims: [ {n} ] }}',
                 f'{{ name: "probabilities", data_type: TYPE_FP32, dims: [ {n} ] }}',
                 f'{{ name: "states", data_type: TYPE_UINT8, dims: [ {n} ] }}',

@@ -7,6 +7,8 @@ from seqpar_deploy.parity.reference import Reference, reference_from_golden
 from seqpar_deploy.parity.tolerances import tolerances_of
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.vocab import EOS, PAD
+from seqpar_deploy.without import Boundary
 
 
 def golden_difference(recognizer: Recognizer) -> str | None:
@@ -26,9 +28,14 @@ def golden_difference(recognizer: Recognizer) -> str | None:
         BackendError: The backend fails.
     """
     reference = reference_from_golden(recognizer.bundle)
-    tie_margin = tolerances_of(recognizer.bundle).tie_margin
+    bundle = recognizer.bundle
+    tie_margin = tolerances_of(bundle).tie_margin
+    shown = Boundary(bundle.label_set, bundle.withheld)  # golden data have the tokens that are shown, by full ids
     for crop, prediction in enumerate(recognizer.predict(golden_crops(reference))):
-        divergence = first_divergence(reference, crop, prediction.tokens, tie_margin)
+        tokens = shown.full_tokens(prediction.tokens)
+        if bundle.withheld and EOS not in tokens:
+            tokens += (PAD,) * (bundle.dimensions.capacity - 1 - len(tokens))  # as golden data end then
+        divergence = first_divergence(reference, crop, tokens, tie_margin)
         if divergence is not None and not divergence.tie:
             return f"golden {divergence}"
     return None

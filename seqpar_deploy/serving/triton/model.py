@@ -17,11 +17,13 @@ from seqpar_deploy.errors import BackendError, SeqparError, TritonError
 from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer
-from seqpar_deploy.serving.protocol import REFUSAL
+from seqpar_deploy.serving.protocol import REFUSAL, served_labels
 from seqpar_deploy.serving.triton.environment import check_environment
 from seqpar_deploy.serving.triton.golden import golden_difference
 from seqpar_deploy.serving.triton.tensors import Inputs, output_arrays, read_inputs
+from seqpar_deploy.without import WithoutAttributes
 
 BUNDLE = "bundle"  # folder of the bundle in a version's folder
 _MOST_PENDING = 256 << 20  # bytes of decoded pixels that wait to be recognised: one picture may have 192 MB
@@ -29,7 +31,7 @@ _MOST_PENDING = 256 << 20  # bytes of decoded pixels that wait to be recognised:
 _log = logging.getLogger(__name__)
 
 
-def answer(recognizer: Recognizer, requests: Sequence[Inputs]) -> list[list[Prediction] | SeqparError]:
+def answer(recognizer: AnyRecognizer, requests: Sequence[Inputs]) -> list[list[Prediction] | SeqparError]:
     """Recognise the crops of several requests together.
 
     A request that cannot be used costs that request alone.
@@ -62,7 +64,7 @@ def answer(recognizer: Recognizer, requests: Sequence[Inputs]) -> list[list[Pred
     size = 0
     for place, inputs in enumerate(requests):
         try:
-            for crop, draft in read_inputs(inputs, recognizer.bundle.label_set):
+            for crop, draft in read_inputs(inputs, recognizer.label_set):
                 pending.append((place, crop, draft))
                 size += crop.nbytes
                 if size > _MOST_PENDING:
@@ -108,6 +110,16 @@ def open_recognizer(bundle: Path, config: Mapping[str, Any], *, kind: str, devic
     return recognizer
 
 
+def _limited(recognizer: Recognizer, config: Mapping[str, Any]) -> AnyRecognizer:
+    """Return the recogniser with the attributes that the configuration has. Others are kept out."""
+    served = served_labels({name: one["string_value"] for name, one in config.get("parameters", {}).items()})
+    if served is None:
+        return recognizer
+    left = {one.name for one in served.attributes}
+    removed = [one.name for one in recognizer.label_set.attributes if one.name not in left]
+    return WithoutAttributes(recognizer, removed) if removed else recognizer
+
+
 class TritonPythonModel:
     """The model. Triton makes it without arguments and calls its methods by these names."""
 
@@ -125,12 +137,13 @@ class TritonPythonModel:
         bundle = bundle.resolve()  # in messages, a temporary repository's link would be no help
         config = json.loads(args["model_config"])
         try:
-            self._recognizer = open_recognizer(
+            recognizer = open_recognizer(
                 bundle, config, kind=args["model_instance_kind"], device=args["model_instance_device_id"]
             )
+            self._recognizer = _limited(recognizer, config)
         except SeqparError as error:
             raise self._sdk.TritonModelException(REFUSAL + _one_line(error)) from None
-        backend = self._recognizer.backend
+        backend = recognizer.backend
         _log.info("%s reproduces its golden sequences on %s (%s)", bundle, backend.name, backend.device)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -171,8 +184,7 @@ class TritonPythonModel:
         if isinstance(result, SeqparError):
             kind = self._sdk.TritonError.INVALID_ARG
             return self._sdk.InferenceResponse(error=self._sdk.TritonError(REFUSAL + _one_line(result), kind))
-        label_set = self._recognizer.bundle.label_set
-        arrays = output_arrays(result, label_set, request.requested_output_names())
+        arrays = output_arrays(result, self._recognizer.label_set, request.requested_output_names())
         return self._sdk.InferenceResponse([self._sdk.Tensor(name, array) for name, array in arrays.items()])
 
 

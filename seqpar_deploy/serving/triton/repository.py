@@ -16,6 +16,7 @@ Everything is made beside the repository and renamed, so that a server that poll
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -27,10 +28,12 @@ from seqpar_deploy.errors import TritonError
 from seqpar_deploy.files import new_folder, write_whole
 from seqpar_deploy.parity.reference import reference_from_golden
 from seqpar_deploy.preprocess import Crop, columns_read
+from seqpar_deploy.serving.protocol import served_labels
 from seqpar_deploy.serving.triton.config import ModelOptions, WarmUp, config_text
 from seqpar_deploy.serving.triton.golden import golden_crops
 from seqpar_deploy.serving.triton.model import BUNDLE
 from seqpar_deploy.sidecars import read_sidecar
+from seqpar_deploy.vocab import LabelSet
 
 CONFIG = "config.pbtxt"
 MODEL_PY = '''"""The model of seqpar-deploy, which must be installed in the Python of the server."""
@@ -38,6 +41,7 @@ MODEL_PY = '''"""The model of seqpar-deploy, which must be installed in the Pyth
 from seqpar_deploy.serving.triton.model import TritonPythonModel  # noqa: F401
 '''
 _SERVED = re.compile(r"^version_policy: .*versions: \[ (\d+) \]", re.MULTILINE)
+_LABELS = re.compile(r'^parameters \{ key: "label_set", value: \{ string_value: (".*") \} \}$', re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SIDECARS = (CALIBRATION, TUNED_DRAFT, TUNED, VERIFIED)
 
@@ -63,6 +67,7 @@ def write_version(
     *,
     name: str = "seqpar",
     options: ModelOptions = ModelOptions(),
+    without: Sequence[str] = (),
     link: bool = False,
 ) -> Written:
     """Write a model, or the next version of one, atomically, and make it the one that is served.
@@ -72,6 +77,7 @@ def write_version(
         repository: Folder of the repository. It is made if it is missing.
         name: Name of the model: letters, digits, `_`, `-` and `.`. Default: `seqpar`.
         options: How Triton runs the model.
+        without: Names or patterns of attributes that are not served. Default: none.
         link: Link to the bundle's folder, for a temporary repository. Default: False, its files are copied.
 
     Returns:
@@ -80,6 +86,7 @@ def write_version(
     Raises:
         TritonError: The repository cannot be written, the name is invalid, or the model has another label set.
         BundleFormatError: The golden data are malformed.
+        LabelSetError: `without` matches no attribute, or all.
     """
     if not _NAME.fullmatch(name):
         raise TritonError(
@@ -90,15 +97,17 @@ def write_version(
     there = versions(model)
     version = max(there, default=0) + 1
     replaced = served_version(model)
+    label_set = bundle.shown.without(bundle.shown.matching(without))
     if there:
-        _check_same_labels(bundle, model / str(there[-1]) / BUNDLE, name)
+        _check_same_labels(bundle, label_set, model / str(there[-1]), name)
     crops = _warm_up_crops(bundle)
     calibration = load_calibration(bundle)
     text = config_text(
         name,
         version,
         bundle,
-        thresholds=None if calibration is None else calibration.thresholds(bundle.label_set),
+        label_set=label_set,
+        thresholds=None if calibration is None else calibration.limited_to(label_set).thresholds(label_set),
         options=options,
         warm_ups=_warm_ups(bundle, version, crops),
     )
@@ -134,15 +143,25 @@ def served_version(model: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def _check_same_labels(bundle: Bundle, earlier: Path, name: str) -> None:
-    """Raise TritonError if clients of an earlier version would misread the outputs of this bundle."""
-    before = Bundle.open(earlier, verify=False).label_set
-    wanted, got = ([one.name for one in labels.attributes] for labels in (before, bundle.label_set))
+def _check_same_labels(bundle: Bundle, label_set: LabelSet, earlier: Path, name: str) -> None:
+    """Raise TritonError if clients of an earlier version would misread the outputs of the next one."""
+    before = _served_labels(earlier)
+    wanted, got = ([one.name for one in labels.attributes] for labels in (before, label_set))
     if wanted != got:
         raise TritonError(
-            f"{bundle.path} must have the {len(wanted)} attributes of {earlier}, in its order, since clients hold on "
-            f"to them, got those of {bundle.label_set.name}; pass another --name than {name}"
+            f"{bundle.path} must be served with the {len(wanted)} attributes of {earlier}, in its order, since clients "
+            f"hold on to them, got {len(got)} of {label_set.name}; pass another --name than {name}"
         )
+
+
+def _served_labels(version: Path) -> LabelSet:
+    """Return the label set in a version's configuration, or that of its bundle if it is not there."""
+    try:
+        found = _LABELS.search((version / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        found = None
+    served = served_labels({"label_set": json.loads(found[1])}) if found else None
+    return served or Bundle.open(version / BUNDLE, verify=False).shown
 
 
 def _copy_bundle(bundle: Bundle, out: Path, *, link: bool) -> None:

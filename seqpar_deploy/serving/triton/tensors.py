@@ -105,7 +105,7 @@ def output_arrays(predictions: Sequence[Prediction], label_set: LabelSet, names:
 
     Args:
         predictions: The predictions of one request, one or more.
-        label_set: The label set of the bundle.
+        label_set: The label set of the predictions.
         names: The requested outputs, of `OUTPUTS`. Others are not computed.
 
     Returns:
