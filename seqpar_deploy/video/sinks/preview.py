@@ -1,26 +1,26 @@
-"""A live preview in the browser: each stream with boxes and attributes, and a list of its people."""
+"""A live page in the browser: each stream with boxes and attributes, its figures and zones, and the latest people."""
 
 from __future__ import annotations
 
-import collections
-import io
+import functools
 import json
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.page import page, policy
+from seqpar_deploy.video.sinks.answers import Answer, Route
 from seqpar_deploy.video.sinks.base import BaseSink
-from seqpar_deploy.video.sinks.draw import draw_people
-from seqpar_deploy.video.sinks.placing import Place
-from seqpar_deploy.video.sinks.server import Answer, Route
-from seqpar_deploy.video.types import Frame, Person, TrackedBox
+from seqpar_deploy.video.sinks.draw_zones import Outlines, no_outlines
+from seqpar_deploy.video.sinks.latest_people import LatestPeople
+from seqpar_deploy.video.sinks.live_stream import BOUNDARY, LiveStream
+from seqpar_deploy.video.sinks.metrics import Health
+from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox, ZoneEvent
 
-_BOUNDARY = "frame"
-_REPEAT = 2.0  # seconds after which an image is sent again, which also detects clients that left
-_RECENT = 5.0  # seconds over which dropped frames are shown
 _SOURCES = "img-src 'self'; connect-src 'self'"
 
 
@@ -28,11 +28,15 @@ class PreviewSink(BaseSink):
     """Keeps the latest frame of each stream. It draws and compresses a frame only on request.
 
     Pass `routes()` to a `WebServer`. The routes are `/` (the page), `/streams/N.jpg` (an image), `/streams/N.mjpg`
-    (Motion JPEG) and `/people.json` (the status of each stream). N is the number of the stream from 0, in the order of
-    first frames.
+    (Motion JPEG), `/crops/N.jpg` (the crop of a person), `/people.json` (the status of each stream) and `/live.json`
+    (the same with the latest people and the problems). N is the number of the stream from 0, in the order of first
+    frames.
 
     Args:
         quality: JPEG quality, 1 to 95. Default: 75.
+        health: Health checks whose problems the page shows. Default: none.
+        outlines: Function that returns the zones and lines of a stream to draw, as `ZoneWatcher.outlines`. Default:
+            none.
 
     Example:
         preview = PreviewSink()
@@ -40,148 +44,120 @@ class PreviewSink(BaseSink):
         watch("rtsp://camera/1", recognizer, sinks=[preview])
     """
 
-    def __init__(self, *, quality: int = 75) -> None:
+    def __init__(self, *, quality: int = 75, health: Health | None = None, outlines: Outlines = no_outlines) -> None:
         self.name = "preview"
-        self._quality = quality
-        self._streams: dict[str, _Live] = {}
+        self._quality, self._outlines = quality, outlines
+        self._health = health
+        self._lock = threading.Lock()
+        self._streams: dict[str, LiveStream] = {}
+        self._next = 0  # number of the next stream
+        self._forgotten: dict[str, float] = {}  # when
+        self._latest = LatestPeople()
 
     def routes(self) -> dict[str, Route]:
         """Return the routes of the preview for a `WebServer`, by path."""
         return {
             "/": self._page,
-            "/people.json": self._people,
+            "/live.json": lambda _rest: _json(
+                {
+                    "streams": self._values(),
+                    "latest": self._latest.values(),
+                    "problems": self._health.problems() if self._health is not None else [],
+                }
+            ),
+            "/people.json": lambda _rest: _json(self._values()),
             "/streams/": self._picture,
+            "/crops/": self._crop,
             "/favicon.ico": lambda _rest: Answer(body=b"", type="image/x-icon"),  # browsers request it and log an error
         }
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        live = self._streams.get(frame.stream)
-        if live is None:
-            live = self._streams[frame.stream] = _Live(self._quality)
-        live.show(frame, boxes, people)
+        if frame.received is not None and frame.received < self._forgotten.get(frame.stream, -math.inf):
+            return
+        self._live(frame.stream).show(frame, boxes, people)
+
+    def event(self, event: Event) -> None:
+        if (live := self._streams.get(event.person.stream)) is not None:
+            self._latest.event(event)
+            if event.kind == "appeared":
+                live.appeared(event)
+
+    def zone(self, event: ZoneEvent) -> None:
+        if (live := self._streams.get(event.stream)) is not None:
+            live.zone(event)
+
+    def forget(self, stream: str) -> None:
+        """Remove a stream from the page, for example of a camera that was removed. For any thread.
+
+        Args:
+            stream: Name of the stream. An unknown name is ignored. Frames that were received before are ignored too. A
+                later one of that name adds it again.
+        """
+        with self._lock:
+            live = self._streams.pop(stream, None)
+            self._forgotten[stream] = time.monotonic()
+        if live is not None:
+            live.end()
+        self._latest.forget(stream)
 
     def close(self) -> None:
-        for live in list(self._streams.values()):
+        with self._lock:
+            streams = list(self._streams.values())
+        for live in streams:
             live.end()
 
+    def _live(self, stream: str) -> LiveStream:
+        with self._lock:
+            live = self._streams.get(stream)
+            if live is None:
+                outlines = None if self._outlines is no_outlines else functools.partial(self._outlines, stream)
+                live = self._streams[stream] = LiveStream(self._next, self._quality, outlines)
+                self._next += 1
+            return live
+
+    def _values(self) -> list[dict[str, Any]]:
+        with self._lock:
+            streams = list(self._streams.items())
+        return [live.values(name) for name, live in streams]
+
     def _page(self, _rest: str) -> Answer:
-        document = page("Live", _BODY, style=_read("preview.css"), script=_read("preview.js"), sources=_SOURCES)
+        script = _read("preview.js")
+        document = page("Live", _BODY, style=_read("preview.css"), script=script, sources=_SOURCES)
         return Answer(
             body=document.encode("utf-8"),
             type="text/html; charset=utf-8",
-            policy=policy(script=_read("preview.js"), sources=_SOURCES),
+            policy=policy(script=script, sources=_SOURCES),
         )
-
-    def _people(self, _rest: str) -> Answer:
-        text = json.dumps([live.values(name) for name, live in list(self._streams.items())])
-        return Answer(body=text.encode("ascii"), type="application/json")
 
     def _picture(self, rest: str) -> Answer | None:
         number, _, kind = rest.partition(".")
-        streams = list(self._streams.values())
-        if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number) < len(streams)):
+        with self._lock:
+            live = next((one for one in self._streams.values() if str(one.number) == number), None)
+        if live is None:
             return None
-        live = streams[int(number)]
         if kind == "mjpg":
-            return Answer(body=live.pictures(), type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
-        return Answer(body=live.picture()[1], type="image/jpeg") if kind == "jpg" else None
+            return Answer(body=live.pictures(), type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+        if kind != "jpg" or not (picture := live.picture()[1]):
+            return None
+        return Answer(body=picture, type="image/jpeg")
+
+    def _crop(self, rest: str) -> Answer | None:
+        number, _, kind = rest.partition(".")
+        if kind != "jpg" or not (number.isascii() and number.isdigit() and len(number) < 12):
+            return None
+        crop = self._latest.crop(int(number))
+        return None if crop is None else Answer(body=crop, type="image/jpeg")
 
 
-class _Live:
-    """The latest frame of a stream, compressed once for all clients."""
+def forget_stream(sinks: Iterable[Sink], stream: str) -> None:
+    """Remove a stream from the pages among some sinks."""
+    for sink in sinks:
+        if isinstance(sink, PreviewSink):
+            sink.forget(stream)
 
-    def __init__(self, quality: int) -> None:
-        self._quality = quality
-        self._change = threading.Condition()
-        self._drawing = threading.Lock()
-        self._shown: tuple[Frame, tuple[TrackedBox, ...], dict[int, Person]] | None = None
-        self._places: dict[int, Place] = {}  # of the labels in the image drawn last
-        self._number = 0
-        self._dropped = 0  # frames missing between those shown: dropped, or damaged
-        self._drops: collections.deque[tuple[float, int]] = collections.deque()  # recent: when, how many
-        self._drawn: tuple[int, bytes] = (0, b"")
-        self._ended = False
 
-    def show(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
-        with self._change:
-            before = self._shown[0].index if self._shown else -1
-            if (missing := frame.index - before - 1) > 0:
-                self._dropped += missing
-                self._drops.append((time.monotonic(), missing))
-            self._forget_drops()
-            self._shown = frame, tuple(boxes), dict(people)
-            self._number += 1
-            self._change.notify_all()
-
-    def end(self) -> None:
-        with self._change:
-            self._ended = True
-            self._change.notify_all()
-
-    def _forget_drops(self) -> None:
-        while self._drops and self._drops[0][0] < time.monotonic() - _RECENT:
-            self._drops.popleft()
-
-    def picture(self) -> tuple[int, bytes]:
-        """Return the latest frame's number and JPEG."""
-        with self._drawing:
-            with self._change:
-                number, shown = self._number, self._shown
-            if shown and number != self._drawn[0]:
-                frame, boxes, people = shown
-                buffer = io.BytesIO()
-                sheet = draw_people(frame.image, boxes, people, self._places)
-                sheet.save(buffer, format="JPEG", quality=self._quality)
-                self._drawn = number, buffer.getvalue()
-            return self._drawn
-
-    def pictures(self) -> Iterator[bytes]:
-        """Yield parts of a Motion JPEG answer; a slow client skips frames."""
-        sent = 0
-        while self._wait_for_other_than(sent):
-            sent, data = self.picture()
-            head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-            yield head.encode("ascii") + data + b"\r\n"
-
-    def _wait_for_other_than(self, number: int) -> bool:
-        """Return False if there will be no other."""
-        with self._change:
-            self._change.wait_for(lambda: self._ended or self._number != number, _REPEAT)
-            return not self._ended
-
-    def values(self, name: str) -> dict[str, object]:
-        """Return what the page shows of the stream."""
-        with self._change:
-            shown, dropped = self._shown, self._dropped
-            self._forget_drops()
-            dropping = sum(missing for _, missing in self._drops)
-        if not shown:
-            return {}
-        frame, boxes, people = shown
-        here = {tracked.track_id for tracked in boxes}
-        return {
-            "stream": name.encode("utf-8", "replace").decode("utf-8"),
-            "timestamp": round(frame.timestamp, 1),
-            "dropped": dropped,
-            "dropped_recently": dropping,
-            "size": [frame.image.shape[1], frame.image.shape[0]],
-            "ended": self._ended,
-            "people": [
-                {
-                    "track_id": track_id,
-                    "since": round(person.first.timestamp, 1),
-                    "yes": [
-                        [key, round(attribute.probability, 2)]
-                        for key, attribute in person.attributes.items()
-                        if attribute.state == "yes"
-                    ],
-                    "unknown": [key for key, attribute in person.attributes.items() if attribute.state == "unknown"],
-                }
-                for track_id, person in people.items()
-                if track_id in here
-            ],
-            "waiting": sorted(here - set(people)),
-        }
+def _json(values: object) -> Answer:
+    return Answer(body=json.dumps(values).encode("ascii"), type="application/json")
 
 
 def _read(name: str) -> str:
@@ -191,7 +167,19 @@ def _read(name: str) -> str:
 _BODY: Html = join(
     tag("h1", "Live"),
     tag("p", "", id="state", class_="note", role="status"),
-    tag("div", id="streams"),
+    tag("ul", id="problems", class_="breaches", aria_label="Problems", hidden=""),
+    tag(
+        "div",
+        tag("div", id="streams"),
+        tag(
+            "aside",
+            tag("h2", "Latest people", id="latest-title"),
+            tag("ol", id="latest", tabindex="0", aria_labelledby="latest-title"),
+            id="aside",
+            hidden="",
+        ),
+        id="columns",
+    ),
     tag(
         "noscript",
         tag("p", "This page needs JavaScript. Without it: ", tag("a", "the first stream", href="streams/0.mjpg"), "."),

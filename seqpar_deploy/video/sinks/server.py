@@ -1,40 +1,31 @@
-"""A small HTTP server for the preview, the metrics and the health of a pipeline."""
+"""A small HTTP server for the preview, the metrics and the health of a pipeline, and for requests that change it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import http.server
-import ipaddress
-import re
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from seqpar_deploy.errors import SinkError
-from seqpar_deploy.redaction import redacted
+from seqpar_deploy.redaction import remember_value
+from seqpar_deploy.video.sinks.access import Access, Refusal, is_local, read_base_url
+from seqpar_deploy.video.sinks.answers import Answer as Answer
+from seqpar_deploy.video.sinks.answers import Post as Post
+from seqpar_deploy.video.sinks.answers import Route as Route
+from seqpar_deploy.video.sinks.answers import answer_of, find_route, line, nothing_at
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 
 _PATIENCE = 5.0  # seconds without a byte sent or received until a client is dropped
-_METHODS = "GET, HEAD, OPTIONS"
-_PATH = re.compile(r"(/[\w.~%-]+)*/?")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An HTTP response. `body` is sent at once, or in pieces until the iterator or the connection ends."""
-
-    body: bytes | Iterator[bytes]
-    type: str = "text/plain; charset=utf-8"
-    status: int = 200
-    policy: str = "default-src 'none'"
-
-
-# Takes the rest of the path after the route, for example a number, which may be empty. Returns None for "not found".
-Route = Callable[[str], "Answer | None"]
+_BODY_WITHIN = 30.0  # seconds for the whole body of a request
+_LONGEST_BODY = 1_000_000  # bytes
+_READ = 1 << 16  # bytes of a body to read at once
 
 
 def metrics_routes(metrics: Metrics, health: Health) -> dict[str, Route]:
@@ -59,33 +50,26 @@ def metrics_routes(metrics: Metrics, health: Health) -> dict[str, Route]:
     return {"/metrics": scrape, "/healthz": healthz}
 
 
-def read_base_url(text: str) -> SplitResult:
-    """Parse the public address of a server behind a proxy. Raises SinkError."""
-    try:
-        url = urlsplit(text)
-        valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
-    except ValueError:
-        valid = False
-    if not valid or url.username is not None or url.query or url.fragment or not _PATH.fullmatch(url.path):
-        raise SinkError(
-            "the base URL must be http://HOST[:PORT][/PATH] or https://, without user and query, got "
-            f"{redacted(text)}; correct it, for example https://example.com/cameras/"
-        )
-    return url
-
-
 class WebServer:
-    """An HTTP server that answers GET and HEAD requests in background threads until it is closed.
+    """An HTTP server that answers requests in background threads until it is closed.
 
     By default it listens on this machine only, because it shows people. It then refuses requests with another host
     name than that of `base_url`, so that web pages of other sites cannot read it. The headers X-Forwarded-Host and
     Forwarded admit nobody, because such pages could send them. A client that is idle for 5 s is dropped.
 
+    If it listens for other machines, all routes but `/metrics` and `/healthz` need the token. A POST always needs it.
+    Clients send the header `Authorization: Bearer TOKEN`. A browser opens `/?token=TOKEN` once, which sets a cookie for
+    the session. A POST of a browser must also come from a page of this server. Without a token, such requests are
+    refused with status 403.
+
     Behind a proxy, the pages work under any path: their addresses are relative. The proxy may remove its path, or pass
     it on if `base_url` has the same.
 
     Args:
-        routes: Functions that answer, by path. A path that ends in `/` also matches longer paths.
+        routes: Functions that answer GET and HEAD, by path. A path that ends in `/` also matches longer paths.
+        posts: Functions that answer POST, by path. They take the rest of the path and the body, at most 1 MB, and may
+            run in several threads at once. Default: none.
+        token: One word of visible ASCII characters, at least 16 and random. Default: none.
         address: Address to listen on. "0.0.0.0" admits other machines. Default: "127.0.0.1".
         port: Port to listen on. 0 selects a free port. Default: 8080.
         clients: Maximum number of clients at the same time. Others get status 503. Default: 32.
@@ -96,6 +80,7 @@ class WebServer:
 
     Raises:
         SinkError: The port is in use, the address is not an address of this machine, or `base_url` is invalid.
+        ValueError: The token is empty.
 
     Example:
         metrics, health, preview = Metrics(), Health(), PreviewSink()
@@ -107,19 +92,27 @@ class WebServer:
         self,
         routes: Mapping[str, Route],
         *,
+        posts: Mapping[str, Post] | None = None,
+        token: str | None = None,
         address: str = "127.0.0.1",
         port: int = 8080,
         clients: int = 32,
         base_url: str | None = None,
     ) -> None:
         self._stopping = threading.Event()
+        if token is not None:
+            if not token:
+                raise ValueError("token must have a character or more, got none; pass None for a server without one")
+            remember_value(token)
         base = None if base_url is None else read_base_url(base_url)
         address = address.strip("[]")
         try:
-            self._server = _Server((address, port), dict(routes), clients, self._stopping, base)
+            self._server = _Server((address, port), routes, posts or {}, clients, self._stopping)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
             raise SinkError(f"cannot serve HTTP on {address}:{port}: {why}; choose another port or address") from None
+        self._server.access = Access(local=is_local(address), port=self._server.server_port, token=token, base=base)
+        self._server.base_path = base.path.rstrip("/") if base else ""
         host = f"[{address.replace('%', '%25')}]" if ":" in address else address
         self.url = f"http://{host}:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="http", daemon=True)
@@ -138,24 +131,23 @@ class WebServer:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    access: Access  # known once the port is
+    base_path: str
 
     def __init__(
         self,
         place: tuple[str, int],
-        routes: dict[str, Route],
+        routes: Mapping[str, Route],
+        posts: Mapping[str, Post],
         clients: int,
         stopping: threading.Event,
-        base: SplitResult | None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        self.routes, self.stopping = routes, stopping
+        self.routes, self.posts, self.stopping = dict(routes), dict(posts), stopping
         self._free = threading.BoundedSemaphore(clients)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(place, _Handler)
-        self.local = _is_local(place[0])
-        self.public_host = (base.hostname or "") if base else ""
-        self.base_path = base.path.rstrip("/") if base else ""
 
     def server_bind(self) -> None:
         """Bind without a lookup of this machine's name, which may take seconds."""
@@ -203,84 +195,116 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "seqpar"
 
     def do_GET(self) -> None:
-        if (refusal := self._refusal()) is not None:
-            self._send(refusal)
-            return
         try:
-            path = urlsplit(self.path).path or "/"
-        except ValueError:
-            self._send(Answer(body=b"the path must be a URL\n", status=400))
-            return
-        self._send(self._answer(path) or self._nothing_at(path))
+            self._send(self._answer())
+        except _Refused as refused:
+            self._send(refused.answer)
 
     do_HEAD = do_GET
 
     def do_OPTIONS(self) -> None:
-        self._send(self._refusal() or Answer(body=b"", status=204))
+        try:
+            self._check_host()
+        except _Refused as refused:
+            self._send(refused.answer)
+            return
+        self._send(Answer(body=b"", status=204))
+
+    def do_POST(self) -> None:
+        try:
+            self._check_host()
+            found = find_route(self.server.posts, self._split().path, self.server.base_path)
+            if found is None:
+                self._refuse_method()
+                return
+            self._check(self.server.access.writer_refusal(self.headers))
+            _, rest, post = found
+            answer = answer_of(post, rest, self._body())
+        except _Refused as refused:
+            self.close_connection = True
+            answer = refused.answer
+            if answer.status in (401, 403):
+                with contextlib.suppress(_Refused, OSError):
+                    self._body()  # a connection that is closed before its body was read loses the answer
+        self._send(answer)
 
     def _refuse_method(self) -> None:
         self.close_connection = True  # the request may have a body, which is not read
-        self._send(Answer(body=f"the method must be one of {_METHODS}, got {self.command}\n".encode(), status=405))
+        self._send(line(f"the method must be one of {self._methods}, got {self.command}", 405))
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_TRACE = do_CONNECT = _refuse_method
+    do_PUT = do_PATCH = do_DELETE = do_TRACE = do_CONNECT = _refuse_method
+
+    @property
+    def _methods(self) -> str:
+        return "GET, HEAD, OPTIONS, POST" if self.server.posts else "GET, HEAD, OPTIONS"
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer a malformed request: one line of text like all refusals."""
         self.close_connection = True
-        self._send(
-            Answer(body=f"{message or 'the request cannot be answered'}\n".encode("utf-8", "replace"), status=code)
-        )
+        self._send(line(message or "the request cannot be answered", code))
 
-    def _answer(self, path: str) -> Answer | None:
-        """Return the answer of a route. The public path may be in front, and exact routes may end in a slash."""
-        base = self.server.base_path
-        inside = path[len(base) :] or "/" if base and f"{path}/".startswith(f"{base}/") else path
-        for one in dict.fromkeys((inside, path)):
-            for route, answer in self.server.routes.items():
-                if one == route or (one == f"{route}/" and not route.endswith("/")):
-                    return answer("")
-                if route != "/" and route.endswith("/") and one.startswith(route):
-                    return answer(one[len(route) :])
-        return None
+    def _answer(self) -> Answer:
+        """Return the answer to a GET. Raises _Refused."""
+        self._check_host()
+        url, access = self._split(), self.server.access
+        found = find_route(self.server.routes, url.path, self.server.base_path)
+        if found is not None and found[0] == "/":
+            session = access.session(url.query)
+            if isinstance(session, Refusal):
+                self._check(session)
+            elif session is not None:
+                return self._without_token(*session)
+        self._check(access.reader_refusal(found[0] if found else None, self.headers))
+        answer = found[2](found[1]) if found else None
+        return nothing_at(url.path, self.server.routes, self.server.base_path) if answer is None else answer
 
-    def _nothing_at(self, path: str) -> Answer:
-        end = next((route for route in sorted(self.server.routes, key=len, reverse=True) if path.endswith(route)), "/")
-        prefix = path[: -len(end)] if path.endswith(end) else ""
-        lines = ["not found; this server has:", *(f"  {self.server.base_path}{route}" for route in self.server.routes)]
-        if prefix and not self.server.base_path:
-            lines.append(
-                f"If a proxy passes {prefix}/ on, remove it there, or start with --base-url http://HOST{prefix}/"
-            )
-        return Answer(body="\n".join([*lines, ""]).encode("utf-8", "replace"), status=404)
+    def _without_token(self, cookie: str, query: str) -> Answer:
+        """Set the cookie, and lead to the same address without the token.
 
-    def _refusal(self) -> Answer | None:
-        """Return the refusal of a request for another host. Only pages of other sites and proxies send one."""
-        given = self.headers.get("Host")
-        if not self.server.local or (given is None and self.request_version < "HTTP/1.1"):
-            return None
+        The address is relative to the one that the browser sees. After a link of another site, a browser would send no
+        such cookie to the target of a redirect, so that the page itself leads on.
+        """
+        foreign = self.headers.get("Sec-Fetch-Site") == "cross-site"
+        lead = {"Refresh": f"0; url=?{query}"} if foreign else {"Location": f"?{query}"}
+        return Answer(body=b"", status=200 if foreign else 303, headers={"Set-Cookie": cookie, **lead})
+
+    def _split(self) -> SplitResult:
+        """Return the path, with / for none, and the query of the request."""
         try:
-            name = urlsplit(f"//{given or ''}").hostname or ""
+            url = urlsplit(self.path)
         except ValueError:
-            name = ""
-        name = name.rstrip(".")
-        if _is_local(name) or (name and name == self.server.public_host):
-            return None
-        shown = name if re.fullmatch(r"[\w.:%-]{1,100}", name) else "HOST"
-        text = (
-            f"the host must be localhost or an address of this machine, got {shown}; behind a proxy, start with "
-            f"--base-url https://{shown}/; to admit other machines, start with --address 0.0.0.0\n"
-        )
-        return Answer(body=text.encode("utf-8", "replace"), status=403 if given else 400)
+            raise _Refused(line("the path must be a URL", 400)) from None
+        return url._replace(path=url.path or "/")
+
+    def _body(self) -> bytes:
+        """Read the body of a request. Raises _Refused."""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()) or self.headers.get("Transfer-Encoding"):
+            raise _Refused(line("the request must have a Content-Length, got none", 411))
+        if len(length) > 12 or int(length) > _LONGEST_BODY:
+            raise _Refused(line(f"the body must have {_LONGEST_BODY} bytes at most, got {length[:20]}", 413))
+        wanted, body, end = int(length), bytearray(), time.monotonic() + _BODY_WITHIN
+        while len(body) < wanted:
+            piece = self.rfile.read1(min(_READ, wanted - len(body)))
+            if not piece or time.monotonic() > end:
+                raise _Refused(line(f"the body must have {wanted} bytes, got {len(body)}", 408))
+            body += piece
+        return bytes(body)
+
+    def _check_host(self) -> None:
+        needed = self.request_version >= "HTTP/1.1"
+        self._check(self.server.access.host_refusal(self.headers.get("Host"), needed=needed))
+
+    def _check(self, refusal: Refusal | None) -> None:
+        if refusal is not None:
+            headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
+            raise _Refused(dataclasses.replace(line(refusal.text, refusal.status), headers=headers))
 
     def _send(self, answer: Answer) -> None:
         stream = not isinstance(answer.body, bytes)
         self.send_response(answer.status)
-        if answer.status in (204, 405):
-            self.send_header("Allow", _METHODS)
-        self.send_header("Content-Type", answer.type)
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", answer.policy)
-        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in self._headers(answer):
+            self.send_header(name, value)
         if isinstance(answer.body, bytes) and answer.status != 204:
             self.send_header("Content-Length", str(len(answer.body)))
         self.close_connection = self.close_connection or stream
@@ -297,16 +321,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             self.wfile.write(piece)
 
+    def _headers(self, answer: Answer) -> Iterable[tuple[str, str]]:
+        if answer.status in (204, 405):
+            yield "Allow", self._methods
+        yield "Content-Type", answer.type
+        yield "Cache-Control", "no-store"
+        yield "Content-Security-Policy", answer.policy
+        yield "Referrer-Policy", "same-origin"
+        yield "X-Content-Type-Options", "nosniff"
+        yield from answer.headers.items()
+
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: a preview sends ten requests per second."""
+        """Log nothing: a preview sends ten requests per second, and a path may hold a token."""
 
 
-def _is_local(address: str) -> bool:
-    if address.lower() == "localhost":
-        return True
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
+class _Refused(Exception):
+    """Raised to end a request with an answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer

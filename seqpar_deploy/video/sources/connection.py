@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from seqpar_deploy.errors import BackendUnavailableError, VideoError
 from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.redaction import redacted
 from seqpar_deploy.video.sources.opening import Opener
-from seqpar_deploy.video.sources.orientation import Upright
+from seqpar_deploy.video.sources.orientation import Matrix, Upright
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions, Tally
 from seqpar_deploy.video.sources.stream_choice import Counts, choose_stream, count_packets, describe_choice
@@ -38,11 +39,19 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A decoded picture: `image` is None if it is damaged, `stamp` if it has no timestamp. Both times in seconds."""
+    """A decoded picture. `image` converts it to RGB, and returns None if it is damaged. `stamp` is None without one.
 
-    image: RgbImage | None
+    Both times are in seconds.
+    """
+
+    image: Callable[[], RgbImage | None]
     stamp: float | None
     period: float
+
+
+def ready(image: RgbImage | None) -> Callable[[], RgbImage | None]:
+    """Return the `image` of a picture that is RGB already."""
+    return lambda: image
 
 
 class DecodingError(VideoError):
@@ -79,6 +88,10 @@ class Connection:
                 if not (worked or self._closing.is_set()):
                     retry = self._opener.try_another_way(None, worked=False)
             except Exception as error:
+                if isinstance(error, DecodingError) and self._opener.hardware is not None:
+                    self._opener.leave_hardware(str(error))
+                    if retry := not (worked or self._closing.is_set()):
+                        continue
                 retry = not self._closing.is_set() and self._opener.try_another_way(error, worked=worked)
                 if not retry and self._is_of_data(error):
                     raise DecodingError(self.reason(error)) from error
@@ -112,7 +125,8 @@ class Connection:
                     errors = self._tally.stats.decode_errors
                     for picture in self._decode(packet):
                         stamp = _stamp(picture) if stamped else None
-                        yield Picture(image=self._image(picture, stream), stamp=stamp, period=period)
+                        image = functools.partial(self._image, picture, stream, self._upright.matrix_of(picture))
+                        yield Picture(image=image, stamp=stamp, period=period)
                         patience, heard = silence, time.monotonic()
                     trouble = max(0, trouble - 1) if self._tally.stats.decode_errors == errors else trouble + 1
                 arrived = time.monotonic()
@@ -120,7 +134,7 @@ class Connection:
                     raise VideoError(_no_answer(silence))
                 if live and arrived - heard > patience:
                     raise VideoError(f"no frame for {patience:g} s")
-                if live and trouble > _MOST_TROUBLE:
+                if (live or self._opener.hardware) and trouble > _MOST_TROUBLE:
                     raise DecodingError("most packets cannot be decoded; perhaps the codec has changed")
 
     def length(self) -> int:
@@ -192,10 +206,10 @@ class Connection:
             return []
         return pictures
 
-    def _image(self, picture: VideoFrame, stream: VideoStream) -> RgbImage | None:
+    def _image(self, picture: VideoFrame, stream: VideoStream, matrix: Matrix | None) -> RgbImage | None:
         if not picture.is_corrupt:
             with self._tally.timed(), contextlib.suppress(self._av.error.FFmpegError):
-                return self._upright(picture, stream)
+                return self._upright(picture, stream, matrix)
         self._tally.damaged()
         return None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.preprocess import MAX_PIXELS
+from seqpar_deploy.video.sources.hardware import HARDWARE, accelerator
 from seqpar_deploy.video.sources.playlist import is_playlist
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions
@@ -39,6 +40,8 @@ class Opener:
         self._transport = "tcp" if options.rtsp_transport == "auto" else options.rtsp_transport
         self._local_playlist = not spec.is_url and is_playlist(spec.place)
         self._raw_mjpeg = self._logged = False
+        self._hwaccel = options.hwaccel
+        self.hardware: str | None = None  # the device of the latest connection
 
     @property
     def transports(self) -> str:
@@ -59,13 +62,41 @@ class Opener:
             arguments["metadata_errors"] = "replace"  # titles may be in GBK or Latin-1
         began = time.monotonic()
         try:
-            container: InputContainer = av.open(self._place, **arguments)
+            container: InputContainer = self._open(arguments)
         except av.error.InvalidDataError:  # RTSP raises it after a timeout, too
             shorter = min(wait.connect_timeout, wait.silence_timeout)
             if self._spec.is_url and time.monotonic() - began >= shorter:
                 raise VideoError(f"no answer for {shorter:g} s") from None
             raise
         return container
+
+    def _open(self, arguments: dict[str, Any]) -> InputContainer:
+        """Open with the device that decodes, or without it if it is at fault."""
+        av = self._av
+        self.hardware = HARDWARE.find(self._hwaccel)
+        if self.hardware is not None:
+            try:
+                container: InputContainer = av.open(self._place, hwaccel=accelerator(self.hardware), **arguments)
+                return container
+            except av.error.FFmpegError as error:
+                if isinstance(error, self._of_source()):
+                    raise
+                why = str(error.strerror or error)
+        opened: InputContainer = av.open(self._place, **arguments)
+        if self.hardware is not None:
+            self.leave_hardware(why)
+        return opened
+
+    def _of_source(self) -> tuple[type[Exception], ...]:
+        """Errors of the source, not of a device."""
+        av = self._av.error
+        network = (av.HTTPError, av.HTTPClientError, av.ConnectionRefusedError, av.TimeoutError, av.ExitError)
+        return (*network, av.InvalidDataError, av.FileNotFoundError, av.ProtocolNotFoundError)
+
+    def leave_hardware(self, why: str) -> None:
+        """Decode this source on the CPU from now on."""
+        _log.warning("%s: %s cannot decode it: %s; it is decoded on the CPU", self._spec.name, self.hardware, why)
+        self._hwaccel, self.hardware = "none", None
 
     def worked(self) -> None:
         """Note that the present way gave a picture."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _WIDEST, _NARROWEST = 4.0, 0.25  # pixel aspects outside are mistakes; the widest in use is 2:1, a half-height field 1:2
-_Matrix = tuple[float, float, float, float]  # a, b, c, d: a pixel at (x, y) moves to (a x + c y, b x + d y)
+Matrix = tuple[float, float, float, float]  # a, b, c, d: a pixel at (x, y) moves to (a x + c y, b x + d y)
 
 
 class Upright:
@@ -33,7 +33,7 @@ class Upright:
         self._name, self._tally = name, tally
         self._reformatter = reformatter
         self._of_container: Fraction | None = None  # pixel aspect that overrides the codec's
-        self._matrix: _Matrix | None = None
+        self._matrix: Matrix | None = None
         self._warned = False
 
     def begin(self, stream: VideoStream) -> None:
@@ -42,12 +42,16 @@ class Upright:
         self._of_container = said if said and said != of_codec else None  # as FFmpeg's players decide
         self._matrix = None
 
-    def __call__(self, picture: VideoFrame, stream: VideoStream) -> RgbImage:
-        """Return the upright image of a picture. Raises FFmpegError if it cannot be converted."""
+    def matrix_of(self, picture: VideoFrame) -> Matrix | None:
+        """Return the display matrix of a picture. Call it with each one, in order."""
         matrix = _display_matrix(picture)
         if matrix is None and not picture.key_frame:
             matrix = self._matrix  # one within H.264 stands in the key frame and holds until the next one
         self._matrix = matrix
+        return matrix
+
+    def __call__(self, picture: VideoFrame, stream: VideoStream, matrix: Matrix | None) -> RgbImage:
+        """Return the upright image of a picture. Raises FFmpegError if it cannot be converted."""
         aspect = self._aspect(stream, matrix)
         width, height = max(1, round(picture.width * aspect)), picture.height
         if width * height > MAX_PIXELS:
@@ -56,7 +60,7 @@ class Upright:
         image: RgbImage = rgb.to_ndarray()
         return np.ascontiguousarray(oriented(image, matrix)) if matrix else image
 
-    def _aspect(self, stream: VideoStream, matrix: _Matrix | None) -> float:
+    def _aspect(self, stream: VideoStream, matrix: Matrix | None) -> float:
         """Return the width of a pixel over its height. It may change within a stream."""
         stated = self._of_container or stream.codec_context.sample_aspect_ratio or stream.sample_aspect_ratio
         aspect = float(stated) if stated else 1.0
@@ -72,7 +76,7 @@ class Upright:
         return 1.0
 
 
-def oriented(image: RgbImage, matrix: _Matrix) -> RgbImage:
+def oriented(image: RgbImage, matrix: Matrix) -> RgbImage:
     """Return a view of the image in the nearest of the eight orientations to the matrix."""
     a, b, c, d = _directions(matrix)
     if _swaps_axes(matrix):
@@ -82,25 +86,25 @@ def oriented(image: RgbImage, matrix: _Matrix) -> RgbImage:
     return image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
 
 
-def _swaps_axes(matrix: _Matrix) -> bool:
+def _swaps_axes(matrix: Matrix) -> bool:
     a, b, c, d = _directions(matrix)
     return abs(b) + abs(c) > abs(a) + abs(d)
 
 
-def _directions(matrix: _Matrix) -> tuple[float, float, float, float]:
+def _directions(matrix: Matrix) -> tuple[float, float, float, float]:
     """Return the matrix without its scaling, which the frame's pixel aspect already has."""
     a, b, c, d = matrix
     x, y = math.hypot(a, b) or 1.0, math.hypot(c, d) or 1.0
     return a / x, b / x, c / y, d / y
 
 
-def _scaling(matrix: _Matrix) -> float:
+def _scaling(matrix: Matrix) -> float:
     """Return the pixel aspect that FFmpeg derives from a matrix."""
     a, b, c, d = matrix
     return math.hypot(a, c) / (math.hypot(b, d) or 1.0)
 
 
-def _display_matrix(picture: VideoFrame) -> _Matrix | None:
+def _display_matrix(picture: VideoFrame) -> Matrix | None:
     """Return a, b, c and d of the display matrix, None if there is none or it says nothing."""
     every: Any = picture.side_data  # PyAV's annotations are wrong
     for data in every:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from seqpar_deploy.errors import ImageError, VideoError
 from seqpar_deploy.images import read_image
-from seqpar_deploy.video.sources.connection import Picture
+from seqpar_deploy.video.sources.connection import Picture, ready
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import Tally
 
@@ -36,7 +36,7 @@ class PictureSequence:
                 failed += 1
                 self._tally.damaged()
                 self._tally.log(logging.WARNING, "%s: %s", self._spec.name, error)
-            yield Picture(image=image, stamp=number / self._spec.fps, period=1 / self._spec.fps)
+            yield Picture(image=ready(image), stamp=number / self._spec.fps, period=1 / self._spec.fps)
         if failed:
             raise VideoError(f"{failed} of its {len(files)} pictures failed; the log names them")
 

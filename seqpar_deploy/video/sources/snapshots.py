@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.preprocess import MAX_PIXELS, RgbImage
 from seqpar_deploy.video.sources import web
-from seqpar_deploy.video.sources.connection import Picture
+from seqpar_deploy.video.sources.connection import Picture, ready
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions, Tally
 
@@ -46,7 +46,7 @@ class Snapshots:
                 if content != latest or began - emitted >= _STILL:
                     image = self._decode(content)
                     latest, emitted = content, began
-                    yield Picture(image=image, stamp=None, period=period)
+                    yield Picture(image=ready(image), stamp=None, period=period)
                 heard, failures = time.monotonic(), 0
             except VideoError:
                 failures += 1

@@ -14,6 +14,7 @@ from seqpar_deploy.preprocess import MAX_PIXELS
 from seqpar_deploy.video.queues import BoundedQueue
 from seqpar_deploy.video.sources.clock import StreamClock
 from seqpar_deploy.video.sources.connection import DecodingError
+from seqpar_deploy.video.sources.pace import Pace
 from seqpar_deploy.video.sources.readers import reader_of
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions, SourceStats, Tally
@@ -37,6 +38,7 @@ class Source:
         self._options = options
         self._clock = StreamClock(live=spec.live)
         self._tally = Tally(quiet=quiet)
+        self._pace = Pace(spec.name, options.max_fps, adaptive=options.adaptive_fps and spec.live)
         self._queue: BoundedQueue[Frame] | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -154,10 +156,22 @@ class Source:
             index = self.stats.frames
             timestamp = self._clock.at(picture.stamp, picture.period)
             self._tally.note(frames=index + 1)
-            if picture.image is not None:
-                height, width, _ = picture.image.shape
+            dropped = self._queue.dropped if self._queue is not None else 0
+            if not self._pace.takes(timestamp, dropped):
+                self._tally.note(skipped=self.stats.skipped + 1)
+                continue
+            received, image = time.monotonic(), picture.image()
+            if image is not None:
+                height, width, _ = image.shape
                 self._tally.note(state="running", height=height, width=width)
-                yield Frame(stream=self.spec.name, index=index, timestamp=timestamp, image=picture.image)
+                yield Frame(
+                    stream=self.spec.name,
+                    index=index,
+                    timestamp=timestamp,
+                    image=image,
+                    received=received,
+                    dropped=dropped,
+                )
 
     def _failed(self, problem: str) -> VideoError:
         self._tally.note(state="failed", last_error=problem)

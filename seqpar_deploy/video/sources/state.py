@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
+
+from seqpar_deploy.errors import VideoError
+from seqpar_deploy.video.sources.hardware import Hwaccel
 
 RtspTransport = Literal["auto", "tcp", "udp"]
 State = Literal["new", "connecting", "running", "lost", "ended", "failed", "closed"]
@@ -30,6 +34,10 @@ class SourceOptions:
         same_faults: Number of connections in a row that end with the same fault of decoding before a frame, after which
             the source fails. Faults of the network are retried without limit. Default: 20.
         rtsp_transport: Transport of RTSP. `auto` tries TCP first, then UDP if TCP is refused. Default: `auto`.
+        hwaccel: Device that decodes: `cuda`, `vaapi`, `auto` for the first that works, or `none`. The CPU decodes what
+            it cannot. Default: `none`.
+        max_fps: Frames to analyse per second of the stream's time. The others are decoded only. Default: all.
+        adaptive_fps: Whether a live source leaves out frames evenly while frames are dropped. Default: no.
     """
 
     connect_timeout: float = 4.0
@@ -39,6 +47,13 @@ class SourceOptions:
     stable_after: float = 5.0
     same_faults: int = 20
     rtsp_transport: RtspTransport = "auto"
+    hwaccel: Hwaccel = "none"
+    max_fps: float | None = None
+    adaptive_fps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_fps is not None and not 0 < self.max_fps < math.inf:
+            raise VideoError(f"max_fps must be above 0, got {self.max_fps:g}; omit it to analyse all frames")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +64,7 @@ class SourceStats:
         state: Present state.
         frames: Number of decoded frames.
         length: Number of frames according to the container, 0 if unknown.
+        skipped: Number of decoded frames that were left out for `max_fps` or `adaptive_fps`.
         dropped: Number of decoded frames that were dropped for newer ones.
         decode_errors: Number of damaged packets and frames, which are skipped.
         decode_seconds: Time of decoding and conversion to RGB, without waiting for data.
@@ -64,6 +80,7 @@ class SourceStats:
     state: State = "new"
     frames: int = 0
     length: int = 0
+    skipped: int = 0
     dropped: int = 0
     decode_errors: int = 0
     decode_seconds: float = 0.0
