@@ -25,6 +25,7 @@ from seqpar_deploy.serving.archive.naming import Naming
 from seqpar_deploy.serving.archive.run import ArchiveOptions, ModelOptions, RunSummary, run_archive
 from seqpar_deploy.serving.archive.status import JobStatus, read_status
 from seqpar_deploy.video.uncertain_crops import check_uncertain
+from seqpar_deploy.without import Boundary
 
 _log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ def run(
     compute_precision: _ComputePrecision = None,
     fallback_margin: _FallbackMargin = None,
     thresholds: options.Thresholds = None,
+    without: options.Without = None,
     tries: _Tries = 2,
     time_limit: _TimeLimit = 600.0,
     monitor: _Monitor = False,
@@ -191,6 +193,7 @@ def run(
         options.check_needed("--keep-uncertain", {"--uncertain-crops": uncertain_crops})
     if fallback_margin is not None and compute_precision not in REDUCED_PRECISIONS:
         options.check_needed("--compute-precision bf16 or int8", {"--fallback-margin": fallback_margin})
+    names = tuple(options.names_of(without))
     check_writable(out, folder=True)
     folder = (uncertain_crops or Path(_UNCERTAIN)) if keep_uncertain is not None else None
     if folder is not None:
@@ -208,6 +211,7 @@ def run(
             compute_precision=compute_precision,
             fallback_margin=fallback_margin,
             thresholds=thresholds,
+            without=names,
         ),
         shard_size=shard_size,
         options=ArchiveOptions(
@@ -280,10 +284,17 @@ def _calibration(bundle: Path) -> tuple[Bundle, Calibration]:
     return opened, calibration
 
 
+def _boundary(bundle: Bundle, summary: RunSummary) -> Boundary:
+    """Return the boundary between the bundle and the results of the job."""
+    shown = summary.plan.settings.attributes or [one.name for one in bundle.shown.attributes]
+    return Boundary(bundle.label_set, [one.name for one in bundle.label_set.attributes if one.name not in shown])
+
+
 def _log_drift(summary: RunSummary, bundle: Path, out: Path) -> None:
     opened, calibration = _calibration(bundle)
+    shown = _boundary(opened, summary).label_set
     with stage("comparing with the calibration set") as on_progress:
-        report = drift_of(out, summary.plan, calibration, opened.label_set, on_progress)
+        report = drift_of(out, summary.plan, calibration.limited_to(shown), shown, on_progress)
     for one in report.attributes:
         if one.drifted:
             _log.warning(
@@ -304,6 +315,8 @@ def _write_uncertain(summary: RunSummary, bundle: Path, out: Path, folder: Path,
     else:
         calibration = load_calibration(opened)
         thresholds = None if calibration is None else calibration.thresholds(opened.label_set)
+    boundary = _boundary(opened, summary)
+    shown, limits = boundary.label_set, boundary.thresholds(thresholds)
     with stage("finding uncertain pictures") as on_progress:
-        if write_uncertain(out, summary.plan, folder, most, opened.label_set, thresholds, on_progress):
+        if write_uncertain(out, summary.plan, folder, most, shown, limits, on_progress):
             _log.info("wrote %s", folder)

@@ -72,7 +72,7 @@ def compare_bundles(
     check_writable(output, page)
     if fail_below is not None and not 0 <= fail_below <= 1:
         raise SeqparError(f"--fail-below must be a share from 0 to 1, got {fail_below}; for example 0.99")
-    check_same_attributes(*(Bundle.open(each, verify=False).label_set for each in (old, new)))
+    check_same_attributes(*(Bundle.open(each, verify=False).shown for each in (old, new)))
     problems: list[ImageError] = []
     paths = find_pictures(pictures)
     with stage("loading"):
@@ -108,7 +108,7 @@ def _compared(
     first: Recognizer, second: Recognizer, paths: list[Path], problems: list[ImageError]
 ) -> tuple[BundleComparison, list[Crop]]:
     """Return the comparison on all pictures that can be read, and crops for timed runs."""
-    comparer = Comparer(first.bundle.label_set)
+    comparer = Comparer(first.label_set)
     timed: list[Crop] = []
     with stage("comparing") as on_progress:
         for start in range(0, len(paths), _READ_AHEAD):

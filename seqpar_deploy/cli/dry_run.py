@@ -46,6 +46,7 @@ class DryRun:
         files: Returns the files that the run would write, given the sources. `-` is standard output.
         open_broker: Opens the connection to the MQTT broker, or None without one.
         open_server: Opens the web server and returns its address and a function that closes it, or None without one.
+        outlets: Check the other outputs, and return a line on what is ready.
     """
 
     sources: Sequence[str]
@@ -57,6 +58,7 @@ class DryRun:
     files: Callable[[list[SourceSpec]], list[Path]]
     open_broker: Callable[[Metrics, Health], MqttSink] | None
     open_server: Callable[[], tuple[str, Callable[[], None]]] | None
+    outlets: Sequence[Callable[[], str]] = ()
 
     def run(self) -> None:
         """Print a line per part that is ready, and an error per problem. Exit with code 2 if there is a problem."""
@@ -94,6 +96,9 @@ class DryRun:
         if self.open_broker is not None:
             with problems.caught():
                 _check_broker(self.open_broker)
+        for outlet in self.outlets:
+            with problems.caught():
+                _ready(outlet())
         with problems.caught():
             _check_recognizer(self.open_recognizer)
 

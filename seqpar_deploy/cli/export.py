@@ -51,6 +51,16 @@ _Trim = Annotated[
     ),
 ]
 
+_Without = Annotated[
+    str | None,
+    typer.Option(
+        help='Attributes that the bundle withholds for good: names or patterns with commas, for example "female,age*". '
+        "No prediction of it has them, and neither have its golden data and model card.",
+        metavar="NAMES",
+        show_default="none",
+    ),
+]
+
 
 def checkpoint(
     file: Annotated[
@@ -67,6 +77,7 @@ def checkpoint(
     decoder_heads: options.DecoderHeads = None,
     weights: options.Weights = None,
     trim: _Trim = False,
+    without: _Without = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an existing bundle at --out.", show_default="fail if one exists"),
@@ -87,6 +98,7 @@ def checkpoint(
       seqpar export checkpoint last.safetensors --recipe int8 --out bundles/int8
       seqpar export checkpoint best.pth --out bundles/a --calibrate-on mine.csv
     """
+    names = options.names_of(without)
     check_writable(out.absolute().parent, folder=True)
     check_writable(output)
     if calibrate_on is None:
@@ -113,6 +125,7 @@ def checkpoint(
         decoder_heads=decoder_heads,
         weights=weights,
         trim=trim,
+        without=names,
         overwrite=overwrite,
         progress=stage,
     )

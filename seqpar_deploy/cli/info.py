@@ -84,6 +84,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
             "attributes": len(label_set),
             "names": [attribute.name for attribute in label_set.attributes],
             "groups": groups,
+            "withheld": list(bundle.withheld),
         },
         "dimensions": dict(manifest["dimensions"]),
         "batches": list(manifest["batches"]),
@@ -153,14 +154,19 @@ def _sections(facts: Mapping[str, Any]) -> dict[str, Lines]:
     label_set = facts["label_set"]
     return {
         f"Bundle {printable(facts['path'])}": _bundle(facts),
-        f"Label set {label_set['name']}, {label_set['attributes']} attributes": (
-            (group, ", ".join(names)) for group, names in label_set["groups"].items()
-        ),
+        f"Label set {label_set['name']}, {label_set['attributes']} attributes": _labels(label_set),
         "Model": _model(facts),
         **({"Calibration": _calibrated(facts)} if facts["calibration"] else {}),
         "On this machine": _machine(facts),
         f"Files, {size(facts['total_bytes'])} in all": ((size(count), name) for name, count in facts["files"].items()),
     }
+
+
+def _labels(label_set: Mapping[str, Any]) -> Lines:
+    for group, names in label_set["groups"].items():
+        yield group, ", ".join(names)
+    if label_set["withheld"]:
+        yield "withheld", f"{', '.join(label_set['withheld'])}: no prediction has them"
 
 
 def _bundle(facts: Mapping[str, Any]) -> Lines:

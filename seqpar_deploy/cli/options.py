@@ -92,6 +92,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON i
 Output = Annotated[Path | None, typer.Option(help="Also write the result as JSON to this file.", metavar="FILE")]
 
 
+Without = Annotated[
+    str | None,
+    typer.Option(
+        help='Keep attributes out of all results: names or patterns with commas, for example "female,age*". Case does '
+        "not count. Decoding is unchanged.",
+        metavar="NAMES",
+    ),
+]
+
+
 def check_needed(needed: str, options: Mapping[str, object]) -> None:
     """Raise SeqparError if one of `options`, which have no effect without `needed`, was given.
 
@@ -102,3 +112,13 @@ def check_needed(needed: str, options: Mapping[str, object]) -> None:
     for option, value in options.items():
         if value is not None and value is not False:
             raise SeqparError(f"{option} needs {needed}; add {needed}, or omit {option}")
+
+
+def names_of(without: str | None) -> list[str]:
+    """Return the names and patterns of --without. Raises SeqparError for an empty one."""
+    if without is None:
+        return []
+    names = [name.strip() for name in without.split(",")]
+    if not all(names):
+        raise SeqparError(f'--without must be names with commas, got {without!r}; for example "female,age*"')
+    return names

@@ -14,11 +14,12 @@ import typer
 
 from seqpar_deploy.annotate import annotate as draw
 from seqpar_deploy.annotate import save_picture
-from seqpar_deploy.backends import BackendName, ComputePrecision
+from seqpar_deploy.backends import ComputePrecision
 from seqpar_deploy.backends.base import REDUCED_PRECISIONS
 from seqpar_deploy.cli import options, recognizers
 from seqpar_deploy.cli.console import USAGE_ERROR, json_text, print_error, print_line
 from seqpar_deploy.cli.layout import printable
+from seqpar_deploy.cli.parameters import takes
 from seqpar_deploy.cli.recognizers import ServerRequest
 from seqpar_deploy.decoding import Beam, Speculative, Strategy
 from seqpar_deploy.errors import ImageError, StrategyError
@@ -92,45 +93,27 @@ _Thresholds = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Request(ServerRequest):
-    """The options of `seqpar predict`. Fields are named as its parameters."""
+    """The options of `seqpar predict`. Its fields are the parameters of the command."""
 
-    pictures: list[str]
-    bundle: Path | None
-    backend: BackendName
-    beam: int
-    speculative: bool
-    batch_size: int | None
-    threads: int | None
-    compute_precision: ComputePrecision | None
-    fallback_margin: float | None
-    thresholds: Path | None
-    fast_jpeg: bool
-    as_json: bool
-    annotate: Path | None
-    verify: bool
+    pictures: _Pictures
+    bundle: recognizers.Bundle = None
+    backend: options.TunedBackend = "auto"
+    beam: options.Beam = 1
+    speculative: _Speculative = False
+    batch_size: options.BatchSize = None
+    threads: options.Threads = None
+    compute_precision: _ComputePrecision = None
+    fallback_margin: _FallbackMargin = None
+    thresholds: _Thresholds = None
+    without: options.Without = None
+    fast_jpeg: _FastJpeg = False
+    as_json: _AsJson = False
+    annotate: _Annotate = None
+    verify: Annotated[bool, typer.Option(help="Check the SHA-256 of the bundle's files first.")] = True
 
 
-def predict(
-    pictures: _Pictures,
-    bundle: recognizers.Bundle = None,
-    server: recognizers.Server = None,
-    server_model: recognizers.ServerModel = None,
-    server_token: recognizers.ServerToken = None,
-    server_ca: recognizers.ServerCa = None,
-    server_timeout: recognizers.ServerTimeout = None,
-    backend: options.TunedBackend = "auto",
-    beam: options.Beam = 1,
-    speculative: _Speculative = False,
-    batch_size: options.BatchSize = None,
-    threads: options.Threads = None,
-    compute_precision: _ComputePrecision = None,
-    fallback_margin: _FallbackMargin = None,
-    thresholds: _Thresholds = None,
-    fast_jpeg: _FastJpeg = False,
-    as_json: _AsJson = False,
-    annotate: _Annotate = None,
-    verify: Annotated[bool, typer.Option(help="Check the SHA-256 of the bundle's files first.")] = True,
-) -> None:
+@takes(_Request)
+def predict(request: _Request) -> None:
     """Predict the attributes of people in image files.
 
     Print one line per image: the attributes that the model finds, with their probabilities. If an image cannot be
@@ -149,7 +132,7 @@ def predict(
       seqpar predict "crops/*.jpg" --bundle bundles/peta --json > attributes.jsonl
       seqpar predict photos/ --server http://gpu-server:8000
     """
-    _run(_Request(**locals()))  # its fields are these parameters
+    _run(request)
 
 
 def _run(request: _Request) -> None:
@@ -160,7 +143,7 @@ def _run(request: _Request) -> None:
     annotated = annotated_paths(request.annotate, names) if request.annotate else {}
     _check_apart(paths, annotated)
     open_local = None if request.bundle is None else lambda: _open_bundle(request, strategy)
-    with request.open(open_local) as recognizer:
+    with request.open(open_local, without=request.without) as recognizer:
         width = max(map(len, names.values()))
         label_set = recognizer.label_set
         attributes = [attribute.name for attribute in label_set.attributes]

@@ -40,7 +40,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "workstation": ("torch", "open_clip_torch", "onnx", "onnxscript", "safetensors", "scipy"),
     "video": (
         *("av", "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
-        *("trackers", "paho-mqtt"),
+        *("trackers", "paho-mqtt", "redis"),
     ),
     "base": ("numpy", "Pillow", "typer", "msgspec"),
 }

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seqpar_deploy.cli.options import check_needed
+from seqpar_deploy.cli.options import check_needed, names_of
 from seqpar_deploy.errors import SeqparError, ServerUnavailableError
 from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.serving import RemoteOptions, RemoteRecognizer, StandbyRecognizer
 from seqpar_deploy.serving.address import check_token, read_token
+from seqpar_deploy.without import WithoutAttributes
 
 if TYPE_CHECKING:
     from seqpar_deploy.video.sinks import Health, Metrics
@@ -71,13 +72,13 @@ ServerTimeout = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerRequest:
-    """The options of a server. Fields are named as the parameters of the commands."""
+    """The options of a server, as the parameters of a command (`cli.parameters.takes`)."""
 
-    server: str | None = dataclasses.field(repr=False)
-    server_model: str | None
-    server_token: Path | None
-    server_ca: Path | None
-    server_timeout: float | None
+    server: Server = dataclasses.field(default=None, repr=False)
+    server_model: ServerModel = None
+    server_token: ServerToken = None
+    server_ca: ServerCa = None
+    server_timeout: ServerTimeout = None
     environment: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ, repr=False)
 
     def check(
@@ -113,6 +114,7 @@ class ServerRequest:
         self,
         open_local: Callable[[], Recognizer] | None,
         *,
+        without: str | None = None,
         live: bool = False,
         metrics: Metrics | None = None,
         health: Health | None = None,
@@ -121,10 +123,29 @@ class ServerRequest:
 
         Args:
             open_local: Opens the bundle, or None without one.
+            without: The value of --without. Default: no attribute is kept out.
             live: Whether to retry without limit, for streams that never end. Default: False.
             metrics: As of `RemoteRecognizer`.
             health: As of `RemoteRecognizer`.
         """
+        names = names_of(without)
+        recognizer = self._open(open_local, live=live, metrics=metrics, health=health)
+        if not names:
+            return recognizer
+        try:
+            return WithoutAttributes(recognizer, names)
+        except BaseException:
+            recognizer.close()
+            raise
+
+    def _open(
+        self,
+        open_local: Callable[[], Recognizer] | None,
+        *,
+        live: bool,
+        metrics: Metrics | None,
+        health: Health | None,
+    ) -> AnyRecognizer:
         if self.server is None:
             assert open_local is not None  # see `check`
             return open_local()
@@ -158,8 +179,14 @@ class ServerRequest:
         return check_token(token, f"the token in {TOKEN}") if token else None
 
 
+def unlimited(recognizer: AnyRecognizer) -> AnyRecognizer:
+    """Return the recognizer behind --without. Its predictions must go nowhere."""
+    return recognizer.recognizer if isinstance(recognizer, WithoutAttributes) else recognizer
+
+
 def local_recognizer(recognizer: AnyRecognizer) -> Recognizer | None:
     """Return the recognizer that has a bundle on this machine, or None."""
+    recognizer = unlimited(recognizer)
     if isinstance(recognizer, StandbyRecognizer):
         return recognizer.local
     return recognizer if isinstance(recognizer, Recognizer) else None
@@ -167,6 +194,7 @@ def local_recognizer(recognizer: AnyRecognizer) -> Recognizer | None:
 
 def where(recognizer: AnyRecognizer) -> str:
     """Return where crops were recognised, for the log."""
+    recognizer = unlimited(recognizer)
     if isinstance(recognizer, StandbyRecognizer):
         standby = recognizer.standby_crops
         here = f", {standby} of them on {where(recognizer.local)}" if standby else ""
@@ -178,6 +206,7 @@ def where(recognizer: AnyRecognizer) -> str:
 
 def check_server(recognizer: AnyRecognizer) -> str | None:
     """Return a line on the server of a recognizer that answers, or None without a server. Raises ServerError."""
+    recognizer = unlimited(recognizer)
     remote = recognizer.remote if isinstance(recognizer, StandbyRecognizer) else recognizer
     if not isinstance(remote, RemoteRecognizer):
         return None

@@ -1,4 +1,4 @@
-"""`seqpar search`: people in the results of archive jobs, by attributes, time and camera."""
+"""`seqpar search`: people in the results of archive jobs and live runs, by attributes, time and camera."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _SHOWN = ["id", "camera", "captured_at", "timestamp", "states", "probabilities"]
 _Results = Annotated[
     list[Path],
     typer.Argument(
-        help="Folders of jobs of seqpar archive, or their Parquet files. Attributes of several are compared by name.",
+        help="Folders of jobs of seqpar archive or of seqpar video --keep-people, or their Parquet files. Attributes "
+        "of several are compared by name.",
         metavar="RESULTS",
     ),
 ]
@@ -89,6 +90,8 @@ def search_results(
 ) -> None:
     """Search the results of archive jobs for people.
 
+    It also searches what seqpar video --keep-people keeps.
+
     Print a line per matching row: time, camera, ID, and the attributes whose state is yes. The number of matches is
     logged to standard error.
 
@@ -99,6 +102,7 @@ def search_results(
     Examples:
       seqpar search jobs/november 'backpack and not hat and female>0.8'
       seqpar search jobs/* 'backpack' --since 7d --camera gate-3 --page people.html
+      seqpar search people 'backpack and not hat' --since 1h
     """
     check_writable(page)
     now = datetime.datetime.now(datetime.timezone.utc)

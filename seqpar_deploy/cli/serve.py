@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from seqpar_deploy.bundle import MANIFEST, Bundle
 from seqpar_deploy.cli.console import INTERRUPTED, stage
+from seqpar_deploy.cli.options import Without, names_of
 from seqpar_deploy.errors import TritonError
 from seqpar_deploy.files import temporary_folder
 from seqpar_deploy.interruption import stop_on_signal
@@ -38,6 +40,7 @@ def serve(
             metavar="ADDRESS",
         ),
     ] = "127.0.0.1",
+    without: Without = None,
 ) -> None:
     """Serve a bundle with Triton Inference Server.
 
@@ -51,34 +54,39 @@ def serve(
       seqpar serve bundles/peta
       seqpar serve models --http-port 9000
     """
+    names = names_of(without)
     addresses = Addresses(address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
     check_environment()
     program = find_server()
     with stop_on_signal() as received, temporary_folder() as folder:
         check_address(program, addresses, folder=folder)
-        repository = _repository(model, folder)
-        names = models(repository)
+        repository = _repository(model, folder, names)
+        served = models(repository)
         with running_server(program, repository, addresses, folder=folder) as server:
             with stage(f"starting {program.name}"):
-                ready = server.wait_until_ready(names, stopped=lambda: bool(received))
+                ready = server.wait_until_ready(served, stopped=lambda: bool(received))
             if ready:
                 shown = f"[{address}]" if ":" in address else address
                 _log.info(
                     "serving %s at http://%s:%d and grpc://%s:%d, metrics at http://%s:%d/metrics",
-                    ", ".join(names), shown, http_port, shown, grpc_port, shown, metrics_port,
+                    ", ".join(served), shown, http_port, shown, grpc_port, shown, metrics_port,
                 )  # fmt: skip
             server.wait(stopped=lambda: bool(received))
     raise typer.Exit(INTERRUPTED)
 
 
-def _repository(model: Path, folder: Path) -> Path:
+def _repository(model: Path, folder: Path, without: Sequence[str]) -> Path:
     """Return the repository, which for a bundle is a temporary one. Raises TritonError."""
     if (model / MANIFEST).is_file():
         with stage("opening the bundle"):
-            write_version(Bundle.open(model), folder / "models", link=True)
+            write_version(Bundle.open(model), folder / "models", without=without, link=True)
         return folder / "models"
     if not models(model):
         raise TritonError(
             f"{model} must be a bundle or a model repository, got neither; write one with seqpar export triton"
+        )
+    if without:
+        raise TritonError(
+            f"--without must be given with a bundle, got the repository {model}; pass it to seqpar export triton"
         )
     return model

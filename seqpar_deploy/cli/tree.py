@@ -16,6 +16,7 @@ from seqpar_deploy import __version__
 from seqpar_deploy.cli import logs
 from seqpar_deploy.cli.console import print_and_exit
 from seqpar_deploy.cli.help import HelpCommand, HelpGroup, complete, split_examples, write_table
+from seqpar_deploy.cli.parameters import GIVEN
 
 _LOGGING = "seqpar_deploy.logging"  # key in the context of the options given so far, outermost group first
 
@@ -129,12 +130,19 @@ def _common_options(
     logs.configure(**given)
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(function, eval_str=True).parameters
     common = inspect.signature(_common_options, eval_str=True).parameters
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
+        context: typer.Context = values["ctx"]
+        GIVEN.set(frozenset(name for name in own if _is_given(context, name)))
         _common_options(**{name: values.pop(name) for name in common})
         function(**values)
 

@@ -32,6 +32,7 @@ def triton(
         float,
         typer.Option(help="Milliseconds that a request may wait for others to share its batch.", min=0, max=10_000),
     ] = 2.0,
+    without: options.Without = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
@@ -46,12 +47,13 @@ def triton(
       seqpar export triton bundles/peta models
       seqpar export triton bundles/peta-fp16 models --gpu --instances 2
     """
+    names = options.names_of(without)
     how = ModelOptions(instances=instances, gpu=gpu, queue_delay_ms=queue_delay)
     check_writable(repository, folder=True)
     check_writable(output)
     with stage("writing the model"):
         opened = Bundle.open(bundle)
-        written = write_version(opened, repository, name=name, options=how)
+        written = write_version(opened, repository, name=name, options=how, without=names)
     values = {
         "model": str(written.model),
         "version": written.version,

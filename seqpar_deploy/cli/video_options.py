@@ -9,6 +9,7 @@ import typer
 
 from seqpar_deploy.backends import BackendName
 from seqpar_deploy.video.detect.picture import Scaling
+from seqpar_deploy.video.sources.hardware import Hwaccel as HwaccelName
 
 Threads = Annotated[
     int | None,
@@ -31,14 +32,15 @@ Port = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Address that --serve listens on. 0.0.0.0 accepts other machines.",
+        help="Address that --serve listens on. 0.0.0.0 accepts other machines, which need the token of --serve-token.",
         metavar="ADDRESS",
         show_default="127.0.0.1",
     ),
 ]
 Sources = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
+        show_default=False,
         help="Video files, folders, quoted globs, or sequences of pictures such as frames/%06d.png. Or live sources: "
         "a camera such as 0 or /dev/video0, an rtsp:// or http:// URL. One run takes files or live sources, not both.",
         metavar="SOURCES",
@@ -122,6 +124,30 @@ Transport = Annotated[
     RtspTransport,
     typer.Option("--rtsp-transport", help="Transport of RTSP. auto tries TCP first, then UDP if TCP is refused."),
 ]
+Hwaccel = Annotated[
+    HwaccelName,
+    typer.Option(
+        help="Device that decodes video. auto takes the first that works. What a device cannot decode, the CPU decodes."
+    ),
+]
+MaxFps = Annotated[
+    float | None,
+    typer.Option(
+        help="Frames to analyse per second and source, evenly chosen. The others are decoded only.",
+        metavar="N",
+        show_default="all",
+        min=0.1,
+        max=1000,
+    ),
+]
+AdaptiveFps = Annotated[
+    bool,
+    typer.Option(
+        "--adaptive-fps",
+        help="While the machine is too slow for all frames of live sources, choose evenly which to analyse, in place "
+        "of dropping frames at random.",
+    ),
+]
 DetectorLayout = Annotated[
     str | None,
     typer.Option(
@@ -173,7 +199,7 @@ MqttInsecure = Annotated[
 Secrets = Annotated[
     Path | None,
     typer.Option(
-        help="File of NAME=VALUE lines. ${NAME} in a source or in --mqtt is replaced by the value.",
+        help="File of NAME=VALUE lines. ${NAME} in a source or in the address of an output is replaced by the value.",
         metavar="FILE",
         show_default="the environment",
     ),
@@ -182,6 +208,15 @@ BaseUrl = Annotated[
     str | None,
     typer.Option(
         help="Public address of --serve behind a proxy, for example https://example.com/cameras/.", metavar="URL"
+    ),
+]
+ServeToken = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of a token. Pages of --serve need it from other machines, and every change needs it. /metrics and "
+        "/healthz do not.",
+        metavar="FILE",
+        show_default="the environment variable SEQPAR_VIDEO_TOKEN, else none",
     ),
 ]
 DryRun = Annotated[
@@ -221,3 +256,11 @@ UncertainCrops = Annotated[
         show_default="uncertain-crops",
     ),
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Config file (TOML) with options and cameras, in place of SOURCES. Cameras follow its changes.",
+        metavar="FILE",
+    ),
+]
+Init = Annotated[bool, typer.Option("--init", help="Write a commented config file to --config or cameras.toml.")]

@@ -6,59 +6,92 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from seqpar_deploy.backends import BackendName
+from seqpar_deploy.cli import options, recognizers
 from seqpar_deploy.cli import video_options as given
+from seqpar_deploy.cli import video_outlet_options as outlet
 from seqpar_deploy.cli.credentials import filled, read_secrets
 from seqpar_deploy.cli.recognizers import ServerRequest
+from seqpar_deploy.cli.video_privacy_options import Blur
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
-from seqpar_deploy.video.detect.picture import Scaling
 from seqpar_deploy.video.options import SelectionOptions
-from seqpar_deploy.video.sinks.server import read_base_url
+from seqpar_deploy.video.sinks.access import read_base_url, read_token
 from seqpar_deploy.video.sources.spec import SourceSpec
+from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.uncertain_crops import check_uncertain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoRequest(ServerRequest):
-    """The options of `seqpar video`. Fields are named as its parameters."""
+    """The options of `seqpar video`. Its fields are the parameters of the command."""
 
-    sources: list[str] = dataclasses.field(repr=False)  # they may hold passwords, as --mqtt may
-    bundle: Path | None
-    backend: BackendName
-    live: bool | None
-    fps: float | None
-    rtsp_transport: given.RtspTransport
-    secrets: Path | None
-    detector: str
-    detector_layout: str | None
-    person_class: str | None
-    detector_threshold: float | None
-    detector_scaling: Scaling | None
-    events: str | None
-    annotate: Path | None
-    report: Path | None
-    thresholds: Path | None
-    monitor: bool
-    keep_uncertain: int | None
-    uncertain_crops: Path | None
-    mqtt: str | None = dataclasses.field(repr=False)
-    mqtt_ca: Path | None
-    mqtt_cert: Path | None
-    mqtt_key: Path | None
-    mqtt_insecure: bool
-    serve: int | None
-    address: str | None
-    base_url: str | None
-    max_crops_per_second: float
-    max_latency: float
-    threads: int | None
-    profile: bool
-    dry_run: bool
+    sources: given.Sources = dataclasses.field(default=None, repr=False)  # they may hold passwords, as --mqtt may
+    bundle: recognizers.Bundle = None
+    backend: given.Backend = "auto"
+    live: given.Live = None
+    fps: given.Fps = None
+    rtsp_transport: given.Transport = "auto"
+    hwaccel: given.Hwaccel = "none"
+    max_fps: given.MaxFps = None
+    adaptive_fps: given.AdaptiveFps = False
+    secrets: given.Secrets = None
+    detector: given.Detector = "motion"
+    detector_layout: given.DetectorLayout = None
+    person_class: given.PersonClass = None
+    detector_threshold: given.DetectorThreshold = None
+    detector_scaling: given.DetectorScaling = None
+    events: given.Events = None
+    annotate: given.Annotate = None
+    report: given.Report = None
+    thresholds: given.Thresholds = None
+    without: options.Without = None
+    blur: Blur = None
+    monitor: given.Monitor = False
+    keep_uncertain: given.KeepUncertain = None
+    uncertain_crops: given.UncertainCrops = None
+    mqtt: given.Mqtt = dataclasses.field(default=None, repr=False)
+    mqtt_ca: given.MqttCa = None
+    mqtt_cert: given.MqttCert = None
+    mqtt_key: given.MqttKey = None
+    mqtt_insecure: given.MqttInsecure = False
+    mqtt_retain: outlet.MqttRetain = False
+    home_assistant: outlet.HomeAssistant = False
+    mqtt_forget: outlet.MqttForget = False
+    webhook: outlet.Webhook = dataclasses.field(default=None, repr=False)
+    webhook_secret: outlet.WebhookSecret = None
+    webhook_ca: outlet.WebhookCa = None
+    redis: outlet.Redis = dataclasses.field(default=None, repr=False)
+    redis_most: outlet.RedisMost = None
+    redis_ca: outlet.RedisCa = None
+    save_crops: outlet.SaveCrops = None
+    save_crops_most: outlet.SaveCropsMost = None
+    keep_people: outlet.KeepPeople = None
+    retain: outlet.Retain = None
+    serve: given.Port = None
+    address: given.Address = None
+    base_url: given.BaseUrl = None
+    serve_token: given.ServeToken = None
+    max_crops_per_second: given.MaxCropsPerSecond = 10
+    max_latency: given.MaxLatency = 0.5
+    threads: given.Threads = None
+    profile: given.Profile = False
+    dry_run: given.DryRun = False
+    config: given.Config = None
+    init: given.Init = False
+    given: frozenset[str] = frozenset()  # options that the command line has
 
     @property
     def selection(self) -> SelectionOptions:
         return SelectionOptions(max_crops_per_second=self.max_crops_per_second, max_latency=self.max_latency)
+
+    @property
+    def source_options(self) -> SourceOptions:
+        return SourceOptions(
+            rtsp_transport=self.rtsp_transport,
+            hwaccel=self.hwaccel,
+            max_fps=self.max_fps,
+            adaptive_fps=self.adaptive_fps,
+        )
 
     @property
     def uncertain_folder(self) -> Path | None:
@@ -86,18 +119,21 @@ class VideoRequest(ServerRequest):
         )
 
     def with_secrets(self) -> VideoRequest:
-        """Fill `${NAME}` in the sources, in --mqtt and in --server."""
+        """Fill `${NAME}` in the sources and in the addresses of outputs and of the server."""
         values = read_secrets(self.secrets)
-        mqtt, server = self.mqtt and filled(self.mqtt, values), self.server and filled(self.server, values)
-        sources = [filled(source, values) for source in self.sources]
-        return dataclasses.replace(self, sources=sources, mqtt=mqtt, server=server, environment=values)
+        names = ("mqtt", "webhook", "redis", "server")
+        addresses: dict[str, Any] = {name: filled(text, values) for name in names if (text := getattr(self, name))}
+        sources = [filled(source, values) for source in self.sources or []]
+        return dataclasses.replace(self, sources=sources, **addresses, environment=values)
 
 
 def check_options(request: VideoRequest) -> None:
     request.check(
         request.bundle, of_bundle={"--monitor": request.monitor}, not_with_server={"--thresholds": request.thresholds}
     )
-    for option, value in (("--address", request.address), ("--base-url", request.base_url)):
+    options.names_of(request.without)
+    of_server = {"--address": request.address, "--base-url": request.base_url, "--serve-token": request.serve_token}
+    for option, value in of_server.items():
         if value is not None and request.serve is None:
             raise VideoError(f"{option} {value} needs --serve with a port; add --serve, or omit {option}")
     if request.uncertain_crops is not None and request.keep_uncertain is None:
@@ -108,6 +144,8 @@ def check_options(request: VideoRequest) -> None:
     given = [option for option, file in files.items() if file] + ["--mqtt-insecure"] * request.mqtt_insecure
     if given and request.mqtt is None:
         raise VideoError(f"{given[0]} needs --mqtt with a broker; add --mqtt, or omit {given[0]}")
+    if request.serve_token is not None:
+        read_token(request.serve_token)
     if request.base_url is not None:
         read_base_url(request.base_url)
     for option, value in (("--events", request.events), ("--mqtt", request.mqtt), ("--address", request.address)):

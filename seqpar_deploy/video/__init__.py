@@ -17,11 +17,18 @@ from seqpar_deploy.video.types import (
     Event,
     Frame,
     Person,
+    Readiness,
     Sighting,
     Sink,
+    StreamSink,
     TrackedBox,
     Tracker,
+    ZoneEvent,
+    ZoneSink,
 )
+from seqpar_deploy.video.zones.masked import MaskedTracker
+from seqpar_deploy.video.zones.settings import LineSettings, MaskSettings, SceneSettings, ZoneSettings
+from seqpar_deploy.video.zones.watcher import ZoneWatcher
 
 __all__ = [
     "Attribute",
@@ -33,17 +40,27 @@ __all__ = [
     "Frame",
     "FusionOptions",
     "LifetimeOptions",
+    "LineSettings",
+    "MaskSettings",
+    "MaskedTracker",
     "OnnxOptions",
     "Person",
+    "Readiness",
+    "SceneSettings",
     "SelectionOptions",
     "Sighting",
     "Sink",
+    "StreamSink",
     "Summary",
     "TrackOptions",
     "TrackedBox",
     "Tracker",
     "VideoOptions",
     "Watch",
+    "ZoneEvent",
+    "ZoneSettings",
+    "ZoneSink",
+    "ZoneWatcher",
     "open_detector",
     "watch",
 ]

@@ -34,6 +34,7 @@ _Floats = npt.NDArray[np.float64]
 class _Track:
     """State of a track. `weight` and `evidence` are sums over its crops, with one entry per attribute."""
 
+    limits: Sequence[tuple[float, ...]]  # as of `_limits`
     first: Sighting
     last: Sighting
     weight: _Floats
@@ -63,7 +64,8 @@ class AttributeFusion:
         thresholds: Thresholds | None = None,
     ) -> None:
         self._label_set, self._options, self._lifetime = label_set, options, lifetime
-        self._limits = _limits(len(label_set), options, thresholds)
+        self._usual_limits = _limits(len(label_set), options, thresholds)
+        self._limits: dict[str, list[tuple[float, ...]]] = {}  # of streams that have thresholds of their own
         groups = [attribute.group for attribute in label_set.attributes]
         self._momentary = np.array([label_set.groups[group].momentary for group in groups])
         self._exclusive = [
@@ -73,6 +75,13 @@ class AttributeFusion:
         ]
         self._streams: dict[str, dict[int, _Track]] = {}
         self.unrecognized = 0  # people discarded because no crop of them was recognised
+
+    def set_thresholds(self, stream: str, thresholds: Thresholds | None) -> None:
+        """Set the thresholds of a stream, or with None those of all streams."""
+        if thresholds is None:
+            self._limits.pop(stream, None)
+        else:
+            self._limits[stream] = _limits(len(self._label_set), self._options, thresholds)
 
     def observe(self, frame: Frame, boxes: Sequence[TrackedBox]) -> list[Event]:
         """Record a frame's people, and return the `ended` events of people who have left.
@@ -84,7 +93,7 @@ class AttributeFusion:
             track = tracks.get(tracked.track_id)
             sighting = Sighting(frame=frame.index, timestamp=frame.timestamp, box=tracked.box)
             if track is None:
-                tracks[tracked.track_id] = self._new(sighting)
+                tracks[tracked.track_id] = self._new(frame.stream, sighting)
             else:
                 track.last = sighting
                 track.left = False
@@ -145,9 +154,10 @@ class AttributeFusion:
         tracks = self._streams.get(stream, {})
         return {track_id: self._person(stream, track_id) for track_id, track in tracks.items() if track.crops}
 
-    def _new(self, sighting: Sighting) -> _Track:
+    def _new(self, stream: str, sighting: Sighting) -> _Track:
         count = len(self._label_set)
         return _Track(
+            limits=self._limits.get(stream, self._usual_limits),
             first=sighting,
             last=sighting,
             weight=np.zeros(count),
@@ -214,7 +224,7 @@ class AttributeFusion:
         probabilities = self._probabilities(track)
         states = [
             _state(p, old, *limits)
-            for p, old, limits in zip(probabilities.tolist(), track.states, self._limits, strict=True)
+            for p, old, limits in zip(probabilities.tolist(), track.states, track.limits, strict=True)
         ]
         for places in self._exclusive:
             claims = [place for place in places if states[place] == "yes"]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.preprocess import Crop, RgbImage
 from seqpar_deploy.video.options import LifetimeOptions, SelectionOptions
 from seqpar_deploy.video.quality import cut_out, from_geometry, sharpness
 from seqpar_deploy.video.types import Box, Frame, Person, Sighting, TrackedBox
@@ -14,13 +14,21 @@ from seqpar_deploy.video.types import Box, Frame, Person, Sighting, TrackedBox
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A crop to recognise, uint8 RGB (h, w, 3), with its sighting and its quality, 0 to 1."""
+    """A crop to recognise, uint8 RGB (h, w, 3), with its sighting and its quality, 0 to 1.
+
+    `picture` is what may be shown of it, or None if that is the crop itself.
+    """
 
     stream: str
     track_id: int
     sighting: Sighting
     crop: Crop
     quality: float
+    picture: Crop | None = None
+
+    def to_show(self) -> Candidate:
+        """Return the candidate with the pixels that may be shown only, after it was recognised."""
+        return self if self.picture is None else dataclasses.replace(self, crop=self.picture, picture=None)
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,10 +89,17 @@ class CropSelector:
         self._now = -math.inf
         self._allowance = self._most_allowance = max(1.0, options.max_crops_per_second)
 
-    def offer(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+    def offer(
+        self,
+        frame: Frame,
+        boxes: Sequence[TrackedBox],
+        people: Mapping[int, Person],
+        shown: RgbImage | None = None,
+    ) -> None:
         """Consider everyone in a frame. `people` are those with attributes, by track ID.
 
-        Pass frames without people too, in order within their stream, because they advance the clock.
+        `shown` are the pixels of the frame that may be shown, or None for all of them. Pass frames without people too,
+        in order within their stream, because they advance the clock.
         """
         self._clocks[frame.stream] = frame.timestamp
         for tracked in boxes:
@@ -97,7 +112,7 @@ class CropSelector:
             if (person := people.get(tracked.track_id)) is not None:
                 track.uncertainty = uncertainty(person)
             others = [other.box for other in boxes if other is not tracked]
-            self._consider(track, frame, tracked, others)
+            self._consider(track, frame, tracked, others, shown)
         self._forget(frame.stream)
         self._bound()
 
@@ -131,7 +146,9 @@ class CropSelector:
         self._tracks = {key: track for key, track in self._tracks.items() if key[0] != stream}
         self._clocks.pop(stream, None)
 
-    def _consider(self, track: _Track, frame: Frame, tracked: TrackedBox, others: Sequence[Box]) -> None:
+    def _consider(
+        self, track: _Track, frame: Frame, tracked: TrackedBox, others: Sequence[Box], shown: RgbImage | None
+    ) -> None:
         """Keep this crop as the waiting one if it is better. Most crops fail the cheap checks that read no pixels."""
         box = tracked.box
         bar = self._worth(track)
@@ -147,6 +164,7 @@ class CropSelector:
                 sighting=Sighting(frame=frame.index, timestamp=frame.timestamp, box=box),
                 crop=crop,
                 quality=quality,
+                picture=None if shown is None else cut_out(shown, box, self._options.margin),
             )
 
     def _worth(self, track: _Track) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from seqpar_deploy.errors import DetectorError, VideoError
 from seqpar_deploy.video.evidence import Evidence, overlap
-from seqpar_deploy.video.types import Box, Detector, Frame, TrackedBox, Tracker
+from seqpar_deploy.video.types import Box, Detector, Frame, KeepsTrackIds, TrackedBox, Tracker
 
 HOLD = 2.0  # seconds that a recorded frame waits at most
 GAP = 1.0  # seconds without a box that are filled
@@ -38,10 +38,18 @@ class Seen:
 
 
 class Finder:
-    """Detects and tracks people in one stream."""
+    """Detects and tracks people in one stream.
 
-    def __init__(self, detector: Detector, tracker: Tracker) -> None:
+    Args:
+        detector: Detects people.
+        tracker: Tracks them.
+        after: The highest track ID that the stream has had before. Default: 0.
+    """
+
+    def __init__(self, detector: Detector, tracker: Tracker, *, after: int = 0) -> None:
         self._detector, self._tracker = detector, tracker
+        self._after = 0 if isinstance(tracker, KeepsTrackIds) and tracker.keeps_track_ids else after
+        self.last_id = after
         self._evidence = Evidence()
         self._held: deque[Seen] = deque()
         self._unsure_at = -math.inf  # timestamp of the latest frame with a box that is not certainly a person
@@ -53,6 +61,9 @@ class Finder:
     def track(self, frame: Frame, found: Sequence[Box]) -> None:
         """Track the detections of the next frame. The frame then waits for `people` or `decided`."""
         tracked = self._tracker.update(frame, found)
+        if self._after:
+            tracked = [dataclasses.replace(one, track_id=self._after + one.track_id) for one in tracked]
+        self.last_id = max([self.last_id, *(one.track_id for one in tracked)])
         if len({one.track_id for one in tracked}) < len(tracked):
             track_ids = sorted(one.track_id for one in tracked)
             raise VideoError(f"track IDs of a frame must differ, got {track_ids}; fix the tracker")

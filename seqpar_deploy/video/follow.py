@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from seqpar_deploy.calibration.thresholds import Thresholds
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.preprocess import check_crop
@@ -15,10 +17,12 @@ from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.attribute_fusion import AttributeFusion
 from seqpar_deploy.video.crop_selection import Candidate, CropSelector
 from seqpar_deploy.video.detect.motion import MotionDetector
+from seqpar_deploy.video.detect.opencv import import_cv2
 from seqpar_deploy.video.finding import Finder
 from seqpar_deploy.video.options import VideoOptions
+from seqpar_deploy.video.privacy.veil import Veil
 from seqpar_deploy.video.track import ByteTracker
-from seqpar_deploy.video.types import Detector, Event, Frame, Person, TrackedBox, Tracker
+from seqpar_deploy.video.types import Detector, Event, Frame, Person, Readiness, TrackedBox, Tracker
 
 Followed = tuple[Frame, list[TrackedBox], dict[int, Person]]
 Stage = Callable[[str], contextlib.AbstractContextManager[None]]  # entered around each stage, by its name
@@ -36,7 +40,7 @@ class Follower:
     wait for inference. A `Follower` is a context manager. At the end of the block all tracks end. The caller closes the
     Recognizer and a detector that it passed.
 
-    After `finish(stream)`, further frames of that stream start anew, with track IDs from 1.
+    After `finish(stream)`, further frames of that stream start anew. Track IDs go on, so that none comes twice.
 
     Args:
         recognizer: Classifies the crops.
@@ -47,14 +51,15 @@ class Follower:
         tracker: Function that returns a tracker for a stream. Default: `ByteTracker`.
         stage: Function that returns a context manager for a stage's name, for example to measure time. Default: none.
         on_prediction: Functions to call with each recognised crop, its prediction, and whether it is the first of its
-            track. They run in the thread that recognises, after the events. Default: none.
+            track. With `VideoOptions.blur`, the crop is blurred by then. They run in the thread that recognises, after
+            the events. Default: none.
 
     Attributes:
         recognized: Number of people with attributes so far.
         crops: Number of crops recognised so far.
 
     Raises:
-        BackendUnavailableError: OpenCV is not installed, which the built-in detector needs.
+        BackendUnavailableError: OpenCV is not installed, which the built-in detector and `VideoOptions.blur` need.
 
     Example:
         with Follower(recognizer, lambda event: print(event.kind, event.person.labels)) as follower:
@@ -78,6 +83,10 @@ class Follower:
         self._detector = detector or MotionDetector()
         self._new_tracker = tracker
         self._finders: dict[str, Finder] = {}
+        self._last_ids: dict[str, int] = {}  # of streams that were finished
+        self._blur, self._veils = options.blur, dict[str, Veil]()  # by stream, if pictures are blurred
+        if options.blur is not None:
+            import_cv2("blurring")  # fails now if it is missing, not at the first frame
         self._selector = CropSelector(options.selection, options.lifetime)
         self._fusion = AttributeFusion(recognizer.label_set, options.fusion, options.lifetime, recognizer.thresholds)
         # Held while selector or fusion changes, until the events are emitted: so events stay in order.
@@ -100,6 +109,9 @@ class Follower:
 
     def update(self, frame: Frame) -> tuple[list[TrackedBox], dict[int, Person]]:
         """Process the next frame of a stream, and recognise one batch of crops if any are due.
+
+        With `VideoOptions.blur`, the crops of the people are blurred. The frame is the caller's and is not: `follow`
+        with `wait=False` returns the blurred one.
 
         Args:
             frame: The frame. Timestamps of a stream must not decrease.
@@ -136,7 +148,7 @@ class Follower:
         *_, (_, boxes, people) = self._decided(frame.stream, wait=False)
         return boxes, people
 
-    def follow(self, frame: Frame) -> Iterator[Followed]:
+    def follow(self, frame: Frame, *, wait: bool = True) -> Iterator[Followed]:
         """Process the next frame of a recording as `track` does, but let it wait until its people are known.
 
         The built-in detector needs some frames to tell a person from another change of the picture. `track` emits a
@@ -145,10 +157,12 @@ class Follower:
 
         Args:
             frame: The frame. Timestamps of a stream must not decrease.
+            wait: Whether frames may wait. Without, the iterator has this frame only, as of live streams. Default: True.
 
         Returns:
             An iterator of the frames that wait no more, in order. Each is a tuple of the frame, the boxes of tracked
-            people in it, and the stream's people who have attributes, by track ID.
+            people in it, and the stream's people who have attributes, by track ID. With `VideoOptions.blur`, the frame
+            is blurred.
 
         Raises:
             ImageError: As `update`.
@@ -156,7 +170,7 @@ class Follower:
             DetectorError: As `update`.
         """
         self._find(frame)
-        return self._decided(frame.stream, wait=True)
+        return self._decided(frame.stream, wait=wait)
 
     def rest(self, stream: str) -> Iterator[Followed]:
         """Process the frames of a stream that still wait after `follow`. Call it before `finish`, which drops them.
@@ -203,6 +217,7 @@ class Follower:
             self._seconds_per_crop = (time.monotonic() - start) / len(batch)
             self.crops += len(batch)
             with self._stage("fuse"), self._state_lock:
+                batch = [candidate.to_show() for candidate in batch]  # nothing needs the recognised pixels any more
                 events = [self._fusion.add(*answer) for answer in zip(batch, predictions, strict=True)]
                 self._emit([event for some in events for event in some])
             for candidate, prediction, some in zip(batch, predictions, events, strict=True):
@@ -218,7 +233,9 @@ class Follower:
             stream: Name of the stream.
         """
         self._refuse("finish", closed=False)
-        self._finders.pop(stream, None)
+        if (finder := self._finders.pop(stream, None)) is not None:
+            self._last_ids[stream] = finder.last_id
+        self._veils.pop(stream, None)
         self._timestamps.pop(stream, None)
         if not self._timestamps:
             self._before = self._newest
@@ -229,6 +246,16 @@ class Follower:
                 self._selector.finish(stream)
             while self._recognizes and self.recognize():
                 pass
+
+    def set_thresholds(self, stream: str, thresholds: Thresholds | None) -> None:
+        """Set the thresholds of a stream's states, in place of the Recognizer's. They hold for new people.
+
+        Args:
+            stream: Name of the stream.
+            thresholds: The thresholds, or None for those of the Recognizer.
+        """
+        with self._state_lock:
+            self._fusion.set_thresholds(stream, thresholds)
 
     def close(self) -> None:
         """Finish all streams. Frames are refused afterwards. Safe to call twice."""
@@ -249,12 +276,18 @@ class Follower:
         self._refuse("track")
         self._check(frame)
         if frame.stream not in self._finders:
-            self._finders[frame.stream] = Finder(self._detector, self._new_tracker())
+            after = self._last_ids.get(frame.stream, 0)
+            self._finders[frame.stream] = Finder(self._detector, self._new_tracker(), after=after)
+            if self._blur is not None:
+                self._veils[frame.stream] = Veil(self._blur)
         finder = self._finders[frame.stream]
         with self._stage("detect"):
             found = finder.detect(frame)
         with self._stage("track"):
             finder.track(frame, found)
+        if (veil := self._veils.get(frame.stream)) is not None:
+            ready = not isinstance(self._detector, Readiness) or self._detector.ready(frame.stream)
+            veil.see(frame, found, ready=ready)
         self._timestamps[frame.stream] = frame.timestamp
 
     def _decided(self, stream: str, *, wait: bool) -> Iterator[Followed]:
@@ -262,12 +295,22 @@ class Follower:
         finder = self._finders.get(stream)
         for frame, boxes in finder.decided(wait=wait) if finder is not None else ():
             self._newest = max(self._newest, self._before + frame.timestamp)
+            shown = self._shown(frame, boxes)
             with self._stage("select"), self._state_lock:
                 ended = self._fusion.observe(frame, boxes)
                 people = self._fusion.people(stream)
-                self._selector.offer(frame, boxes, people)
+                self._selector.offer(frame, boxes, people, None if shown is frame else shown.image)
                 self._emit(ended)
-            yield frame, boxes, people
+            yield shown, boxes, people
+
+    def _shown(self, frame: Frame, boxes: Sequence[TrackedBox]) -> Frame:
+        """Return the frame with the pixels that may be shown."""
+        veil = self._veils.get(frame.stream)
+        if veil is None:
+            return frame
+        with self._stage("blur"):
+            image = veil.shown(frame, [one.box for one in boxes])
+        return frame if image is frame.image else dataclasses.replace(frame, image=image)
 
     def _end(self, stream: str) -> None:
         with self._state_lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from seqpar_deploy.progress import OnProgress
@@ -27,11 +28,12 @@ class Meters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._stages: dict[str, tuple[int, float]] = {}
-        self._counted: dict[str, SourceStats] = {}  # already in the counters
+        self._counted: weakref.WeakKeyDictionary[Source, SourceStats] = weakref.WeakKeyDictionary()  # in the counters
         self._since: dict[str, float] = {}  # start times of the running stages
         self._of_stage = metrics.histogram("seqpar_stage_seconds", "Time of one call of a stage", "stage")
         self._frames = metrics.counter("seqpar_source_frames_total", "Frames decoded", "stream")
         self._dropped = metrics.counter("seqpar_source_dropped_total", "Frames dropped for newer ones", "stream")
+        self._skipped = metrics.counter("seqpar_source_skipped_total", "Frames decoded, but not analysed", "stream")
         self._errors = metrics.counter("seqpar_source_decode_errors_total", "Damaged data", "stream")
         self._reconnects = metrics.counter("seqpar_source_reconnects_total", "Reconnections", "stream")
         self._back_off = metrics.gauge("seqpar_source_back_off_seconds", "Pause before the next retry", "stream")
@@ -52,9 +54,10 @@ class Meters:
     def of_source(self, source: Source) -> None:
         """Update a source's metrics."""
         name, stats = source.spec.name, source.stats
-        before, self._counted[name] = self._counted.get(name, SourceStats()), stats
+        before, self._counted[source] = self._counted.get(source, SourceStats()), stats
         self._frames.labels(name).inc(stats.frames - before.frames)
         self._dropped.labels(name).inc(stats.dropped - before.dropped)
+        self._skipped.labels(name).inc(stats.skipped - before.skipped)
         self._errors.labels(name).inc(stats.decode_errors - before.decode_errors)
         self._reconnects.labels(name).inc(stats.reconnects - before.reconnects)
         self._back_off.labels(name).set(stats.back_off)
@@ -101,6 +104,8 @@ class OverloadLog:
             return
         for stream, (frames, dropped) in counts.items():
             frames_before, dropped_before = self._before.get(stream, (0, 0))
+            if frames < frames_before:  # another source of that name
+                frames_before = dropped_before = 0
             lost = dropped - dropped_before
             if lost and now - self._warned.get(stream, -_REPEAT) >= _REPEAT:
                 self._warned[stream] = now

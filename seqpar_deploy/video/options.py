@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from seqpar_deploy.errors import VideoError
+from seqpar_deploy.video.privacy.blur import Blur
 from seqpar_deploy.video.quality import MARGIN
 
 
@@ -128,6 +129,9 @@ class VideoOptions:
         fusion: Options of attribute fusion. Default: `FusionOptions()`.
         lifetime: Options that set when a track ends. Default: `LifetimeOptions()`.
         batch_size: Maximum number of crops per inference. Default: 16.
+        blur: Blur `heads` or whole `people` in the frames and crops that are passed on, once their pixels were
+            recognised. Everything that the detector finds is blurred, before it is known who or what it is, and the
+            whole frame until the detector is ready. Default: nothing is blurred.
 
     Raises:
         VideoError: An option is out of range.
@@ -140,6 +144,7 @@ class VideoOptions:
     fusion: FusionOptions = FusionOptions()
     lifetime: LifetimeOptions = LifetimeOptions()
     batch_size: int = 16
+    blur: Blur | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -24,15 +24,16 @@ from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.follow import Followed, Follower, OnPrediction
 from seqpar_deploy.video.meters import Meters, OverloadLog, RunProgress
 from seqpar_deploy.video.options import VideoOptions
-from seqpar_deploy.video.queues import BoundedQueue, End, merge
+from seqpar_deploy.video.queues import BoundedQueue, End, Merge
 from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
+from seqpar_deploy.video.sources.live import LiveSources
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.track import ByteTracker
-from seqpar_deploy.video.types import Detector, Event, Frame, LooksAhead, Sink, Tracker
+from seqpar_deploy.video.types import Detector, Event, Frame, LooksAhead, Sink, StreamSink, Tracker
 
-_FRAMES = 8  # length of the queue from each source to the tracker
+_FRAMES = 8  # length of the queue from a file to the tracker
 _WAITING = 16  # length of the queue of frames and events to the sinks
 _HUNG_AFTER = 20.0  # seconds after which a sink that is still in one call at the end counts as hung
 _READING = 0.5  # seconds to wait for the sources' threads at the end; a thread that hangs is abandoned
@@ -43,6 +44,8 @@ _AHEAD_FRAMES = 300  # the same in frames, so that the look ahead takes a few se
 _STALE = 10.0  # seconds without a frame after which a live source is unhealthy
 
 _log = logging.getLogger(__name__)
+
+OnStart = Callable[[Follower], object]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,13 @@ class Summary:
     hung: bool = False
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _StreamEnded:
+    """The end of a stream, in the queue to the sinks."""
+
+    stream: str
+
+
 class Pipeline:
     """Runs sources through a detector, trackers and a Recognizer into sinks, and closes the sinks at the end.
 
@@ -79,6 +89,12 @@ class Pipeline:
     `stop`. `on_prediction` is as of `Follower`. `on_last` is called after the last prediction, before the sinks are
     closed. For files, another thread calls `on_progress` with (frames read, total frames). The caller closes detector
     and Recognizer.
+
+    An `open_ended` pipeline is for live sources that come and go: `replace` changes them while it runs, and it runs
+    until `stop`, also without a source.
+
+    Attributes:
+        follower: The stages without threads. Only `set_thresholds` may be called before the run.
     """
 
     def __init__(
@@ -96,18 +112,19 @@ class Pipeline:
         metrics: Metrics | None = None,
         health: Health | None = None,
         on_progress: OnProgress | None = None,
+        open_ended: bool = False,
     ) -> None:
         self._sources = {source.spec.name: source for source in sources}
         if len(self._sources) < len(sources):
             names = ", ".join(source.spec.name for source in sources)
             raise ValueError(f"names of sources must differ, got {names}; rename one")
         self._detector = detector
-        self._live = any(source.spec.live for source in sources)
+        self._live = open_ended or any(source.spec.live for source in sources)
         self._sinks, self._hand_over, self._on_last = sinks, hand_over, on_last
-        self._results = BoundedQueue[Event | Followed](_WAITING)
+        self._results = BoundedQueue[Event | Followed | _StreamEnded](_WAITING)
         self._all_tracked = threading.Event()
         self._meters = Meters(metrics or Metrics())
-        self._follower = Follower(
+        self.follower = Follower(
             recognizer,
             self._results.put,
             options=options,
@@ -124,6 +141,7 @@ class Pipeline:
         self._frames: dict[str, int] = defaultdict(int)
         self._ahead = 0  # frames read to look ahead
         self._failed: dict[str, str] = {}
+        self._live_sources = LiveSources(self._sources, started=self._watch_source, open_ended=open_ended)
         self._worker_error: BaseException | None = None
         self._stop_requested = self._stopping = self._hung = False
         self._in_sinks_since: float | None = None  # start time of the current call of the sinks
@@ -144,13 +162,11 @@ class Pipeline:
             ending.callback(self._join, threads)
             ending.callback(self._results.finish)
             ending.callback(self._on_last)
-            ending.callback(self._follower.close)
+            ending.callback(self.follower.close)
             ending.callback(self._pass_on_waiting)
             ending.callback(self._all_tracked.set)
             ending.callback(self.stop)
             self._health.watch("stages", self._meters.stuck)
-            for name in self._sources if self._live else ():
-                self._heartbeats[name] = self._health.heartbeat(f"source {name}", within=_STALE)
             self._own = [threading.current_thread(), *threads.values()]
             for thread in threads.values():
                 thread.start()
@@ -160,11 +176,11 @@ class Pipeline:
             raise self._worker_error
         return Summary(
             frames=dict(self._frames),
-            dropped={name: source.stats.dropped for name, source in self._sources.items()},
+            dropped=self._dropped(),
             failed=self._failed,
-            people=self._follower.recognized,
-            unrecognized=self._follower.unrecognized,
-            crops=self._follower.crops,
+            people=self.follower.recognized,
+            unrecognized=self.follower.unrecognized,
+            crops=self.follower.crops,
             seconds=time.monotonic() - start,
             stages=self._decoding() | self._meters.stages(),
             hung=self._hung,
@@ -176,11 +192,18 @@ class Pipeline:
         frames = sum(each.frames for each in stats)
         return {"decode": (frames, sum(each.decode_seconds for each in stats))} if frames else {}
 
+    def _dropped(self) -> dict[str, int]:
+        before = self._live_sources.dropped
+        now = {name: source.stats.dropped for name, source in self._sources.items()}
+        return {name: before.get(name, 0) + now.get(name, 0) for name in {**before, **now}}
+
     def _follow(self) -> None:
         """Track the frames of all sources until the last one has ended."""
         for name, item in self._items():
             if isinstance(item, End):
                 self._finish(name, item.error)
+                if self._live_sources.ended(name):
+                    self._failed.pop(name, None)
             else:
                 self._track(item)
             if self._worker_error:
@@ -189,13 +212,32 @@ class Pipeline:
     def _items(self) -> Iterator[tuple[str, Frame | End]]:
         """Yield the frames and the end of every source: live ones as they arrive, files one after the other."""
         if self._live:
-            yield from merge({name: source.start(_FRAMES) for name, source in self._sources.items()})
+            yield from self._live_sources
             return
         for name, source in self._sources.items():
             self._look_ahead(source)
             if self._stopping:
                 return
-            yield from merge({name: source.start(_FRAMES)})
+            yield from Merge({name: source.start(_FRAMES)})
+
+    def replace(self, name: str, source: Source | None, on_start: OnStart = lambda _follower: None) -> bool:
+        """Add, change or remove a source of an open-ended pipeline. Safe in any thread.
+
+        A source of that name is closed, its tracks end, and only then the new one starts. Other sources go on.
+
+        Args:
+            name: Name of the stream.
+            source: The new source of that name, or None to remove it.
+            on_start: Called in the thread that tracks, with the Follower, between the end of the old source and the
+                start of the new one. Default: none.
+
+        Returns:
+            Whether it took the place of one that had not started yet, and never will.
+        """
+        return self._live_sources.replace(name, source, lambda: on_start(self.follower))
+
+    def _watch_source(self, name: str) -> None:
+        self._heartbeats[name] = self._health.heartbeat(f"source {name}", within=_STALE)
 
     def _look_ahead(self, source: Source) -> None:
         """Let the detector learn from the first seconds of a file. Errors are left to the reading proper."""
@@ -226,20 +268,20 @@ class Pipeline:
     def stop(self) -> None:
         """Stop reading. Frames already read are processed. Safe in any thread, but not in a signal handler."""
         self._stopping = True
-        for source in self._sources.values():
+        self._live_sources.stop()
+        sources = list(self._sources.values())
+        for source in sources:
             source.close(within=0)
         patient = time.monotonic() + _READING
-        for source in self._sources.values():
+        for source in sources:
             source.close(within=max(0.0, patient - time.monotonic()))
 
     def _track(self, frame: Frame) -> None:
         self._frames[frame.stream] += 1
-        if self._live:
-            self._pass_on((frame, *self._follower.track(frame)))
-            return
-        for followed in self._follower.follow(frame):
+        for followed in self.follower.follow(frame, wait=not self._live):
             self._pass_on(followed)
-            self._follower.recognize()
+            if not self._live:  # else another thread does
+                self.follower.recognize()
 
     def _pass_on(self, followed: Followed) -> None:
         with self._meters.stage("wait for sinks"):
@@ -249,7 +291,7 @@ class Pipeline:
         """Run the recognition thread, for live sources only."""
         try:
             while self._live and not self._all_tracked.is_set():
-                if not self._follower.recognize(time.monotonic(), within=self._max_latency):
+                if not self.follower.recognize(time.monotonic(), within=self._max_latency):
                     self._all_tracked.wait(_IDLE)
         except BaseException as error:
             self._worker_error = error
@@ -260,16 +302,16 @@ class Pipeline:
 
         It also abandons a sink that hangs after a stop.
         """
-        frames = dict.fromkeys(self._sources, 0)
+        frames: dict[str, int] = {}
         while not self._done.wait(_LOOK_EVERY):
             counts: dict[str, tuple[int, int]] = {}
-            for name, source in self._sources.items():
+            for name, source in self._sources.copy().items():
                 self._meters.of_source(source)
                 stats = source.stats
                 counts[name] = stats.frames, stats.dropped
-                if stats.frames != frames[name] and name in self._heartbeats:
+                if stats.frames != frames.get(name, 0) and (beat := self._heartbeats.get(name)):
                     frames[name] = stats.frames
-                    self._heartbeats[name]()
+                    beat()
             if self._overload is not None:
                 self._overload.look(counts, self._meters.spent())
             if self._progress is not None:
@@ -297,21 +339,23 @@ class Pipeline:
 
     def _finish(self, stream: str, error: BaseException | None) -> None:
         """End a stream and the tracks in it."""
+        self._heartbeats.pop(stream, None)
         self._health.forget(f"source {stream}")
         if error is not None:
             why = one_line(error)
             self._failed[stream] = why
             self._health.watch(f"source {stream}", lambda: why)
             _log.warning("%s: %s", stream, why)
-        for followed in self._follower.rest(stream):
+        for followed in self.follower.rest(stream):
             self._pass_on(followed)
-            self._follower.recognize()
-        self._follower.finish(stream)
+            self.follower.recognize()
+        self.follower.finish(stream)
+        self._results.put(_StreamEnded(stream))
 
     def _pass_on_waiting(self) -> None:
         """Pass on the frames that still wait after a failure."""
         for stream in self._frames:
-            for followed in self._follower.rest(stream):
+            for followed in self.follower.rest(stream):
                 self._pass_on(followed)
 
     def _run_sinks(self) -> None:
@@ -322,6 +366,9 @@ class Pipeline:
                 with self._meters.stage("sinks"):
                     if isinstance(item, Event):
                         self._sinks.event(item)
+                    elif isinstance(item, _StreamEnded):
+                        if isinstance(self._sinks, StreamSink):
+                            self._sinks.stream_ended(item.stream)
                     else:
                         self._sinks.frame(*item)
                 self._in_sinks_since = None

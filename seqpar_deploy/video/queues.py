@@ -106,23 +106,53 @@ class BoundedQueue(Generic[T]):
             return [self._end] if self._end is not None else []
 
 
-def merge(queues: Mapping[str, BoundedQueue[T]]) -> Iterator[tuple[str, T | End]]:
-    """Yield (name, item) from several queues in turn. For one thread.
+class Merge(Generic[T]):
+    """Yields (name, item) from several queues in turn. One thread iterates, and any thread may add a queue.
 
     The last item of each queue is its `End`. An error in one queue does not stop the others.
+
+    Args:
+        queues: The queues by name. Default: none.
+        open_ended: Wait for more queues when all have ended, until `close`. Default: False.
     """
-    changed = threading.Event()
-    for queue in queues.values():
-        queue._notify_consumer = changed.set
-    turn = deque(queues)
-    while turn:
-        changed.clear()  # before the check, so that no item is missed
-        for name in list(turn):
-            if found := queues[name]._poll():
-                turn.remove(name)
+
+    def __init__(self, queues: Mapping[str, BoundedQueue[T]] | None = None, *, open_ended: bool = False) -> None:
+        self._changed = threading.Event()
+        self._turn: deque[tuple[str, BoundedQueue[T]]] = deque()
+        self._added: deque[tuple[str, BoundedQueue[T]]] = deque()
+        self._open = open_ended
+        for name, queue in (queues or {}).items():
+            self.add(name, queue)
+
+    def add(self, name: str, queue: BoundedQueue[T]) -> None:
+        """Add a queue. Its name may be one of a queue that has ended."""
+        queue._notify_consumer = self._changed.set
+        self._added.append((name, queue))
+        self._changed.set()
+
+    def close(self) -> None:
+        """End the iteration once all queues have ended."""
+        self._open = False
+        self._changed.set()
+
+    def __iter__(self) -> Iterator[tuple[str, T | End]]:
+        while True:
+            self._changed.clear()  # before the checks, so that no item is missed
+            may_grow = self._open  # read before the queues that `close` may be the last to add
+            while self._added:
+                self._turn.append(self._added.popleft())
+            if found := self._next():
+                yield found
+            elif self._turn or may_grow:
+                self._changed.wait()
+            else:
+                return
+
+    def _next(self) -> tuple[str, T | End] | None:
+        for place, (name, queue) in enumerate(self._turn):
+            if found := queue._poll():
+                del self._turn[place]
                 if not isinstance(found[0], End):
-                    turn.append(name)  # this queue is last now; the empty queues before it keep their place
-                yield name, found[0]
-                break
-        else:
-            changed.wait()
+                    self._turn.append((name, queue))  # it is last now; the empty queues before it keep their place
+                return name, found[0]
+        return None

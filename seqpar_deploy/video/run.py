@@ -18,6 +18,7 @@ from seqpar_deploy.video.queues import BoundedQueue
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
+from seqpar_deploy.video.sources.hardware import Hwaccel
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import check_fps, expand_sources
 from seqpar_deploy.video.sources.state import RtspTransport, SourceOptions
@@ -45,6 +46,9 @@ def watch(
     live: bool | None = None,
     fps: float | None = None,
     rtsp_transport: RtspTransport = "auto",
+    hwaccel: Hwaccel = "none",
+    max_fps: float | None = None,
+    adaptive_fps: bool = False,
 ) -> Watch:
     """Watch videos, cameras or streams, and iterate over the events of the people in them.
 
@@ -69,12 +73,18 @@ def watch(
             (default: 5).
         rtsp_transport: Transport of RTSP: `tcp`, `udp`, or `auto`, which tries TCP first, then UDP if TCP is refused.
             Default: `auto`.
+        hwaccel: Device that decodes: `cuda`, `vaapi`, `auto` for the first that works, or `none`. The CPU decodes what
+            it cannot. Default: `none`.
+        max_fps: Frames to analyse per second of each source. The others are decoded only. Default: all.
+        adaptive_fps: Whether live sources leave out frames evenly while the pipeline is too slow, where a full queue
+            would drop them at random. Default: no.
 
     Returns:
         An iterator of events that is also a context manager.
 
     Raises:
-        VideoError: A name matches no source. The iterator raises it at its end if a source could not be read.
+        VideoError: A name matches no source, or max_fps is not above 0. The iterator raises it at its end if a source
+            could not be read.
         BackendUnavailableError: PyAV, OpenCV or `trackers` is not installed.
 
     Example:
@@ -85,9 +95,12 @@ def watch(
     places = [sources] if isinstance(sources, (str, os.PathLike, int)) else sources
     specs = expand_sources([str(place) for place in places], live=live, fps=fps)
     check_fps(specs, fps)
+    source_options = SourceOptions(
+        rtsp_transport=rtsp_transport, hwaccel=hwaccel, max_fps=max_fps, adaptive_fps=adaptive_fps
+    )
     events = BoundedQueue[Event](_EVENTS)
     pipeline = Pipeline(
-        [Source(spec, options=SourceOptions(rtsp_transport=rtsp_transport)) for spec in specs],
+        [Source(spec, options=source_options) for spec in specs],
         detector or MotionDetector(),
         recognizer,
         Sinks(sinks, metrics=metrics, health=health),

@@ -22,6 +22,8 @@ class Frame:
         index: Number of the frame in its stream, from 0. Dropped frames are counted.
         timestamp: The stream's time in seconds since its first frame. It continues across interruptions.
         image: Pixels, uint8 RGB (h, w, 3).
+        received: Time of `time.monotonic` at which the frame was decoded, for its latency. Default: None, unknown.
+        dropped: Number of frames of the stream that were dropped for newer ones so far. Default: 0.
 
     Example:
         Frame(stream="gate", index=0, timestamp=0.0, image=np.zeros((576, 768, 3), np.uint8))
@@ -31,6 +33,8 @@ class Frame:
     index: int
     timestamp: float
     image: RgbImage = dataclasses.field(compare=False)
+    received: float | None = dataclasses.field(default=None, compare=False)
+    dropped: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +129,22 @@ class LooksAhead(Protocol):
         ...
 
 
+@runtime_checkable
+class Readiness(Protocol):
+    """Protocol of a `Detector` that cannot tell people at first. Without it, a detector is always ready.
+
+    Until it is ready, `VideoOptions.blur` blurs whole frames.
+    """
+
+    def ready(self, stream: str) -> bool:
+        """Return whether the latest `detect` of a stream could find people.
+
+        Args:
+            stream: Name of the stream.
+        """
+        ...
+
+
 class Tracker(Protocol):
     """Protocol of a tracker, which follows people through the frames of one stream."""
 
@@ -139,6 +159,16 @@ class Tracker(Protocol):
             The boxes that belong to a track, each with its track ID. IDs differ within a frame.
         """
         ...
+
+
+@runtime_checkable
+class KeepsTrackIds(Protocol):
+    """Protocol of a `Tracker` whose track IDs are used as they are, also after its stream was finished and goes on.
+
+    IDs of other trackers, which begin with 1, are counted on then, so that none comes twice.
+    """
+
+    keeps_track_ids: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +230,79 @@ class Event:
     kind: EventKind
     person: Person
     changed: tuple[str, ...] = ()
+
+
+ZoneEventKind = Literal["entered", "left", "stayed", "crossed", "counted"]
+Direction = Literal["in", "out"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ZoneEvent:
+    """A person in a zone or across a line, or the count of an interval.
+
+    Attributes:
+        kind: "entered" or "left" a zone, "stayed" in it for its dwell time, "crossed" a line, or "counted", after the
+            end of an interval.
+        stream: Name of the stream.
+        zone: Name of the zone or of the line.
+        timestamp: The stream's time in seconds at which it happened, some tenths of a second before the event. Of a
+            count, the end of the interval.
+        track_id: Number of the person within the stream. None for a count.
+        sighting: The sighting that made it certain. Default: None, for a count.
+        person: The person, or None for a count and for a person without attributes yet. Default: None.
+        direction: Direction across a line. Default: None.
+        dwell: Seconds that the person was in the zone so far, of "left" and "stayed". Of a count of a zone, the mean of
+            those who left it. Default: None.
+        interval: Length of the interval of a count in seconds. Default: None.
+        people: Number of passages in a count, by what is counted: "entered" and "left" of a zone, "in" and "out" of a
+            line. Somebody who passes twice is counted twice. Default: none.
+        attributes: Number of passages in a count by what is counted, and by the name of the attribute whose state was
+            "yes". Names without any are absent. Default: none.
+        unknown: As `attributes`, of those whose state was "unknown". Default: none.
+        unrecognized: Number of passages in a count, by what is counted, of people without any attributes. Default:
+            none.
+    """
+
+    kind: ZoneEventKind
+    stream: str
+    zone: str
+    timestamp: float
+    track_id: int | None = None
+    sighting: Sighting | None = None
+    person: Person | None = None
+    direction: Direction | None = None
+    dwell: float | None = None
+    interval: float | None = None
+    people: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    attributes: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict, hash=False)
+    unknown: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict, hash=False)
+    unrecognized: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@runtime_checkable
+class ZoneSink(Protocol):
+    """Protocol of a `Sink` that also takes the events of zones and lines. `BaseSink` has it."""
+
+    def zone(self, event: ZoneEvent) -> None:
+        """Receive an event of a zone or line.
+
+        Args:
+            event: The event.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamSink(Protocol):
+    """Protocol of a `Sink` that is also told when a stream ends. `BaseSink` has it."""
+
+    def stream_ended(self, stream: str) -> None:
+        """Receive the end of a stream, after the last frame and event of it.
+
+        Args:
+            stream: Name of the stream. A later stream may have the same name.
+        """
+        ...
 
 
 class Sink(Protocol):

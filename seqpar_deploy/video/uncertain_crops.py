@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import heapq
 import io
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +71,7 @@ class UncertainCrops(BaseSink):
         self._most, self._label_set, self._thresholds = most, label_set, thresholds
         self._kept: dict[Key, tuple[float, bytes]] = {}
         self._least: list[tuple[float, Key]] = []  # heap, with entries that are outdated
+        self._added: dict[Key, float] = {}  # seconds since 1970
         self._lock = threading.Lock()
         check_uncertain(folder)
 
@@ -86,13 +89,29 @@ class UncertainCrops(BaseSink):
             if not value > bar:
                 return
             self._kept[key] = value, encode()
+            self._added[key] = time.time()
             heapq.heappush(self._least, (value, key))
             if len(self._kept) > self._most:
                 self._drop_outdated()
-                del self._kept[heapq.heappop(self._least)[1]]
+                self._drop(heapq.heappop(self._least)[1])
             if len(self._least) > 2 * self._most:
                 self._least = [(value, key) for key, (value, _) in self._kept.items()]
                 heapq.heapify(self._least)
+
+    def delete_before(self, time: datetime.datetime) -> int:
+        """Drop crops that were kept before a time. Those of earlier runs are in folders of their own.
+
+        Args:
+            time: The time, with a time zone.
+
+        Returns:
+            Number of crops dropped.
+        """
+        with self._lock:
+            old = [key for key, added in self._added.items() if added < time.timestamp()]
+            for key in old:
+                self._drop(key)
+        return len(old)
 
     def close(self) -> None:
         """Write the folder. Safe to call twice."""
@@ -100,6 +119,9 @@ class UncertainCrops(BaseSink):
             if not self.wrote and self._kept:
                 self._write()
                 self.wrote = True
+
+    def _drop(self, key: Key) -> None:
+        del self._kept[key], self._added[key]
 
     def _bar(self) -> float:
         """Return the value that a new track must exceed."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,9 @@ pytest.importorskip("av")
 from video.clips import make_clip
 
 from seqpar_deploy.cli import video as command
+from seqpar_deploy.cli import video_outputs
+from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video_server import open_web_server
 from seqpar_deploy.errors import DetectorError, SinkError, VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
 from seqpar_deploy.video.pipeline import Pipeline
@@ -51,7 +56,7 @@ def test_a_terminal_that_is_gone_is_no_fault(clip: Path, bundle_dir: Path, monke
 
     monkeypatch.chdir(clip.parent)
     monkeypatch.setattr("sys.stderr", Gone())
-    command.video([str(clip)], bundle_dir, detector="walk.jsonl", events="events.jsonl")
+    command.video(sources=[str(clip)], bundle=bundle_dir, detector="walk.jsonl", events="events.jsonl")
     assert len((clip.parent / "events.jsonl").read_text().splitlines()) >= 2
 
 
@@ -73,10 +78,10 @@ def test_it_ends_with_its_last_output(
     asked: list[bool] = []
     health = Health()
     monkeypatch.setattr(command, "Health", lambda: health)
-    monkeypatch.setattr(command, "JsonlSink", Full)
+    monkeypatch.setattr(video_outputs, "JsonlSink", Full)
     monkeypatch.setattr(Pipeline, "request_stop", lambda _self: asked.append(True))
     with pytest.raises(VideoError, match="every output failed"):
-        command.video([str(clip)], bundle_dir, events="e.jsonl")
+        command.video(sources=[str(clip)], bundle=bundle_dir, events="e.jsonl")
     assert asked == [True]
     (problem,) = health.problems()
     for line in (problem, caplog.messages[-1]):
@@ -89,7 +94,7 @@ def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypa
 
     monkeypatch.setattr(command, "open_detector", open_detector)
     with pytest.raises(DetectorError, match=r"yolo\.onnx on onnxruntime with 3"):
-        command.video([str(clip)], bundle_dir, backend="onnxruntime", detector="yolo.onnx", threads=3)
+        command.video(sources=[str(clip)], bundle=bundle_dir, backend="onnxruntime", detector="yolo.onnx", threads=3)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,7 @@ def test_the_backend_is_the_detectors_too(clip: Path, bundle_dir: Path, monkeypa
     [
         ({"address": "0.0.0.0"}, r"--address 0\.0\.0\.0 needs --serve"),
         ({"address": "", "serve": 0}, "--address .*empty"),
+        ({"serve_token": Path("token")}, "--serve-token token needs --serve"),
         ({"events": ""}, "--events .*empty"),
         ({"mqtt": ""}, "--mqtt .*empty"),
         ({"report": Path("-")}, "--report .* got -"),
@@ -111,4 +117,22 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     monkeypatch.chdir(clip.parent)
     with pytest.raises(VideoError, match=message):
-        command.video([str(clip)], bundle_dir, **options)
+        command.video(sources=[str(clip)], bundle=bundle_dir, **options)
+
+
+def test_the_server_reads_its_token_and_logs_who_may_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "token"
+    request = VideoRequest(sources=[], serve=0, address="0.0.0.0", serve_token=file)
+    file.write_text("short")
+    with pytest.raises(SinkError, match="16"):
+        open_web_server(request, {})
+    file.write_text("correct-horse-battery")
+    caplog.set_level(logging.INFO)
+    open_web_server(request, {}).close()
+    assert "token" in caplog.messages[-1]
+    assert "correct-horse-battery" not in caplog.text
+    caplog.clear()
+    open_web_server(dataclasses.replace(request, serve_token=None, environment={}), {}).close()
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    for word in ("0.0.0.0", "--serve-token", "SEQPAR_VIDEO_TOKEN", "/metrics"):
+        assert word in warning.getMessage()

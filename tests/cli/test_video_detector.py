@@ -47,7 +47,7 @@ def test_options_reach_the_detector(
 
     monkeypatch.setattr(command, "open_detector", open_detector)
     with pytest.raises(DetectorError, match=r"yolo\.onnx on"):
-        command.video([str(clip)], bundle_dir, detector="yolo.onnx", threads=2, **given)
+        command.video(sources=[str(clip)], bundle=bundle_dir, detector="yolo.onnx", threads=2, **given)
     assert got == [expected]
 
 
@@ -58,6 +58,6 @@ def test_a_wrong_option_is_refused_before_a_frame_is_read(clip: Path, bundle_dir
         ({"person_class": "bus"}, r"--person-class .*person, car.*'bus'"),
     ):
         with pytest.raises(DetectorError, match=part):
-            command.video([str(clip)], bundle_dir, detector=path, **options)
+            command.video(sources=[str(clip)], bundle=bundle_dir, detector=path, **options)
     with pytest.raises(DetectorError, match=r"--person-class 0, got motion"):
-        command.video([str(clip)], bundle_dir, person_class="0")
+        command.video(sources=[str(clip)], bundle=bundle_dir, person_class="0")

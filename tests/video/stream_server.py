@@ -7,6 +7,7 @@
     end_after=30     closes the connection after 30 pictures
     chunked=1        in chunks, so that the end is an end and not a loss
     origin=90        the first time stamp in seconds
+    late=0.5         sends nothing for so many seconds at first
 /camera.mjpg?clips=a.ts&style=usual   the clip's pictures as JPEG in parts; the styles are in _parts
 /file.flv?file=a.flv           a file's content
 /silence.ts                    accepts, and says nothing at all
@@ -157,6 +158,7 @@ def _parts(query: dict[str, str]) -> Iterator[bytes]:
 
 def _pieces(query: dict[str, str]):
     """Transport stream, a picture at a time, each when it is due. Stamps go on from clip to clip."""
+    time.sleep(float(query.get("late", 0)))
     speed, begins = float(query.get("speed", 1)), float(query.get("origin", 0))
     started, origin = time.monotonic(), begins
     for turn, clip in enumerate(itertools.cycle(query["clips"].split(","))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -200,3 +201,14 @@ while source.stats.state != "connecting":
 """
     # The connection alone takes 4 s, and a source that kept the program alive would retry for ever.
     assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 0
+
+
+def test_a_source_leaves_out_frames_evenly_while_its_consumer_is_slow(server, live_clip, watch):
+    live = watch(server.url(clips=[live_clip], speed=4), SourceOptions(adaptive_fps=True), size=2)  # 40 per second
+    while live.source.stats.skipped < 40:
+        assert live.frames.take()
+        time.sleep(0.1)
+    assert "analysed" in live.said()
+    frames = live.take(20)
+    assert grows(frames)
+    assert frames[-1].dropped > 0

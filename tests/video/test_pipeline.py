@@ -173,14 +173,14 @@ class Broken:
 def test_a_recogniser_that_breaks_ends_the_run_and_everyones_track(bundle_dir: Path, live: bool) -> None:
     notebook, people = Notebook(), Passersby()
     made = pipeline(bundle_dir, [str(STREET)], notebook, people, live=live, tracker=lambda: people)
-    made._follower._recognizer = Broken(made._follower._recognizer)  # type: ignore[assignment]
+    made.follower._recognizer = Broken(made.follower._recognizer)  # type: ignore[assignment]
     with pytest.raises(MemoryError):
         made.run()
     assert notebook.closed == 1
     assert notebook.events[-1][0] == "ended"
     told, ended = ([track for kind, _, track in notebook.events if kind == which] for which in ("appeared", "ended"))
     assert sorted(told) == sorted(ended) != []
-    assert made._follower._recognizer.calls == 3  # type: ignore[attr-defined]
+    assert made.follower._recognizer.calls == 3  # type: ignore[attr-defined]
 
 
 def test_a_sink_that_hangs_keeps_nobody(

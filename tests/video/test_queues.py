@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from seqpar_deploy.video.queues import BoundedQueue, End, merge
+from seqpar_deploy.video.queues import BoundedQueue, End, Merge
 
 _PATIENCE = 10.0  # s. Only a test that fails waits this long
 
@@ -114,7 +114,7 @@ def test_a_queue_that_holds_nothing_is_refused():
 
 
 def test_merge_takes_turns():
-    merged = merge({"a": _filled(0, 1, 2), "b": _filled(0, 1, 2), "c": _filled(0)})
+    merged = Merge({"a": _filled(0, 1, 2), "b": _filled(0, 1, 2), "c": _filled(0)})
     end = End()
     assert list(merged) == [
         ("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", end), ("a", 2), ("b", 2), ("a", end), ("b", end),
@@ -124,7 +124,7 @@ def test_merge_takes_turns():
 def test_merge_starves_nobody(started):
     busy = BoundedQueue[int](4)
     started(lambda: all(busy.put(number) for number in itertools.count()))
-    merged = merge({"busy": busy, "slow": _filled(1, 2, 3)})
+    merged = Merge({"busy": busy, "slow": _filled(1, 2, 3)})
     first = [name for name, _ in itertools.islice(merged, 8)]
     assert first.count("slow") >= 3
     busy.close()
@@ -134,7 +134,7 @@ def test_merge_goes_on_when_one_source_dies():
     broken = BoundedQueue[int](1)
     error = ValueError("damaged")
     broken.finish(error)
-    assert list(merge({"broken": broken, "well": _filled(1)})) == [
+    assert list(Merge({"broken": broken, "well": _filled(1)})) == [
         ("broken", End(error)), ("well", 1), ("well", End()),
     ]  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_merge_waits_for_every_thread(started):
         queue.finish()
 
     arrived: dict[str, list[object]] = {name: [] for name in queues}
-    merging = started(lambda: [arrived[name].append(item) for name, item in merge(queues)])
+    merging = started(lambda: [arrived[name].append(item) for name, item in Merge(queues)])
     for queue in queues.values():
         started(lambda queue=queue: produce(queue))
     merging.join(_PATIENCE)

@@ -97,7 +97,8 @@ def logged(*, as_json: bool) -> Iterator[io.StringIO]:
 
 def outputs(spec: SourceSpec, folder: Path, broker: Broker, *, as_json: bool) -> str:
     """Everything that a run with this source shows or names."""
-    metrics, health, preview = Metrics(), Health(), PreviewSink()
+    metrics, health = Metrics(), Health()
+    preview = PreviewSink(health=health)
     found = [repr(spec), spec.shown, spec.name]
     with logged(as_json=as_json) as log:
         logging.getLogger().addHandler(plain := logging.StreamHandler(raw := io.StringIO()))  # which redacts nothing
@@ -119,7 +120,7 @@ def outputs(spec: SourceSpec, folder: Path, broker: Broker, *, as_json: bool) ->
         sinks.event(event(who=who))
         found += health.problems()
         for route, answer in (preview.routes() | metrics_routes(metrics, health)).items():
-            if route != "/streams/":
+            if route == "/" or not route.endswith("/"):
                 page = answer("")
                 assert page is not None
                 assert isinstance(page.body, bytes)

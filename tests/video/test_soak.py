@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from seqpar_deploy.video.gstreamer.installation import examine
+
 pytestmark = pytest.mark.heavy
 
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
@@ -16,13 +18,15 @@ SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 def test_a_short_soak(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
-    command = [sys.executable, SOAK, "--minutes", "0.3", "--every", "1", "--streams", "2", "--out", out]
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    command = [sys.executable, SOAK, "--minutes", "0.5", "--every", "1", "--streams", "2", "--out", out]
+    done = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     values = json.loads(out.read_text())
-    assert values["frames"] > 100
-    assert values["events"] > 4
-    assert abs(values["threads"]["last"] - values["threads"]["first"]) <= 2
-    assert abs(values["files"]["last"] - values["files"]["first"]) <= 4
-    late = values["looks"][len(values["looks"]) // 2 :]
-    assert late[-1]["resident_mb"] - late[0]["resident_mb"] < 60
-    assert values["after"]["threads"] < late[-1]["threads"]  # a runtime keeps its own
+    assert values["webhook_posts"] > 4
+    for name in ("video", "element") if examine().element else ("video",):
+        process = values["processes"][name]
+        assert process["frames"] > 50
+        assert abs(process["threads"]["last"] - process["threads"]["first"]) <= 12  # of a camera that came
+        assert abs(process["files"]["last"] - process["files"]["first"]) <= 8
+        late = [look[name]["resident_mb"] for look in values["looks"][len(values["looks"]) // 2 :]]
+        assert late[-1] - late[0] < 60

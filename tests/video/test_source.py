@@ -16,6 +16,7 @@ from video.faulty import END, opener
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import expand_sources
+from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.types import Frame
 
 STREET = Path(__file__).parents[2] / "samples" / "vtest" / "street.mp4"
@@ -41,6 +42,21 @@ def test_every_picture_of_the_sample_clip():
     stats = source.stats
     assert (stats.state, stats.frames, stats.decode_errors, stats.width, stats.height) == ("ended", 100, 0, 768, 576)
     assert stats.length == _source(STREET).probe_length() == 100
+
+
+def test_frames_that_are_not_analysed_are_counted_and_the_others_are_the_same(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4")  # 10 per second
+    (spec,) = expand_sources([str(clip)])
+    source = Source(spec, options=SourceOptions(max_fps=4, adaptive_fps=True))  # a recording drops nothing
+    frames, every = list(source), _frames(clip)
+    assert [frame.index for frame in frames] == [0, 3, 5, 8, 10, 13, 15, 18]
+    for frame in frames:
+        assert frame.timestamp == every[frame.index].timestamp
+        assert np.array_equal(frame.image, every[frame.index].image)
+    assert (source.stats.frames, source.stats.skipped, source.stats.dropped) == (20, 12, 0)
+    for fps in (0, -1, float("nan")):
+        with pytest.raises(VideoError, match="max_fps must be above 0"):
+            SourceOptions(max_fps=fps)
 
 
 def test_a_slow_consumer_loses_no_picture_of_a_file(tmp_path):

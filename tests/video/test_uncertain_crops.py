@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 from pathlib import Path
@@ -131,3 +132,20 @@ def test_threads_may_share_it(tmp_path: Path) -> None:
         thread.join()
     sink.close()
     assert len(load_table(tmp_path / "out" / "people.csv", LABELS).images) == 4
+
+
+def test_crops_that_are_too_old_are_dropped(tmp_path: Path) -> None:
+    sink = UncertainCrops(tmp_path / "out", 3, LABELS)
+    for track_id in range(1, 6):
+        add(sink, track_id, 0.1 * track_id)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    assert sink.delete_before(now - datetime.timedelta(hours=1)) == 0
+    assert sink.delete_before(now + datetime.timedelta(hours=1)) == 3
+    for track_id in range(6, 20):
+        add(sink, track_id, 0.01 * track_id)
+    sink.close()
+    assert sorted(row.split(",")[1] for row in (tmp_path / "out/people.csv").read_text().splitlines()[1:]) == [
+        "street #17",
+        "street #18",
+        "street #19",
+    ]

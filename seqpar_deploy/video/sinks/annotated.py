@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.draw import draw_people
+from seqpar_deploy.video.sinks.draw_zones import Outlines, no_outlines
 from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.sinks.placing import Place
 from seqpar_deploy.video.types import Frame, Person, TrackedBox
@@ -93,6 +94,8 @@ class AnnotatedSink(BaseSink):
         path: An .mp4 or .mkv file.
         quality: x264's constant rate factor, 0 (lossless) to 51. Default: 23.
         preset: x264's preset. Default: "superfast".
+        outlines: Function that returns the zones and lines of a stream to draw, as `ZoneWatcher.outlines`. Default:
+            none.
 
     Attributes:
         path: The file.
@@ -104,7 +107,15 @@ class AnnotatedSink(BaseSink):
         watch("street.mp4", recognizer, sinks=[AnnotatedSink("street", Path("out.mp4"))])
     """
 
-    def __init__(self, stream: str, path: Path, *, quality: int = 23, preset: str = "superfast") -> None:
+    def __init__(
+        self,
+        stream: str,
+        path: Path,
+        *,
+        quality: int = 23,
+        preset: str = "superfast",
+        outlines: Outlines = no_outlines,
+    ) -> None:
         try:
             import av  # noqa: F401
         except ImportError:
@@ -117,7 +128,7 @@ class AnnotatedSink(BaseSink):
         except OSError as error:
             raise SinkError(f"{path} cannot be written: {error.strerror}; name another file") from None
         self.name = f"annotated video {path}"
-        self._stream, self.path = stream, path
+        self._stream, self.path, self._outlines = stream, path, outlines
         self._options = {"crf": str(quality), "preset": preset, "tune": "zerolatency"}
         self._writer: _Writer | None = None
         self._places: dict[int, Place] = {}
@@ -127,7 +138,7 @@ class AnnotatedSink(BaseSink):
         if self._closed or frame.stream != self._stream:
             return
         try:
-            sheet = draw_people(frame.image, boxes, people, self._places)
+            sheet = draw_people(frame.image, boxes, people, self._places, self._outlines(self._stream))
             if self._writer is None:
                 self._writer = _open(self.path, frame, self._options)
             self._writer.write(frame.timestamp, sheet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox, ZoneEvent
 
 
 class BaseSink:
@@ -36,6 +36,20 @@ class BaseSink:
 
         Args:
             event: The event.
+        """
+
+    def zone(self, event: ZoneEvent) -> None:
+        """Receive an event of a zone or line. Those of one stream arrive in order.
+
+        Args:
+            event: The event.
+        """
+
+    def stream_ended(self, stream: str) -> None:
+        """Receive the end of a stream, after the last frame and event of it.
+
+        Args:
+            stream: Name of the stream. A later stream may have the same name.
         """
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from seqpar_deploy.annotate import BACKGROUND, INK, fit
 from seqpar_deploy.preprocess import RgbImage
+from seqpar_deploy.video.sinks.draw_zones import Outline, draw_zones
 from seqpar_deploy.video.sinks.placing import Edges, Place, place_labels
 from seqpar_deploy.video.types import Person, TrackedBox
 
@@ -22,6 +23,7 @@ def draw_people(
     boxes: Sequence[TrackedBox],
     people: Mapping[int, Person],
     places: MutableMapping[int, Place] | None = None,
+    outlines: Sequence[Outline] = (),
 ) -> Image.Image:
     """Draw each box and, beside it, a panel with the track ID and the attributes that the person has.
 
@@ -33,11 +35,13 @@ def draw_people(
         boxes: The people in the frame.
         people: Attributes by track ID. People without any get their track ID only.
         places: Places of the panels in the previous frame, which panels keep if they can. It is updated. Default: none.
+        outlines: Zones and lines to draw below the people. Default: none.
 
     Returns:
         The frame with everything drawn in.
     """
     sheet = Image.fromarray(image)
+    draw_zones(sheet, outlines)
     draw = ImageDraw.Draw(sheet)
     size = max(10, round(image.shape[0] / 46))
     found = {tracked.track_id: _edges(tracked) for tracked in boxes}

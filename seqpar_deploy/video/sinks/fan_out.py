@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from seqpar_deploy.errors import ReaderGoneError, SeqparError, SinkError
 from seqpar_deploy.redaction import redacted
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
-from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox
+from seqpar_deploy.video.types import Event, Frame, Person, Sink, StreamSink, TrackedBox, ZoneEvent, ZoneSink
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0  # seconds
 
@@ -135,6 +135,27 @@ class Sinks:
         self._events.labels(event.person.stream, event.kind).inc()
         for state in self._states:
             self._call(state, state.events, "events", lambda sink: sink.event(event))
+
+    def zone(self, event: ZoneEvent) -> None:
+        """Pass an event of a zone or line to all sinks that take them.
+
+        Args:
+            event: The event.
+        """
+        self._events.labels(event.stream, event.kind).inc()
+        for state in self._states:
+            if isinstance(state.sink, ZoneSink):
+                self._call(state, state.events, "events", lambda sink: sink.zone(event))  # type: ignore[attr-defined]
+
+    def stream_ended(self, stream: str) -> None:
+        """Pass the end of a stream to all sinks that take it.
+
+        Args:
+            stream: Name of the stream.
+        """
+        for state in self._states:
+            if isinstance(state.sink, StreamSink):
+                self._call(state, state.events, "events", lambda sink: sink.stream_ended(stream))  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Close all sinks. Errors are logged. Safe to call twice."""

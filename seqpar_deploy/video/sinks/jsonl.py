@@ -11,7 +11,7 @@ from pathlib import Path
 from seqpar_deploy.errors import ReaderGoneError, SinkError
 from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.events import event_line
-from seqpar_deploy.video.types import Event
+from seqpar_deploy.video.types import Event, ZoneEvent
 
 STDOUT = "-"
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # the file system does not support fsync
@@ -42,7 +42,7 @@ class JsonlSink(BaseSink):
             raise SinkError(f"{path} cannot be written: {error.strerror}; name another file for the events") from None
         self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
-    def event(self, event: Event) -> None:
+    def event(self, event: Event | ZoneEvent) -> None:
         if self._descriptor is None:
             return
         line = event_line(event).encode("utf-8") + b"\n"
@@ -58,6 +58,8 @@ class JsonlSink(BaseSink):
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._descriptor, start)
             raise
+
+    zone = event
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

@@ -14,7 +14,8 @@ from seqpar_deploy.errors import SinkError
 from seqpar_deploy.files import replacing
 from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.report_page import Scene, card, people_page
-from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.sinks.zones_section import ZoneTotals
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox, ZoneEvent
 
 Key = tuple[str, int]
 _PAUSES = 50  # minimum pause between two writes, in durations of a write, because all sinks wait for it
@@ -57,11 +58,12 @@ class ReportSink(BaseSink):
         self._most, self._interval, self._clock = most, interval, clock
         self._videos = {stream: _address(video, path.parent) for stream, video in (videos or {}).items()}
         self._drift = drift
+        self._zones = ZoneTotals()
         self._scenes: dict[str, Scene] = {}
         self._cards: dict[Key, bytes] = {}  # UTF-8, in order of first appearance
         self._attributes: dict[str, None] = {}  # an ordered set, in the label set's order
         self._people = 0
-        self._written: tuple[int, int] | None = None  # as `_state`
+        self._written: tuple[int, int, int] | None = None  # as `_state`
         self._version = 0
         self._next = clock() + interval
         self._closed = False
@@ -99,10 +101,13 @@ class ReportSink(BaseSink):
         self._cards[key] = card(person, numbers, scene, video).encode("utf-8")
         self._version += 1
 
+    def zone(self, event: ZoneEvent) -> None:
+        self._zones.add(event)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            if self._scenes or self._version:
+            if self._scenes or self._version or self._zones.version:
                 self._write()
 
     @property
@@ -110,8 +115,8 @@ class ReportSink(BaseSink):
         """Whether this sink wrote the file, with all events in it."""
         return self._written == self._state(self._drift and self._drift())
 
-    def _state(self, drift: DriftReport | None) -> tuple[int, int]:
-        return self._version, drift.looks if drift else 0
+    def _state(self, drift: DriftReport | None) -> tuple[int, int, int]:
+        return self._version, drift.looks if drift else 0, self._zones.version
 
     def _write(self) -> None:
         drift = self._drift and self._drift()
@@ -124,6 +129,7 @@ class ReportSink(BaseSink):
             streams=len({stream for stream, _ in self._cards}),
             seen=self._people,
             drift=drift,
+            zones=self._zones.section(list(self._attributes)),
         )
         with replacing(self.path) as staging, staging.open("wb") as file:
             file.write(before.encode("utf-8"))

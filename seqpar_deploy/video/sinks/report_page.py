@@ -16,6 +16,7 @@ from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.numbers import counted, percent
 from seqpar_deploy.reports.page import page
 from seqpar_deploy.video.sinks.drift_section import DRIFT_STYLE, drift_section
+from seqpar_deploy.video.sinks.zones_section import ZONES_STYLE
 from seqpar_deploy.video.types import Attribute, Person
 
 _CROP, _SCENE = (180, 300), (640, 640)  # largest width and height in pixels; a scene is 340 wide on a phone
@@ -54,6 +55,7 @@ def people_page(
     streams: int,
     seen: int,
     drift: DriftReport | None = None,
+    zones: Html | None = None,
 ) -> tuple[str, str]:
     """Return the document before and after its cards, which may be many megabytes.
 
@@ -64,6 +66,7 @@ def people_page(
         tag("h1", heading if seen else "No people detected yet"),
         tag("p", f"Only the {shown:,} most recent people are shown.", class_="note") if shown < seen else None,
         drift_section(drift) if drift else None,
+        zones,
         _controls(attributes) if shown else None,
         tag("p", id="found", class_="found", role="status"),
         tag("div", _CARDS, id="people"),
@@ -76,7 +79,12 @@ def people_page(
         ),
         _player(),
     )
-    style = _read("report.css") + DRIFT_STYLE * bool(drift) + "".join(scene.style for scene in scenes)
+    style = (
+        _read("report.css")
+        + DRIFT_STYLE * bool(drift)
+        + ZONES_STYLE * bool(zones)
+        + "".join(scene.style for scene in scenes)
+    )
     document = page("People report", body, style=style, script=_read("report.js"), sources=_SOURCES)
     before, _, after = document.partition(_CARDS)
     return before, after

@@ -11,7 +11,7 @@ from video.sinks.people import event, frame
 
 from seqpar_deploy.cli import console
 from seqpar_deploy.errors import ReaderGoneError, SinkError
-from seqpar_deploy.video.sinks import Sinks
+from seqpar_deploy.video.sinks import BaseSink, Sinks
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 
 
@@ -190,3 +190,27 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SystemExit) as ended:
         console.run_app(app)  # type: ignore[arg-type]
     assert (ended.value.code, came) == (0, ["here"])
+
+
+def test_the_end_of_a_stream_reaches_those_who_take_it() -> None:
+    class Ends(BaseSink):
+        def __init__(self) -> None:
+            self.ended: list[str] = []
+
+        def stream_ended(self, stream: str) -> None:
+            self.ended.append(stream)
+            if stream == "bad":
+                raise OSError("no")
+
+    class Old:
+        """A sink of a user, of an earlier version."""
+
+        def frame(self, *_: object) -> None: ...
+        def event(self, *_: object) -> None: ...
+        def close(self) -> None: ...
+
+    first, last = Ends(), Ends()
+    sinks = Sinks([first, Old(), last])  # type: ignore[list-item]
+    for stream in ("a", "bad"):
+        sinks.stream_ended(stream)
+    assert first.ended == last.ended == ["a", "bad"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from video.sinks.proxy import Proxy
 
 from seqpar_deploy.preprocess import Crop
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink
+from seqpar_deploy.video.sinks.answers import Answer
+from seqpar_deploy.video.sinks.metrics import Health
 from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sinks.server import WebServer
+from seqpar_deploy.video.types import ZoneEvent
 
 pytestmark = pytest.mark.slow
 
@@ -175,6 +179,87 @@ def test_the_preview_works_under_a_path_of_a_proxy(browser: Browser, strip: bool
     finally:
         preview.close()
         server.close()
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_live_page_shows_figures_zones_problems_and_the_latest_people(
+    browser: Browser, crops: list[Crop], size: tuple[int, int]
+) -> None:
+    health = Health()
+    preview = PreviewSink(health=health)
+    server = WebServer(preview.routes(), port=0)
+    health.watch("broker", lambda: "connection refused; retrying")
+    try:
+        driver = browser.open(server.url, *size, dark=size == PHONE)
+        for track in range(1, 31):
+            preview.frame(dataclasses.replace(frame(track), received=time.monotonic(), dropped=track), [], {})
+            preview.event(event(who=person(track, crop=crops[track % 20])))
+        many = [person(track) for track in range(1, 31)]
+        preview.frame(frame(31), boxes(*many), {one.track_id: one for one in many})
+        for what, direction in (("entered", None), ("crossed", "in")):
+            preview.zone(
+                ZoneEvent(
+                    kind=what,  # type: ignore[arg-type]
+                    stream="street",
+                    zone=f"<b>{what}</b>",
+                    timestamp=1.0,
+                    track_id=1,
+                    direction=direction,  # type: ignore[arg-type]
+                )
+            )
+        _wait(lambda: "<b>crossed</b>" in driver.find_element("id", "streams").text)
+        rows = [row.text.split() for row in driver.find_elements("css selector", ".stream tbody tr")]
+        assert [row[1:4] for row in rows] == [["1", "1", "0"], ["\u2013", "1", "0"]]
+        figures = driver.find_element("css selector", ".figures").text.splitlines()
+        assert figures[figures.index("In view") + 1] == "30"
+        assert "broker" in driver.find_element("id", "problems").text
+        loaded = "return [...document.querySelectorAll('#latest img')].filter(one => one.naturalWidth).length"
+        driver.execute_script("document.getElementById('latest').scrollIntoView()")
+        _wait(lambda: driver.execute_script(loaded) == 30)
+        for name in ("#latest", ".people"):  # they scroll by themselves, and stay where they are while people change
+            reach = "const list = document.querySelector(arguments[0]); return list.scrollHeight - list.clientHeight"
+            assert driver.execute_script(reach, name) > 50
+            driver.execute_script("document.querySelector(arguments[0]).scrollTop = 50", name)
+        preview.event(event(who=person(31, crop=crops[0])))
+        preview.frame(frame(32), boxes(*many[:-1]), {one.track_id: one for one in many})
+        _wait(lambda: driver.execute_script(loaded) == 31)
+        for name in ("#latest", ".people"):
+            assert driver.execute_script("return document.querySelector(arguments[0]).scrollTop", name) > 0
+        assert browser.sideways() <= 0
+        assert browser.complaints() == []
+    finally:
+        preview.close()
+        server.close()
+        browser.open("about:blank")
+
+
+def test_a_browser_reads_and_changes_with_the_token(browser: Browser) -> None:
+    posted: list[bytes] = []
+
+    def change(_rest: str, body: bytes) -> Answer:
+        posted.append(body)
+        return Answer(body=b"changed")
+
+    preview, token = PreviewSink(), "correct+horse/battery"
+    server = WebServer(preview.routes(), posts={"/change": change}, token=token, address="0.0.0.0", port=0)
+    url = f"http://127.0.0.1:{server.url.rstrip('/').rpartition(':')[2]}/"
+    try:
+        driver = browser.open(url)
+        assert "token" in driver.find_element("tag name", "body").text
+        driver = browser.open(f"{url}?token={token}")
+        _wait(lambda: "first frame" in driver.find_element("id", "state").text)
+        assert driver.current_url == url
+        assert driver.execute_script("return document.cookie") == ""
+        driver.get("data:text/html,<title>another site</title>")
+        driver.get(url)
+        _wait(lambda: "first frame" in driver.find_element("id", "state").text)
+        post = "return (await fetch('change', {method: 'POST', body: 'x=1'})).status"
+        assert driver.execute_async_script(f"(async () => {{ {post} }})().then(arguments[0])") == 200
+        assert posted == [b"x=1"]
+    finally:
+        preview.close()
+        server.close()
+        browser.open("about:blank")
 
 
 def _wait(true: Callable[[], object], seconds: float = 10) -> None:

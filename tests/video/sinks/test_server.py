@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -96,14 +97,15 @@ def test_dropped_frames_are_shown_while_they_are_recent(site: Site, monkeypatch:
         (stream,) = json.loads(answer.body)
         return stream["dropped"], stream["dropped_recently"]
 
-    for index in (0, 1, 5, 6):
-        preview.frame(frame(index), [], {})
+    for index, dropped in ((0, 0), (1, 0), (5, 3), (9, 3)):  # three frames of 6 to 8 were not meant to be shown
+        preview.frame(dataclasses.replace(frame(index), dropped=dropped), [], {})
     assert status() == (3, 3)
     now[0] += 4
-    preview.frame(frame(9), [], {})
+    preview.frame(dataclasses.replace(frame(12), dropped=5), [], {})
     assert status() == (5, 5)
     now[0] += 2
-    assert status() == (5, 2)
+    preview.frame(dataclasses.replace(frame(13), dropped=5), [], {})
+    assert status() == (5, 0)
     now[0] += 9
     assert status() == (5, 0)
 

@@ -1,0 +1,1 @@
+"""Cameras with settings of their own, which may change while they are watched."""

@@ -1,0 +1,146 @@
+"""Applies a config file to the cameras of a run whenever the file changes, and changes it on request."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+from seqpar_deploy.errors import SeqparError, VideoError
+from seqpar_deploy.files import replacing
+from seqpar_deploy.video.cameras.editing import change_of
+from seqpar_deploy.video.cameras.manager import Cameras
+from seqpar_deploy.video.cameras.settings import CameraSettings
+from seqpar_deploy.video.sinks.fan_out import one_line
+from seqpar_deploy.video.sinks.metrics import Health
+from seqpar_deploy.video.sinks.server import Answer, Post
+
+_RELOAD, _CAMERAS = POSTS = ("/config/reload", "/config/cameras/")
+_EVERY = 1.0  # seconds between two looks at the file
+
+_log = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Looks at a config file every second in a thread, and applies its cameras when it has changed.
+
+    A file that is not valid changes nothing. It is logged, and a health check reports it until the file is valid again.
+
+    Args:
+        path: The file.
+        parse: Returns the cameras of a file's content. Raises SeqparError.
+        cameras: The cameras to change.
+        health: Health checks that report a file that is not valid. Default: not reported.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[bytes], Mapping[str, CameraSettings]],
+        cameras: Cameras,
+        *,
+        health: Health | None = None,
+    ) -> None:
+        self._path, self._parse, self._cameras = path, parse, cameras
+        self._problem: str | None = None
+        self._seen = self._state()
+        self._lock = threading.Lock()  # one reload at a time
+        self._closing = threading.Event()
+        self._health = health or Health()
+        self._health.watch(f"config {path.name}", lambda: self._problem)
+        self._thread = threading.Thread(target=self._watch, name="config", daemon=True)
+        self._thread.start()
+
+    def reload(self) -> str:
+        """Apply the file as it is now, and return which cameras changed. Safe in any thread. Raises SeqparError."""
+        with self._lock:
+            self._seen = self._state()
+            try:
+                changes = self._cameras.apply(self._parse(self._read()))
+            except SeqparError as error:
+                self._problem = one_line(error)
+                raise
+            if self._problem is not None:
+                _log.info("%s: valid again", self._path)
+            self._problem = None
+            _log.info("%s: %s", self._path, changes)
+            return str(changes)
+
+    def edit(self, change: Callable[[str], str]) -> str:
+        """Change the file and apply it, and return which cameras changed. Safe in any thread.
+
+        Args:
+            change: Returns the new content for the present one. Raises SeqparError.
+
+        Raises:
+            SeqparError: The file or the new content is not valid, or cannot be written. Then nothing has changed.
+        """
+        with self._lock:
+            before = self._read()
+            after = change(_text(before)).encode("utf-8")
+            wanted = self._parse(after)
+            changes = self._cameras.apply(wanted)
+            try:
+                with replacing(self._path) as staging:
+                    staging.write_bytes(after)
+            except OSError as error:
+                self._cameras.apply(self._parse(before))
+                raise VideoError(f"{self._path} cannot be written: {error.strerror}; check its folder") from None
+            self._seen, self._problem = self._state(), None
+            _log.info("%s: %s, by request", self._path, changes)
+            return str(changes)
+
+    def posts(self) -> dict[str, Post]:
+        """Return the requests that a `WebServer` answers, by path. A request that is refused changes nothing.
+
+        `/config/reload` applies the file. `/config/cameras/NAME` adds or changes a camera, whose settings are the body
+        (TOML). `/config/cameras/NAME/remove` removes one.
+        """
+        return {
+            _RELOAD: lambda _rest, _body: self._answer(self.reload),
+            _CAMERAS: lambda rest, body: self._answer(lambda: self.edit(change_of(unquote(rest), body))),
+        }
+
+    def _answer(self, work: Callable[[], str]) -> Answer:
+        try:
+            return Answer(body=f"{work()}\n".encode("utf-8", "replace"))
+        except SeqparError as error:
+            return Answer(body=f"{one_line(error)}\n".encode("utf-8", "replace"), status=409)
+
+    def close(self) -> None:
+        """Stop looking at the file. Safe to call twice."""
+        self._closing.set()
+        self._thread.join()
+        self._health.forget(f"config {self._path.name}")
+
+    def _watch(self) -> None:
+        while not self._closing.wait(_EVERY):
+            if self._state() in (None, self._seen):  # an editor may replace the file in two steps
+                continue
+            try:
+                self.reload()
+            except SeqparError as error:
+                _log.warning("%s; the cameras go on as they were", one_line(error))
+
+    def _read(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except OSError as error:
+            raise VideoError(f"{self._path} cannot be read: {error.strerror}; restore it") from None
+
+    def _state(self) -> tuple[int, ...] | None:
+        """Return what changes when the file does, or None while it is missing."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise VideoError("the config file must be UTF-8, got another encoding; save it again") from None
