@@ -50,7 +50,7 @@ system:
 
 # Markdown that the linter reads. Folders are read whole.
 MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs models samples tests
-PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs seqpar_deploy tests benchmarks examples samples models train export
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs seqpar_deploy tests benchmarks examples samples models train export deploy
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

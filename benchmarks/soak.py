@@ -1,10 +1,12 @@
-"""Run looped streams through the whole pipeline for an hour: does memory grow, and does latency stay the same?
+"""Run looped cameras through everything for two hours: does memory grow, and does anything pile up?
 
-    .venv/bin/python benchmarks/soak.py [--minutes 60] [--streams 4]
+    .venv/bin/python benchmarks/soak.py [--minutes 120] [--streams 4]
 
-It runs the demo model with all sinks that write to this machine. The streams run at full speed, and sources drop frames
-that arrive too fast. Memory, threads and open files are sampled every few seconds and written at once, so a run that
-ends early keeps its samples. Slopes are of the last three quarters.
+`seqpar video --config` watches the cameras, and has all outputs: MQTT with Home Assistant, webhook, Redis, kept people,
+saved crops, retention, the live page and a zone. Its config file changes every minute. Beside it, the GStreamer element
+runs in `gst-launch-1.0` on one more camera. mosquitto and redis-server are real, the receiver of the webhook is ours.
+Processes are sampled every few seconds, and the result is written at once, so a run that ends early keeps its samples.
+Slopes are of the last three quarters.
 """
 
 from __future__ import annotations
@@ -14,44 +16,41 @@ import contextlib
 import datetime
 import json
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from demo_bundle import export_demo
 
-from seqpar_deploy import Recognizer
 from seqpar_deploy.files import write_whole
 from seqpar_deploy.machine import describe_machine
-from seqpar_deploy.video.detect.opening import open_detector
-from seqpar_deploy.video.pipeline import Pipeline
-from seqpar_deploy.video.sinks import Sinks
-from seqpar_deploy.video.sinks.jsonl import JsonlSink
-from seqpar_deploy.video.sinks.metrics import Health, Metrics
-from seqpar_deploy.video.sinks.preview import PreviewSink
-from seqpar_deploy.video.sinks.report import ReportSink
-from seqpar_deploy.video.sinks.server import WebServer, metrics_routes
-from seqpar_deploy.video.sources.source import Source
-from seqpar_deploy.video.sources.spec import expand_sources
-from seqpar_deploy.video.types import Box, Event, Frame, Person, TrackedBox
+from seqpar_deploy.video.gstreamer.installation import ELEMENT, examine, variables
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+from video.sinks.real_servers import Mosquitto, free_port, redis_server  # noqa: E402
+from video.sinks.receiver import Receiver  # noqa: E402
 from video.stream_server import StreamServer  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 STREET = ROOT / "samples" / "vtest" / "street.mp4"
+CHANGE_EVERY = 60.0  # seconds
+STARTING = 120.0  # seconds until both processes have frames
+ENDING = 60.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="length of the run; default: 60")
-    parser.add_argument("--streams", type=int, default=4, help="number of streams; default: 4")
+    parser.add_argument("--minutes", type=float, default=120, help="length of the run; default: 120")
+    parser.add_argument("--streams", type=int, default=4, help="number of cameras; default: 4")
     parser.add_argument("--every", type=float, default=10, help="seconds between samples; default: 10")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"JSON file; default: {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
@@ -60,114 +59,192 @@ def main() -> None:
 
 
 def soak(folder: Path, options: argparse.Namespace) -> None:
-    bundle = export_demo(folder / "bundle")
-    metrics, health, watch = Metrics(), Health(), Watch()
-    looks: list[dict[str, float]] = []
+    bundle = export_demo(folder / "bundle").path
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(StreamServer())
-        recognizer = stack.enter_context(Recognizer.from_bundle(bundle.path))
-        detector = WatchedDetector(open_detector(), watch)
-        preview = PreviewSink()
-        report = ReportSink(folder / "people.html")
-        web = WebServer(preview.routes() | metrics_routes(metrics, health), port=0)
-        stack.callback(web.close)
-        names = [server.url(clips=[STREET], speed=0, camera=number) for number in range(options.streams)]
-        sources = [Source(spec) for spec in expand_sources(names)]
-        sinks = Sinks([JsonlSink(str(folder / "events.jsonl")), report, preview, watch], metrics=metrics)
-        before = look(watch)
-        pipeline = Pipeline(sources, detector, recognizer, sinks, metrics=metrics, health=health)
-        running = threading.Thread(target=pipeline.run)
-        running.start()
-        end = time.monotonic() + 60 * options.minutes
-        while time.monotonic() < end and running.is_alive():
-            time.sleep(min(options.every, max(0.0, end - time.monotonic())))
-            looks.append(look(watch))
-            write_whole(options.out, (json.dumps(result(options, looks, before, None), indent=2) + "\n").encode())
-        pipeline.stop()
-        running.join()
-        detector.close()
-    after = look(watch)
-    values = result(options, looks, before, after)
+        cameras = stack.enter_context(StreamServer())
+        broker = stack.enter_context(Mosquitto(folder))
+        redis = stack.enter_context(redis_server(folder))
+        receiver = stack.enter_context(Receiver())
+        config = Config(folder / "cameras.toml", bundle, cameras, options.streams)
+        config.options |= {
+            "mqtt": f"mqtt://127.0.0.1:{broker.port}",
+            "home_assistant": True,
+            "redis": f"redis://127.0.0.1:{redis}/0/events",
+            "webhook": f"http://127.0.0.1:{receiver.port}/events",
+        }
+        config.write(extra=False)
+        video = Process(stack, "video", [sys.executable, "-m", "seqpar_deploy", "video", "--config", str(config.path)])
+        video.frames = lambda: scraped(config.port, "seqpar_source_frames_total")
+        processes = [video]
+        if examine().element:
+            processes.append(element(stack, bundle, cameras))
+        wait_for(lambda: all(process.frames() > 0 for process in processes), processes)
+        sampled = Samples(options, processes, lambda: len(receiver.requests))
+        sampled.run(config)
+        for process in processes:
+            process.end()
+    values = sampled.result(events_of_receiver=len(receiver.requests))
     write_whole(options.out, (json.dumps(values, indent=2) + "\n").encode())
     print(json.dumps({key: value for key, value in values.items() if key not in ("looks", "machine")}, indent=2))
 
 
-class Watch:
-    """A sink that counts frames and events, and measures the latency of each frame from its detection."""
+class Config:
+    """The config file of the run, which changes: a camera comes and goes."""
 
-    def __init__(self) -> None:
-        self.frames = self.events = 0
-        self.begun: dict[tuple[str, int], float] = {}
-        self.latencies: list[float] = []
+    def __init__(self, path: Path, bundle: Path, cameras: StreamServer, streams: int) -> None:
+        self.path, self.port = path, free_port()
+        self.options: dict[str, object] = {
+            "bundle": str(bundle),
+            "serve": self.port,
+            "keep_people": "people",
+            "save_crops": "crops",
+            "save_crops_most": 500,
+            "retain": "1h",
+        }
+        self._cameras = {f"camera-{n}": cameras.url(clips=[STREET], camera=n) for n in range(streams)}
+        self._extra = cameras.url(clips=[STREET], camera="extra")
 
-    def frame(self, frame: Frame, _boxes: Sequence[TrackedBox], _people: Mapping[int, Person]) -> None:
-        self.frames += 1
-        self.latencies.append(time.monotonic() - self.begun.pop((frame.stream, frame.index)))
-
-    def event(self, _event: Event) -> None:
-        self.events += 1
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class WatchedDetector:
-    """A detector that records in a Watch the time at which each frame arrives."""
-
-    def __init__(self, detector: Any, watch: Watch) -> None:
-        self._detector, self._watch = detector, watch
-
-    def detect(self, frame: Frame) -> list[Box]:
-        self._watch.begun[frame.stream, frame.index] = time.monotonic()
-        found: list[Box] = self._detector.detect(frame)
-        return found
-
-    def close(self) -> None:
-        self._detector.close()
+    def write(self, *, extra: bool) -> None:
+        lines = [f"{key} = {json.dumps(value)}" for key, value in self.options.items()]
+        for name, address in {**self._cameras, **({"extra": self._extra} if extra else {})}.items():
+            lines += [f"[cameras.{name}]", f'address = "{address}"']
+            lines += [f"[cameras.{name}.zones.middle]", "points = [[0.2, 0.2], [0.8, 0.2], [0.8, 0.9], [0.2, 0.9]]"]
+            lines += ["interval = 60.0"]
+        write_whole(self.path, ("\n".join(lines) + "\n").encode())
 
 
-def look(watch: Watch) -> dict[str, float]:
-    """Return memory in MB, threads, open files, frames so far, and the latency in ms since the last call."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines if ":" in line)
-    since, watch.latencies = watch.latencies, []
-    return {
-        "seconds": time.monotonic(),
-        "resident_mb": int(status["VmRSS"].split()[0]) / 1e3,
-        "threads": int(status["Threads"]),
-        "files": len(os.listdir("/proc/self/fd")),
-        "frames": watch.frames,
-        "events": watch.events,
-        "latency_p50_ms": 1e3 * float(np.percentile(since, 50)) if since else 0.0,
-        "latency_p99_ms": 1e3 * float(np.percentile(since, 99)) if since else 0.0,
-    }
+class Process:
+    """A process of the soak. `frames` returns its number of frames so far."""
+
+    def __init__(self, stack: contextlib.ExitStack, name: str, command: list[str], **environment: str) -> None:
+        self.name, self.frames = name, lambda: 0
+        self.lines: list[str] = []  # the latest
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        stack.callback(self._process.kill)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def end(self) -> None:
+        """Interrupt it, and wait until it has ended."""
+        self._process.send_signal(2)
+        self._process.wait(ENDING)
+        self._reader.join()
+
+    def look(self) -> dict[str, float]:
+        """Return memory in MB, threads, open files and frames so far."""
+        place = Path("/proc") / str(self._process.pid)
+        lines = (place / "status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines if ":" in line)
+        return {
+            "resident_mb": int(status["VmRSS"].split()[0]) / 1e3,
+            "threads": int(status["Threads"]),
+            "files": len(os.listdir(place / "fd")),
+            "frames": self.frames(),
+        }
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines = [*self.lines[-50:], line]
 
 
-def result(
-    options: argparse.Namespace, looks: list[dict[str, float]], before: dict[str, float], after: dict[str, float] | None
-) -> dict[str, Any]:
+def element(stack: contextlib.ExitStack, bundle: Path, cameras: StreamServer) -> Process:
+    """Start the element on a camera of its own."""
+    words = f"uridecodebin uri={cameras.url(clips=[STREET], camera='element')} ! videoconvert ! video/x-raw,format=RGB"
+    words += f" ! {ELEMENT} bundle={bundle} detector=motion"
+    words += " ! progressreport update-freq=1 do-query=false format=buffers ! fakesink sync=true"
+    paths = {name: f"{value}:{os.environ.get(name, '')}".rstrip(":") for name, value in variables().items()}
+    process = Process(stack, "element", ["gst-launch-1.0", *words.split()], **paths)
+
+    def frames() -> int:
+        found = re.findall(r"(\d+) buffers", "".join(process.lines))
+        return int(found[-1]) if found else 0
+
+    process.frames = frames
+    return process
+
+
+def scraped(port: int, name: str) -> int:
+    """Return the sum of a metric over its labels, 0 before the server is up."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return 0
+    return int(sum(float(value) for value in re.findall(rf"(?m)^{name}{{.*}} (\S+)$", text)))
+
+
+def wait_for(true: Callable[[], bool], processes: list[Process]) -> None:
+    deadline = time.monotonic() + STARTING
+    while not true():
+        for process in processes:
+            if process.ended or time.monotonic() > deadline:
+                sys.exit(f"{process.name} has no frame within {STARTING:g} s:\n{''.join(process.lines)}")
+        time.sleep(0.5)
+
+
+class Samples:
+    """The samples of a run, and its result so far."""
+
+    def __init__(self, options: argparse.Namespace, processes: list[Process], posted: Callable[[], int]) -> None:
+        self._options, self._processes, self._posted = options, processes, posted
+        self._looks: list[dict[str, Any]] = []
+        self._changes = 0
+        self._began = time.monotonic()
+
+    def run(self, config: Config) -> None:
+        """Sample until the time is over, and change the config file every minute."""
+        for _ in self._times():
+            if time.monotonic() - self._began > CHANGE_EVERY * (self._changes + 1):
+                self._changes += 1
+                config.write(extra=self._changes % 2 == 1)
+            entry: dict[str, Any] = {"seconds": time.monotonic() - self._began}
+            for process in self._processes:
+                if process.ended:
+                    sys.exit(f"{process.name} has ended:\n{''.join(process.lines)}")
+                entry[process.name] = process.look()
+            self._looks.append(entry)
+            write_whole(self._options.out, (json.dumps(self.result(self._posted()), indent=2) + "\n").encode())
+
+    def _times(self) -> Iterator[None]:
+        end = self._began + 60 * self._options.minutes
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(self._options.every, left))
+            yield
+
+    def result(self, events_of_receiver: int) -> dict[str, Any]:
+        return {
+            "what": "looped cameras through seqpar video with all outputs, and the GStreamer element; slopes of the "
+            "last three quarters",
+            "date": datetime.date.today().isoformat(),
+            "machine": describe_machine(),
+            "streams": self._options.streams,
+            "minutes": self._looks[-1]["seconds"] / 60,
+            "changes": self._changes,
+            "webhook_posts": events_of_receiver,
+            "processes": {process.name: growth([look[process.name] for look in self._looks])
+                          for process in self._processes},
+            "looks": self._looks,
+        }  # fmt: skip
+
+
+def growth(looks: list[dict[str, float]]) -> dict[str, Any]:
+    """Return what a process did, and how its memory, threads and files grew over the last three quarters."""
     late = looks[len(looks) // 4 :]
     frames, resident = ([entry[key] for entry in late] for key in ("frames", "resident_mb"))
     slope = float(np.polyfit(frames, resident, 1)[0]) if len(set(frames)) > 2 else None
-    half = len(late) // 2
     return {
-        "what": "looped streams through the whole pipeline, as fast as taken; slopes of the last three quarters",
-        "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
-        "streams": options.streams,
-        "minutes": (looks[-1]["seconds"] - before["seconds"]) / 60,
         "frames": looks[-1]["frames"],
-        "events": looks[-1]["events"],
         "resident_mb_per_10000_frames": None if slope is None else 1e4 * slope,
+        "resident_mb": {"first": resident[0], "last": resident[-1]},
         "threads": {"first": late[0]["threads"], "last": late[-1]["threads"]},
         "files": {"first": late[0]["files"], "last": late[-1]["files"]},
-        "latency_p99_ms": {
-            part: float(np.median([entry["latency_p99_ms"] for entry in entries]))
-            for part, entries in (("first_half", late[:half] or late), ("second_half", late[half:]))
-        },
-        "before": before,
-        "after": after,
-        "looks": looks,
     }
 
 

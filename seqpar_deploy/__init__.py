@@ -42,6 +42,7 @@ from seqpar_deploy.images import read_image
 from seqpar_deploy.prediction import Prediction
 from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.without import WithoutAttributes
 
 __version__ = "0.2.0"
 
@@ -81,5 +82,6 @@ __all__ = [
     "TrainingError",
     "TritonError",
     "VideoError",
+    "WithoutAttributes",
     "read_image",
 ]

@@ -128,7 +128,8 @@ def _expected(problem: str, kind: Any) -> str:
             return "text that is not empty"
     match = re.match(r"Expected (.+?)(, got .*)?$", problem)
     expected = match[1].replace("`", "").replace("0.0", "0") if match else ""
-    return re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), expected)
+    words = re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), expected)
+    return words.removesuffix(" | nothing")  # a key that may be absent
 
 
 def _problem(value: object, kind: Any) -> str | None:

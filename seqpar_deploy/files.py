@@ -120,24 +120,29 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`. It replaces `path` if the block succeeds, and is removed if it fails."""
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary file beside `path`. It replaces `path` if the block succeeds, and is removed if it fails.
+
+    Args:
+        path: The file to write.
+        mode: Permissions of the file. Default: everybody may read it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     staging = Path(name)
     try:
         yield staging
-        staging.chmod(0o644)  # mkstemp makes it private
+        staging.chmod(mode)  # mkstemp makes it private
         staging.replace(path)
     finally:
         staging.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically, and make its parent folders. Raises SeqparError."""
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file atomically, and make its parent folders. `mode` as of `replacing`. Raises SeqparError."""
     try:
-        with replacing(path) as staging:
+        with replacing(path, mode=mode) as staging:
             staging.write_bytes(content)
     except OSError as error:
         raise SeqparError(f"{path} cannot be written: {why_not_written(error, path) or error.strerror}") from None

@@ -18,12 +18,13 @@ from seqpar_deploy.calibration.sidecar import Calibration, load_calibration
 from seqpar_deploy.calibration.thresholds import Thresholds, read_thresholds
 from seqpar_deploy.decoding import DraftHead, Generation, Greedy, Strategy
 from seqpar_deploy.decoding.base import Draft
-from seqpar_deploy.decoding.choice import default_strategy, small_batches, verifying, with_head
+from seqpar_deploy.decoding.choice import default_strategy, largest_batch, small_batches, verifying, with_head
 from seqpar_deploy.decoding.drafts import check_drafts, load_head
 from seqpar_deploy.errors import BackendError, StrategyError
 from seqpar_deploy.prediction import Prediction, predictions_from_generations, smallest_margin
 from seqpar_deploy.preprocess import Crop, CropBatch, batches_by_columns, check_crop, columns_read, prepare_trimmed
 from seqpar_deploy.tuned import load_tuned
+from seqpar_deploy.without import Boundary
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +69,10 @@ class Recognizer:
 
     Attributes:
         bundle: The opened bundle.
-        label_set: Its label set.
+        label_set: The label set of predictions: the bundle's, without the attributes that it withholds.
         strategy: The decoding strategy.
-        calibration: The calibration, or None.
-        thresholds: The thresholds, or None.
+        calibration: The calibration of the label set, or None.
+        thresholds: The thresholds of the label set, or None.
 
     Raises:
         StrategyError: `batch_size` is less than 1.
@@ -94,12 +95,14 @@ class Recognizer:
         thresholds: Thresholds | None = None,
         draft_head: DraftHead | None = None,
     ) -> None:
-        self.bundle, self.label_set = bundle, bundle.label_set
-        self.calibration = calibration
+        self.bundle, self.label_set = bundle, bundle.shown
+        self._boundary = Boundary(bundle.label_set, bundle.withheld) if bundle.withheld else None
+        self.calibration = calibration.limited_to(bundle.shown) if calibration and bundle.withheld else calibration
         self._maps = None if calibration is None else calibration.maps
         if thresholds is None and calibration is not None:
             thresholds = calibration.thresholds(bundle.label_set)
-        self.thresholds = thresholds
+        self._limits = thresholds  # of all attributes of the model
+        self.thresholds = self._boundary.thresholds(thresholds) if self._boundary else thresholds
         self.strategy: Strategy = (
             default_strategy(backend, draft_head) if strategy is None else with_head(strategy, draft_head)
         )
@@ -293,7 +296,9 @@ class Recognizer:
         """
         for index, crop in enumerate(crops):
             check_crop(crop, f"crops[{index}]")
-        if drafts is not None:
+        if self._boundary is not None:
+            drafts = self._boundary.drafts(drafts, len(crops))
+        elif drafts is not None:
             try:
                 check_drafts(drafts, len(crops), self.bundle.dimensions.vocabulary)
             except ValueError as error:
@@ -324,7 +329,9 @@ class Recognizer:
         generations = self._generate(self.backend, batch.state, drafts)
         if self._fallback:
             generations = self._with_fallback(self._fallback, batch.prepared, generations)
-        return predictions_from_generations(generations, self.label_set, maps=self._maps, thresholds=self.thresholds)
+        whole = self.bundle.label_set
+        predictions = predictions_from_generations(generations, whole, maps=self._maps, thresholds=self._limits)
+        return predictions if self._boundary is None else [self._boundary.prediction(one) for one in predictions]
 
     def _prepare(self, crops: Sequence[Crop], columns: int) -> CropBatch:
         """Prepare crops that are read with the same number of patch columns."""
@@ -363,7 +370,7 @@ class Recognizer:
         return [again.get(row, generation) for row, generation in enumerate(generations)]
 
     def _margin(self, generation: Generation) -> float:
-        return smallest_margin(generation, self._maps, self.thresholds)
+        return smallest_margin(generation, self._maps, self._limits)
 
     def close(self) -> None:
         """Release the backend. Safe to call twice."""
@@ -389,10 +396,3 @@ def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
     while following is not None:
         batch, following = following, next(batches, None)
         yield batch
-
-
-def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: int | None = None) -> int:
-    """Return the crops per batch: `wanted`, or as many as fit into `rows`, within the backend's `max_rows`."""
-    per_crop = strategy.rows_per_crop()
-    crops = wanted or rows // per_crop
-    return max(1, crops if backend.max_rows is None else min(crops, backend.max_rows // per_crop))

@@ -104,10 +104,10 @@ def test_truncated_and_missing_files(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format=3), "format must be 1 to 2, got 3; update seqpar-deploy"),
-        (lambda m: m.update(format="one"), "format must be 1 to 2, got 'one'"),
-        (lambda m: m.update(format=0), "format must be 1 to 2, got 0"),
-        (lambda m: m.update(format=True), "format must be 1 to 2, got True"),
+        (lambda m: m.update(format=4), "format must be 1 to 3, got 4; update seqpar-deploy"),
+        (lambda m: m.update(format="one"), "format must be 1 to 3, got 'one'"),
+        (lambda m: m.update(format=0), "format must be 1 to 3, got 0"),
+        (lambda m: m.update(format=True), "format must be 1 to 3, got True"),
         (lambda m: m.pop("dimensions"), "dimensions is missing"),
         (lambda m: m["dimensions"].update(heads=0), r"dimensions\.heads must be an integer >= 1, got 0"),
         (lambda m: m["dimensions"].update(capacity=30), "capacity must be 26 attributes .* got 30"),

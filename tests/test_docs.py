@@ -242,12 +242,16 @@ def test_the_boxes_of_the_page_can_be_read(tmp_path: Path) -> None:
 
 def test_events_of_the_page_fit_the_schema() -> None:
     schema = json.loads((REFERENCE / "events.schema.json").read_text(encoding="utf-8"))
-    event = json.loads(blocks(REFERENCE / "events.md", "json")[0])
-    assert set(schema["required"]) <= set(event) <= set(schema["properties"])
-    kinds = set(re.findall(r"^\| `(\w+)` \|", page("events").split("| event | emitted |")[1], re.MULTILINE))
-    from seqpar_deploy.video import Event
+    parts = [schema["$defs"][one["$ref"].rpartition("/")[2]] for one in schema["oneOf"]]
+    for example, part in zip(blocks(REFERENCE / "events.md", "json"), parts, strict=True):
+        assert set(part["required"]) <= set(json.loads(example)) <= set(part["properties"])
+    tables = page("events").split("| event | emitted |")[1:]
+    told = [set(re.findall(r"^\| `(\w+)` \|", table.split("\n\n")[0], re.MULTILINE)) for table in tables]
+    from seqpar_deploy.video import Event, ZoneEvent
 
-    assert kinds == set(get_args(get_type_hints(Event)["kind"])) == set(schema["properties"]["event"]["enum"])
+    kinds = [set(get_args(get_type_hints(kind)["kind"])) for kind in (Event, ZoneEvent)]
+    person, zone, count = (set(part["properties"]["event"]["enum"]) for part in parts)
+    assert told == kinds == [person, zone | count]
 
 
 @pytest.mark.slow

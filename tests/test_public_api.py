@@ -11,7 +11,13 @@ from pathlib import Path
 import seqpar_deploy
 from seqpar_deploy import errors
 
-PUBLIC = ("seqpar_deploy", "seqpar_deploy.video", "seqpar_deploy.video.sinks", "seqpar_deploy.serving")
+PUBLIC = (
+    "seqpar_deploy",
+    "seqpar_deploy.video",
+    "seqpar_deploy.video.sinks",
+    "seqpar_deploy.video.gstreamer",
+    "seqpar_deploy.serving",
+)
 PINNED = Path(__file__).with_name("public_api.txt")
 
 

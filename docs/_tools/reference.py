@@ -19,6 +19,7 @@ PACKAGES = {  # package: heading of its page
     "seqpar_deploy.backends": "Backends",
     "seqpar_deploy.video": "Video",
     "seqpar_deploy.video.sinks": "Video sinks",
+    "seqpar_deploy.video.gstreamer": "GStreamer",
     "seqpar_deploy.serving": "Serving",
     "seqpar_deploy.datasets": "Datasets",
     "seqpar_deploy.synth": "Synthetic people",

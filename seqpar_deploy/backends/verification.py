@@ -26,6 +26,7 @@ from seqpar_deploy.backends.gpu import cuda
 from seqpar_deploy.backends.gpu.engine_files import ENGINE_JSON
 from seqpar_deploy.backends.pooled import wrong_pooled
 from seqpar_deploy.backends.spec import BackendSpec
+from seqpar_deploy.backends.withheld import completed, withheld_tokens
 from seqpar_deploy.bundle import ENGINES, VERIFIED, Bundle
 from seqpar_deploy.calibration.probabilities import attribute_probabilities, largest_changes
 from seqpar_deploy.errors import SeqparError
@@ -131,10 +132,17 @@ def difference_from_golden(bundle: Bundle, backend: Backend[Any]) -> str | None:
     """
     assert isinstance(backend, GreedyBackend)
     golden = bundle.golden()
-    tokens = golden["tokens"]
     trimmed_to = tuple(golden.get("widths", np.array([], dtype=np.int64)).tolist())
     if trimmed_to != (bundle.columns or ()):
         return f"columns of the manifest must be {list(trimmed_to)} as in the golden data, got {bundle.columns}"
+    if withheld := withheld_tokens(bundle.label_set, bundle.withheld):
+
+        def encode(crop: int) -> Any:
+            return backend.encode(_crops(bundle, golden, [crop]))
+
+        known = golden["tokens"], golden["log_probs"]
+        golden["tokens"], golden["log_probs"] = completed(backend, encode, *known, withheld)
+    tokens = golden["tokens"]
     size = min(len(tokens), backend.max_rows or len(tokens))
     widths = golden.get("columns", np.zeros(len(tokens), dtype=np.int64)).tolist()
     batches = batches_by_columns(widths, size)

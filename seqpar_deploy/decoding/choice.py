@@ -57,3 +57,10 @@ def verifying(strategy: Strategy) -> Strategy:
     if isinstance(strategy, Speculative):
         return dataclasses.replace(strategy, head=None, largest_batch=None)
     return strategy
+
+
+def largest_batch(rows: int, backend: Backend[Any], strategy: Strategy, wanted: int | None = None) -> int:
+    """Return the crops per batch: `wanted`, or as many as fit into `rows`, within the backend's `max_rows`."""
+    per_crop = strategy.rows_per_crop()
+    crops = wanted or rows // per_crop
+    return max(1, crops if backend.max_rows is None else min(crops, backend.max_rows // per_crop))

@@ -16,10 +16,10 @@ from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.calibration.probabilities import attribute_probabilities
 from seqpar_deploy.datasets import Dataset
 from seqpar_deploy.decoding import Generation, Strategy
+from seqpar_deploy.decoding.choice import largest_batch
 from seqpar_deploy.errors import DatasetError, ImageError, SeqparError
 from seqpar_deploy.preprocess import CropBatch, Trimming, default_columns, prepare_by_columns
 from seqpar_deploy.progress import OnProgress
-from seqpar_deploy.recognizer import largest_batch
 from seqpar_deploy.vocab import FIRST_ATTRIBUTE, LabelSet
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
+from seqpar_deploy.bearer import check_bearer, read_bearer
 from seqpar_deploy.errors import ServerError
-from seqpar_deploy.redaction import remember, remember_value, split_address
+from seqpar_deploy.redaction import remember, split_address
 
 _PORTS = {"http": 8000, "grpc": 8001, "https": 443, "grpcs": 443}
-_LONGEST_TOKEN = 1 << 16  # bytes
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # no space or control character, which would end the header
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,17 +64,9 @@ def read_address(url: str) -> ServerAddress:
 
 def read_token(path: Path) -> str:
     """Read a bearer token from a file, without the white space around it. Raises ServerError."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LONGEST_TOKEN + 1)
-    except OSError as error:
-        raise ServerError(f"the token file {path} cannot be read: {error.strerror}; check the path") from None
-    return check_token(content.decode("latin-1").strip(), f"the token in {path}")
+    return read_bearer(path, ServerError)
 
 
 def check_token(token: str, name: str) -> str:
     """Return a bearer token, and remember it as a secret. Raises ServerError, which does not quote it."""
-    if not _TOKEN.fullmatch(token) or len(token) > _LONGEST_TOKEN:
-        raise ServerError(f"{name} must be one word of visible ASCII characters, got another text; check it")
-    remember_value(token)
-    return token
+    return check_bearer(token, name, ServerError)

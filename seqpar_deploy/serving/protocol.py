@@ -126,6 +126,13 @@ def served_model(parameters: Mapping[str, str]) -> ServedModel:
     )
 
 
+def served_labels(parameters: Mapping[str, str]) -> LabelSet | None:
+    """Read the label set among the parameters, None without one. Raises SeqparError."""
+    if not parameters.get("label_set"):
+        return None
+    return LabelSet.from_dict(_parsed(parameters, "label_set"), source="its parameter label_set")
+
+
 def label_difference(expected: LabelSet, got: LabelSet) -> str | None:
     """Return the first difference of two label sets that changes the meaning of a prediction, or None."""
     if len(expected) != len(got):

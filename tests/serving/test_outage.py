@@ -69,7 +69,7 @@ class Run:
 
     @property
     def waiting(self) -> int:
-        follower = self.pipeline._follower
+        follower = self.pipeline.follower
         with follower._state_lock:
             return sum(track.waiting is not None for track in follower._selector._tracks.values())
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.errors import ArchiveError
-from seqpar_deploy.files import replacing, why_not_written
+from seqpar_deploy.files import why_not_written
+from seqpar_deploy.serving.archive.parquet_files import write_tables
 from seqpar_deploy.serving.archive.plan import ENTRIES, PLAN
-from seqpar_deploy.serving.archive.sdk import import_parquet
 
 SHARDS = "shards"
 
@@ -83,10 +83,7 @@ def write_shard(folder: Path, number: int, table: Any) -> None:
     """Write the results of a shard beside its place, flush them to the disk, and rename them. Raises ArchiveError."""
     path = shard_file(folder, number)
     try:
-        with replacing(path) as staging:
-            import_parquet().write_table(table, staging, compression="zstd", row_group_size=max(1, table.num_rows))
-            with staging.open("rb") as file:
-                os.fsync(file.fileno())
+        write_tables(path, table.schema, [table])
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written: {why_not_written(error, path) or error.strerror}") from None
 

@@ -38,6 +38,7 @@ class Settings:
         time_zone: As of `Naming`.
         shard_size: Pictures per shard.
         batch: Pictures per call of a worker. Crops of one call form the batches of the model.
+        attributes: The attributes of the results, if some of the bundle's are kept out. Empty for all.
     """
 
     bundle: str
@@ -50,11 +51,14 @@ class Settings:
     time_zone: str = "UTC"
     shard_size: Positive = 1024
     batch: Positive = 64
+    attributes: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
         """SHA-256 of the settings, in hexadecimal."""
         values = {"format": FORMAT, **dataclasses.asdict(self)}
+        if not self.attributes:
+            del values["attributes"]  # plans of before have the hash without it
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -242,6 +246,8 @@ def _hash(text: str) -> bytes:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "all"
     return "none" if value is None else str(value)[:12] if isinstance(value, str) and len(value) == 64 else str(value)
 
 

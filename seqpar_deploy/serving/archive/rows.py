@@ -39,15 +39,15 @@ class Rows:
         """Add the result of a picture."""
         self._add(entry, prediction.states, prediction.probabilities.tolist(), crops=1, tokens=list(prediction.tokens))
 
-    def add_person(self, entry: Entry, person: Person) -> None:
-        """Add a person of a video."""
+    def add_person(self, entry: Entry, person: Person, *, row_id: str | None = None) -> None:
+        """Add a person of a video. The default of `row_id` is the entry's ID and the track."""
         attributes = person.attributes.values()
         best, box = person.best, person.best.box
         self._add(
             entry,
             [one.state for one in attributes],
             [one.probability for one in attributes],
-            id=f"{entry.id}#{person.track_id}",
+            id=row_id or f"{entry.id}#{person.track_id}",
             captured_at=None if entry.captured_at is None else entry.captured_at + round(1e6 * best.timestamp),
             frame=best.frame,
             timestamp=best.timestamp,

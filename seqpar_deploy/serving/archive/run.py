@@ -69,12 +69,14 @@ class ModelOptions:
         compute_precision: Precision of the computation. Default: the backend's.
         fallback_margin: Margin below which a crop is re-run in native precision. Default: none.
         thresholds: Path of the thresholds. Default: those of the calibration.
+        without: Names or patterns of attributes to keep out of the results. Default: none.
     """
 
     backend: BackendName = "auto"
     compute_precision: ComputePrecision | None = None
     fallback_margin: float | None = None
     thresholds: Path | None = None
+    without: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,11 +126,13 @@ def run_archive(
     Raises:
         ArchiveError: The job is of another bundle or other options, runs already, or cannot go on.
         BundleError: The bundle cannot be opened.
+        LabelSetError: `without` matches no attribute, or all.
         BackendUnavailableError: Ray, pyarrow or fsspec is not installed.
     """
     check_installed()  # before any work
     opened = Bundle.open(bundle)
     thresholds = None if model.thresholds is None else read_thresholds(model.thresholds, opened.label_set)
+    label_set = opened.shown.without(opened.shown.matching(model.without))
     names = [absolute(name) for name in inputs]
     folder = Path(os.path.abspath(folder))
     with locked(folder):
@@ -143,6 +147,7 @@ def run_archive(
             captured_at=naming.captured_at,
             time_zone=naming.time_zone,
             shard_size=shard_size or (plan.settings.shard_size if plan else Settings.shard_size),
+            attributes=tuple(one.name for one in label_set.attributes) if model.without else (),
         )
         plan = _planned(folder, plan, settings, names, naming, options.list_again, progress)
         finished = finished_shards(folder)
@@ -151,7 +156,7 @@ def run_archive(
             return RunSummary(plan=plan, done=0, stopped=False)
         if any(shard.video for shard in missing):
             load_av()
-        metadata = ResultMetadata(bundle=opened.digest, label_set=opened.label_set, plan=settings.hash)
+        metadata = ResultMetadata(bundle=opened.digest, label_set=label_set, plan=settings.hash)
         worker = WorkerOptions(
             bundle=str(bundle.absolute()),
             settings=settings,

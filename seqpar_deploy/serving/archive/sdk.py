@@ -22,6 +22,11 @@ def import_parquet() -> Any:
     return import_pyarrow().parquet
 
 
+def import_compute() -> Any:
+    """Return the module `pyarrow.compute`. Raises BackendUnavailableError."""
+    return _import("pyarrow.compute", "archives need pyarrow")
+
+
 def import_fsspec() -> Any:
     """Return the module `fsspec`. Raises BackendUnavailableError."""
     return _import("fsspec", "addresses such as s3:// need fsspec")

@@ -15,7 +15,7 @@ import numpy as np
 
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.files import temporary_folder
-from seqpar_deploy.recognizer import Recognizer
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.serving.archive.entries import Entry
 from seqpar_deploy.serving.archive.places import is_address, open_place, patiently, reason
 from seqpar_deploy.video import Event, Frame, Person, TrackedBox, watch
@@ -26,7 +26,7 @@ _NO_CROP = np.zeros((0, 0, 3), np.uint8)
 
 
 def people_of_video(
-    entry: Entry, recognizer: Recognizer, on_frame: Callable[[], object]
+    entry: Entry, recognizer: AnyRecognizer, on_frame: Callable[[], object]
 ) -> tuple[Entry, list[Person], str]:
     """Follow the people of a video.
 

@@ -7,19 +7,22 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.bundle import Bundle
 from seqpar_deploy.calibration.sidecar import load_calibration
-from seqpar_deploy.calibration.thresholds import Thresholds
+from seqpar_deploy.calibration.thresholds import Thresholds, read_thresholds
 from seqpar_deploy.errors import ArchiveError, SeqparError
 from seqpar_deploy.preprocess import Crop
+from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer
 from seqpar_deploy.serving.archive.entries import Entry
 from seqpar_deploy.serving.archive.plan import Settings
 from seqpar_deploy.serving.archive.reading import read_pictures
 from seqpar_deploy.serving.archive.rows import Rows
 from seqpar_deploy.serving.archive.schema import ResultMetadata
+from seqpar_deploy.without import WithoutAttributes
 
 MOST_PIXELS = 64_000_000  # of the decoded pictures that wait for the model, beside the one that is being decoded
 
@@ -56,6 +59,13 @@ def calibration_hash(bundle: Bundle, thresholds: Thresholds | None) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
+def limited(recognizer: AnyRecognizer, attributes: Sequence[str]) -> AnyRecognizer:
+    """Return the recognizer with these attributes only, or with all of its own if none is named."""
+    names = [one.name for one in recognizer.label_set.attributes]
+    removed = [name for name in names if name not in attributes]
+    return WithoutAttributes(recognizer, removed) if attributes and removed else recognizer
+
+
 class Worker:
     """Runs in a process of its own, one call at a time.
 
@@ -70,7 +80,7 @@ class Worker:
         """Open the Recognizer. Returns why it cannot be opened, or an empty text."""
         options, settings = self._options, self._options.settings
         try:
-            self._recognizer = Recognizer.from_bundle(
+            recognizer = Recognizer.from_bundle(
                 options.bundle,
                 backend=settings.backend,
                 threads=options.threads,
@@ -79,17 +89,21 @@ class Worker:
                 thresholds=options.thresholds,
                 verify=False,  # the driver has
             )
-            bundle = self._recognizer.bundle
+            self._recognizer = limited(recognizer, settings.attributes)
+            bundle = recognizer.bundle
             here = f"bundle {options.bundle} on {os.uname().nodename}"
             if bundle.digest != settings.bundle:
                 raise ArchiveError(
                     f"{here} must have digest {settings.bundle[:12]}, got {bundle.digest[:12]}; copy the bundle there"
                 )
-            if calibration_hash(bundle, self._recognizer.thresholds) != settings.calibration:
+            thresholds = (
+                None if options.thresholds is None else read_thresholds(Path(options.thresholds), bundle.label_set)
+            )
+            if calibration_hash(bundle, thresholds) != settings.calibration:
                 raise ArchiveError(f"{here} must have the calibration of the job, got another; copy the bundle there")
         except SeqparError as error:
             return str(error)
-        self._metadata = ResultMetadata(bundle=bundle.digest, label_set=bundle.label_set, plan=settings.hash)
+        self._metadata = ResultMetadata(bundle=bundle.digest, label_set=self._recognizer.label_set, plan=settings.hash)
         return ""
 
     def recognize(self, entries: Sequence[Entry], set_aside: Collection[int] = (), why: str = "") -> Any:

@@ -28,6 +28,8 @@ _SEEK_FRAMES = 1000  # frames to decode after a key frame, at most
 def load_picture(row: Mapping[str, Any]) -> RgbImage | None:
     """Load the picture of a row of results: a local file, a member of a tar, a row of a table, or a box of a video.
 
+    The source of a person of a live run is the saved crop, if there is one.
+
     Args:
         row: The row, with at least the columns `source`, `entry`, `timestamp` and `box`.
 
@@ -38,6 +40,8 @@ def load_picture(row: Mapping[str, Any]) -> RgbImage | None:
     try:
         if not source.is_file():
             return None
+        if row["timestamp"] is not None and source.suffix == ".jpg":
+            return read_image(source)  # the saved crop of a person of `seqpar video`
         if row["timestamp"] is not None:
             return _from_video(source, row["timestamp"], row["box"])
         if row["box"] is not None:  # of a table
@@ -93,7 +97,7 @@ def _from_video(source: Path, timestamp: float, box: list[float] | None) -> RgbI
             container.seek(wanted, stream=stream)
             for _, picture in zip(range(_SEEK_FRAMES), container.decode(stream), strict=False):
                 if picture.pts is not None and picture.pts >= wanted:
-                    return _inside(upright(picture, stream), box)
+                    return _inside(upright(picture, stream, upright.matrix_of(picture)), box)
     except (av.error.FFmpegError, StopIteration):
         return None
     return None

@@ -1,4 +1,4 @@
-"""Files of results: the Parquet files of archive jobs, found and checked before any row is read."""
+"""Files of results: those of archive jobs and of `seqpar video --keep-people`, checked before any row is read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.errors import SearchError
+from seqpar_deploy.serving.archive.live_names import current
 from seqpar_deploy.serving.archive.schema import ResultMetadata, result_schema
 from seqpar_deploy.serving.search.arrow import import_arrow
 
@@ -22,7 +23,7 @@ def find_results(paths: Sequence[Path]) -> list[Path]:
     """Find files of results.
 
     Args:
-        paths: Folders of archive jobs, folders of Parquet files, and Parquet files.
+        paths: Folders of archive jobs and of `seqpar video --keep-people`, folders of Parquet files, and Parquet files.
 
     Returns:
         The files, in the order of `paths`, each once. Those of a folder are sorted by name.
@@ -72,12 +73,12 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 def _files_in(place: Path) -> list[Path]:
     if not place.exists():
-        raise SearchError(f"{place} does not exist; name the folder of a job of seqpar archive, or a Parquet file")
+        raise SearchError(f"{place} does not exist; name a folder of seqpar archive or of --keep-people, or a file")
     if not place.is_dir():
         return [place]
     folder = place / _SHARDS if (place / _SHARDS).is_dir() else place
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix == ".parquet" and path.name[0] != ".")
+        files = current(path for path in folder.iterdir() if path.suffix == ".parquet" and path.name[0] != ".")
     except OSError as error:
         raise SearchError(f"{folder} cannot be read: {error.strerror}; check its permissions") from None
     if not files:

@@ -122,6 +122,7 @@ def test_inputs_are_added_and_listed_again_on_request(
         (["--time-zone", "Europe/Berlin"], "time_zone"),
         (["--backend", "onnxruntime"], "backend"),
         (["--shard-size", "4"], "shard_size"),
+        (["--without", "female"], "attributes"),
     ],
 )
 def test_other_options_in_the_same_folder_are_refused(
@@ -227,6 +228,30 @@ def test_the_first_signal_ends_the_run_and_the_next_run_resumes_it(
     assert 1 <= state(tmp_path / "job")["finished_shards"] < 3
     archive()
     assert state(tmp_path / "job")["finished"]
+
+
+def test_attributes_that_are_kept_out_are_in_no_file(
+    archive: Callable[..., Done], pictures: Path, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own"
+    shutil.copytree(bundle_dir, own)
+    bundle = Bundle.open(own)
+    save_calibration(bundle, calibrated_on(np.full((100, len(bundle.label_set)), 0.001), bundle.label_set))
+    for place in range(5):
+        picture(pictures / "b" / f"x{place}.png", place)
+    words = ("--without", "FEMALE,age*", "--monitor", "--keep-uncertain", 3)
+    done = archive(pictures, *words, bundle=own)
+    assert "12 pictures" in done.stderr
+    rows = rows_of(tmp_path / "job")
+    left = {one.name for one in bundle.label_set.attributes if one.name != "Female" and not one.name.startswith("Age")}
+    assert all(set(row["states"]) == left for row in rows)
+    header = (tmp_path / "uncertain-crops" / "people.csv").read_text().splitlines()[0]
+    assert set(header.split(",")) == {"image", "group", *left}
+    for file in (tmp_path / "job").rglob("*"):
+        assert file.is_dir() or b"Female" not in file.read_bytes(), file
+    assert "Female" not in done.stderr
+    assert "'nobody'" in archive(pictures, "--without", "nobody", bundle=own, code=2).error
 
 
 def test_monitor_and_uncertain_pictures(

@@ -33,6 +33,11 @@ def contents(plan: Plan, folder: Path) -> dict[int, list[str]]:
     return {shard.number: [entry.source[6:] for entry in reader.read(shard)] for shard in plan.shards()}
 
 
+def test_plans_of_before_attributes_were_kept_out_have_the_same_hash() -> None:
+    assert SETTINGS.hash == "4f9fabcca4d027c2e171e3183418bf48466171d8421c522d0fd0469d2cabb7d1"
+    assert dataclasses.replace(SETTINGS, attributes=("Hat",)).hash != SETTINGS.hash
+
+
 def test_pictures_fill_shards_and_a_video_is_one(tmp_path: Path) -> None:
     plan = extended(Plan(settings=SETTINGS), tmp_path, ["a", "v1", "b", "c", "d", "v2", "e"])
     expected = {0: ["a", "b", "c", "d"], 1: ["e"], 2: ["v1"], 3: ["v2"]}

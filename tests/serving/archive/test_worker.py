@@ -62,6 +62,17 @@ def test_the_schema_and_the_metadata_are_those_of_the_file(worker: Worker, bundl
     assert len(found.plan) == 64
 
 
+def test_attributes_that_are_kept_out_are_not_in_the_rows(bundle_dir: Path, worker: Worker) -> None:
+    names = [one.name for one in Bundle.open(bundle_dir).label_set.attributes]
+    limited = opened(bundle_dir, attributes=tuple(name for name in names if name != "Female"))
+    before = worker.recognize(pictures(*sample_crops()[:2])).to_pylist()
+    batch = limited.recognize(pictures(*sample_crops()[:2]))
+    for old, new in zip(before, batch.to_pylist(), strict=True):
+        assert new["states"] == {name: state for name, state in old["states"].items() if name != "Female"}
+        assert set(new["probabilities"]) == set(new["states"])
+    assert b"Female" not in batch.schema.serialize().to_pybytes()
+
+
 def test_broken_pictures_are_rows_with_one_line_and_change_no_other(worker: Worker, tmp_path: Path) -> None:
     good = [picture(tmp_path / f"{number}.png", 60 * number) for number in range(3)]
     (tmp_path / "text.png").write_text("no picture")

@@ -15,7 +15,7 @@ import pytest
 from fakes.triton import Request, Sdk, TritonModelException, files
 from PIL import Image
 
-from seqpar_deploy import Recognizer, TritonError
+from seqpar_deploy import Recognizer, TritonError, WithoutAttributes
 from seqpar_deploy.bundle import GOLDEN, MANIFEST, Bundle, file_entries
 from seqpar_deploy.errors import BackendError
 from seqpar_deploy.preprocess import Crop
@@ -84,6 +84,25 @@ def test_both_inputs_give_what_predict_gives(
             values = json.loads(got["json"][0])
             assert [one["name"] for one in values["attributes"]] == list(prediction.attributes)
             assert values["tokens"] == list(prediction.tokens)
+
+
+def test_the_configuration_decides_which_attributes_are_served(
+    bundle_dir: Path, recognizer: Recognizer, crops: list[Crop], tmp_path: Path
+) -> None:
+    served = recognizer.label_set.without(["Female"])
+    given = arguments(bundle_dir, tmp_path)
+    config = json.loads(given["model_config"])
+    config["parameters"] = {"label_set": {"string_value": json.dumps(served.to_dict())}}
+    model = TritonPythonModel()
+    model.initialize({**given, "model_config": json.dumps(config)})
+    try:
+        (response,) = model.execute([Request({"crop": crops[0][None]})])
+    finally:
+        model.finalize()
+    (prediction,) = WithoutAttributes(recognizer, ["Female"]).predict(crops[:1])
+    assert response.arrays["states"].shape == (1, len(served))
+    assert response.arrays["tokens"][0].tolist()[: len(prediction.tokens)] == list(prediction.tokens)
+    assert b"Female" not in response.arrays["json"][0, 0]
 
 
 def test_shapes_and_types(model: TritonPythonModel, crops: list[Crop], label_set: LabelSet) -> None:

@@ -72,6 +72,24 @@ def test_parameters_are_all_that_a_client_needs(bundle: Bundle, tmp_path: Path) 
     assert (written.model / "1" / "bundle" / CALIBRATION).is_file()
 
 
+def test_attributes_that_are_kept_out_are_nowhere_in_the_configuration(bundle: Bundle, tmp_path: Path) -> None:
+    labels = bundle.label_set
+    save_calibration(bundle, calibrated_on(np.full((4, len(labels)), 0.5), labels))
+    written = write_version(bundle, tmp_path / "models", without=["female", "age*"])
+    left = [one.name for one in labels.attributes if one.name != "Female" and not one.name.startswith("Age")]
+    assert 0 < len(left) < len(labels) - 2
+    config = config_of(written.model)
+    assert [one["name"] for one in json.loads(config.parameters["label_set"].string_value)["attributes"]] == left
+    assert set(json.loads(config.parameters["thresholds"].string_value)) == set(left)
+    dims = {one.name: one.dims[0] for one in config.output}
+    assert (dims["tokens"], dims["states"]) == (len(left) + 1, len(left))
+    assert "Female" not in (written.model / "config.pbtxt").read_text()
+    again = write_version(bundle, tmp_path / "models", without=["age*", "Female"])
+    assert again.version == 2
+    with pytest.raises(TritonError, match="attributes of"):  # clients would misread the others
+        write_version(bundle, tmp_path / "models")
+
+
 def test_without_calibration_there_are_no_thresholds(bundle: Bundle, tmp_path: Path) -> None:
     written = write_version(bundle, tmp_path / "models")
     assert json.loads(config_of(written.model).parameters["thresholds"].string_value) is None
