@@ -44,7 +44,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ('sources = ["a.mp4"]', "sources", "unknown"),
         ("dry_run = true", "dry_run", "unknown"),
         ('report = ""', "report", "not empty"),
-        ('[cameras.gate]\nadress = "0"', "cameras.gate.adress", "unknown"),
+        ('[cameras.gate]\naddr = "0"', "cameras.gate.addr", "unknown"),
         ("[cameras.gate]\nlive = true", "cameras.gate.address", "missing"),
         ('[cameras.gate]\naddress = "0"\ndetector_threshold = 2', "cameras.gate.detector_threshold", "<= 1"),
         ('[cameras.gate]\naddress = "0"\nfps = 0', "cameras.gate.fps", "> 0"),
@@ -195,7 +195,7 @@ def test_cameras_change_by_request_with_the_token_while_it_runs(tmp_path: Path, 
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             assert answer == (200, "added yard\n")
-            assert post("cameras/yard", "adress = 1", **bearer)[0] == 409
+            assert post("cameras/yard", "addr = 1", **bearer)[0] == 409
 
             def shows(*names: str) -> None:
                 """Wait until the live page has these streams."""
