@@ -124,3 +124,12 @@ def test_random_passwords_are_shown_nowhere() -> None:
         shown = [redaction.shown(address), redaction.redacted(f"[Errno 5] failed: '{address}'; retrying")]
         shown.append(redaction.redacted(f"GET {quote(address, safe='')} HTTP/1.1"))
         assert not [piece for piece in pieces if piece in "".join(shown)], (address, shown)
+
+
+@pytest.mark.parametrize(
+    "form", ["https://HOST[:PORT][/PATH]", "redis://HOST[:PORT][/DB[/STREAM]]", "mqtt://HOST[/PREFIX]"]
+)
+def test_the_form_of_an_address_in_an_error_stays_readable(form: str) -> None:
+    assert redaction.redacted(f"the address must be {form} or so, got another form") == (
+        f"the address must be {form} or so, got another form"
+    )

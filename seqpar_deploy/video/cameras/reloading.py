@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from seqpar_deploy.errors import SeqparError, VideoError
-from seqpar_deploy.files import replacing
+from seqpar_deploy.files import write_whole
 from seqpar_deploy.video.cameras.editing import change_of
 from seqpar_deploy.video.cameras.manager import Cameras
 from seqpar_deploy.video.cameras.settings import CameraSettings
@@ -59,7 +59,7 @@ class Reloader:
             self._seen = self._state()
             try:
                 changes = self._cameras.apply(self._parse(self._read()))
-            except SeqparError as error:
+            except Exception as error:
                 self._problem = one_line(error)
                 raise
             if self._problem is not None:
@@ -83,11 +83,11 @@ class Reloader:
             wanted = self._parse(after)
             changes = self._cameras.apply(wanted)
             try:
-                with replacing(self._path) as staging:
-                    staging.write_bytes(after)
-            except OSError as error:
+                path = self._path.resolve()  # of a link, the file that it names
+                write_whole(path, after, mode=path.stat().st_mode & 0o777)  # it may hold passwords
+            except (OSError, SeqparError):
                 self._cameras.apply(self._parse(before))
-                raise VideoError(f"{self._path} cannot be written: {error.strerror}; check its folder") from None
+                raise VideoError(f"{self._path} cannot be written; check the permissions of its folder") from None
             self._seen, self._problem = self._state(), None
             _log.info("%s: %s, by request", self._path, changes)
             return str(changes)
@@ -106,7 +106,7 @@ class Reloader:
     def _answer(self, work: Callable[[], str]) -> Answer:
         try:
             return Answer(body=f"{work()}\n".encode("utf-8", "replace"))
-        except SeqparError as error:
+        except Exception as error:  # as of `_watch`
             return Answer(body=f"{one_line(error)}\n".encode("utf-8", "replace"), status=409)
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class Reloader:
                 continue
             try:
                 self.reload()
-            except SeqparError as error:
+            except Exception as error:  # also of a runtime that opens a detector: the thread must not end
                 _log.warning("%s; the cameras go on as they were", one_line(error))
 
     def _read(self) -> bytes:

@@ -249,8 +249,8 @@ def _read_address(address: str) -> _Place:
         found = None
     if parts is None or parts.misread or found is None:
         raise SinkError(
-            "the Redis address must be redis://[:PASSWORD@]HOST[:PORT][/DB[/STREAM]] or rediss://, got another form; "
-            "write for example redis://localhost:6379/0/people, and special characters of a password as %XX"
+            "the Redis address must be redis://HOST[:PORT][/DB[/STREAM]] or rediss://, got another form; write for "
+            "example redis://localhost:6379/0/people, and :PASSWORD@ before HOST with special characters as %XX"
         )
     user, _, password = (unquote(part) for part in parts.userinfo.partition(":"))
     stream = unquote(found[2] or "") or STREAM

@@ -324,8 +324,8 @@ def _read_address(address: str) -> _Place:
     target = "" if parts is None else parts.rest.partition("#")[0]
     if parts is None or parts.misread or not re.fullmatch(r"([/?][\x21-\x7e]*)?", target):
         raise SinkError(
-            "the webhook's address must be https://[USER:PASSWORD@]HOST[:PORT][/PATH] or http://, got another form; "
-            "write special characters as %XX"
+            "the webhook's address must be https://HOST[:PORT][/PATH] or http://, got another form; write "
+            "USER:PASSWORD@ before HOST if it needs them, and special characters as %XX"
         )
     basic = base64.b64encode(unquote(parts.userinfo).encode()).decode() if parts.userinfo else None
     headers = {"User-Agent": f"seqpar-deploy/{seqpar_deploy.__version__}"}

@@ -245,3 +245,39 @@ def test_a_file_is_applied_when_it_changes_and_ignored_while_it_is_wrong(
     finally:
         reloader.close()
     assert sum("go on as they were" in record.getMessage() for record in caplog.records) <= 1
+
+
+def test_a_request_keeps_the_links_and_permissions_of_the_file(run: Run, tmp_path: Path) -> None:
+    file, link = tmp_path / "private.toml", tmp_path / "c.toml"
+    file.write_text("[cameras.gate]\naddress = '0'\n")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    wanted = {"gate": settings()}
+    run.cameras.apply(wanted)
+    reloader = Reloader(link, lambda _content: wanted, run.cameras)
+    try:
+        assert reloader.edit(lambda content: content + "# changed\n") == "no camera changed"
+    finally:
+        reloader.close()
+    assert link.is_symlink()
+    assert file.read_text().endswith("# changed\n")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_any_fault_of_a_change_is_one_line_and_the_file_is_followed_on(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("x")
+
+    def parse(content: bytes) -> dict[str, CameraSettings]:
+        if content == b"bad":
+            raise RuntimeError("the runtime failed")
+        return {"gate": settings()} if content == b"gate" else {}
+
+    reloader = Reloader(file, parse, run.cameras)
+    try:
+        file.write_text("bad")
+        assert reloader.posts()["/config/reload"]("", b"").status == 409
+        file.write_text("gate")
+        run.wait_for("gate")
+    finally:
+        reloader.close()
