@@ -192,8 +192,11 @@ function figure(shape, index) {
   return group;
 }
 
+// The focus stays on its point, also where the page alone has moved.
 function draw() {
+  const focused = drawing.contains(document.activeElement) && document.activeElement.dataset.at;
   drawing.replaceChildren(...shapes.map(figure));
+  if (focused) toPoint(focused);
   list.querySelectorAll("code").forEach((code, index) => { code.textContent = numbers(shapes[index]); });
 }
 
@@ -226,7 +229,11 @@ function render(focus) {
   if (list.dataset.names !== names) list.replaceChildren(...shapes.map(row));
   list.dataset.names = names;
   draw();
-  if (focus) drawing.querySelector(`[data-at="${focus}"]`)?.focus({ preventScroll: true });
+  if (focus) toPoint(focus);
+}
+
+function toPoint(at) {
+  drawing.querySelector(`[data-at="${at}"]`)?.focus({ preventScroll: true });
 }
 
 function add(kind) {
@@ -248,8 +255,15 @@ function take(found) {
   past = [];
 }
 
+// Nothing can be edited until the answer, which brings the shapes of the file, is there.
+function wait(waiting) {
+  for (const id of ["adds", "stage", "shapes"]) $(id).inert = waiting;
+  save.disabled = waiting;
+  undo.disabled = waiting || !past.length;
+}
+
 async function send() {
-  save.disabled = true;
+  wait(true);
   tell("Saving.");
   const body = { version, shapes: shapes.map(({ kind, name, was, points, before }) =>
     ({ kind, name: name.trim(), was, points: was !== null && same(points, before) ? null : points })) };
@@ -258,10 +272,11 @@ async function send() {
       headers: { "Content-Type": "application/json" } });
     if (!answer.ok) throw new Error((await answer.text()).trim());
     take(await answer.json());
+    wait(false);
     changed();
   } catch (error) {
+    wait(false);
     tell(error instanceof TypeError ? "No answer; the command has ended. Start it again, and draw again." : error.message, true);
-    save.disabled = false;
   }
 }
 

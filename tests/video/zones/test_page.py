@@ -234,7 +234,7 @@ def test_a_zone_is_added_named_shaped_and_taken_away(browser: Browser, drawing: 
     drag(driver, "1+1", 0.0, -0.2)  # the middle of its upper edge becomes a point
     drag(driver, "1.3", 0.1, 0.1)
     driver.find_element("id", "save").click()
-    _wait(lambda: drawing.saves == 1)
+    _wait(lambda: drawing.saves == 1 and "Saved." in state(driver))
     points = drawing.scene.zones["hall"].points
     assert len(points) == 5
     assert points[1] == pytest.approx((0.5, 0.2), abs=0.01)
@@ -262,12 +262,37 @@ def test_the_keyboard_moves_adds_and_removes_points(browser: Browser, drawing: D
     driver.find_element("css selector", '[data-at="1.3"]').send_keys(Keys.DELETE)
     assert driver.execute_script(focused) == "1.2"
     driver.find_element("id", "save").send_keys(Keys.ENTER)
-    _wait(lambda: drawing.saves)
+    _wait(lambda: drawing.saves and "Saved." in state(driver))
     points = drawing.scene.masks["mask-1"].points
     assert points[0] == pytest.approx((0.35 + 30 / 768, 0.4 - 1 / 768), abs=0.0005)
     assert len(points) == 4
     driver.find_element("css selector", '[data-at="0.0"]').send_keys(Keys.DELETE)
     assert "needs 2 points" in state(driver)
+
+
+@pytest.mark.slow
+def test_nothing_can_be_edited_while_it_is_saved(browser: Browser, drawing: Drawing) -> None:
+    driver = opened(browser, drawing)
+    drag(driver, "0.0", 0.125, 0.25)
+    driver.execute_script("ask = fetch; fetch = (...call) => new Promise(go => { answer = () => go(ask(...call)); })")
+    driver.find_element("id", "save").click()
+    for part in ("adds", "stage", "shapes"):
+        assert driver.execute_script("return document.getElementById(arguments[0]).inert", part)
+    assert not driver.find_element("id", "undo").is_enabled()
+    driver.execute_script("answer()")
+    _wait(lambda: "Saved." in state(driver))
+    drag(driver, "0.1", -0.2, 0.1)
+    assert driver.find_element("id", "save").is_enabled()
+    driver.execute_script("shapes = JSON.parse(saved)")  # or the page asks before it is left
+
+
+@pytest.mark.slow
+def test_the_focus_stays_on_its_point_where_the_page_changes(browser: Browser, drawing: Drawing) -> None:
+    driver = opened(browser, drawing)
+    driver.execute_script("document.querySelector('[data-at=\"0.1\"]').focus()")
+    driver.execute_script("before = drawing.firstChild; stage.style.width = '300px'")
+    _wait(lambda: driver.execute_script("return drawing.firstChild !== before"))
+    assert driver.execute_script("return document.activeElement.dataset.at") == "0.1"
 
 
 @pytest.mark.slow
@@ -299,6 +324,6 @@ def test_names_that_cannot_be_saved_are_told(browser: Browser, drawing: Drawing)
     name.send_keys("<b>2")
     assert driver.find_element("id", "save").is_enabled()
     driver.find_element("id", "save").click()
-    _wait(lambda: drawing.saves)
+    _wait(lambda: drawing.saves and "Saved." in state(driver))
     assert list(drawing.scene.zones) == ["door<b>2"]
     assert "door<b>2" in driver.find_element("css selector", "#drawing .zones text").text
