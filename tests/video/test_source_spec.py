@@ -57,6 +57,8 @@ def test_streams(place, name, live, shown):
         ("", "empty"),
         ("rtsp://[::1/s", r"rtsp://.*invalid URL"),
         ("http://me:se#cret@host/s", r"http://.*invalid URL"),
+        ("rtsp://me:secret@camera 1/s", r"rtsp://.*invalid URL.*no spaces"),
+        ("rtsp://<camera>/s", r"rtsp://.*invalid URL"),
         ("http:///s", "no host"),
         ("987", "camera /dev/video987 does not exist"),
     ],

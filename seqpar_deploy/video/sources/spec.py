@@ -157,10 +157,10 @@ def _check_url(url: str, scheme: str) -> None:
         host, _port = parts.hostname, parts.port
     except ValueError:  # its message is not shown, because it may contain a part of the password
         host, misread = None, True
-    if misread:
+    if misread or (host and address is not None and not address.host):  # the second has a host that no machine has
         raise VideoError(
             f"a {scheme}:// source must be {scheme}://[USER:PASSWORD@]HOST[:PORT]/PATH, got an invalid URL; write %40 "
-            "for @, %2F for /, %3F for ? and %23 for # in a password, or pass it as ${NAME}"
+            "for @, %2F for /, %3F for ? and %23 for # in a password, or pass it as ${NAME}; a host has no spaces"
         )
     if not host and scheme in ("rtsp", "rtsps", "http", "https"):  # the other protocols may listen without a host
         raise VideoError(f"a {scheme}:// source must be {scheme}://HOST[:PORT]/PATH, got no host")
