@@ -64,8 +64,8 @@ app = new_app(
     {
         "demo": Command("demo:demo", "Try the demo model on the sample people and a street clip."),
         "predict": Command("predict:predict", "Predict the attributes of people in image files."),
-        "video": Command("video:video", "Track people in videos and streams, and emit their attributes."),
-        "zones": Command("zones:zones", "Draw zones, lines and masks on a frame of a camera."),
+        "video": Command("video.command:video", "Track people in videos and streams, and emit their attributes."),
+        "zones": Command("video.zones:zones", "Draw zones, lines and masks on a frame of a camera."),
         "gst": Command("gst:gst", "Show if GStreamer finds the element, and print the variables to set."),
         "archive": archive_app,
         "search": Command("search:search_results", "Search the results of archive jobs for people."),

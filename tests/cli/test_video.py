@@ -16,10 +16,9 @@ import pytest
 pytest.importorskip("av")
 from video.clips import make_clip
 
-from seqpar_deploy.cli import video as command
-from seqpar_deploy.cli import video_outputs
-from seqpar_deploy.cli.video_request import VideoRequest
-from seqpar_deploy.cli.video_server import open_web_server
+from seqpar_deploy.cli.video import command, outputs
+from seqpar_deploy.cli.video.request import VideoRequest
+from seqpar_deploy.cli.video.server import open_web_server
 from seqpar_deploy.errors import DetectorError, SinkError, VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
 from seqpar_deploy.video.pipeline import Pipeline
@@ -78,7 +77,7 @@ def test_it_ends_with_its_last_output(
     asked: list[bool] = []
     health = Health()
     monkeypatch.setattr(command, "Health", lambda: health)
-    monkeypatch.setattr(video_outputs, "JsonlSink", Full)
+    monkeypatch.setattr(outputs, "JsonlSink", Full)
     monkeypatch.setattr(Pipeline, "request_stop", lambda _self: asked.append(True))
     with pytest.raises(VideoError, match="every output failed"):
         command.video(sources=[str(clip)], bundle=bundle_dir, events="e.jsonl")

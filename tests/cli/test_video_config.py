@@ -18,8 +18,8 @@ pytest.importorskip("av")
 from cli.run import run
 from video.clips import make_clip
 
-from seqpar_deploy.cli.video_config import parse_config, read_config
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.config import parse_config, read_config
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.cameras.settings import example
 

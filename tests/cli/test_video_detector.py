@@ -10,7 +10,7 @@ from video.clips import make_clip
 from video.detect import onnx_detectors
 from video.detect.onnx_detectors import make
 
-from seqpar_deploy.cli import video as command
+from seqpar_deploy.cli.video import command
 from seqpar_deploy.errors import DetectorError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
 

@@ -19,8 +19,8 @@ pytest.importorskip("tomlkit")
 from cli.run import run
 from video.clips import make_clip
 
-from seqpar_deploy.cli.video_config import read_config
-from seqpar_deploy.cli.zone_picture import picture_of
+from seqpar_deploy.cli.video.config import read_config
+from seqpar_deploy.cli.video.zone_picture import picture_of
 from seqpar_deploy.video.types import Box, Frame
 
 STRIPES = np.zeros((120, 160, 3), np.uint8) + np.uint8(240) * (np.arange(160) // 4 % 2 == 0)[None, :, None]
@@ -88,7 +88,7 @@ def test_without_a_detector_that_is_ready_all_is_blurred(tmp_path: Path, caplog:
 
     make_clip(tmp_path / "walk.mp4", frames=5, scene=STRIPES)
     (tmp_path / "cameras.toml").write_text('blur = "heads"\n[cameras.gate]\naddress = "walk.mp4"\n')
-    with mock.patch("seqpar_deploy.cli.zone_picture.open_detector", return_value=Never()):
+    with mock.patch("seqpar_deploy.cli.video.zone_picture.open_detector", return_value=Never()):
         blurred = picture_of("gate", read_config(tmp_path / "cameras.toml"))
     assert "whole frame" in caplog.text
     assert contrast(blurred) < 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqpar_deploy.cli.video_config import parse_config
+from seqpar_deploy.cli.video.config import parse_config
 from seqpar_deploy.video.cameras.settings import example
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

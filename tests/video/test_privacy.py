@@ -23,8 +23,7 @@ import pytest
 from PIL import Image
 
 from seqpar_deploy import Recognizer
-from seqpar_deploy.cli import video as command
-from seqpar_deploy.cli import video_outputs
+from seqpar_deploy.cli.video import command, outputs
 from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.external import ExternalDetections
 from seqpar_deploy.video.sinks.metrics import Metrics
@@ -151,7 +150,7 @@ def run(clip: Path, bundle: Path, folder: Path, patch: pytest.MonkeyPatch, log: 
         def _body(self, answer: Any) -> Any:
             return answer.body
 
-    patch.setattr(video_outputs, "PreviewSink", Previewed)
+    patch.setattr(outputs, "PreviewSink", Previewed)
     patch.setattr(command, "Metrics", lambda: metrics)
     folder.mkdir()
     log.set_level(logging.DEBUG, logger="seqpar_deploy")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tomlkit")
-from seqpar_deploy.cli.video_config import parse_config
+from seqpar_deploy.cli.video.config import parse_config
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.cameras.editing import change_of
 from seqpar_deploy.video.cameras.settings import example

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from browser import Browser
 
-from seqpar_deploy.cli.video_config import parse_config
+from seqpar_deploy.cli.video.config import parse_config
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.sinks.server import WebServer
 from seqpar_deploy.video.zone_page.page import ZonePage

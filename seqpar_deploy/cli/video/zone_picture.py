@@ -9,9 +9,9 @@ import threading
 from collections.abc import Generator
 
 from seqpar_deploy.cli.console import stage
-from seqpar_deploy.cli.video_cameras import CameraOpener
-from seqpar_deploy.cli.video_config import Config
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.cameras import CameraOpener
+from seqpar_deploy.cli.video.config import Config
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.preprocess import RgbImage

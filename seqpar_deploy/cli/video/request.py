@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.cli import options, recognizers
-from seqpar_deploy.cli import video_options as given
-from seqpar_deploy.cli import video_outlet_options as outlet
 from seqpar_deploy.cli.credentials import filled, read_secrets
 from seqpar_deploy.cli.recognizers import ServerRequest
-from seqpar_deploy.cli.video_privacy_options import Blur
+from seqpar_deploy.cli.video import options as given
+from seqpar_deploy.cli.video import outlet_options as outlet
+from seqpar_deploy.cli.video.privacy_options import Blur
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
 from seqpar_deploy.video.options import SelectionOptions

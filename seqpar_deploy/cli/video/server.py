@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.video.sinks.access import TOKEN, find_token, is_local
 from seqpar_deploy.video.sinks.server import Post, Route, WebServer
 

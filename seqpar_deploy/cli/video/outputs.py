@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seqpar_deploy.cli import video_outlets as outlets
-from seqpar_deploy.cli.video_request import VideoRequest
-from seqpar_deploy.cli.video_server import open_web_server
+from seqpar_deploy.cli.video import outlets
+from seqpar_deploy.cli.video.request import VideoRequest
+from seqpar_deploy.cli.video.server import open_web_server
 from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.monitor import Monitor
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink

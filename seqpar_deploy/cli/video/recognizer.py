@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqpar_deploy.calibration.drift import DriftMonitor
 from seqpar_deploy.cli import recognizers
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.recognizer import Recognizer

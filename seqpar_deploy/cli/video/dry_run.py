@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from seqpar_deploy.cli import video_outlets as outlets
 from seqpar_deploy.cli.dry_run import DryRun
-from seqpar_deploy.cli.video_cameras import CameraOpener
-from seqpar_deploy.cli.video_config import Config
-from seqpar_deploy.cli.video_recognizer import open_recognizer
-from seqpar_deploy.cli.video_request import VideoRequest, check_apart, check_options
-from seqpar_deploy.cli.video_server import open_web_server
+from seqpar_deploy.cli.video import outlets
+from seqpar_deploy.cli.video.cameras import CameraOpener
+from seqpar_deploy.cli.video.config import Config
+from seqpar_deploy.cli.video.recognizer import open_recognizer
+from seqpar_deploy.cli.video.request import VideoRequest, check_apart, check_options
+from seqpar_deploy.cli.video.server import open_web_server
 from seqpar_deploy.errors import SinkError
 from seqpar_deploy.machine import usable_cores
 from seqpar_deploy.video.detect.opening import open_detector

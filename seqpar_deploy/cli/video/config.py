@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from typer.models import ParameterInfo
 
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.config import parse_toml, typed
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.files import check_writable, replacing

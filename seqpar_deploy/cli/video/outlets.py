@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from seqpar_deploy.cli.recognizers import local_recognizer
-from seqpar_deploy.cli.video_outlet_options import SECRET
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.outlet_options import SECRET
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.recognition import AnyRecognizer

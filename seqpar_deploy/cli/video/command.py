@@ -9,16 +9,16 @@ import time
 import typer
 
 from seqpar_deploy.cli import recognizers
-from seqpar_deploy.cli import video_outlets as outlets
 from seqpar_deploy.cli.console import INTERRUPTED, print_error, raise_interruption, stage
 from seqpar_deploy.cli.parameters import takes
-from seqpar_deploy.cli.video_cameras import CameraOpener, ConfigRun
-from seqpar_deploy.cli.video_config import DEFAULT, Config, read_config, write_example
-from seqpar_deploy.cli.video_dry_run import dry_run
-from seqpar_deploy.cli.video_outputs import Outputs
-from seqpar_deploy.cli.video_recognizer import open_monitor, open_recognizer
-from seqpar_deploy.cli.video_request import VideoRequest, check_apart, check_options
-from seqpar_deploy.cli.video_summary import log_drift, log_summary, raise_failures
+from seqpar_deploy.cli.video import outlets
+from seqpar_deploy.cli.video.cameras import CameraOpener, ConfigRun
+from seqpar_deploy.cli.video.config import DEFAULT, Config, read_config, write_example
+from seqpar_deploy.cli.video.dry_run import dry_run
+from seqpar_deploy.cli.video.outputs import Outputs
+from seqpar_deploy.cli.video.recognizer import open_monitor, open_recognizer
+from seqpar_deploy.cli.video.request import VideoRequest, check_apart, check_options
+from seqpar_deploy.cli.video.summary import log_drift, log_summary, raise_failures
 from seqpar_deploy.errors import ReaderGoneError, ServerUnavailableError, VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal

@@ -12,8 +12,8 @@ from typing import TypeVar
 from seqpar_deploy.calibration.thresholds import Thresholds, read_thresholds
 from seqpar_deploy.cli.credentials import filled, read_secrets
 from seqpar_deploy.cli.recognizers import local_recognizer
-from seqpar_deploy.cli.video_config import Config, parse_config
-from seqpar_deploy.cli.video_request import VideoRequest
+from seqpar_deploy.cli.video.config import Config, parse_config
+from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.errors import SeqparError, VideoError
 from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.video.cameras.manager import Cameras, Opened

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from seqpar_deploy.cli.console import INTERRUPTED, print_line
-from seqpar_deploy.cli.video_config import DEFAULT, parse_config, read_config
-from seqpar_deploy.cli.zone_picture import picture_of
+from seqpar_deploy.cli.video.config import DEFAULT, parse_config, read_config
+from seqpar_deploy.cli.video.zone_picture import picture_of
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.images import read_image
