@@ -2,6 +2,8 @@
 
 - ONNX Runtime's `NchwcTransformer` is disabled: version 1.32 crashes with it (segmentation fault) when a CPU opens an
   FP16 encoder.
+- Telemetry is off. ONNX Runtime's Linux packages (from 1.32, its pull request 27379) and OpenVINO keep an identifier of
+  the machine in the home folder from the import on, and send it to Microsoft and to Google Analytics.
 - OpenVINO computes in FP32 unless bf16 is requested. Its default is bf16 on CPUs with bf16 instructions.
 - x86 processors without VNNI add 8-bit products in pairs in 16 bits, which overflow. ONNX Runtime has other kernels
   for them. OpenVINO has none, so quantised graphs are rejected.
@@ -14,7 +16,9 @@ import dataclasses
 import functools
 import io
 import logging
+import os
 import queue
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -85,6 +89,7 @@ class Session(Protocol):
 
 def import_onnxruntime(device: str = "cpu") -> Any:
     """Import ONNX Runtime for a device, `cpu` or `cuda`. Raises BackendUnavailableError, which names the package."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import
     try:
         import onnxruntime
     except ImportError:
@@ -220,10 +225,24 @@ _ELEMENT_TYPES: dict[int, npt.DTypeLike] = {  # by number in onnx.proto
 def import_openvino() -> Any:
     """Import OpenVINO. Raises BackendUnavailableError, which names the package."""
     try:
-        import openvino
+        with _missing("openvino_telemetry"):  # in whose place OpenVINO has a stub, which sends nothing
+            import openvino
     except ImportError:
         raise BackendUnavailableError("OpenVINO is not installed; pip install 'seqpar-deploy[openvino]'") from None
     return openvino
+
+
+@contextlib.contextmanager
+def _missing(module: str) -> Iterator[None]:
+    """Make a module look as if it were not installed, unless it is imported already."""
+    imported = module in sys.modules
+    if not imported:
+        sys.modules[module] = None  # type: ignore[assignment]  # what Python documents for this
+    try:
+        yield
+    finally:
+        if not imported:
+            sys.modules.pop(module, None)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from seqpar_deploy.backends.sessions import (
     PROVIDERS,
     compile_model,
     import_onnxruntime,
+    import_openvino,
     inference_session,
     openvino_core,
 )
@@ -86,7 +87,7 @@ def _onnxruntime(precision: str, sides: Sides, threads: int | None) -> Work | No
 
 
 def _openvino(precision: str, sides: Sides, threads: int | None) -> Work | None:
-    import openvino
+    openvino = import_openvino()
     from openvino import opset13
 
     if precision == "int8" and lacks_vnni():

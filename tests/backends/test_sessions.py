@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,16 @@ def test_both_runtimes_have_one_form(bundle_dir: Path, cpu_backend: BackendName)
     in_memory = open_session(_self_contained(), cpu_backend)
     np.testing.assert_allclose(in_memory.run({"x": np.ones((1, 2), np.float32)})["y"], [[3.0, 3.0]])
     assert in_memory.metadata == {"names": "{0: 'person'}"}
+
+
+@pytest.mark.slow
+def test_no_runtime_keeps_telemetry_in_the_home_folder(
+    bundle_dir: Path, cpu_backend: BackendName, tmp_path: Path
+) -> None:
+    code = f"from seqpar_deploy import Recognizer; Recognizer.from_bundle({str(bundle_dir)!r}, backend={cpu_backend!r})"
+    bare = {"HOME": str(tmp_path), "PATH": "/usr/bin"}  # without what tells of CI or a test, where nothing is kept
+    subprocess.run([sys.executable, "-c", code], check=True, env=bare, timeout=300)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _self_contained() -> bytes:
