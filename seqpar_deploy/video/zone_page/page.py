@@ -19,8 +19,9 @@ from seqpar_deploy.files import why_not_written, write_whole
 from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.reports.markup import Html, join, tag
 from seqpar_deploy.reports.page import facts, page, policy
+from seqpar_deploy.video.cameras.tables import load_tomlkit
 from seqpar_deploy.video.sinks.server import Answer, Post, Route
-from seqpar_deploy.video.zone_page.editing import KINDS, Drawn, load_tomlkit, with_scene
+from seqpar_deploy.video.zone_page.editing import KINDS, Drawn, with_scene
 from seqpar_deploy.video.zones.geometry import Point, in_pixels
 from seqpar_deploy.video.zones.settings import SceneSettings
 

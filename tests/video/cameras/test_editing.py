@@ -53,6 +53,24 @@ def test_a_camera_is_removed() -> None:
     assert cameras(change_of("yard/remove", b"")(after)) == {}
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        '[cameras."hall.1"]  # quoted\naddress = "2"\n',
+        "[cameras.'hall.1']\naddress = \"2\"\n[cameras.'hall.1'.zones.door]\npoints = [[0, 0], [1, 0], [1, 1]]\n",
+        '[cameras]\n"hall.1".address = "2"\n[cameras."hall.1".zones.door]\npoints = [[0, 0], [1, 0], [1, 1]]\n',
+        'cameras."hall.1".address = "2"\n',
+    ],
+)
+def test_a_camera_is_removed_however_it_is_written(form: str) -> None:
+    rest = '# the yard\n[cameras.yard]\naddress = "1"\n'
+    before = form + rest
+    assert cameras(before) == {"hall.1": "2", "yard": "1"}
+    after = change_of("hall.1/remove", b"")(before)
+    assert cameras(after) == {"yard": "1"}
+    assert after.endswith(rest)
+
+
 def test_the_first_camera_of_a_file_is_added() -> None:
     assert cameras(change_of("gate", b'address = "0"')("max_latency = 1.0\n")) == {"gate": "0"}
     assert cameras(change_of("yard", b'address = "0"')(example())).keys() == {"gate", "yard"}
