@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import struct
@@ -190,3 +191,15 @@ def test_a_wide_aspect_enlarges_no_frame_beyond_the_limit(tmp_path, monkeypatch)
     monkeypatch.setattr("seqpar_deploy.video.sources.orientation.MAX_PIXELS", 144 * 120)
     (image,) = _images(make_clip(tmp_path / "clip.mp4", frames=1, size=(144, 120), aspect=Fraction(2, 1)))
     assert image.shape == (60, 144, 3)
+
+
+def test_decoded_pictures_are_freed_without_a_collection_of_garbage(tmp_path: Path, scene: np.ndarray) -> None:
+    path = make_clip(tmp_path / "clip.mp4", scene=scene, size=(80, 48))
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(_images(path)) == 20
+        left = [each for each in gc.get_objects() if type(each) is av.VideoFrame]
+    finally:
+        gc.enable()
+    assert len(left) <= 2  # the latest one may be held

@@ -22,7 +22,7 @@ from seqpar_deploy.cli.video.summary import log_drift, log_summary, raise_failur
 from seqpar_deploy.errors import ReaderGoneError, ServerUnavailableError, VideoError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal
-from seqpar_deploy.machine import usable_cores
+from seqpar_deploy.machine import limit_malloc_arenas, usable_cores
 from seqpar_deploy.progress import OnProgress
 from seqpar_deploy.recognition import AnyRecognizer
 from seqpar_deploy.serving import RemoteRecognizer
@@ -87,6 +87,7 @@ def video(request: VideoRequest) -> None:
 
 
 def _run(request: VideoRequest, config: Config | None) -> None:
+    limit_malloc_arenas()
     outlets.check_places(request)
     threads = request.threads or usable_cores()
     opener = CameraOpener(request=request, threads=threads)

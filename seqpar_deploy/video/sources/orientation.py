@@ -106,8 +106,11 @@ def _scaling(matrix: Matrix) -> float:
 
 def _display_matrix(picture: VideoFrame) -> Matrix | None:
     """Return a, b, c and d of the display matrix, None if there is none or it says nothing."""
-    every: Any = picture.side_data  # PyAV's annotations are wrong
-    for data in every:
+    from av.sidedata.sidedata import SideDataContainer
+
+    # picture.side_data would refer to the picture that holds it, and keep its pixels until Python collects garbage.
+    every: Any = SideDataContainer
+    for data in every(picture):
         if data.type.name == "DISPLAYMATRIX":
             a, b, _u, c, d, *_rest = struct.unpack("=9i", bytes(data))
             return (a, b, c, d) if any((a, b, c, d)) else None
