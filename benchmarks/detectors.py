@@ -54,7 +54,7 @@ WEIGHTS = {"nanodet": {}, "centernet": {"scaling": "0-255"}, "ssdlite": {}, "coc
 LEAST = 0.1  # score of detections that are kept
 NOTES = {
     "ultralytics-yolo11n-oriented": "boxes are read without their angle; the exporter's enclose it",
-    "libreyolo-rtmdet": "misread: the table holds edges, and nothing in the file says so",
+    "libreyolo-rtmdet": "its table holds edges, which nothing in the file says: refused unless the layout is named",
     "libreyolo-yolo-nas": "misread or prepared otherwise: not looked into",
     "libreyolo-picodet": "nobody was found by either: not compared",
 }

@@ -9,7 +9,9 @@ from typing import Any
 from detectors_exporters import OVERLAP, THRESHOLD, Case, Exported, cropped, fit_norms, people_of, spread_classes
 
 
-def export(folder: Path, picture: Any, *, name: str, size: str, scaling: str | None = None, **options: Any) -> Exported:
+def export(
+    folder: Path, picture: Any, *, name: str, size: str, given: dict[str, Any] | None = None, **options: Any
+) -> Exported:
     import libreyolo
     import torch
     from PIL import Image
@@ -30,8 +32,7 @@ def export(folder: Path, picture: Any, *, name: str, size: str, scaling: str | N
     path = Path(model.export(format="onnx", output_path=str(folder / "model.onnx"), **options))
     words = "".join(f", {key}={value}" for key, value in options.items())
     line = f'{name}("weights.pt").export(format="onnx"{words})'
-    given = {"scaling": scaling} if scaling else {}
-    return Exported(path=path, line=line, people=people, options=given, packages=("libreyolo",), picture=picture)
+    return Exported(path=path, line=line, people=people, options=given or {}, packages=("libreyolo",), picture=picture)
 
 
 def class_layers(net: Any) -> list[Any]:
@@ -52,7 +53,7 @@ CASES: dict[str, Case] = {
     "libreyolo-yolo-nas": case("LibreYOLONAS", "s"),
     "libreyolo-picodet": case("LibrePICODET", "s"),
     "libreyolo-ppyoloe": case("LibrePPYOLOE", "s"),
-    "libreyolo-rtmdet": case("LibreRTMDet", "t", scaling="imagenet-bgr"),
+    "libreyolo-rtmdet": case("LibreRTMDet", "t", given={"scaling": "imagenet-bgr", "layout": "yolov8-edges"}),
     "libreyolo-d-fine": case("LibreDFINE", "n"),
     "libreyolo-lw-detr": case("LibreLWDETR", "t"),
     "libreyolo-yolo4": case("LibreYOLO4", "t"),

@@ -91,14 +91,18 @@ def rows_by(columns: str, name: str) -> Decode:
     return decode
 
 
-def dense(name: str, *, columns_first: bool, objectness: bool, classes: int) -> Decode:
-    """Return the conversion of a table of centre, size, optional objectness and class scores per anchor."""
+def dense(name: str, *, columns_first: bool, objectness: bool, classes: int, centre: bool = True) -> Decode:
+    """Return the conversion of a table of a box, optional objectness and class scores per anchor.
+
+    A box is centre and size, or edges if `centre` is false.
+    """
     before = 5 if objectness else 4
 
     def decode(outputs: Arrays) -> Table:
         table = (outputs[name][0].T if columns_first else outputs[name][0]).astype(np.float32)
         scores = table[:, before : before + classes]
-        return Table(edges=edges_of(table[:, :4]), scores=scores * table[:, 4:5] if objectness else scores)
+        edges = edges_of(table[:, :4]) if centre else table[:, :4]
+        return Table(edges=edges, scores=scores * table[:, 4:5] if objectness else scores)
 
     return decode
 

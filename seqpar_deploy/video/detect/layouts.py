@@ -67,7 +67,7 @@ _ROWS = {
 _SPARE = ("efficientdet", "ultralytics-rt-detr-rows", "centre-score-class")  # values as of a commoner layout
 _STRETCHED = ("paddle", "ultralytics-rt-detr-rows")
 LAYOUTS = (
-    *("yolov8", "yolov5", "yolov6", "yolox", "yolox-decoded", "ultralytics-rt-detr", "detr", "rf-detr"),
+    *("yolov8", "yolov8-edges", "yolov5", "yolov6", "yolox", "yolox-decoded", "ultralytics-rt-detr", "detr", "rf-detr"),
     *(name for rows in _ROWS.values() for name in rows),
     *("labels-boxes-scores", "labels-from-1", "torchvision", "mmdeploy", "tensorflow"),
     *("boxes-and-class-scores", "centres-and-class-scores", "detection-out"),
@@ -300,6 +300,9 @@ def _anchors(graph: Graph, name: str, array: npt.NDArray[Any]) -> list[Layout]:
     objects = _dense(graph, "yolov5", name, values, columns_first, objectness=True)
     if plain is None:
         return []
+    if graph.layout == "yolov8-edges":
+        decode = dense(name, columns_first=columns_first, objectness=False, classes=plain.classes or 1, centre=False)
+        return [dataclasses.replace(plain, name="yolov8-edges", decode=decode, check=None)]
     if objects is None:
         return [plain]
     with_objectness = _one_per_cell(graph, name, objects, anchors) if one_per_cell else [objects]
@@ -322,6 +325,14 @@ def _dense(graph: Graph, title: str, name: str, values: int, columns_first: bool
     classes = len(graph.names) if 0 < len(graph.names) <= room else room
     if classes < 1:
         return None
+
+    def check(outputs: Arrays) -> str | None:
+        table = outputs[name][0].T if columns_first else outputs[name][0]
+        if objectness:
+            return has_no_class(table)
+        edges = None if graph.layout else are_edges(table[:, :4])
+        return f"{edges}, as of yolov8-edges" if edges else None
+
     return Layout(
         name=title,
         fit="letterbox",
@@ -329,9 +340,7 @@ def _dense(graph: Graph, title: str, name: str, values: int, columns_first: bool
         decode=dense(name, columns_first=columns_first, objectness=objectness, classes=classes),
         classes=classes,
         numbering=BY_COUNT.get(classes),
-        check=(lambda outputs: has_no_class(outputs[name][0].T if columns_first else outputs[name][0]))
-        if objectness
-        else None,
+        check=check,
     )
 
 
