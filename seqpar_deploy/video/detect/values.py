@@ -21,9 +21,18 @@ def _last_is_most(logits: npt.NDArray[Any]) -> bool:
 
 
 def are_edges(box: npt.NDArray[Any]) -> str | None:
-    """Return the reason if the boxes of all places are edges: some sizes were smaller than the centre's distance."""
+    """Return the reason if the boxes of all places are edges, else None.
+
+    Left and right edges are both near their place, while some sizes are smaller than the distance of their centre.
+    """
     box = box[np.any(box != 0, axis=1)]
-    return "no size below its centre" if len(box) >= 100 and bool(np.mean(box[:, 2:] >= box[:, :2]) > 0.99) else None
+    if len(box) < 100:
+        return None
+    if float(np.mean(box[:, 2:] >= box[:, :2])) > 0.99:
+        return "no size below its centre"
+    with np.errstate(all="ignore"):  # sizes that are all equal
+        along = [float(np.corrcoef(box[:, axis], box[:, axis + 2])[0, 1]) for axis in (0, 1)]
+    return "sizes that grow with their centres" if min(along) > 0.9 else None
 
 
 def has_no_class(table: npt.NDArray[Any]) -> str | None:
