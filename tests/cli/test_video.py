@@ -17,7 +17,7 @@ pytest.importorskip("av")
 from video.clips import make_clip
 
 from seqpar_deploy.cli.video import command, outputs
-from seqpar_deploy.cli.video.request import VideoRequest
+from seqpar_deploy.cli.video.request import VideoRequest, check_options
 from seqpar_deploy.cli.video.server import open_web_server
 from seqpar_deploy.errors import DetectorError, SinkError, VideoError
 from seqpar_deploy.video.detect.onnx import OnnxOptions
@@ -117,6 +117,14 @@ def test_options_that_make_no_sense_are_refused(
     monkeypatch.chdir(clip.parent)
     with pytest.raises(VideoError, match=message):
         command.video(sources=[str(clip)], bundle=bundle_dir, **options)
+
+
+def test_blurred_examples_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given: dict[str, Any] = {"keep_uncertain": 3, "uncertain_crops": tmp_path / "new", "bundle": tmp_path}
+    check_options(VideoRequest(sources=[], **given))
+    assert caplog.messages == []
+    check_options(VideoRequest(sources=[], blur="heads", **given))
+    assert "of little use for labelling" in caplog.text
 
 
 def test_the_server_reads_its_token_and_logs_who_may_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

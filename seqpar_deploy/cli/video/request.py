@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from seqpar_deploy.video.sinks.access import read_base_url, read_token
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.uncertain_crops import check_uncertain
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,8 @@ def check_options(request: VideoRequest) -> None:
         raise VideoError("--uncertain-crops needs --keep-uncertain with a number; add it, or omit --uncertain-crops")
     if folder := request.uncertain_folder:
         check_uncertain(folder)
+        if request.blur:
+            _log.warning("--blur applies to the crops of --keep-uncertain too; they are of little use for labelling")
     files = {"--mqtt-ca": request.mqtt_ca, "--mqtt-cert": request.mqtt_cert, "--mqtt-key": request.mqtt_key}
     given = [option for option, file in files.items() if file] + ["--mqtt-insecure"] * request.mqtt_insecure
     if given and request.mqtt is None:
