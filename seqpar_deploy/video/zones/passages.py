@@ -65,11 +65,13 @@ class Line:
         if here == 0:
             walk.place = along(self._ends, point)
         walk.point, walk.beyond = point, here
+        if here * walk.side > 0:  # back over the line, if only by less than the margin
+            walk.since = None
         if here == 0 or abs(here) <= self._margin * height:
             return None
         side = 1 if here > 0 else -1
         if walk.side != -side:
-            walk.side, walk.since = side, None
+            walk.side = side
             return None
         if walk.since is None:
             walk.since = timestamp

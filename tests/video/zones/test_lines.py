@@ -45,6 +45,12 @@ def test_who_turns_back_on_the_line_has_not_crossed() -> None:
     assert directions(*((200, y) for y in (120, 148, 155, 159, 150, 141, 130))) == []
 
 
+def test_a_leap_over_the_line_and_back_is_forgotten() -> None:
+    scene = SceneSettings(lines={"door": line(points=((100, 150), (300, 150)), hold=0.3)})
+    here, leap = (200, 145), (200, 165)  # here is nearer to the line than the margin
+    assert directions((200, 120), leap, *[here] * 50, leap, here, scene=scene) == []
+
+
 @pytest.mark.parametrize("on", [1, 2, 5])
 def test_exactly_on_the_line(on: int) -> None:
     assert directions((200, 120), *[(200, 150)] * on, (200, 180)) == ["in"]
