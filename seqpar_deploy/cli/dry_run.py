@@ -43,6 +43,7 @@ class DryRun:
         open_source: Opens a source.
         open_detector: Opens the detector, or None if it reads standard input.
         open_recognizer: Opens the bundle, with hashes checked, and the server.
+        of_recognizer: Check what depends on the recognizer.
         files: Returns the files that the run would write, given the sources. `-` is standard output.
         open_broker: Opens the connection to the MQTT broker, or None without one.
         open_server: Opens the web server and returns its address and a function that closes it, or None without one.
@@ -59,6 +60,7 @@ class DryRun:
     open_broker: Callable[[Metrics, Health], MqttSink] | None
     open_server: Callable[[], tuple[str, Callable[[], None]]] | None
     outlets: Sequence[Callable[[], str]] = ()
+    of_recognizer: Sequence[Callable[[AnyRecognizer], None]] = ()
 
     def run(self) -> None:
         """Print a line per part that is ready, and an error per problem. Exit with code 2 if there is a problem."""
@@ -99,8 +101,11 @@ class DryRun:
         for outlet in self.outlets:
             with problems.caught():
                 _ready(outlet())
-        with problems.caught():
-            _check_recognizer(self.open_recognizer)
+        with problems.caught(), self.open_recognizer() as recognizer:
+            for fits in self.of_recognizer:
+                with problems.caught():
+                    fits(recognizer)
+            _check_recognizer(recognizer)
 
     def _expand(self, problems: _Problems) -> list[SourceSpec]:
         """Expand each name by itself, for its own problem, then those that exist together, for unique names."""
@@ -233,13 +238,12 @@ def _check_broker(open_broker: Callable[[Metrics, Health], MqttSink]) -> None:
     _ready(f"{broker.name}: accepts the connection")
 
 
-def _check_recognizer(open_recognizer: Callable[[], AnyRecognizer]) -> None:
+def _check_recognizer(recognizer: AnyRecognizer) -> None:
     """Recognise a crop on the server and with the bundle, if they are given."""
     crop = np.zeros((256, 128, 3), np.uint8)
-    with open_recognizer() as recognizer:
-        if (local := local_recognizer(recognizer)) is not None:
-            local.predict([crop])
-            _ready(f"bundle {local.bundle.path}: all hashes fit, runs on {where(local)}")
-        if (server := check_server(recognizer)) is not None:
-            recognizer.predict([crop])
-            _ready(server)
+    if (local := local_recognizer(recognizer)) is not None:
+        local.predict([crop])
+        _ready(f"bundle {local.bundle.path}: all hashes fit, runs on {where(local)}")
+    if (server := check_server(recognizer)) is not None:
+        recognizer.predict([crop])
+        _ready(server)

@@ -18,6 +18,7 @@ pytest.importorskip("av")
 from cli.run import run
 from video.clips import make_clip
 
+from seqpar_deploy.cli.video.cameras import CameraOpener
 from seqpar_deploy.cli.video.config import parse_config, read_config
 from seqpar_deploy.cli.video.request import VideoRequest
 from seqpar_deploy.errors import VideoError
@@ -50,6 +51,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ('[cameras.gate]\naddress = "0"\nfps = 0', "cameras.gate.fps", "> 0"),
         ('[cameras.gate]\naddress = "0"\nzones.hall.points = [[0, 0]]', "cameras.gate.zones.hall", "corners"),
         ('[cameras."a/b"]\naddress = "0"', "cameras.a/b", "name"),
+        ("[cameras.-gate]\naddress = '0'", "cameras.-gate", "without - or . first"),
         ("max_latency = ", "", "TOML"),
     ],
 )
@@ -94,6 +96,12 @@ def test_files_belong_to_the_folder_of_the_config_file(tmp_path: Path) -> None:
     assert (gate.address, gate.detector, gate.thresholds) == tuple(
         str(tmp_path / name) for name in ("a.mp4", "d.onnx", "t.toml")
     )
+
+
+def test_the_default_folder_of_uncertain_crops_is_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("keep_uncertain = 3\n")
+    request = read_config(tmp_path / "mine.toml").over(VideoRequest(sources=[]))
+    assert request.uncertain_folder == tmp_path / "uncertain-crops"
 
 
 def test_addresses_that_are_no_files_stay_as_they_are(tmp_path: Path) -> None:
@@ -162,6 +170,28 @@ def test_a_fault_of_a_camera_names_it(tmp_path: Path, bundle_dir: Path, clip: Pa
         error = run("seqpar", "video", "-b", bundle_dir, "--config", tmp_path / "c.toml", code=2).error
         assert "cameras.yard" in error
         assert word in error
+
+
+def test_a_dry_run_checks_the_settings_of_each_camera(tmp_path: Path, bundle_dir: Path, clip: Path) -> None:
+    (tmp_path / "bad.toml").write_text("Nobody = 0.3\n")
+    for name, word in (("none.toml", "none.toml"), ("bad.toml", "format")):
+        (tmp_path / "c.toml").write_text(f"[cameras.yard]\naddress = '{clip}'\nthresholds = '{name}'\n")
+        done = run("seqpar", "video", "-b", bundle_dir, "--config", tmp_path / "c.toml", "--dry-run", code=2)
+        (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+        assert "cameras.yard" in error
+        assert word in error
+
+
+def test_a_camera_is_read_as_its_settings_say(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        "max_fps = 2\n[cameras.gate]\naddress = 'rtsp://gate/1'\nrtsp_transport = 'udp'\nhwaccel = 'auto'\n"
+        "[cameras.yard]\naddress = 'rtsp://yard/1'\nmax_fps = 5\n"
+    )
+    config = read_config(tmp_path / "c.toml")
+    opener = CameraOpener(request=config.over(VideoRequest(sources=[])), threads=1)
+    gate, yard = (opener.source_options(settings) for settings in config.cameras.values())
+    assert (gate.rtsp_transport, gate.hwaccel, gate.max_fps) == ("udp", "auto", 2)
+    assert (yard.rtsp_transport, yard.hwaccel, yard.max_fps) == ("auto", "none", 5)
 
 
 @pytest.mark.slow

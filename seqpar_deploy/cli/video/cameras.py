@@ -28,6 +28,7 @@ from seqpar_deploy.video.sinks.metrics import Health
 from seqpar_deploy.video.sinks.server import Answer, Post
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import SourceSpec, check_fps, expand_sources
+from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.types import Detector
 from seqpar_deploy.video.zones.settings import SceneSettings
 from seqpar_deploy.video.zones.watcher import ZoneWatcher
@@ -72,18 +73,11 @@ class CameraOpener:
 
     def open(self, name: str, settings: CameraSettings, recognizer: AnyRecognizer) -> Opened:
         """Open a camera without a start. Raises SeqparError."""
-        spec = self.spec(name, settings)
-        usual = self.request.source_options
-        options = dataclasses.replace(
-            usual,
-            rtsp_transport=settings.rtsp_transport or usual.rtsp_transport,
-            hwaccel=settings.hwaccel or usual.hwaccel,
-            max_fps=_first(settings.max_fps, usual.max_fps),
-        )
+        source = Source(self.spec(name, settings), options=self.source_options(settings))
         with _naming(name):
-            thresholds = _thresholds(Path(settings.thresholds), recognizer) if settings.thresholds else None
+            thresholds = self.thresholds(settings, recognizer)
             detector = self.detector(settings)
-        return Opened(source=Source(spec, options=options), detector=detector, thresholds=thresholds)
+        return Opened(source=source, detector=detector, thresholds=thresholds)
 
     def check(self, name: str, settings: CameraSettings, _specs: object = None) -> None:
         """Raise DetectorError if the own detector of a camera cannot be opened."""
@@ -91,6 +85,25 @@ class CameraOpener:
             detector = self.detector(settings)
         if detector is not None:
             detector.close()
+
+    def check_thresholds(self, name: str, settings: CameraSettings, recognizer: AnyRecognizer) -> None:
+        """Raise SeqparError if the thresholds of a camera cannot be read, or do not fit."""
+        with _naming(name):
+            self.thresholds(settings, recognizer)
+
+    def source_options(self, settings: CameraSettings) -> SourceOptions:
+        """Return how a camera is read."""
+        usual = self.request.source_options
+        return dataclasses.replace(
+            usual,
+            rtsp_transport=settings.rtsp_transport or usual.rtsp_transport,
+            hwaccel=settings.hwaccel or usual.hwaccel,
+            max_fps=_first(settings.max_fps, usual.max_fps),
+        )
+
+    def thresholds(self, settings: CameraSettings, recognizer: AnyRecognizer) -> Thresholds | None:
+        """Read the thresholds of a camera, or return None for those of the run. Raises SeqparError."""
+        return _thresholds(Path(settings.thresholds), recognizer) if settings.thresholds else None
 
     def detector(self, settings: CameraSettings) -> Detector | None:
         """Open the detector of a camera, or return None for that of the run. Raises DetectorError."""
@@ -124,6 +137,7 @@ class ConfigRun:
 
     def __init__(self, config: Config, opener: CameraOpener, *, live: bool) -> None:
         self._path, self._options, self._initial = config.path, dict(config.options), config.cameras
+        self._state = config.state
         self._opener, self.live = opener, live
         self._reloader: Reloader | None = None
 
@@ -164,7 +178,7 @@ class ConfigRun:
         cameras = Cameras(pipeline, self._detectors, self._open, set_scene)
         stack.callback(cameras.close)
         cameras.apply(self._initial)
-        self._reloader = Reloader(self._path, self.parse, cameras, health=health)
+        self._reloader = Reloader(self._path, self.parse, cameras, seen=self._state, health=health)
         stack.callback(self._reloader.close)
 
     def posts(self) -> dict[str, Post]:

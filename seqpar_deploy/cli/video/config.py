@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import msgspec
 from typer.models import ParameterInfo
 
-from seqpar_deploy.cli.video.request import VideoRequest
+from seqpar_deploy.cli.video.request import UNCERTAIN_CROPS, VideoRequest
 from seqpar_deploy.config import parse_toml, typed
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.files import check_writable, replacing
+from seqpar_deploy.video.cameras.reloading import FileState, state_of
 from seqpar_deploy.video.cameras.settings import CameraSettings, example
 from seqpar_deploy.video.detect.opening import MOTION
 
@@ -34,11 +35,13 @@ class Config:
         path: The file.
         options: Value by name of the fields of `VideoRequest` that it sets. Files are relative to its folder.
         cameras: Settings by name of the camera.
+        state: `state_of` the file when it was read. Default: unknown.
     """
 
     path: Path
     options: Mapping[str, Any]
     cameras: Mapping[str, CameraSettings]
+    state: FileState | None = None
 
     def over(self, request: VideoRequest) -> VideoRequest:
         """Return a request with the options of the file, except those that the command line has."""
@@ -47,11 +50,12 @@ class Config:
 
 def read_config(path: Path) -> Config:
     """Read a config file. Raises VideoError with the key path of the first fault."""
+    state = state_of(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise VideoError(f"--config {path} cannot be read: {error.strerror}; {_HINT}") from None
-    return parse_config(content, path)
+    return dataclasses.replace(parse_config(content, path), state=state)
 
 
 def parse_config(content: bytes, path: Path) -> Config:
@@ -61,10 +65,13 @@ def parse_config(content: bytes, path: Path) -> Config:
     for name in file.cameras:
         if not _NAME.fullmatch(name):
             raise VideoError(
-                f"{path}: cameras.{name} must be a name of 1 to 40 letters, digits, - _ and ., got {name!r}; rename it"
+                f"{path}: cameras.{name} must be a name of 1 to 40 letters, digits, - _ and ., without - or . first, "
+                f"got {name!r}; rename it"
             )
     folder = path.absolute().parent
     options = {key: _option(key, getattr(file, key), folder) for key in values if key != "cameras"}
+    if "keep_uncertain" in options:
+        options.setdefault("uncertain_crops", folder / UNCERTAIN_CROPS)
     cameras = {name: _camera(camera, folder) for name, camera in file.cameras.items()}
     return Config(path=path, options=options, cameras=cameras)
 

@@ -20,6 +20,7 @@ from seqpar_deploy.video.sinks.annotated import files_for
 from seqpar_deploy.video.sinks.mqtt import MqttSink
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import SourceSpec, check_fps, expand_sources
+from seqpar_deploy.video.sources.state import SourceOptions
 
 
 def dry_run(request: VideoRequest, config: Config | None) -> None:
@@ -51,6 +52,9 @@ def dry_run(request: VideoRequest, config: Config | None) -> None:
             return opener.specs({name: cameras[name] for name in names})
         return expand_sources(names, live=request.live, fps=request.fps)
 
+    def source_options(spec: SourceSpec) -> SourceOptions:
+        return opener.source_options(cameras[spec.name]) if cameras else request.source_options
+
     DryRun(
         sources=list(cameras) or request.sources or [],
         expand=expand,
@@ -61,11 +65,12 @@ def dry_run(request: VideoRequest, config: Config | None) -> None:
             *(functools.partial(opener.check, name, settings) for name, settings in cameras.items()),
             lambda specs: check_apart(request, specs, annotated(specs)),
         ),
-        open_source=lambda spec: Source(spec, options=request.source_options),
+        open_source=lambda spec: Source(spec, options=source_options(spec)),
         open_detector=None
         if request.detector == "-"
         else lambda: open_detector(request.detector, backend=request.backend, options=options),
         open_recognizer=lambda: open_recognizer(request),
+        of_recognizer=[functools.partial(opener.check_thresholds, *camera) for camera in cameras.items()],
         files=outputs,
         open_broker=(
             lambda metrics, health: MqttSink(

@@ -21,6 +21,8 @@ from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.uncertain_crops import check_uncertain
 
+UNCERTAIN_CROPS = "uncertain-crops"  # default folder of --keep-uncertain
+
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +101,7 @@ class VideoRequest(ServerRequest):
     @property
     def uncertain_folder(self) -> Path | None:
         """The folder for uncertain crops, or None if they are not kept."""
-        return (self.uncertain_crops or Path("uncertain-crops")) if self.keep_uncertain else None
+        return (self.uncertain_crops or Path(UNCERTAIN_CROPS)) if self.keep_uncertain else None
 
     @property
     def tls_files(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from seqpar_deploy.video.privacy.blur import Blur
 from seqpar_deploy.video.privacy.veil import Veil
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import SourceSpec
+from seqpar_deploy.video.sources.state import SourceOptions
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Frame, LooksAhead, Readiness
 
@@ -40,13 +41,14 @@ def picture_of(camera: str, config: Config) -> RgbImage:
     request = config.over(VideoRequest(sources=None)).with_secrets()
     opener = CameraOpener(request=request, threads=request.threads or usable_cores())
     spec, settings = opener.spec(camera, config.cameras[camera]), config.cameras[camera]
+    options = opener.source_options(settings)
     with stage(f"a frame of {camera}"):
         if request.blur is None:
-            with contextlib.closing(_frames(request, spec)) as frames:
+            with contextlib.closing(_frames(spec, options)) as frames:
                 image = next((frame.image for frame in frames), None)
         else:
             with contextlib.closing(_detector(opener, settings)) as detector:
-                image = _blurred(request, spec, detector, request.blur)
+                image = _blurred(spec, options, detector, request.blur)
     if image is None:
         raise VideoError(
             f"{camera} must give a frame within {_WITHIN:.0f} s, got none; check its address, or draw on a --picture"
@@ -61,9 +63,9 @@ def _detector(opener: CameraOpener, settings: CameraSettings) -> Detector:
     return own or open_detector(request.detector, backend=request.backend, options=options)
 
 
-def _frames(request: VideoRequest, spec: SourceSpec) -> Generator[Frame, None, None]:
+def _frames(spec: SourceSpec, options: SourceOptions) -> Generator[Frame, None, None]:
     """Yield the frames of the first seconds."""
-    with Source(spec, options=request.source_options) as source:
+    with Source(spec, options=options) as source:
         late = threading.Timer(_WITHIN, source.close, kwargs={"within": 0.0})
         late.start()
         try:
@@ -72,13 +74,13 @@ def _frames(request: VideoRequest, spec: SourceSpec) -> Generator[Frame, None, N
             late.cancel()
 
 
-def _blurred(request: VideoRequest, spec: SourceSpec, detector: Detector, blur: Blur) -> RgbImage | None:
+def _blurred(spec: SourceSpec, options: SourceOptions, detector: Detector, blur: Blur) -> RgbImage | None:
     """Return the first frame in which the detector is ready, or else the last one, which is blurred as a whole."""
     if isinstance(detector, LooksAhead) and not spec.live:
-        with contextlib.closing(_frames(request, spec)) as ahead:
+        with contextlib.closing(_frames(spec, options)) as ahead:
             detector.look_ahead(itertools.islice(ahead, _AHEAD))
     finder, veil, image = Finder(detector, ByteTracker()), Veil(blur), None
-    with contextlib.closing(_frames(request, spec)) as frames:
+    with contextlib.closing(_frames(spec, options)) as frames:
         for frame in frames:
             found = finder.detect(frame)
             ready = not isinstance(detector, Readiness) or detector.ready(frame.stream)

@@ -20,18 +20,23 @@ from seqpar_deploy.video.sinks.server import Answer, Post
 _RELOAD, _CAMERAS = POSTS = ("/config/reload", "/config/cameras/")
 _EVERY = 1.0  # seconds between two looks at the file
 
+FileState = tuple[int, int, int]
+
 _log = logging.getLogger(__name__)
 
 
 class Reloader:
     """Looks at a config file every second in a thread, and applies its cameras when it has changed.
 
-    A file that is not valid changes nothing. It is logged, and a health check reports it until the file is valid again.
+    A file that is not valid or has no camera changes nothing. It is logged, and a health check reports it until the
+    file is valid again. A file counts as changed once it stays the same from one look to the next, because its writer
+    may not have finished.
 
     Args:
         path: The file.
         parse: Returns the cameras of a file's content. Raises SeqparError.
         cameras: The cameras to change.
+        seen: `state_of` the file whose cameras there are. Default: as it is now.
         health: Health checks that report a file that is not valid. Default: not reported.
     """
 
@@ -41,11 +46,12 @@ class Reloader:
         parse: Callable[[bytes], Mapping[str, CameraSettings]],
         cameras: Cameras,
         *,
+        seen: FileState | None = None,
         health: Health | None = None,
     ) -> None:
         self._path, self._parse, self._cameras = path, parse, cameras
         self._problem: str | None = None
-        self._seen = self._state()
+        self._seen = seen or state_of(path)
         self._lock = threading.Lock()  # one reload at a time
         self._closing = threading.Event()
         self._health = health or Health()
@@ -56,9 +62,12 @@ class Reloader:
     def reload(self) -> str:
         """Apply the file as it is now, and return which cameras changed. Safe in any thread. Raises SeqparError."""
         with self._lock:
-            self._seen = self._state()
+            self._seen = state_of(self._path)
             try:
-                changes = self._cameras.apply(self._parse(self._read()))
+                wanted = self._parse(self._read())
+                if not wanted:  # rather a file that was cut short than a wish; a request may remove the last one
+                    raise VideoError(f"{self._path} must have a camera, got none; add one, or end the run")
+                changes = self._cameras.apply(wanted)
             except Exception as error:
                 self._problem = one_line(error)
                 raise
@@ -88,7 +97,7 @@ class Reloader:
             except (OSError, SeqparError):
                 self._cameras.apply(self._parse(before))
                 raise VideoError(f"{self._path} cannot be written; check the permissions of its folder") from None
-            self._seen, self._problem = self._state(), None
+            self._seen, self._problem = state_of(self._path), None
             _log.info("%s: %s, by request", self._path, changes)
             return str(changes)
 
@@ -116,8 +125,11 @@ class Reloader:
         self._health.forget(f"config {self._path.name}")
 
     def _watch(self) -> None:
+        before = self._seen
         while not self._closing.wait(_EVERY):
-            if self._state() in (None, self._seen):  # an editor may replace the file in two steps
+            now = state_of(self._path)
+            finished, before = now == before, now
+            if not finished or now in (None, self._seen):  # an editor may replace the file in two steps
                 continue
             try:
                 self.reload()
@@ -130,13 +142,14 @@ class Reloader:
         except OSError as error:
             raise VideoError(f"{self._path} cannot be read: {error.strerror}; restore it") from None
 
-    def _state(self) -> tuple[int, ...] | None:
-        """Return what changes when the file does, or None while it is missing."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+
+def state_of(path: Path) -> FileState | None:
+    """Return what changes when a file does, or None while it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _text(content: bytes) -> str:

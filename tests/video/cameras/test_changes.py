@@ -19,7 +19,7 @@ from video.clips import make_clip
 from seqpar_deploy import Recognizer
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.cameras.manager import Cameras, Changes, Opened
-from seqpar_deploy.video.cameras.reloading import Reloader
+from seqpar_deploy.video.cameras.reloading import Reloader, state_of
 from seqpar_deploy.video.cameras.settings import CameraSettings
 from seqpar_deploy.video.detect.per_stream import StreamDetectors
 from seqpar_deploy.video.pipeline import Pipeline, Summary
@@ -245,6 +245,58 @@ def test_a_file_is_applied_when_it_changes_and_ignored_while_it_is_wrong(
     finally:
         reloader.close()
     assert sum("go on as they were" in record.getMessage() for record in caplog.records) <= 1
+
+
+def test_a_file_that_was_cut_short_removes_no_camera(run: Run, tmp_path: Path) -> None:
+    file, health = tmp_path / "c.toml", Health()
+    file.write_text("gate")
+    run.cameras.apply({"gate": settings()})
+    reloader = Reloader(
+        file, lambda content: {n: settings() for n in content.decode().split()}, run.cameras, health=health
+    )
+    try:
+        run.wait_for("gate")
+        file.write_text("")
+        wait_until(lambda: any("must have a camera" in problem for problem in health.problems()))
+        run.wait_for("gate")
+        assert reloader.edit(lambda _content: "") == "removed gate"  # by request the last one may go
+    finally:
+        reloader.close()
+
+
+def test_a_file_that_is_being_written_is_applied_once_it_is_whole(run: Run, tmp_path: Path) -> None:
+    file, applied = tmp_path / "c.toml", []
+    file.write_text("gate")
+
+    def parse(content: bytes) -> dict[str, CameraSettings]:
+        applied.append(content.decode().split())
+        return {name: settings() for name in applied[-1]}
+
+    run.cameras.apply({"gate": settings()})
+    reloader = Reloader(file, parse, run.cameras)
+    try:
+        for number in range(30):  # for 3 s, longer than from one look to the next
+            file.write_text(" ".join(["gate", *(f"y{n}" for n in range(number % 3))]) + " " * number)
+            time.sleep(0.1)
+        assert applied == []
+        file.write_text("gate yard")
+        run.wait_for("yard")
+    finally:
+        reloader.close()
+    assert applied == [["gate", "yard"]]
+
+
+def test_a_change_before_the_first_look_is_applied(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("gate")
+    seen = state_of(file)
+    run.cameras.apply({"gate": settings()})
+    file.write_text("gate yard")  # while a bundle loads
+    reloader = Reloader(file, lambda content: {n: settings() for n in content.decode().split()}, run.cameras, seen=seen)
+    try:
+        run.wait_for("yard")
+    finally:
+        reloader.close()
 
 
 def test_a_request_keeps_the_links_and_permissions_of_the_file(run: Run, tmp_path: Path) -> None:
