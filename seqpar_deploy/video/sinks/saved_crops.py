@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import heapq
 import io
+import logging
 import os
 import re
 import threading
@@ -28,6 +29,9 @@ _OURS = re.compile(r"(.+)-(\d+)-(\d{8}T\d{6})(\d{3})Z\.jpg")
 _LEFTOVER = re.compile(r"\.(.+)\.\w{8}")  # of a killed process, as `files.replacing` names them
 _QUALITY = 90
 _REMEMBERED = 1000  # paths by track, for other sinks
+_TRIES = 16  # crops per new crop that cannot be removed, so that a new crop never waits for long
+
+_log = logging.getLogger(__name__)
 
 
 class SavedCropsSink(BaseSink):
@@ -35,7 +39,7 @@ class SavedCropsSink(BaseSink):
 
     TIME is when the person was first seen (UTC, milliseconds), for a recording when the crop was saved. A file is whole
     or absent. If there are more than `most`, the oldest are removed, those of earlier runs included. Files with other
-    names are never touched.
+    names are never touched. A crop that cannot be removed is tried again with the next one, and in `delete_before`.
 
     Args:
         folder: Folder for the crops. It is made if it is missing.
@@ -57,14 +61,14 @@ class SavedCropsSink(BaseSink):
         self._most, self._clock = most, clock or WallClock(live=True)
         self._paths: collections.OrderedDict[tuple[str, int], Path] = collections.OrderedDict()
         self._lock = threading.Lock()
+        self._warned = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._saved = self._found()
         except OSError as error:
             raise SinkError(f"{folder} cannot be written: {error.strerror}; choose another folder") from None
         check_writable(self.folder, folder=True)
-        while len(self._saved) > most:
-            self._remove_oldest()
+        self._remove_surplus(tries=len(self._saved))
 
     def __len__(self) -> int:
         return len(self._saved)
@@ -87,8 +91,7 @@ class SavedCropsSink(BaseSink):
             self._paths[person.stream, person.track_id] = path
             while len(self._paths) > _REMEMBERED:
                 self._paths.popitem(last=False)
-            while len(self._saved) > self._most:
-                self._remove_oldest()
+            self._remove_surplus(tries=_TRIES)
 
     def path_of(self, stream: str, track_id: int) -> Path | None:
         """Return the crop of a person whose track has ended lately, or None if there is none.
@@ -108,19 +111,53 @@ class SavedCropsSink(BaseSink):
 
         Returns:
             Number of crops removed.
+
+        Raises:
+            OSError: A crop cannot be removed. The others are, and the next call tries it again.
         """
         removed, bar = 0, _key(time)
-        while True:
-            with self._lock:  # one at a time, so that a new crop never waits for long
-                if not self._saved or self._saved[0][0] >= bar:
-                    return removed
-                self._remove_oldest()
-                removed += 1
+        stuck: list[tuple[str, str]] = []
+        problem: OSError | None = None
+        try:
+            while True:
+                with self._lock:  # one at a time, so that a new crop never waits for long
+                    if not self._saved or self._saved[0][0] >= bar:
+                        break
+                    try:
+                        self._remove_oldest()
+                        removed += 1
+                    except OSError as error:
+                        problem = problem or error
+                        stuck.append(heapq.heappop(self._saved))
+        finally:
+            with self._lock:
+                for one in stuck:
+                    heapq.heappush(self._saved, one)
+        if problem is not None:
+            raise problem
+        return removed
 
     def _remove_oldest(self) -> None:
-        _, name = heapq.heappop(self._saved)
+        """Remove the oldest crop. Raises OSError if it cannot be removed; then it stays the oldest."""
         with contextlib.suppress(FileNotFoundError):
-            (self.folder / name).unlink()
+            (self.folder / self._saved[0][1]).unlink()
+        heapq.heappop(self._saved)
+
+    def _remove_surplus(self, tries: int) -> None:
+        """Remove the oldest crops if there are too many. Those that cannot be removed stay in addition."""
+        stuck: list[tuple[str, str]] = []
+        while len(self._saved) > self._most and len(stuck) < tries:
+            try:
+                self._remove_oldest()
+            except OSError as error:
+                stuck.append(heapq.heappop(self._saved))
+                if not self._warned:
+                    _log.warning("%s: old crops cannot be removed: %s; retrying", self.name, error.strerror)
+                self._warned = True
+        for one in stuck:
+            heapq.heappush(self._saved, one)
+        if not stuck:
+            self._warned = False
 
     def _found(self) -> list[tuple[str, str]]:
         """Return the crops in the folder, as a heap by time, and remove what killed processes left."""

@@ -131,6 +131,61 @@ def test_a_folder_that_cannot_be_written_is_told_and_recovers(
         SavedCropsSink(next(folder.iterdir()))
 
 
+class Denied:
+    """Crops that cannot be removed for a while, in place of a folder without permission."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tracks: set[int] = set()
+        original = Path.unlink
+
+        def unlink(path: Path, missing_ok: bool = False) -> None:
+            if path.suffix == ".jpg" and int(path.name.split("-")[1]) in self.tracks:
+                raise PermissionError(13, "Permission denied", str(path))
+            original(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+
+
+def tracks(folder: Path) -> list[int]:
+    return sorted(int(name.split("-")[1]) for name in names(folder))
+
+
+def test_crops_that_cannot_be_removed_by_age_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = Denied(monkeypatch)
+    sink = sink_of(tmp_path, Clock())
+    sink.frame(frame(timestamp=0.0), [], {})
+    for track in range(1, 6):
+        save(sink, track, at=3600.0 * track)
+    denied.tracks = {1, 3}
+    for _ in range(2):
+        with pytest.raises(PermissionError, match="street-1-"):
+            sink.delete_before(at(4.5))
+        assert tracks(tmp_path) == [1, 3, 5]  # one that stays does not keep the others
+        assert len(sink) == 3
+    denied.tracks = set()
+    assert sink.delete_before(at(4.5)) == 2
+    assert tracks(tmp_path) == [5]
+
+
+def test_a_saved_crop_is_not_missed_if_an_old_one_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    denied = Denied(monkeypatch)
+    sink = sink_of(tmp_path, Clock(), most=3)
+    sinks = Sinks([sink])
+    sink.frame(frame(timestamp=0.0), [], {})
+    denied.tracks = {1, 2}
+    for track in range(1, 8):
+        sinks.event(event("ended", person(track, at=60.0 * track)))
+    assert tracks(tmp_path) == [1, 2, 5, 6, 7]  # they stay in addition
+    assert sum("Permission denied" in line for line in caplog.messages) == 1
+    assert not sinks.incomplete
+    assert tracks(sink_of(tmp_path, Clock(), most=2).folder) == [1, 2, 6, 7]  # a restart works too
+    denied.tracks = set()
+    sinks.event(event("ended", person(8, at=480.0)))
+    assert tracks(tmp_path) == [6, 7, 8]
+
+
 def test_names_hold_nothing_but_a_name() -> None:
     assert crop_name("../../etc/x y\udcff", 1, START) == ".._.._etc_x_y_-1-20261130T080000000Z.jpg".lstrip(".")
     assert "/" not in crop_name("/", 1, START)
