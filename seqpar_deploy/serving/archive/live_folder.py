@@ -85,8 +85,11 @@ class LiveFolder:
             old = superseded(files)
             for file in old & self._old:
                 self._remove(file)
+                files.remove(file)
             groups: dict[tuple[str, str], list[LiveFile]] = {}
             for file in sorted(files - old):
+                if file.kind == "part" and file.written > now + _DAY:
+                    file = self._dated_back(file, files, today)
                 if file.kind == "part" and file.day < today:
                     groups.setdefault((file.day, file.schema), []).append(file)
             for (day, schema), parts in groups.items():
@@ -103,7 +106,7 @@ class LiveFolder:
         with self._mutex:
             files = self._files()
             for file in sorted(files):
-                ends = file.begins + _DAY if file.kind == "day" else file.written
+                ends = file.begins + _DAY if file.kind == "day" else self._written_at(file)
                 if ends <= time:
                     self._remove(file)
                     deleted += 1
@@ -135,6 +138,40 @@ class LiveFolder:
             elif now.timestamp() - file.written.timestamp() < 0.001:
                 now = file.written + datetime.timedelta(milliseconds=1)
         return stamp_of(now)
+
+    def _written_at(self, file: LiveFile) -> datetime.datetime:
+        """Return when a part or an open file was written.
+
+        One stamp of a clock that was ahead makes all later stamps too late. The times of the files are right again.
+        """
+        try:
+            modified = (self.path / file.name).stat().st_mtime
+        except FileNotFoundError:
+            return file.written
+        return datetime.datetime.fromtimestamp(min(file.written.timestamp(), modified), datetime.timezone.utc)
+
+    def _dated_back(self, part: LiveFile, files: set[LiveFile], today: str) -> LiveFile:
+        """Rename a part of a past day whose stamp is far ahead, so that it is compacted. Return the new file or `part`.
+
+        It gets a day that is not compacted. It keeps its name while it supersedes an open file.
+        """
+        time = self._written_at(part)
+        compacted = {file.day for file in files if file.kind == "day" and file.schema == part.schema}
+        if stamp_of(time)[:8] >= today or any(
+            file.kind == "open" and file.schema == part.schema and file.stamp < part.stamp for file in files
+        ):
+            return part
+        while True:
+            new = LiveFile(kind="part", day=stamp_of(time)[:8], stamp=stamp_of(time), schema=part.schema)
+            if new.day not in compacted and new not in files:
+                break
+            time += _DAY if new.day in compacted else datetime.timedelta(milliseconds=1)
+        if new.stamp >= part.stamp:
+            return part
+        os.rename(self.path / part.name, self.path / new.name)
+        files.remove(part)
+        files.add(new)
+        return new
 
     def _remove(self, file: LiveFile) -> None:
         (self.path / file.name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
 from fakes.results import label_set_of
+from serving.archive.live_runs import LABELS, NAMES, START, Clock, Run, found, kinds, tracks
 from video.sinks.people import attributes, event, frame, person
 from video.sinks.real_servers import until
 
@@ -29,71 +30,9 @@ from seqpar_deploy.serving.archive.live_people import LivePeopleSink
 from seqpar_deploy.serving.search.expression import parse_expression
 from seqpar_deploy.serving.search.pictures import load_picture
 from seqpar_deploy.serving.search.query import Filters, search
-from seqpar_deploy.serving.search.results import find_results, read_names
+from seqpar_deploy.serving.search.results import find_results
 from seqpar_deploy.video.sinks import Health, Metrics, SavedCropsSink
 from seqpar_deploy.video.sinks.wall_clock import WallClock
-
-UTC = datetime.timezone.utc
-START = datetime.datetime(2026, 11, 30, 20, 0, tzinfo=UTC)
-LABELS = label_set_of()
-NAMES = tuple(attribute.name for attribute in LABELS.attributes)
-
-
-class Clock:
-    """A time of day to turn."""
-
-    def __init__(self) -> None:
-        self.time = START
-
-    def __call__(self) -> float:
-        return self.time.timestamp()
-
-    def forward(self, **more: float) -> None:
-        self.time += datetime.timedelta(**more)
-
-
-class Run:
-    """A sink whose parts are written by hand."""
-
-    def __init__(self, folder: Path, clock: Clock, **options: Any) -> None:
-        self.clock = clock
-        self.sink = LivePeopleSink(
-            folder, options.pop("labels", LABELS), clock=WallClock(live=True, now=clock), part_seconds=1e6, **options
-        )
-
-    def see(self, track: int, kind: str = "ended", yes: tuple[str, ...] = ("Hat",), stream: str = "gate-3") -> None:
-        """Somebody who was first seen now."""
-        self.sink.frame(frame(timestamp=1.0, stream=stream), [], {})
-        names = [attribute.name for attribute in self.sink._metadata.label_set.attributes]
-        self.sink.event(event(kind, person(track, stream=stream, attributes=attributes(yes, names=names))))
-
-    def flush(self, **more: float) -> None:
-        self.clock.forward(**(more or {"minutes": 5}))
-        self.sink._write()
-        self.sink._folder.tidy(self.clock.time)
-
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sink.close()
-
-    def die(self) -> None:
-        """End as a kill does: only the lock is freed."""
-        self.sink._folder.close()
-
-
-def found(folder: Path, expression: str = "", **filters: Any) -> list[Mapping[str, Any]]:
-    files = find_results([folder])
-    return list(search(files, parse_expression(expression, read_names(files[0])), Filters(**filters)).rows())
-
-
-def tracks(folder: Path, expression: str = "", **filters: Any) -> list[int]:
-    return sorted(row["track_id"] for row in found(folder, expression, **filters))
-
-
-def kinds(folder: Path) -> list[str]:
-    return sorted(path.name.split("-")[0] for path in folder.glob("*.parquet"))
 
 
 @pytest.fixture
