@@ -20,6 +20,7 @@ from seqpar_deploy.serving.archive.sdk import import_compute, import_pyarrow
 _LOCK = ".lock"
 _ROWS = 8192  # rows per row group of a day: about 2 MB in memory for 50 attributes
 _FILTER_EVERY = 3600.0  # seconds between two rewritings of the day in which the retention ends
+_CLOSING = 1.0  # seconds to wait for a hung write before the lock is left to the end of the process
 _DAY = datetime.timedelta(days=1)
 
 
@@ -117,11 +118,15 @@ class LiveFolder:
         return deleted
 
     def close(self) -> None:
-        """Let other runs use the folder."""
-        with self._mutex:
+        """Let other runs use the folder, or leave that to the end of the process if a file is still being written."""
+        if not self._mutex.acquire(timeout=_CLOSING):
+            return
+        try:
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
+        finally:
+            self._mutex.release()
 
     def _files(self) -> set[LiveFile]:
         return {file for name in os.listdir(self.path) if (file := parse_name(name)) is not None}

@@ -33,7 +33,7 @@ PLAN = "live"  # in place of the hash of an archive's plan
 
 _ROWS = 10_000  # people after which a part is written at once
 _MOST_WAITING = 50_000  # people that wait for a full disk: about 100 MB
-_ENDING = 10.0  # seconds for a part that is being written at the end
+_ENDING = 20.0  # seconds for what is being written at the end, and for the last part
 _MOST_OPEN = 10_000  # people in view, over all streams
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _NO_CROP = np.zeros((0, 0, 3), np.uint8)
@@ -105,6 +105,7 @@ class LivePeopleSink(BaseSink):
         self._closed = False
         self._lost = 0
         self._problem: str | None = None
+        self._last_error: SeqparError | None = None
         metrics = metrics or Metrics()
         self._written = metrics.counter("seqpar_kept_people_total", "People written to Parquet files.", "sink")
         self._dropped = metrics.counter("seqpar_kept_people_dropped_total", "People dropped, not written.", "sink")
@@ -164,8 +165,8 @@ class LivePeopleSink(BaseSink):
                 raise SinkError(
                     f"{self._folder.path} must take a part within {_ENDING:g} s, got no end of it; check the disk"
                 )
-            with self._one_line():
-                self._write()
+            if self._last_error is not None:
+                raise self._last_error
         finally:
             left = len(self._ended)
             self._dropped.labels(self.name).inc(left)
@@ -204,14 +205,18 @@ class LivePeopleSink(BaseSink):
                     lambda: self._closing or (len(self._ended) >= _ROWS and self._problem is None),
                     max(0.0, end - time.monotonic()),
                 )
-                if self._closing:
-                    return
+                closing = self._closing
             end = time.monotonic() + self._part_seconds
             try:
                 with self._one_line():
                     self._write()
+                    if closing:  # here and not in `close`, which must not wait for a hung disk
+                        return
                     self._folder.tidy(self._clock.now())
             except SeqparError as error:
+                if closing:
+                    self._last_error = error
+                    return
                 if self._problem is None:
                     _log.warning(
                         "%s: %s; retrying, the last %s people are kept", self.name, error, f"{_MOST_WAITING:,}"

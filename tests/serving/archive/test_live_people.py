@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from video.sinks.real_servers import until
 
 from seqpar_deploy.errors import SearchError, SinkError
 from seqpar_deploy.images import read_image
-from seqpar_deploy.serving.archive import live_folder
+from seqpar_deploy.serving.archive import live_folder, live_people
 from seqpar_deploy.serving.archive.live_people import LivePeopleSink
 from seqpar_deploy.serving.search.expression import parse_expression
 from seqpar_deploy.serving.search.pictures import load_picture
@@ -255,6 +256,53 @@ def test_a_full_disk_is_told_and_people_wait(
     assert tracks(tmp_path) == [1]
     assert sum("No space" in line for line in caplog.messages) == 1
     assert metrics.registry.get_sample_value("seqpar_kept_people_total", {"sink": sink.name}) == 1
+
+
+@pytest.mark.parametrize("hung", ["retention", "writer"])
+def test_close_does_not_wait_for_a_hung_disk(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, hung: str
+) -> None:
+    """Retention may rewrite a day for long, and a write to a network disk may never return."""
+    monkeypatch.setattr(live_people, "_ENDING", 0.3)
+    monkeypatch.setattr(live_folder, "_CLOSING", 0.1, raising=False)
+    entered, released = threading.Event(), threading.Event()
+
+    def write(*_arguments: Any) -> int:
+        entered.set()
+        released.wait(30)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(live_folder, "write_tables", write)
+    seconds = 0.01 if hung == "writer" else 1e6
+    sink = LivePeopleSink(tmp_path, LABELS, clock=WallClock(live=True, now=clock), part_seconds=seconds)
+    if hung == "retention":
+        sink._folder._mutex.acquire()
+    sink.event(event("ended", person(1, attributes=attributes(("Hat",), names=NAMES))))
+    if hung == "writer":
+        assert entered.wait(10)
+    errors: list[SinkError] = []
+
+    def close() -> None:
+        try:
+            sink.close()
+        except SinkError as error:
+            errors.append(error)
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(5)
+    try:
+        assert not closing.is_alive()
+        assert "check the disk" in str(errors[0])
+        with pytest.raises(SinkError, match="one run at a time"):  # the hung write still has the folder
+            LivePeopleSink(tmp_path, LABELS)
+    finally:
+        released.set()
+        if hung == "retention":
+            sink._folder._mutex.release()
+        closing.join(10)
+        sink._thread.join(10)
+    assert sink._lost == 1
 
 
 CHILD = """
