@@ -26,12 +26,13 @@ from seqpar_deploy.video.sinks.address import host_and_port
 from seqpar_deploy.video.sinks.base import BaseSink
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sinks.outbox import Message, Outbox, RefusedError, UndeliveredError, message_of
+from seqpar_deploy.video.sinks.timed_socket import TimedSocket, TimedTlsSocket, connect
 from seqpar_deploy.video.types import Event, ZoneEvent
 
 SIGNATURE, EVENT_ID = "X-Seqpar-Signature", "X-Seqpar-Event-Id"
 
 _PORTS = {"http": 80, "https": 443}
-_WITHIN = 10.0  # seconds for a request and its answer
+_WITHIN = 10.0  # seconds for a request and its answer, with the connection
 _MOST_ANSWER = 1 << 16  # bytes of an answer that are read, so that the connection can be kept
 _LONGEST_SECRET = 1 << 12  # bytes
 _SHORTEST_SECRET = 16  # characters; a shorter one could be guessed from one signature
@@ -189,7 +190,7 @@ class Receiver:
     def check(self) -> None:
         """Connect, and send nothing. Raises SinkError."""
         try:
-            self._failing_in_words(lambda: self._open().sock)
+            self._failing_in_words(lambda: self._open(self._deadline()).sock)
         except UndeliveredError as error:
             raise SinkError(f"webhook {self.shown}: it {error}") from None
         finally:
@@ -198,14 +199,15 @@ class Receiver:
     def post(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Post a body. Returns if the receiver took it. Raises UndeliveredError and RefusedError."""
         kept = self._connection is not None
+        deadline = self._deadline()
 
         def post() -> tuple[http.client.HTTPResponse, float]:
             try:
-                return self._exchange(body, headers)
+                return self._exchange(body, headers, deadline)
             except (ConnectionError, http.client.BadStatusLine):
                 if not kept or self._closed:
                     raise
-                return self._exchange(body, headers)  # the receiver had closed the idle connection
+                return self._exchange(body, headers, deadline)  # the receiver had closed the idle connection
 
         answer, wait = self._failing_in_words(post)
         if 200 <= answer.status < 300:
@@ -228,35 +230,43 @@ class Receiver:
                     sock.shutdown(socket.SHUT_RDWR)
             connection.close()
 
-    def _open(self) -> http.client.HTTPConnection:
+    def _deadline(self) -> float:
+        return time.monotonic() + self._within
+
+    def _open(self, deadline: float) -> http.client.HTTPConnection:
+        """Return the connection, which is made if there is none. All that it does ends at the deadline."""
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError
-            if self._connection is not None:
-                return self._connection
-            place, context = self._place, self._tls
-            if context is None:
-                connection = http.client.HTTPConnection(place.host, place.port, timeout=self._within)
-            else:
-                connection = http.client.HTTPSConnection(place.host, place.port, timeout=self._within, context=context)
+            place, connection = self._place, self._connection
+            if connection is not None and isinstance(connection.sock, TimedSocket):
+                connection.sock.deadline = deadline
+                return connection
+            if self._tls is None:
+                connection = http.client.HTTPConnection(place.host, place.port)
+            else:  # for the header Host: the port of https is left out
+                connection = http.client.HTTPSConnection(place.host, place.port, context=self._tls)
+            connection.auto_open = 0  # it would connect without the deadline
             self._connection = connection
         try:
-            connection.connect()
+            connection.sock = connect(place.host, place.port, deadline, self._tls)
+            if self._closed:  # meanwhile
+                raise ConnectionAbortedError
         except BaseException:
             self._drop(connection)
             raise
         return connection
 
-    def _exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[http.client.HTTPResponse, float]:
+    def _exchange(
+        self, body: bytes, headers: Mapping[str, str], deadline: float
+    ) -> tuple[http.client.HTTPResponse, float]:
         """Send a request and read its answer. Returns the answer and the seconds that it asks to wait."""
-        deadline = time.monotonic() + self._within
-        connection = self._open()
+        connection = self._open(deadline)
         keep = False
         try:
-            connection.sock.settimeout(self._within)
             connection.request("POST", self._place.target, body, {**self._place.headers, **headers})
             answer = connection.getresponse()
-            keep = _drained(answer, connection.sock, deadline) and not answer.will_close
+            keep = _drained(answer) and not answer.will_close
         finally:
             if not keep:
                 self._drop(connection)
@@ -289,16 +299,11 @@ class Receiver:
         raise UndeliveredError(why) from None
 
 
-def _drained(answer: http.client.HTTPResponse, sock: socket.socket | None, deadline: float) -> bool:
+def _drained(answer: http.client.HTTPResponse) -> bool:
     """Read an answer to its end, so that its connection can be used again. Returns False if it is too long or slow."""
     size, whole = 0, False
     with answer, contextlib.suppress(OSError, http.client.HTTPException):  # the status has arrived, which counts
-        while not whole:
-            left = deadline - time.monotonic()
-            if left <= 0 or size > _MOST_ANSWER:
-                return False
-            if sock is not None and sock.fileno() != -1:
-                sock.settimeout(left)
+        while not whole and size <= _MOST_ANSWER:
             part = answer.read1(_MOST_ANSWER)
             size, whole = size + len(part), not part
     return whole
@@ -341,6 +346,8 @@ def _read_address(address: str) -> _Place:
 
 def _tls_context(ca: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca)
     except OSError as error:  # ssl.SSLError is one
         raise SinkError(f"--webhook-ca {ca} must hold certificates (PEM), got {error.strerror}; check it") from None
+    context.sslsocket_class = TimedTlsSocket
+    return context

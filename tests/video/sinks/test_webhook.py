@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,26 +177,94 @@ def test_a_silent_receiver_is_given_up_and_does_not_delay_the_end() -> None:
         assert not any(thread.name == sink.name for thread in threading.enumerate())
 
 
-def test_a_receiver_that_drips_is_given_up() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        end = threading.Event()
+@contextlib.contextmanager
+def dripping(start: bytes, again: bytes, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Yield the port of a receiver that sends some bytes, and then others again and again."""
+    end = threading.Event()
 
-        def drip() -> None:
+    def drip() -> None:
+        with contextlib.suppress(OSError):
             client, _ = listener.accept()
-            with client:
-                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            with tls.wrap_socket(client, server_side=True) if tls else client as sender:
+                sender.sendall(start)
                 while not end.wait(0.05):
-                    try:
-                        client.sendall(b".")
-                    except OSError:
-                        return
+                    sender.sendall(again)
 
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=drip, daemon=True)
         thread.start()
-        post(f"http://127.0.0.1:{listener.getsockname()[1]}", within=0.5)  # taken: it has said 200
+        yield int(listener.getsockname()[1])
         end.set()
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_receiver_that_drips_is_given_up() -> None:
+    with dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b".") as port:
+        post(f"http://127.0.0.1:{port}", within=0.5)  # taken: it has said 200
+
+
+DRIPS = [(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"."), (b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"H", b"T")]
+
+
+def assert_given_up(address: str, **options: Any) -> None:
+    """Assert that a receiver is given up in time. A watchdog ends the connection if it is not."""
+    sender = webhook.Receiver(address, within=0.5, **options)
+    watchdog = threading.Timer(5, sender.close)
+    watchdog.start()
+    start = time.monotonic()
+    with contextlib.closing(sender), pytest.raises(UndeliveredError, match=r"answer within 0\.5 s"):
+        sender.post(b"{}", {})
+    watchdog.cancel()
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(("start", "again"), DRIPS)
+def test_one_deadline_for_the_whole_answer(start: bytes, again: bytes) -> None:
+    with dripping(start, again) as port:
+        assert_given_up(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(("start", "again"), DRIPS)
+def test_one_deadline_for_the_whole_answer_with_tls(tmp_path: Path, start: bytes, again: bytes) -> None:
+    pytest.importorskip("cryptography")
+    from video.sinks.certificates import Authority
+
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("receiver"))
+    with dripping(start, again, context) as port:
+        assert_given_up(f"https://127.0.0.1:{port}", ca=authority.file)
+
+
+def test_one_deadline_for_all_addresses_and_the_tls_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        mute = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        where = mute.getsockname()
+        full = [stack.enter_context(socket.socket()) for _ in range(3)]  # of its backlog: others wait to be connected
+        for one in full:
+            one.setblocking(False)
+            one.connect_ex(where)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", where)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: found * 10)
+        assert_given_up("http://receiver.example")
+        live = stack.enter_context(Receiver())
+        found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", live.port)))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: found)
+        post("http://receiver.example", within=2)
+        assert live.taken == [b"{}"]
+        monkeypatch.undo()
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        assert_given_up(f"https://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_a_kept_connection_has_a_new_deadline_for_each_request() -> None:
+    with Receiver() as receiver, contextlib.closing(webhook.Receiver(receiver.url, within=0.5)) as sender:
+        sender.post(b"1", {})
+        time.sleep(0.6)
+        sender.post(b"2", {})
+        assert receiver.taken == [b"1", b"2"]
+        assert receiver.connections == 1
 
 
 def test_tls(tmp_path: Path) -> None:
