@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -11,6 +14,9 @@ from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.redaction import redacted
 
 Function = TypeVar("Function")
+_Result = TypeVar("_Result")
+
+_QUIET = 60.0  # seconds until the same error is logged again
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +40,8 @@ class Answer:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-# Takes the rest of the path after the route, for example a number, which may be empty. Returns None for "not found".
+# Takes the rest of the path after the route, for example a number, which may be empty. Returns None for "not found". A
+# SeqparError becomes an answer with status 500 and the error's line.
 Route = Callable[[str], "Answer | None"]
 
 # Takes the rest of the path after the route, and the body, at most 1 MB. A SeqparError becomes an answer with status
@@ -47,14 +54,31 @@ def line(text: str, status: int = 200) -> Answer:
     return Answer(body=f"{text}\n".encode("utf-8", "replace"), status=status)
 
 
-def answer_of(post: Post, rest: str, body: bytes) -> Answer:
-    """Return the answer of a function, also if it raises."""
+class Failures:
+    """Logs errors of the server, each one at most once per minute: a page may ask ten times per second."""
+
+    def __init__(self) -> None:
+        self._logged: dict[tuple[str, type[BaseException]], float] = {}
+        self._lock = threading.Lock()
+
+    def log(self, what: str, error: BaseException) -> None:
+        """Log an error with its traceback, unless one of its type was just logged with the same text."""
+        key, now = (what, type(error)), time.monotonic()
+        with self._lock:
+            if now - self._logged.get(key, -math.inf) < _QUIET:
+                return
+            self._logged[key] = now
+        _log.error("%s", what, exc_info=error)
+
+
+def answer_of(function: Callable[[], _Result], route: str, failures: Failures, *, refused: int) -> _Result | Answer:
+    """Return the answer of the function of a route, also if it raises. `refused` is the status of a SeqparError."""
     try:
-        return post(rest, body)
+        return function()
     except SeqparError as error:
-        return line(redacted(str(error)), 400)
-    except Exception:
-        _log.exception("a request failed")
+        return line(redacted(str(error)), refused)
+    except Exception as error:
+        failures.log(f"a request for {route} failed", error)
         return line("the request failed; the log names the cause", 500)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import http.server
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -17,9 +18,9 @@ from seqpar_deploy.errors import SinkError
 from seqpar_deploy.redaction import remember_value
 from seqpar_deploy.video.sinks.access import Access, Refusal, is_local, read_base_url
 from seqpar_deploy.video.sinks.answers import Answer as Answer
+from seqpar_deploy.video.sinks.answers import Failures, answer_of, find_route, line, nothing_at
 from seqpar_deploy.video.sinks.answers import Post as Post
 from seqpar_deploy.video.sinks.answers import Route as Route
-from seqpar_deploy.video.sinks.answers import answer_of, find_route, line, nothing_at
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 
 _PATIENCE = 5.0  # seconds without a byte sent or received until a client is dropped
@@ -147,6 +148,7 @@ class _Server(http.server.ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(clients)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self.failures = Failures()
         super().__init__(place, _Handler)
 
     def server_bind(self) -> None:
@@ -155,12 +157,16 @@ class _Server(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for the request, or refuse it if there are too many clients."""
+        """Start a thread for the request, or refuse it if there are too many clients or threads."""
         if self._free.acquire(blocking=False):
             with self._lock:
                 self._open.add(request)
-            super().process_request(request, client_address)
-            return
+            try:
+                super().process_request(request, client_address)
+                return
+            except Exception as error:  # no more threads, for example
+                self._forget(request)
+                self.failures.log("a client cannot be served", error)
         request.settimeout(0.2)
         with contextlib.suppress(OSError):  # the client may have gone
             request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
@@ -170,9 +176,12 @@ class _Server(http.server.ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._lock:
-                self._open.discard(request)
-            self._free.release()
+            self._forget(request)
+
+    def _forget(self, request: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(request)
+        self._free.release()
 
     def hang_up(self) -> None:
         """Close all connections, to wake the threads that wait for clients."""
@@ -182,7 +191,10 @@ class _Server(http.server.ThreadingHTTPServer):
                     request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore errors: clients come and go."""
+        """Log an error that is not of the connection: clients come and go."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            self.failures.log("a request failed", error)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -218,8 +230,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._refuse_method()
                 return
             self._check(self.server.access.writer_refusal(self.headers))
-            _, rest, post = found
-            answer = answer_of(post, rest, self._body())
+            route, rest, post = found
+            body = self._body()
+            answer = answer_of(lambda: post(rest, body), route, self.server.failures, refused=400)
         except _Refused as refused:
             self.close_connection = True
             answer = refused.answer
@@ -255,7 +268,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif session is not None:
                 return self._without_token(*session)
         self._check(access.reader_refusal(found[0] if found else None, self.headers))
-        answer = found[2](found[1]) if found else None
+        answer = None
+        if found is not None:
+            route, rest, function = found
+            answer = answer_of(lambda: function(rest), route, self.server.failures, refused=500)
         return nothing_at(url.path, self.server.routes, self.server.base_path) if answer is None else answer
 
     def _without_token(self, cookie: str, query: str) -> Answer:

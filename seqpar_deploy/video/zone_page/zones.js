@@ -282,14 +282,16 @@ async function send() {
 
 async function start() {
   try {
-    const found = await (await fetch(`${root}scene.json`)).json();
+    const answer = await fetch(`${root}scene.json`);
+    if (!answer.ok) throw new Error((await answer.text()).trim());
+    const found = await answer.json();
     drawing.setAttribute("viewBox", `0 0 ${found.size.join(" ")}`);
     [$("picture").width, $("picture").height] = found.size;
     take(found);
     changed();
     tell(shapes.length ? "" : "Nothing is drawn yet.");
-  } catch {
-    tell("No answer; the command has ended.", true);
+  } catch (error) {
+    tell(error instanceof TypeError ? "No answer; the command has ended." : error.message, true);
   }
 }
 

@@ -94,6 +94,15 @@ def test_the_scene_is_given_in_shares(drawing: Drawing) -> None:
     assert scene["shapes"] == [{"kind": "lines", "name": "door", "points": [[0.125, 0.5], [0.875, 0.5]]}]
 
 
+def test_a_file_that_was_broken_meanwhile_is_named(drawing: Drawing) -> None:
+    drawing.path.write_text(FILE.replace("points =", "points"))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        drawing.get("scene.json")
+    with caught.value as answer:
+        assert answer.code == 500
+        assert b"cameras.toml" in answer.read()
+
+
 def test_saving_changes_the_file_and_keeps_its_comments(drawing: Drawing) -> None:
     drawing.path.chmod(0o600)
     version = drawing.get("scene.json")["version"]
