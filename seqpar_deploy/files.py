@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -120,26 +121,37 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary file beside `path`. It replaces `path` if the block succeeds, and is removed if it fails.
 
     Args:
         path: The file to write.
-        mode: Permissions of the file. Default: everybody may read it.
+        mode: Permissions of the file. Default: as the umask of the process says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    staging = Path(name)
+    staging = _new_beside(path, private=mode is not None)
     try:
         yield staging
-        staging.chmod(mode)  # mkstemp makes it private
+        if mode is not None:
+            staging.chmod(mode)
         staging.replace(path)
     finally:
         staging.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def _new_beside(path: Path, *, private: bool) -> Path:
+    """Make an empty file `.NAME.XXXXXXXX` beside a path. If it is not private, the system applies the umask.
+
+    tempfile makes private files only, and os.umask, to widen them, would change the umask of all threads.
+    """
+    while True:
+        made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+            return made
+
+
+def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file atomically, and make its parent folders. `mode` as of `replacing`. Raises SeqparError."""
     try:
         with replacing(path, mode=mode) as staging:

@@ -124,6 +124,40 @@ def test_the_earlier_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
+MODES = """
+import os, sys
+from pathlib import Path
+from seqpar_deploy.cli.video.config import write_example
+from seqpar_deploy.files import replacing, write_whole
+os.umask(int(sys.argv[1], 8))
+write_whole(Path("whole"), b"x")
+write_whole(Path("given"), b"x", mode=0o640)
+write_example(Path("config"))
+with replacing(Path("replaced")) as staging:
+    during = staging.stat().st_mode
+    staging.write_bytes(b"x")
+assert during == Path("replaced").stat().st_mode
+with replacing(Path("secret"), mode=0o644) as staging:
+    assert staging.stat().st_mode & 0o777 == 0o600  # until it is whole
+"""
+
+
+@pytest.mark.parametrize(("umask", "mode"), [("077", 0o600), ("027", 0o640), ("022", 0o644), ("002", 0o664)])
+def test_files_have_the_mode_of_the_umask_unless_one_is_given(tmp_path: Path, umask: str, mode: int) -> None:
+    subprocess.run([sys.executable, "-c", MODES, umask], cwd=tmp_path, check=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"whole": mode, "config": mode, "replaced": mode, "given": 0o640, "secret": 0o644}
+
+
+def test_a_file_with_the_name_of_a_temporary_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["0" * 8, "1" * 8])
+    monkeypatch.setattr("secrets.token_hex", lambda _size: next(names))
+    (tmp_path / ".scores.00000000").write_bytes(b"theirs")
+    write_whole(tmp_path / "scores", b"ours")
+    assert (tmp_path / ".scores.00000000").read_bytes() == b"theirs"
+    assert {path.name for path in tmp_path.iterdir()} == {".scores.00000000", "scores"}
+
+
 def test_space_is_checked_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_space(tmp_path / "missing" / "bundle", 1)
     monkeypatch.setattr(os, "statvfs", full)
