@@ -235,25 +235,6 @@ def test_boxes_beside_class_scores_are_edges_or_centres(centre: bool, tmp_path: 
     assert_found(detect(make(tmp_path / "detector.onnx", layout)), within=6)
 
 
-@pytest.mark.parametrize("spread", [10, 0], ids=["sizes", "none"])  # a model of random weights has sizes below 0 too
-def test_edges_in_yolov8s_table_are_refused_until_they_are_named(spread: int, tmp_path: Path) -> None:
-    def layout(b: Builder) -> None:
-        columns = onnx_detectors._class_scores(onnx_detectors.PLACES, 80, 0)
-        at = np.random.default_rng(0).uniform(0, 80, (onnx_detectors.PLACES, 2))
-        sizes = np.random.default_rng(1).normal(spread, 3, at.shape)
-        others = np.concatenate([at, at + sizes], axis=1).astype(np.float32)
-        others[[onnx_detectors.ROW, onnx_detectors.ROW + 1]] = 0
-        nothing = np.zeros((onnx_detectors.PLACES, 80), np.float32)
-        table = b.planted(columns, onnx_detectors.PLACES, b.edges)
-        table = b.add("Add", table, np.concatenate([others, nothing], axis=1))
-        b.output("output", b.add("Unsqueeze", b.add("Transpose", table, perm=[1, 0]), np.array([0], np.int64)))
-
-    path = make(tmp_path / "detector.onnx", layout)
-    with pytest.raises(DetectorError, match=r"as yolov8: .* yolov8-edges\); set --detector-layout"):
-        detect(path)
-    assert_found(detect(path, layout="yolov8-edges"), within=6)
-
-
 def two_classes(b: Builder) -> None:
     """Ultralytics' RT-DETR with two classes has the shape of rows after NMS."""
     columns = np.full((300, 2), 0.01, np.float32)
