@@ -11,6 +11,8 @@ of a secondary nvinfer. Needs DeepStream 6 or newer and its Python bindings (pyd
 from __future__ import annotations
 
 import argparse
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def main() -> None:
     import gi
 
     gi.require_version("Gst", "1.0")
-    from gi.repository import Gst
+    from gi.repository import GLib, Gst
 
     Gst.init(None)
     pipeline = Gst.parse_launch(
@@ -61,7 +63,12 @@ def main() -> None:
             return sessions[source]
 
         def probe(_pad: Any, info: Any) -> Any:
-            recognise(info.get_buffer(), session_of)
+            try:
+                recognise(info.get_buffer(), session_of)
+            except Exception as error:  # PyGObject would print it, and the pipeline would go on
+                reason = GLib.Error.new_literal(Gst.StreamError.quark(), str(error), Gst.StreamError.FAILED)
+                pipeline.post_message(Gst.Message.new_error(pipeline, reason, traceback.format_exc()))
+                return Gst.PadProbeReturn.REMOVE
             return Gst.PadProbeReturn.OK
 
         pipeline.get_by_name("here").get_static_pad("src").add_probe(Gst.PadProbeType.BUFFER, probe)
@@ -69,13 +76,16 @@ def main() -> None:
         message = pipeline.get_bus().timed_pop_filtered(
             Gst.CLOCK_TIME_NONE, Gst.MessageType.EOS | Gst.MessageType.ERROR
         )
-        if message.type == Gst.MessageType.ERROR:
-            print(message.parse_error()[0].message)
-        for session in sessions.values():
-            session.finish()
-        pipeline.set_state(Gst.State.NULL)
-        for session in sessions.values():
-            session.close()
+        failed = message.type == Gst.MessageType.ERROR
+        try:
+            for session in sessions.values() if not failed else ():  # after an error, the probe may still run
+                session.finish()
+        finally:
+            pipeline.set_state(Gst.State.NULL)
+            for session in sessions.values():
+                session.close()
+        if failed:
+            sys.exit(message.parse_error()[0].message)
 
 
 def recognise(buffer: Any, session_of: Any) -> None:

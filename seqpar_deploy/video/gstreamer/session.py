@@ -12,6 +12,7 @@ import math
 import queue
 import threading
 import time
+import types
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -114,11 +115,12 @@ class _Job:
         self.result: list[Tracked] = []
         self.error: Exception | None = None
 
-    def run(self) -> None:
+    def run(self, on_error: Callable[[Exception], object]) -> None:
         try:
             self.result = self._work()
         except Exception as error:
             self.error = error
+            on_error(error)
         finally:
             self.done.set()
 
@@ -170,6 +172,7 @@ class Session:
         self._first: float | None = None  # the caller's time of the first frame since the latest restart
         self._last = 0.0  # timestamp of the latest frame
         self._error: Exception | None = None
+        self._origin: types.TracebackType | None = None  # traceback of the error within its thread
         self._stopping = threading.Event()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._current: _Job | None = None
@@ -209,7 +212,7 @@ class Session:
         if self._closed:
             raise VideoError("process must be called before close, got a closed session; create another")
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(self._origin)  # each raise adds the caller's frame, and its buffer
         number, self.stats.frames = self.stats.frames, self.stats.frames + 1
         timestamp = self._timestamp(seconds)
         if self._current is not None and not self._current.done.is_set():
@@ -353,9 +356,7 @@ class Session:
     def _run_jobs(self) -> None:
         """Run the tracking thread."""
         while (job := self._jobs.get()) is not None and not self._stopping.is_set():
-            job.run()
-            if job.error is not None:
-                self._fail(job.error)
+            job.run(self._fail)
 
     def _recognize(self) -> None:
         """Run the recognition thread."""
@@ -372,5 +373,5 @@ class Session:
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:
-            self._error = error
+            self._origin, self._error = error.__traceback__, error
             self._on_error(error)

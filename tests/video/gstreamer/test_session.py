@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import traceback
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -217,6 +220,32 @@ def test_a_model_that_breaks_is_told_and_raised(sync: bool) -> None:
         with pytest.raises(RuntimeError, match="the model broke"):
             go_on()
         assert len(errors) == (0 if sync else 1)
+
+
+def test_an_error_that_is_raised_again_keeps_no_frames() -> None:
+    """A pad probe may call again after an error. Each entry of a traceback keeps the buffer of a frame."""
+    buffers: weakref.WeakSet[Walker] = weakref.WeakSet()
+    depths: list[int] = []
+    options = SessionOptions(video=VideoOptions(selection=SelectionOptions(max_latency=0)))
+    with Session(FakeRecognizer(fails=True), print, stream="s", options=options) as session:
+
+        def probe(index: int) -> None:
+            buffer = Walker()
+            buffers.add(buffer)
+            session.process(lambda: IMAGE, SIZE, index / 10, [walker(index % 50)])
+
+        for index in range(10_000):
+            try:
+                probe(index)
+            except RuntimeError as error:
+                depths.append(len(traceback.extract_tb(error.__traceback__)))
+            if len(depths) == 50:
+                break
+            time.sleep(0.001)
+        gc.collect()
+        assert len(depths) == 50
+        assert depths[-1] == depths[1]
+        assert len(buffers) <= 1
 
 
 def test_threads_end_with_the_session() -> None:
