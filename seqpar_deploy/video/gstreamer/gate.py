@@ -12,23 +12,32 @@ from seqpar_deploy.recognition import AnyRecognizer
 
 
 class ShutError(VideoError):
-    """The session ends, so nothing is recognised any more."""
+    """Nothing is recognised, because the session or its stream ends."""
 
 
 class Gate:
-    """A recognizer that refuses from `shut` on, so that the end of a stream does not wait for many crops."""
+    """A recognizer that refuses from `shut` on, so that the end of a stream does not wait for many crops.
+
+    `pause` refuses until `resume`, for the end of one stream of several. `shut` is for good.
+    """
 
     def __init__(self, recognizer: AnyRecognizer) -> None:
         self._recognizer = recognizer
         self.label_set, self.thresholds = recognizer.label_set, recognizer.thresholds
-        self.is_shut = False
+        self._is_shut = self._is_paused = False
 
     def shut(self) -> None:
-        self.is_shut = True
+        self._is_shut = True
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
 
     def predict(self, crops: Sequence[Crop], *, drafts: Sequence[Draft] | None = None) -> list[Prediction]:
-        if self.is_shut:
-            raise ShutError("recognition must be requested before the session ends, got it afterwards")
+        if self._is_shut or self._is_paused:
+            raise ShutError("recognition must be requested before the stream ends, got it afterwards")
         return self._recognizer.predict(crops, drafts=drafts)
 
     def predict_iter(self, crops: Sequence[Crop], *, drafts: Sequence[Draft] | None = None) -> Iterator[Prediction]:

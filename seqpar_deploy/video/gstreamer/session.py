@@ -109,10 +109,10 @@ class SessionStats:
 class _Job:
     """Work of the tracking thread, and its result."""
 
-    def __init__(self, work: Callable[[], list[Tracked]]) -> None:
+    def __init__(self, work: Callable[[], list[Tracked] | None]) -> None:
         self._work = work
         self.done = threading.Event()
-        self.result: list[Tracked] = []
+        self.result: list[Tracked] | None = None
         self.error: Exception | None = None
 
     def run(self, on_error: Callable[[Exception], object]) -> None:
@@ -246,7 +246,8 @@ class Session:
     def finish(self) -> None:
         """End the stream: recognise the crops that are due, and end all tracks.
 
-        Without `sync` it waits for 30 s at most. What is not recognised by then stays so.
+        Without `sync` it waits for 30 s, and at most 10 s more for the current batch. Crops that are left then are not
+        recognised. The session can go on with `process`, for example after a seek.
 
         Raises:
             SeqparError: As `process`.
@@ -258,7 +259,8 @@ class Session:
         job = _Job(self._end)
         self._jobs.put(job)
         if not job.done.wait(_FINISHING):
-            self._gate.shut()
+            self._gate.pause()
+            self._jobs.put(_Job(self._gate.resume))  # after `job`, however long that takes
             _log.warning(
                 "%s: recognition takes longer than %g s at the end; the rest is left out", self._stream, _FINISHING
             )
@@ -309,10 +311,9 @@ class Session:
         region = None if self._regions is None else self._regions.region_of(one.box)
         return Tracked(track_id=one.track_id, box=one.box, region=region, person=person)
 
-    def _end(self) -> list[Tracked]:
+    def _end(self) -> None:
         self._ignoring_closed(lambda: self._follower.finish(self._stream))
         self._count()
-        return []
 
     def _ignoring_closed(self, call: Callable[[], object]) -> None:
         try:
@@ -360,16 +361,17 @@ class Session:
 
     def _recognize(self) -> None:
         """Run the recognition thread."""
-        try:
-            while not self._stopping.is_set():
+        while not self._stopping.is_set():
+            try:
                 if self._follower.recognize(time.monotonic(), within=self._options.video.selection.max_latency):
                     self._count()
-                else:
-                    self._stopping.wait(_IDLE)
-        except ShutError:
-            pass
-        except Exception as error:
-            self._fail(error)
+                    continue
+            except ShutError:
+                pass  # the stream ends, and another may follow
+            except Exception as error:
+                self._fail(error)
+                return
+            self._stopping.wait(_IDLE)
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

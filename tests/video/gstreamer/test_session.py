@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -202,6 +202,44 @@ def test_shutting_ends_a_stream_that_is_finishing(live: tuple[Session, FakeRecog
     finishing.join(60)
     assert not finishing.is_alive()
     assert len(recognizer.crops) <= 1
+
+
+@pytest.mark.parametrize("closing", [0.0, 60.0])  # seconds for the batch: `finish` returns before and after it
+def test_after_a_finish_that_takes_too_long_it_recognises_again(
+    closing: float,
+    live: tuple[Session, FakeRecognizer, Walker],
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("seqpar_deploy.video.gstreamer.session._FINISHING", 0.05)
+    monkeypatch.setattr("seqpar_deploy.video.gstreamer.session._CLOSING", closing)
+    session, recognizer, _ = live
+    recognizer.held.clear()
+    index = 0
+
+    def go_on(done: Callable[[], bool]) -> None:
+        nonlocal index
+        until = time.monotonic() + 60
+        while not done() and time.monotonic() < until:
+            session.process(lambda: IMAGE, SIZE, index / 10)
+            index += 1
+            time.sleep(0.001)
+
+    go_on(recognizer.started.is_set)
+    releasing = threading.Timer(0.3, recognizer.held.set)
+    releasing.start()
+    session.finish()
+    assert recognizer.held.is_set() == (closing > 0)
+    assert "longer than" in caplog.text
+    releasing.join()
+    session.restart()
+    before = len(recognizer.crops) + 1  # the batch may be under way
+    go_on(lambda: len(recognizer.crops) > before)
+    monkeypatch.setattr("seqpar_deploy.video.gstreamer.session._CLOSING", 60)
+    session.finish()
+    assert len(recognizer.crops) > before
+    assert {number for kind, number in kinds(events) if kind == "appeared"} >= {2}
 
 
 @pytest.mark.parametrize("sync", [True, False])
