@@ -203,7 +203,8 @@ class Session:
             regions: Regions of people. Only without a detector. Default: none.
 
         Returns:
-            Everyone in the frame, or None if that is not known within the budget.
+            Everyone in the frame, or None if that is not known within the budget. With `sync`, None if `shut` was
+            called and crops are due.
 
         Raises:
             VideoError: The session is closed, or recognition or tracking failed.
@@ -224,7 +225,10 @@ class Session:
         image = picture() if needed else np.broadcast_to(np.zeros(3, np.uint8), (*size, 3))  # only the clock goes on
         frame = Frame(stream=self._stream, index=number, timestamp=timestamp, image=image)
         if self._options.sync:
-            return self._look(frame, given)
+            try:
+                return self._look(frame, given)
+            except ShutError:  # another thread stops the pipeline meanwhile
+                return None
         self._current = job = _Job(lambda: self._look(frame, given))
         self._jobs.put(job)
         if not job.done.wait(self._options.budget):

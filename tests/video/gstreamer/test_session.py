@@ -204,6 +204,17 @@ def test_shutting_ends_a_stream_that_is_finishing(live: tuple[Session, FakeRecog
     assert len(recognizer.crops) <= 1
 
 
+def test_in_sync_a_frame_passes_after_shutting() -> None:
+    """A pipeline that stops shuts the session while a frame may be in `process`. That is no error."""
+    recognizer = FakeRecognizer()
+    options = SessionOptions(sync=True, video=VideoOptions(selection=SelectionOptions(max_latency=0)))
+    with Session(recognizer, print, stream="s", options=options) as session:
+        session.shut()
+        found = [session.process(lambda: IMAGE, SIZE, index / 10, [walker(index)]) for index in range(10)]
+    assert None in found
+    assert recognizer.crops == []
+
+
 @pytest.mark.parametrize("closing", [0.0, 60.0])  # seconds for the batch: `finish` returns before and after it
 def test_after_a_finish_that_takes_too_long_it_recognises_again(
     closing: float,
