@@ -17,7 +17,10 @@ from pathlib import Path
 from seqpar_deploy.errors import SeqparError
 
 ELEMENT, LOADER = "seqparattributes", "python"
-PACKAGES = "gstreamer1.0-tools gstreamer1.0-python3-plugin-loader gir1.2-gst-plugins-base-1.0"
+PACKAGES = (
+    "gstreamer1.0-tools gstreamer1.0-python3-plugin-loader gir1.2-gst-plugins-base-1.0 "
+    "gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav"  # qtdemux, h264parse, decoders
+)
 PLUGINS = Path(__file__).parent / "plugins"
 DIST_PACKAGES = Path("/usr/lib/python3/dist-packages")  # Debian's bindings, beside the sites of its python3
 _WITHIN = 60.0  # seconds for one program; the first scan of all plugins takes seconds

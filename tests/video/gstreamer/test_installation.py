@@ -64,6 +64,13 @@ def test_no_loader_and_no_gstreamer(inspect, monkeypatch: pytest.MonkeyPatch, tm
     assert "gst-inspect-1.0" in (examine().problem or "")
 
 
+def test_the_packages_are_those_of_the_guide() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "how-to" / "use-in-gstreamer.md").read_text(encoding="utf-8")
+    command = guide.partition("apt-get install ")[2].partition("/usr/bin/python3")[0]
+    assert set(installation.PACKAGES.split()) == set(command.replace("\\", "").split()) - {"python3-venv"}
+    assert "gstreamer1.0-plugins-bad" in installation.PACKAGES  # has h264parse
+
+
 def test_an_element_that_does_not_load_says_why(inspect) -> None:
     inspect(HERE, 'echo "seqparattributes cannot be loaded: No module named numpy" >&2; exit 1')
     found = examine()
