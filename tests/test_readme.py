@@ -82,6 +82,7 @@ def test_near_can_fail() -> None:
 
 def test_the_figures_of_video_are_the_results() -> None:
     street, streams, soak = result("street.json"), result("streams.json"), result("soak.json")
+    carried = {rate: each["streams"] for rate, each in result("streams_per_core.json")["rates"].items()}
     tracks, live = street["tracks"], street["live"].values()
     unseen = tracks["held_out"]
     people = sum(tracks[split]["people found"] for split in ("held_out", "train"))
@@ -106,6 +107,8 @@ def test_the_figures_of_video_are_the_results() -> None:
         (f"{rates['annotated video too']:.0f} ", "annotated"),
         (f"{soonest:.2f} s", "tracked frame"),
         (f"{labelled:.2f} s", "labelled"),
+        (f"carries {carried['5']} streams", "core"),
+        (f"or {carried['10']} with 10", "core"),
         (f"{streams['http']['kills']} times", "[Kk]illed"),
         (f"{back:.1f} s", "metrics"),
     ):

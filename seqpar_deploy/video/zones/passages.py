@@ -2,8 +2,8 @@
 
 Boxes tremble, and jump where people hide each other. So a change needs a margin, a share of the box's height, and it
 must hold for a moment. On 25 lines through the whole street video, which people cross 614 times, margin 0.1 and 0.3 s
-give 3.6 % too many or too few passages, 6.5 % without the moment, 6.8 % without the margin, and 33 % with neither.
-Margin 0.05 and 0.8 s give 3.3 %, but later events (benchmarks/results/zones.json).
+give 3.1 % too many or too few passages, 5.7 % without the moment, 7.3 % without the margin, and 30 % with neither.
+Margin 0.05 and 0.8 s give 2.4 %, but later events (benchmarks/results/zones.json).
 """
 
 from __future__ import annotations
