@@ -213,14 +213,14 @@ def new_folder(
         _check_replaceable(out, marker, overwrite, error)
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(beside)
-        made = Path(tempfile.mkdtemp(prefix=f".{beside.name}.new-", dir=beside.parent))
+        made = beside.with_name(f".{beside.name}.new-{secrets.token_hex(4)}")
+        made.mkdir()  # not by tempfile, which ignores the umask
         with _locked(made):
             # Rename only once locked: other processes remove unlocked folders with this prefix.
             staging = made.rename(beside.with_name(f"{_partial_prefix(beside)}{made.name[-8:]}"))
             try:
                 with _in_one_line(out, error):  # here too: once the folder is removed, the disk is not full
                     yield staging
-                staging.chmod(0o755)  # mkdtemp makes it private
                 _check_replaceable(out, marker, overwrite, error)  # again: the block may take minutes
                 _put_in_place(staging, out)
             finally:

@@ -128,11 +128,14 @@ MODES = """
 import os, sys
 from pathlib import Path
 from seqpar_deploy.cli.video.config import write_example
-from seqpar_deploy.files import replacing, write_whole
+from seqpar_deploy.errors import SeqparError
+from seqpar_deploy.files import new_folder, replacing, write_whole
 os.umask(int(sys.argv[1], 8))
 write_whole(Path("whole"), b"x")
 write_whole(Path("given"), b"x", mode=0o640)
 write_example(Path("config"))
+with new_folder(Path("bundle"), marker="manifest", overwrite=False, error=SeqparError) as made:
+    (made / "manifest").touch()
 with replacing(Path("replaced")) as staging:
     during = staging.stat().st_mode
     staging.write_bytes(b"x")
@@ -146,6 +149,7 @@ with replacing(Path("secret"), mode=0o644) as staging:
 def test_files_have_the_mode_of_the_umask_unless_one_is_given(tmp_path: Path, umask: str, mode: int) -> None:
     subprocess.run([sys.executable, "-c", MODES, umask], cwd=tmp_path, check=True)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes.pop("bundle") == 0o777 & ~int(umask, 8)
     assert modes == {"whole": mode, "config": mode, "replaced": mode, "given": 0o640, "secret": 0o644}
 
 

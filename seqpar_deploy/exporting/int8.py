@@ -142,5 +142,5 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
     del model.graph.value_info[:]
     weights = f"{path.name}.data"
     onnx.save(model, path, save_as_external_data=True, location=weights, size_threshold=1024)
-    path.with_name(weights).chmod(0o644)  # onnx creates it with mode 600
+    path.with_name(weights).chmod(path.stat().st_mode & 0o777)  # onnx makes it private, but not the model
     onnx.checker.check_model(path)
