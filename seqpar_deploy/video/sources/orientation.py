@@ -109,8 +109,8 @@ def _display_matrix(picture: VideoFrame) -> Matrix | None:
     from av.sidedata.sidedata import SideDataContainer
 
     # picture.side_data would refer to the picture that holds it, and keep its pixels until Python collects garbage.
-    every: Any = SideDataContainer
-    for data in every(picture):
+    side_data: Any = SideDataContainer  # PyAV's annotations are wrong
+    for data in side_data(picture):
         if data.type.name == "DISPLAYMATRIX":
             a, b, _u, c, d, *_rest = struct.unpack("=9i", bytes(data))
             return (a, b, c, d) if any((a, b, c, d)) else None
