@@ -44,7 +44,8 @@ PARTS = ("check", "bytes", "sizing")
 BATCH, DELAY = 8, 0.005  # of the check
 LOADS = (0.5, 0.7, 0.85)  # share of the throughput at whole batches
 SAMPLES = 40  # service times per batch size
-CAMERAS, CROPS_PER_CAMERA = 500, 145 / 79.5  # of the street video: 6 people at a time, 145 crops in 79.5 s
+CAMERAS = 500
+STREET_SECONDS = 79.5  # length of the street video, which has 6 people at a time
 CLIP_START = 690  # frame of the whole video at which the sample clip begins
 ARCHIVE = 100_000_000
 SERVER = 16  # recognizers of two cores on a server of 32 cores
@@ -251,7 +252,7 @@ def size_fleets() -> dict[str, Any]:
         return sum(quick + exact * (draw.random() < share) for _ in range(size))
 
     per_crop = quick + share * exact
-    rate = CAMERAS * CROPS_PER_CAMERA
+    rate = CAMERAS * json.loads((RESULTS / "street.json").read_text())["crops"] / STREET_SECONDS
     server = functools.partial(_server, service, per_crop)
     fleet = functools.partial(_fleet, service, per_crop, rate)
     return {
