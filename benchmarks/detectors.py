@@ -56,8 +56,7 @@ NOTES = {
     "ultralytics-yolo11n-oriented": "boxes are read without their angle; the exporter's enclose it",
     "ultralytics-rtdetr-l-half": "half precision with random weights chooses other queries",
     "libreyolo-rtmdet": "with the layout named; the other boxes are narrower than two pixels, and are left out",
-    "libreyolo-yolo-nas": "prepared otherwise: not looked into",
-    "libreyolo-ppyoloe": "prepared otherwise: not looked into",
+    "libreyolo-yolo-nas": "it clips boxes to the picture before NMS, which then drops more of them at its edges",
     "libreyolo-lw-detr": "nobody was found by either: not compared",
 }
 THRESHOLDS = (0.25, 0.4, 0.5)
@@ -144,7 +143,8 @@ def check(path: Path) -> dict[str, Any]:
         boxes: list[Any] = []
         for index in range(4):  # the layout may need several pictures
             boxes = boxes or detector.detect(Frame(stream="s", index=index, timestamp=index / 10, image=image))
-        row |= {"layout": detector.layout.name, "fit": detector.layout.fit, "scaling": detector.layout.scaling}
+        scaling = told["options"].get("scaling", detector.layout.scaling)
+        row |= {"layout": detector.layout.name, "fit": detector.layout.fit, "scaling": scaling}
         detector.close()
     except DetectorError as error:
         return row | {"refused": str(error).replace(str(path), path.name)}

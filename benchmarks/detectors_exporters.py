@@ -154,12 +154,13 @@ def spread_classes(
     classes: int | None = None,
     background: bool = False,
     no_object: bool = False,
+    sure: float = SURE,
 ) -> None:
     """Scale and shift class layers such that class `first` fires at some places, and the one after it at a few.
 
     `layers` are the last layers (convolution or linear); their outputs are read in a run. `classes` is their number if
     a layer has those of several anchors, one after the other. `background` if class 0 is it, `no_object` if the last
-    class is, both with a softmax.
+    class is, both with a softmax. `sure` is the share of places where class `first` has a score above 0.5.
     """
     import torch
 
@@ -188,7 +189,7 @@ def spread_classes(
         layer.weight.data *= scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
         new = torch.full_like(bias, OTHERS)
         for channel in fires.nonzero().flatten().tolist():
-            share = SURE if number[channel] == first else SURE / 10
+            share = sure if number[channel] == first else sure / 10
             new[channel] = -torch.quantile(values[:, channel] * scale[channel], 1 - share)
         if background:
             new[number == 0] = 0
