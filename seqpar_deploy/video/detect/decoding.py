@@ -14,6 +14,7 @@ from seqpar_deploy.video.detect.picture import FloatArray
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Decode = Callable[[Arrays], "Table"]
+LOGITS = 0.1  # least share of logits that are not between 0 and 1
 PER_PICTURE = 2.0  # relative boxes are below, in sizes of the picture; boxes in pixels are above
 
 # The columns of a row: p picture, l t r b edges, x y w h centre and size, s score, o objectness, c class, _ unused.
@@ -134,9 +135,13 @@ def edges_of(centres: npt.NDArray[Any]) -> FloatArray:
 
 
 def probabilities(values: npt.NDArray[Any], *, softmax: bool) -> FloatArray:
-    """Convert logits (N, C) to scores. Values that are scores already, none of them negative, stay."""
+    """Convert logits (N, C) to scores. Values that are scores already stay.
+
+    They are logits if many are below 0 or above 1: quantisation puts single scores there, and an overflow is no number.
+    """
     values = values.astype(np.float32)
-    if not values.size or (values.min() >= 0 and values.max() <= 1):
+    numbers = values[np.isfinite(values)]
+    if not numbers.size or float(((numbers < 0) | (numbers > 1)).mean()) < LOGITS:
         return values
     if softmax:
         powers = np.exp(values - values.max(axis=1, keepdims=True))

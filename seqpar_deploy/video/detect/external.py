@@ -32,7 +32,8 @@ from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video.detect.sanity import Sanity
 from seqpar_deploy.video.types import Box, Frame
 
-TOLERANCE = 0.02  # seconds that the timestamps of line and frame may differ
+TOLERANCE = 0.02  # seconds that the timestamps of line and frame may differ, at most half the time between frames
+ROUNDING = 0.002  # seconds that they may differ at any rate
 MOST_WAITING = 10_000  # maximum number of unread lines per stream; the oldest are dropped
 _JUDGED_AFTER = 200  # frames of a stream after which lines that match none are warned of
 _LARGEST_RELATIVE = 1.5  # nobody is as small as this in pixels
@@ -49,13 +50,16 @@ class _Line:
     timestamp: float | None
     boxes: tuple[Box, ...]
 
-    def compare(self, frame: Frame) -> int:
+    def compare(self, frame: Frame, tolerance: float) -> int:
         """Return -1 if the line is for an earlier frame, 0 if for this one, 1 if for a later one."""
         if self.frame is not None:
             return (self.frame > frame.index) - (self.frame < frame.index)
-        assert self.timestamp is not None
-        away = self.timestamp - frame.timestamp
-        return 0 if abs(away) <= TOLERANCE else 1 if away > 0 else -1
+        away = self.away(frame)
+        return 0 if abs(away) <= tolerance else 1 if away > 0 else -1
+
+    def away(self, frame: Frame) -> float:
+        """Return the seconds from a frame to the line, 0 for a line that has no timestamp."""
+        return 0.0 if self.timestamp is None else self.timestamp - frame.timestamp
 
     @property
     def place(self) -> str:
@@ -67,12 +71,20 @@ class _Matches:
     """The lines of a stream that did and did not match a frame."""
 
     frames: int = 0
+    timestamp: float | None = None  # of the latest frame
     latest: int = 0  # index of the latest frame
     first: _Line | None = None
     matched: int = 0
     passed: _Line | None = None  # the first line with boxes that matched none
     passed_count: int = 0
     warned: bool = False
+
+    def tolerance(self, frame: Frame) -> float:
+        """Return the seconds that the timestamps of a frame and its line may differ. Call it once for each frame."""
+        before, self.timestamp = self.timestamp, frame.timestamp
+        if before is None:
+            return TOLERANCE
+        return max(ROUNDING, min(TOLERANCE, (frame.timestamp - before) / 2))
 
 
 class ExternalDetections:
@@ -107,20 +119,24 @@ class ExternalDetections:
             raise DetectorError(
                 f'lines of {self._source} must have "stream" for several streams, {several}, got a line without it'
             )
-        found: tuple[Box, ...] = ()
-        while (line := self._first(frame.stream)) is not None and (order := line.compare(frame)) <= 0:
+        found: _Line | None = None
+        tolerance = matches.tolerance(frame)
+        while (line := self._first(frame.stream)) is not None and (order := line.compare(frame, tolerance)) <= 0:
             matches.first = matches.first or line
             if order == 0:
-                found = line.boxes
-                matches.matched += 1
+                if found is not None and abs(line.away(frame)) >= abs(found.away(frame)):
+                    break  # it is for the next frame
+                matches.matched += found is None
+                found = line
             elif line.boxes:
                 matches.passed = matches.passed or line
                 matches.passed_count += 1
             self._waiting[line.stream].popleft()
         if matches.frames == _JUDGED_AFTER:
             self._warn_of_mismatch(frame.stream, matches)
-        self._sanity.see(frame, np.array([[b.left, b.top, b.right, b.bottom] for b in found]).reshape(-1, 4))
-        return list(found)
+        boxes = list(found.boxes) if found else []
+        self._sanity.see(frame, np.array([[b.left, b.top, b.right, b.bottom] for b in boxes]).reshape(-1, 4))
+        return boxes
 
     def close(self) -> None:
         """Warn of lines that matched no frame, and close the file. Standard input stays open. Safe to call twice."""

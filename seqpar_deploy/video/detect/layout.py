@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from seqpar_deploy.errors import DetectorError
-from seqpar_deploy.video.detect.class_names import people_among
+from seqpar_deploy.video.detect.class_names import choose, people_among
 from seqpar_deploy.video.detect.decoding import Arrays, Decode
 from seqpar_deploy.video.detect.picture import Fit, PictureInput, Scaling
 
@@ -51,18 +51,29 @@ class Layout:
     check: Callable[[Arrays], str | None] | None = None
     spare: bool = False
 
-    def people(self, names: Mapping[int, str], chosen: list[int] | None) -> list[int]:
+    def people(self, names: Mapping[int, str], wanted: int | str | None) -> list[int]:
         """Return the classes of people: the caller's, else by name, else by number. Raises DetectorError."""
-        if chosen:
-            found = chosen
+        numbered = self.numbered(names) if names else {}
+        if wanted is not None:
+            found = choose(wanted, numbered)
         elif names:
-            found = people_among(self.numbered(names))
+            if self.classes is not None and 1 < self.classes < len(numbered):
+                raise DetectorError(
+                    f"its classes must have one name each, got {len(names)} names of {self.classes} classes; set "
+                    "--person-class to an index"
+                )
+            found = people_among(numbered)
         elif self.numbering is not None:
             found = [self.numbering.person]
         else:
             count = "classes" if self.classes is None else f"{self.classes} classes"
             raise DetectorError(f"its class of people must be known, got {count} without names; set --person-class")
         if self.classes is not None and max(found) >= self.classes:
+            if wanted is None:
+                raise DetectorError(
+                    f"its person must be one of its {self.classes} classes, got class {max(found)} by its name; set "
+                    "--person-class"
+                )
             raise DetectorError(
                 f"--person-class must be below {self.classes}, its number of classes, got {max(found)}; use 0 to "
                 f"{self.classes - 1}"
@@ -70,14 +81,20 @@ class Layout:
         return found
 
     def numbered(self, names: Mapping[int, str]) -> dict[int, str]:
-        """Return the names by the numbers of this layout: a list has none for the background that comes first."""
+        """Return the names by the numbers of this layout. A list may have or lack the background that comes first."""
         first = min(names)
+        if self.classes is not None and len(names) == self.classes + 1 and _is_background(names[first]):
+            return {index - first - 1: name for index, name in names.items() if index != first}
         if self.classes is not None and max(names) >= self.classes >= len(names):
             return {index: names[number] for index, number in enumerate(sorted(names))}
         from_1 = self.classes is None and self.numbering is not None and self.numbering.person == 1
-        if from_1 and first == 0 and "background" not in names[0].lower() and names[0] != "N/A":
+        if from_1 and first == 0 and not _is_background(names[0]):
             return {index + 1: name for index, name in names.items()}
         return dict(names)
+
+
+def _is_background(name: str) -> bool:
+    return "background" in name.lower() or name == "N/A"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +104,7 @@ class Graph:
     outputs: Arrays
     picture: PictureInput
     names: Mapping[int, str]
-    chosen: list[int] | None
+    wanted: int | str | None
     inputs: set[str]
     ultralytics: bool
     layout: str | None
@@ -105,7 +122,7 @@ class Graph:
     def knows(self, layout: Layout) -> bool:
         """Return whether the class of people is known in this layout."""
         try:
-            layout.people(self.names, self.chosen)
+            layout.people(self.names, self.wanted)
         except DetectorError:
             return False
         return True

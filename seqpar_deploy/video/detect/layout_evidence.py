@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 class LayoutChoice:
     """Chooses a layout, and converts outputs to people's boxes.
 
-    `names` are the class names in the file, `chosen` the classes that the caller named, `size` width, height, width,
+    `names` are the class names in the file, `wanted` the classes that the caller named, `size` width, height, width,
     height of the picture in pixels. `layout` is the likeliest layout, `settled` whether it is the only one left,
     `withheld` whether boxes of the latest picture were withheld, and `fired` the number of pictures in which a class
     fired.
@@ -42,14 +42,14 @@ class LayoutChoice:
         *,
         size: FloatArray,
         names: Mapping[int, str],
-        chosen: list[int] | None,
+        wanted: int | str | None,
         threshold: float,
         shown: str,
     ) -> None:
         self._all, self._left = list(layouts), [layout for layout in layouts if not layout.spare]
-        self._size, self._names, self._chosen, self._shown = size, names, chosen, shown
+        self._size, self._names, self._wanted, self._shown = size, names, wanted, shown
         self._threshold = threshold
-        self._classes = {layout.name: layout.people(names, chosen) for layout in layouts}
+        self._classes = {layout.name: layout.people(names, wanted) for layout in layouts}
         self._relative: dict[str, bool] = {}
         self._faults: dict[str, str] = {}
         self._disagreed = self._checked = self._seen = self._overflowed = 0
@@ -108,7 +108,7 @@ class LayoutChoice:
         )
 
     def _only_classes_differ(self) -> bool:
-        return self._chosen is None and not self._names and any("from-1" in layout.name for layout in self._left)
+        return self._wanted is None and not self._names and any("from-1" in layout.name for layout in self._left)
 
     def _check_numbers(self, best: FloatArray) -> None:
         """Refuse a graph that overflows on every picture."""
@@ -164,7 +164,7 @@ class LayoutChoice:
         edges, scores = table.of(self._classes[layout.name])
         if not len(edges):
             return edges, scores
-        kept = scores >= self._threshold
+        kept = (scores >= self._threshold) & np.isfinite(edges).all(axis=1)  # half precision overflows
         edges, scores = edges[kept], scores[kept]
         proper = edges[(edges[:, 2] > edges[:, 0]) & (edges[:, 3] > edges[:, 1])]
         if layout.name not in self._relative and len(proper):
@@ -198,7 +198,9 @@ class LayoutChoice:
             return None
         if table.picture is not None and _often(table.picture != 0):
             return f"picture {table.picture[table.picture != 0][0]:g} of one"
-        scores = table.scores[:, self._chosen] if self._chosen and table.labels is None else table.scores
+        scores = table.scores
+        if self._wanted is not None and table.labels is None:
+            scores = scores[:, self._classes[layout.name]]
         wrong = (scores < -1e-3) | (scores > 1.002)
         if _often(wrong.reshape(len(wrong), -1).max(axis=1)):
             return f"score {scores[wrong][0]:.4g}"
@@ -210,7 +212,7 @@ class LayoutChoice:
 
     def _wrong_class(self, layout: Layout, sure: Table) -> str | None:
         """Return the reason if a class fires that the names or the numbering do not have."""
-        if self._chosen is not None or not len(sure.edges):
+        if self._wanted is not None or not len(sure.edges):
             return None
         if self._names:
             used, title = set(layout.numbered(self._names)), f"the {len(self._names)} named classes"
@@ -232,7 +234,8 @@ def _valid(table: Table) -> Table:
     """Return the rows that are finite and no padding, whose boxes have no size."""
     if not len(table.edges):
         return table
-    sizes = table.edges[:, 2:] - table.edges[:, :2]
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        sizes = table.edges[:, 2:] - table.edges[:, :2]
     numbers = np.concatenate([table.edges, table.scores.reshape(len(table.edges), -1)], axis=1)
     return table.rows(np.isfinite(numbers).all(axis=1) & np.any(sizes != 0, axis=1))
 

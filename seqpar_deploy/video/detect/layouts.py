@@ -19,7 +19,7 @@ Layouts and their sources (C classes, A anchors, Q queries, N boxes):
   have a last class "no object" (softmax), Deformable DETR 91, RT-DETR and D-FINE 80 (sigmoid).
 - RF-DETR: `dets` (1, Q, 4) like `pred_boxes`, and `labels` (1, Q, C + 1), sigmoid, with ImageNet's mean and standard
   deviation. C is 90 with COCO's numbers, but also after training on other classes (roboflow/rf-detr issue 902).
-- YOLO-NAS without NMS, PP-YOLOE, DAMO-YOLO, YOLOv4: boxes (1, A, 4) and class scores (1, A, C) or (1, C, A).
+- YOLO-NAS without NMS, PP-YOLOE, DAMO-YOLO, YOLOv4: boxes (1, A, 4) and class scores (1, A, C), or both turned.
 - torchvision: `boxes` (N, 4), `labels` and `scores` (N,), COCO's classes from 1. Detectron2: `pred_classes` from 0.
 - TensorFlow's detection API: `detection_boxes` (top, left, bottom, right from 0 to 1), `_classes` from 1, `_scores`.
 """
@@ -90,7 +90,7 @@ def possible_layouts(graph: Graph) -> list[Layout]:
             return [dataclasses.replace(layout, spare=False) for layout in named]
         known = [layout for layout in found if graph.knows(layout)]
         if not any(not layout.spare for layout in known):
-            next(layout for layout in found if not layout.spare).people(graph.names, graph.chosen)  # raises
+            next(layout for layout in found if not layout.spare).people(graph.names, graph.wanted)  # raises
         return known
     raise DetectorError(
         "its outputs must be YOLO's (1, 4 + classes, anchors) or (1, anchors, 5 + classes), rows after NMS, boxes with "
@@ -131,7 +131,7 @@ def _separate(graph: Graph) -> list[Layout]:
     counts = [name for name, other in graph.outputs.items() if other.size == 1 and "num" in name]
 
     def decode(outputs: Arrays) -> Table:
-        rows = int(outputs[counts[0]].flat[0]) if counts else None
+        rows = max(0, int(np.nan_to_num(outputs[counts[0]].flat[0], nan=0, posinf=0))) if counts else None
         box = outputs[boxes].reshape(-1, array.shape[-1])[:rows]
         score = outputs[scores[0]].reshape(-1)[:rows] if scores else box[:, 4]
         return _labelled(box[:, :4], score, outputs[labels[0]].reshape(-1)[:rows])
@@ -151,20 +151,23 @@ def _separate(graph: Graph) -> list[Layout]:
         return [model_zoo]
     if array.ndim == 2 and labels == ["labels"]:
         return [torchvision]
-    if sized or counts or graph.names or graph.chosen or labels == ["pred_classes"]:
+    if sized or counts or graph.names or graph.wanted is not None or labels == ["pred_classes"]:
         return [from_0]
     return [from_0, from_1]
 
 
 def _boxes_and_matrix(graph: Graph) -> list[Layout]:
-    """Boxes (1, Q, 4) with logits or class scores (1, Q, C) or (1, C, Q)."""
+    """Boxes (1, Q, 4) or (1, 4, Q) with logits or class scores (1, Q, C) or (1, C, Q)."""
     squeezed = {name: _squeezed(array) for name, array in graph.outputs.items()}
     tables = {name: array for name, array in squeezed.items() if array.ndim == 2}
     named = [name for name in tables if "box" in name or name == "dets"]
     boxes = next((name for name in [*named, *tables] if tables[name].shape[1] == 4), None)
+    turned = boxes is None  # (1, 4, A)
+    if turned:
+        boxes = next((name for name in [*named, *tables] if tables[name].shape[0] == 4), None)
     if boxes is None or len(tables) < 2:
         return []
-    count = len(tables[boxes])
+    count = tables[boxes].shape[1 if turned else 0]
     usual = [name for name in ("logits", "pred_logits", "labels") if name in tables]
     logits = next((name for name in [*usual, *tables] if name != boxes and count in tables[name].shape), None)
     if logits is None:
@@ -176,8 +179,12 @@ def _boxes_and_matrix(graph: Graph) -> list[Layout]:
     if softmax:
         classes -= 1
 
+    def box_of(outputs: Arrays) -> npt.NDArray[Any]:
+        box = _squeezed(outputs[boxes])
+        return box.T if turned else box
+
     def decode(outputs: Arrays, *, centre: bool) -> Table:
-        box = _squeezed(outputs[boxes]).astype(np.float32)
+        box = box_of(outputs).astype(np.float32)
         values = _squeezed(outputs[logits])
         scores = probabilities(values.T if across else values, softmax=softmax)[:, :classes]
         return Table(edges=edges_of(box) if centre else box, scores=scores)
@@ -206,7 +213,7 @@ def _boxes_and_matrix(graph: Graph) -> list[Layout]:
         edges,
         name="centres-and-class-scores",
         decode=lambda outputs: decode(outputs, centre=True),
-        check=lambda outputs: are_edges(_squeezed(outputs[boxes])),
+        check=lambda outputs: are_edges(box_of(outputs)),
     )
     return [edges, centres]
 
@@ -316,7 +323,7 @@ def _anchors(graph: Graph, name: str, array: npt.NDArray[Any]) -> list[Layout]:
         return [plain] if values - 4 in BY_COUNT else with_objectness
     if columns_first:
         return [plain]
-    return [*with_objectness, plain] if one_per_cell and graph.chosen else with_objectness
+    return [*with_objectness, plain] if one_per_cell and graph.wanted is not None else with_objectness
 
 
 def _dense(graph: Graph, title: str, name: str, values: int, columns_first: bool, *, objectness: bool) -> Layout | None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from seqpar_deploy.backends import BackendName, Session, open_session
 from seqpar_deploy.backends.sessions import Tensor
 from seqpar_deploy.errors import BackendError, BackendUnavailableError, DetectorError
-from seqpar_deploy.video.detect.class_names import choose, read_names
+from seqpar_deploy.video.detect.class_names import read_names
 from seqpar_deploy.video.detect.layout import Graph, Layout
 from seqpar_deploy.video.detect.layout_evidence import LayoutChoice
 from seqpar_deploy.video.detect.layouts import LAYOUTS, possible_layouts
@@ -26,6 +26,7 @@ from seqpar_deploy.video.detect.sanity import Sanity
 from seqpar_deploy.video.types import Box, Frame
 
 USUAL_SIDE = 640  # pixels, for graphs that accept any size
+SIDES = (32, 8192)  # pixels that metadata may ask for
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +88,10 @@ class OnnxDetector:
         graph = _open(path, backend, options.threads)
         try:
             self._picture = _picture_input(graph)
+            if self._picture.dtype == np.uint8 and not (options.scaling or "0-255").startswith("0-255"):
+                raise DetectorError(
+                    f"--detector-scaling must be 0-255 or 0-255-bgr for its input of bytes, got {options.scaling}"
+                )
             self._others = {
                 tensor.name: _other_input(tensor, self._picture)
                 for tensor in graph.inputs
@@ -142,8 +147,8 @@ class OnnxDetector:
         """Return edges in pixels of the frame and scores."""
         assert self._graph is not None
         picture, placement = place(frame.image, self._picture, self._options.fit or layout.fit)
-        tensor = to_tensor(picture, self._picture, self._options.scaling or layout.scaling)
-        edges, scores = self._choice.boxes(_plain(self._graph.run({self._picture.name: tensor, **self._others})))
+        tensor = to_tensor(picture, self._picture, self._scaling(layout))
+        edges, scores = self._choice.boxes(self._infer(self._graph, tensor, f"a picture of {frame.stream}"))
         return placement.to_frame(edges), scores
 
     def close(self) -> None:
@@ -163,20 +168,13 @@ class OnnxDetector:
 
     def _open_choice(self, graph: Session) -> LayoutChoice:
         blank = np.zeros(self._picture.shape, dtype=self._picture.dtype)
-        try:
-            outputs = _plain(graph.run({self._picture.name: blank, **self._others}))
-        except Exception as error:  # each runtime has its own exceptions
-            _log.debug("the detector cannot run on a blank picture", exc_info=error)
-            raise DetectorError(
-                "it must run on a blank picture, got an error of the runtime; export it again, or try another backend"
-            ) from None
+        outputs = self._infer(graph, blank, "a blank picture")
         names = read_names(graph.metadata)
-        wanted = self._options.person_class
         described = Graph(
             outputs=outputs,
             picture=self._picture,
             names=names,
-            chosen=None if wanted is None else choose(wanted, names),
+            wanted=self._options.person_class,
             inputs={tensor.name for tensor in graph.inputs},
             ultralytics="ultralytics" in " ".join(graph.metadata.values()).lower(),
             layout=self._options.layout,
@@ -185,7 +183,7 @@ class OnnxDetector:
             possible_layouts(described),
             size=np.array([self._picture.width, self._picture.height] * 2, dtype=np.float32),
             names=names,
-            chosen=described.chosen,
+            wanted=described.wanted,
             threshold=self._options.score,
             shown=described.shown,
         )
@@ -195,6 +193,19 @@ class OnnxDetector:
         likely = "" if choice.settled else " probably"
         _log.info("%s has%s the layout %s; people are class %s", self._path.name, likely, choice.layout.name, people)
         return choice
+
+    def _scaling(self, layout: Layout) -> Scaling:
+        """Return the scaling of the pixels. A graph whose input is bytes scales them itself."""
+        return self._options.scaling or ("0-255" if self._picture.dtype == np.uint8 else layout.scaling)
+
+    def _infer(self, graph: Session, tensor: npt.NDArray[Any], title: str) -> dict[str, npt.NDArray[Any]]:
+        try:
+            return _plain(graph.run({self._picture.name: tensor, **self._others}))
+        except Exception as error:  # each runtime has its own exceptions
+            _log.debug("the detector cannot run on %s", title, exc_info=error)
+            raise DetectorError(
+                f"it must run on {title}, got an error of the runtime; export it again, or try another backend"
+            ) from None
 
     def _named(self, error: DetectorError) -> DetectorError:
         return DetectorError(f"the detector {self._path} cannot be used: {error}")
@@ -206,7 +217,7 @@ class OnnxDetector:
         fired = f"; classes {', '.join(others)} fired" if others else ""
         return (
             f"check --person-class (now {', '.join(map(str, people))}{fired}), --detector-layout (now "
-            f"{self.layout.name}), --detector-scaling (now {self._options.scaling or self.layout.scaling}) and "
+            f"{self.layout.name}), --detector-scaling (now {self._scaling(self.layout)}) and "
             f"--detector-threshold (now {self._options.score:g})"
         )
 
@@ -273,10 +284,11 @@ def _picture_input(graph: Session) -> PictureInput:
 def _usual_size(graph: Session) -> tuple[int, int]:
     """Return height and width for a graph that accepts any size: from its metadata, or `USUAL_SIDE`."""
     try:
-        height, width = ast.literal_eval(graph.metadata.get("imgsz", ""))
-        return int(height), int(width)
-    except (ValueError, SyntaxError, TypeError):
+        height, width = map(int, ast.literal_eval(graph.metadata.get("imgsz", "")))
+    except (ValueError, SyntaxError, TypeError, OverflowError):
         return USUAL_SIDE, USUAL_SIDE
+    usual = min(height, width) >= SIDES[0] and max(height, width) <= SIDES[1]
+    return (height, width) if usual else (USUAL_SIDE, USUAL_SIDE)
 
 
 def _other_input(tensor: Tensor, picture: PictureInput) -> npt.NDArray[Any]:
@@ -288,7 +300,7 @@ def _other_input(tensor: Tensor, picture: PictureInput) -> npt.NDArray[Any]:
         values = [[picture.height, picture.width]]
     elif tensor.name == "scale_factor":
         values = [[1, 1]]
-    elif tensor.name == "pixel_mask":
+    elif tensor.name == "pixel_mask" and len(tensor.shape) == 3:
         sides = zip(tensor.shape[1:], (picture.height, picture.width), strict=True)
         values = np.ones([1, *(fixed or side for fixed, side in sides)])
     else:

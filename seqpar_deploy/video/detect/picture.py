@@ -75,7 +75,7 @@ def place(image: RgbImage, target: PictureInput, fit: Fit) -> tuple[RgbImage, Pl
 
 
 def to_tensor(picture: RgbImage, target: PictureInput, scaling: Scaling) -> npt.NDArray[Any]:
-    """Convert a picture, uint8 (H, W, 3), to the graph's input. A uint8 input gets the bytes unchanged."""
+    """Convert a picture, uint8 (H, W, 3), to the graph's input. A uint8 input needs a scaling of 0 to 255."""
     values: npt.NDArray[Any] = picture
     if target.dtype != np.uint8:
         values = picture.astype(np.float32)
@@ -83,8 +83,8 @@ def to_tensor(picture: RgbImage, target: PictureInput, scaling: Scaling) -> npt.
             values = values / np.float32(255)
         if scaling.startswith("imagenet"):
             values = (values - IMAGENET_MEAN) / IMAGENET_STD
-        if scaling.endswith("-bgr"):
-            values = values[..., ::-1]
+    if scaling.endswith("-bgr"):
+        values = values[..., ::-1]
     if target.channels == "first":
         values = values.transpose(2, 0, 1)
     return np.ascontiguousarray(values[None] if target.batched else values, dtype=target.dtype)

@@ -6,6 +6,7 @@ import pytest
 
 from seqpar_deploy.errors import DetectorError
 from seqpar_deploy.video.detect.class_names import choose, people_among, read_names
+from seqpar_deploy.video.detect.layout import COCO_80, COCO_91, Layout, Numbering
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,35 @@ def test_the_caller_names_classes_by_name_or_index() -> None:
             choose(wanted, names)
     with pytest.raises(DetectorError, match=r"--person-class .* no class names"):
         choose("person", {})
+
+
+def layout_of(classes: int | None, numbering: Numbering | None = COCO_80) -> Layout:
+    return Layout(
+        name="x", fit="letterbox", decode=lambda _: pytest.fail("unused"), classes=classes, numbering=numbering
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "people"),
+    [
+        ({1: "person", 2: "car"}, layout_of(2), [0]),  # COCO's categories begin with 1
+        ({0: "person", 1: "car"}, layout_of(None, COCO_91), [1]),  # torchvision's classes begin with the background
+        ({0: "background", 1: "person", 2: "car"}, layout_of(2), [0]),
+        ({0: "background", 1: "person"}, layout_of(1), [0]),
+        ({0: "background", 1: "person", 2: "car"}, layout_of(3), [1]),
+        ({0: "car", 1: "person"}, layout_of(80), [1]),
+        (dict(enumerate(["person", *"abc"])), layout_of(1), [0]),  # one class, and names of the model it came from
+    ],
+)
+def test_a_name_is_the_same_class_whether_it_is_chosen_or_found(
+    names: dict[int, str], layout: Layout, people: list[int]
+) -> None:
+    assert layout.people(names, None) == people
+    assert layout.people(names, "person") == people
+
+
+@pytest.mark.parametrize(("names", "classes"), [(["car", "person", "dog", "cat"], 2), (["car", "person"], 1)])
+def test_names_of_other_classes_are_refused_unless_the_index_is_named(names: list[str], classes: int) -> None:
+    with pytest.raises(DetectorError, match=rf"{classes} classes.*set --person-class"):
+        layout_of(classes).people(dict(enumerate(names)), None)
+    assert layout_of(classes).people(dict(enumerate(names)), 0) == [0]

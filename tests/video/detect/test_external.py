@@ -146,3 +146,26 @@ def test_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
 def test_options_of_onnx_detectors_are_refused_for_others(detector: str, options: OnnxOptions, part: str) -> None:
     with pytest.raises(DetectorError, match=rf"\.onnx file for {part}, got {detector}"):
         open_detector(detector, options=options)
+
+
+@pytest.mark.parametrize("rate", [10, 25, 30, 50, 60, 120])
+@pytest.mark.parametrize("missing", [frozenset(), frozenset({2, 7, 8})])
+def test_each_line_goes_to_the_frame_of_its_timestamp(rate: int, missing: frozenset[int], tmp_path: Path) -> None:
+    boxes = [[index, 20, index + 50, 180] for index in range(20)]
+    lines = ({"timestamp": round(at / rate, 3), "boxes": [boxes[at]]} for at in range(20) if at not in missing)
+    with contextlib.closing(opened(tmp_path, *lines)) as detector:
+        found = [
+            [box.left for box in detector.detect(Frame(stream="s", index=at, timestamp=at / rate, image=PICTURE))]
+            for at in range(20)
+        ]
+    assert found == [[] if at in missing else [at] for at in range(20)]
+
+
+def test_of_more_lines_than_frames_the_nearest_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = ({"timestamp": at / 50, "boxes": [[at, 20, at + 50, 180]]} for at in range(40))
+    with contextlib.closing(opened(tmp_path, *lines)) as detector:
+        found = [
+            detector.detect(Frame(stream="s", index=at, timestamp=at / 25, image=PICTURE))[0].left for at in range(20)
+        ]
+    assert found == list(range(0, 40, 2))
+    assert "matches no frame" not in caplog.text
