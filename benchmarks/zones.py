@@ -41,6 +41,7 @@ from seqpar_deploy.video.zones.passages import Line
 
 RESULT = Path(__file__).parent / "results" / "zones.json"
 RATE = 10.0  # frames per second
+ROWS = 576  # of a frame
 LOST = 2.0  # seconds without a box after which a track ends
 MARGINS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 HOLDS = (0.0, 0.2, 0.3, 0.5, 0.8)
@@ -130,7 +131,7 @@ def crossings(tracks: Tracks, ends: tuple[Point, Point], *, margin: float, hold:
             if (frame - before) / RATE > LOST:
                 found.append(line.end(track))
             before = frame
-            found.append(line.step(track, feet(box), box.bottom - box.top, frame / RATE))
+            found.append(line.step(track, feet(box, ROWS), box.bottom - box.top, frame / RATE))
         found.append(line.end(track))
         counts.update(one.direction for one in found if one)
     return counts

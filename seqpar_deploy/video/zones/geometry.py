@@ -10,17 +10,23 @@ from seqpar_deploy.video.types import Box
 Point = tuple[float, float]
 
 
-def feet(box: Box) -> Point:
+def feet(box: Box, rows: int) -> Point:
     """Return the middle of a box's lower edge, where the person stands.
 
-    The edge is that of the picture if the person is cut off below, and it is too high if the feet are hidden.
+    If the person is cut off below, it is in the last of the frame's `rows`, where polygons in pixels end. It is too
+    high if the feet are hidden.
     """
-    return (box.left + box.right) / 2, box.bottom
+    return (box.left + box.right) / 2, min(box.bottom, rows - 1)
+
+
+def are_shares(points: Sequence[Point]) -> bool:
+    """Whether points are shares of the frame: all coordinates are 0 to 1."""
+    return all(0 <= value <= 1 for point in points for value in point)
 
 
 def in_pixels(points: Sequence[Point], width: int, height: int) -> tuple[Point, ...]:
-    """Return points in pixels of a frame. They are shares of it if all coordinates are 0 to 1."""
-    if all(0 <= value <= 1 for point in points for value in point):
+    """Return points, which may be shares, in pixels of a frame."""
+    if are_shares(points):
         return tuple((x * width, y * height) for x, y in points)
     return tuple(points)
 
@@ -29,6 +35,11 @@ def area(polygon: Sequence[Point]) -> float:
     """Return twice the area, without sign. The parts of a polygon that crosses itself may cancel each other."""
     pairs = zip(polygon, (*polygon[1:], polygon[0]), strict=True)
     return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs))
+
+
+def outside(polygon: Sequence[Point], point: Point) -> float:
+    """Return the distance of a point from a polygon, 0 in it and on its boundary."""
+    return 0.0 if contains(polygon, point) else distance(polygon, point)
 
 
 def contains(polygon: Sequence[Point], point: Point) -> bool:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from seqpar_deploy.video.types import Box, Frame, TrackedBox, Tracker
-from seqpar_deploy.video.zones.geometry import contains, feet, in_pixels
+from seqpar_deploy.video.zones.geometry import Point, feet, outside
+from seqpar_deploy.video.zones.placing import Size, place
 from seqpar_deploy.video.zones.settings import MaskSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """Masks, and their polygons in pixels of frames of a size."""
+
+    masks: Sequence[MaskSettings]
+    size: Size
+    polygons: Sequence[Sequence[Point]]
 
 
 class MaskedTracker:
@@ -26,6 +37,7 @@ class MaskedTracker:
 
     def __init__(self, tracker: Tracker, masks: Callable[[str], Sequence[MaskSettings]]) -> None:
         self._tracker, self._masks = tracker, masks
+        self._polygons: dict[str, _Placed] = {}  # by stream
 
     def update(self, frame: Frame, boxes: Sequence[Box]) -> list[TrackedBox]:
         """Assign the boxes outside the masks to tracks.
@@ -37,7 +49,15 @@ class MaskedTracker:
         Returns:
             As the tracker.
         """
-        height, width = frame.image.shape[:2]
-        masks = [in_pixels(mask.points, width, height) for mask in self._masks(frame.stream)]
-        seen = [box for box in boxes if not any(contains(mask, feet(box)) for mask in masks)]
+        polygons, rows = self._placed(frame), frame.image.shape[0]
+        seen = [box for box in boxes if all(outside(polygon, feet(box, rows)) > 0 for polygon in polygons)]
         return self._tracker.update(frame, seen)
+
+    def _placed(self, frame: Frame) -> Sequence[Sequence[Point]]:
+        masks, size = self._masks(frame.stream), (frame.image.shape[1], frame.image.shape[0])
+        known = self._polygons.get(frame.stream)
+        if known is None or known.masks != masks or known.size != size:
+            before = known.size if known and known.masks == masks else None
+            polygons = [place(f"{frame.stream}: a mask", mask.points, size, before) for mask in masks]
+            known = self._polygons[frame.stream] = _Placed(masks, size, polygons)
+        return known.polygons

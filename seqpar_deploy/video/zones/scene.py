@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -11,12 +10,11 @@ from typing import Any, Literal
 from seqpar_deploy.video.sinks.draw_zones import Outline
 from seqpar_deploy.video.types import Frame, Person, Sighting, TrackedBox, ZoneEvent
 from seqpar_deploy.video.zones.counts import Interval, IntervalCounts
-from seqpar_deploy.video.zones.geometry import Point, feet, in_pixels
+from seqpar_deploy.video.zones.geometry import feet
 from seqpar_deploy.video.zones.meters import ZoneMeters
 from seqpar_deploy.video.zones.passages import Crossed, Line, Zone
+from seqpar_deploy.video.zones.placing import Size, place
 from seqpar_deploy.video.zones.settings import LineSettings, SceneSettings, ZoneSettings
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,7 +54,7 @@ class Scene:
     ) -> None:
         self._stream, self._leave_after, self._meters, self._clock = stream, leave_after, meters, clock
         self._settings = settings
-        self._size: tuple[int, int] | None = None  # width and height of the frames
+        self._size: Size | None = None
         self._shapes: dict[str, _Shape] = {}
         self._sightings: dict[int, Sighting] = {}  # the latest of each track
         self._people: Mapping[int, Person] = {}
@@ -111,7 +109,7 @@ class Scene:
             for shape in list(self._shapes.values())
         ]
 
-    def _apply(self, settings: SceneSettings, size: tuple[int, int]) -> Iterator[ZoneEvent]:
+    def _apply(self, settings: SceneSettings, size: Size) -> Iterator[ZoneEvent]:
         """Adopt settings and frame size. Zones and lines that stay as they are keep their people."""
         if settings is self._settings and size == self._size:
             return
@@ -123,17 +121,18 @@ class Scene:
                     self._meters.forget(self._stream, [name])
         if self._size is not None and size != self._size:
             for shape in self._shapes.values():
-                shape.tracks = shape.tracks.moved(_placed(self._stream, shape.name, shape.settings.points, size))
+                title = f"{self._stream}: {shape.name}"
+                shape.tracks = shape.tracks.moved(place(title, shape.settings.points, size, self._size))
         known = self._shapes
         self._shapes = {name: known.get(name) or self._new(name, each, size) for name, each in wanted.items()}
         self._settings, self._size = settings, size
 
-    def _new(self, name: str, settings: ZoneSettings | LineSettings, size: tuple[int, int]) -> _Shape:
-        points = _placed(self._stream, name, settings.points, size)
+    def _new(self, name: str, settings: ZoneSettings | LineSettings, size: Size) -> _Shape:
+        points = place(f"{self._stream}: {name}", settings.points, size)
         kind = Zone if isinstance(settings, ZoneSettings) else Line
         counts = IntervalCounts(
             settings.interval,
-            settle=self._leave_after,
+            settle=self._leave_after + settings.hold,  # a passage is counted by its beginning
             clock=self._clock,
             on_final=lambda what, person: self._meters.final(self._stream, name, what, person),
         )
@@ -154,7 +153,8 @@ class Scene:
 
     def _step(self, shape: _Shape, track_id: int, sighting: Sighting) -> Iterator[ZoneEvent]:
         """Yield the events of a track at a zone or line."""
-        point, height = feet(sighting.box), sighting.box.bottom - sighting.box.top
+        assert self._size is not None  # of the frame of this sighting
+        point, height = feet(sighting.box, self._size[1]), sighting.box.bottom - sighting.box.top
         if isinstance(shape.tracks, Line):
             if crossed := shape.tracks.step(track_id, point, height, sighting.timestamp):
                 yield self._crossed(shape, crossed, track_id, sighting)
@@ -252,15 +252,3 @@ class Scene:
             unknown={kind: dict(some) for kind in kinds if (some := interval.unknown.get(kind))},
             unrecognized={kind: count for kind in kinds if (count := interval.unrecognized[kind])},
         )
-
-
-def _placed(stream: str, name: str, points: Sequence[Point], size: tuple[int, int]) -> tuple[Point, ...]:
-    """Return points in pixels, and warn if one is outside the frame."""
-    width, height = size
-    placed = in_pixels(points, width, height)
-    if any(x > width or y > height for x, y in placed):
-        _log.warning(
-            "%s: points of %s must be in the frame of %d x %d pixels, got one outside; draw it anew with seqpar zones",
-            stream, name, width, height,
-        )  # fmt: skip
-    return placed

@@ -144,6 +144,12 @@ def check_name(name: str, kind: str) -> None:
 
 
 def _check_points(points: tuple[Point, ...]) -> None:
+    largest = max((value for point in points for value in point), default=0.0)
+    if 1 < largest < 2:
+        raise ValueError(
+            f"points must be shares of the frame, 0 to 1, or pixels, got {_shown(points)}, whose largest number is "
+            f"{largest:g}"
+        )
     for x, y in points:
         if not (0 <= x <= 1e5 and 0 <= y <= 1e5):
             raise ValueError(

@@ -155,3 +155,26 @@ def test_nothing_grows_with_the_stream() -> None:
     assert len(shape.counts._open) <= 4
     assert len(scene._sightings) <= 1
     assert not shape.tracks._walks
+
+
+@pytest.mark.parametrize("hold", [0.0, 0.3, 5.0])
+def test_an_event_lies_in_the_interval_that_counts_it(hold: float) -> None:
+    """Somebody lingers beyond the line by less than the margin, or in a zone that must be held for long."""
+    beyond = [(200, 130)] * 5 + [(200, 161)] * 2 + [(200, 155)] * 320 + [(200, 170)] * 80
+    scene = SceneSettings(
+        lines={"gate": line(points=LINE, interval=10, hold=hold)},
+        zones={"hall": zone(points=((100.0, 152.0), (300.0, 152.0), (300.0, 190.0)), interval=10, hold=hold)},
+    )
+    played = Played(scene)
+    played.path(*beyond, start=9.0)
+    played.zones.close()
+    events = [one for one in played.kept.zones if one.kind != "counted"]
+    assert {one.zone for one in events} == {"gate", "hall"}
+    for one in events:
+        kind = one.direction or one.kind
+        (interval,) = [
+            count
+            for count in played.counts
+            if count.zone == one.zone and count.timestamp - (count.interval or 0) <= one.timestamp <= count.timestamp
+        ]
+        assert interval.people[kind] == 1, (one, played.counts)

@@ -6,7 +6,7 @@ import pytest
 
 from seqpar_deploy.config import parse_toml, typed
 from seqpar_deploy.errors import VideoError
-from seqpar_deploy.video.zones.settings import SceneSettings
+from seqpar_deploy.video.zones.settings import LineSettings, SceneSettings
 
 GOOD = """
 [zones.hall]
@@ -60,3 +60,9 @@ def test_what_is_wrong_is_told_with_its_key(text: str, words: tuple[str, ...]) -
         read(text)
     assert "\n" not in str(caught.value)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("points", [((0.0, 0.6), (1.01, 0.6)), ((0.0, 1.5), (0.5, 0.2)), ((1.0, 1.0), (1.9, 0.0))])
+def test_shares_above_1_are_refused(points: tuple[tuple[float, float], ...]) -> None:
+    with pytest.raises(ValueError, match=r"must be shares of the frame, 0 to 1, or pixels, got .*, whose largest"):
+        LineSettings(points=points)

@@ -148,6 +148,43 @@ def test_a_mask_takes_those_whose_feet_are_in_it() -> None:
     assert len(tracker.update(frame(stream="other", size=(200, 400)), [in_it])) == 1
 
 
+@pytest.mark.parametrize("bottom", [199.9, 200.0])
+@pytest.mark.parametrize("rows", [199.0, 200.0])
+def test_somebody_whom_the_frame_cuts_off_is_in_a_shape_that_ends_there(bottom: float, rows: float) -> None:
+    corners = ((0.0, 0.0), (399.0, 0.0), (399.0, rows), (0.0, rows))
+    scene = SceneSettings(masks={"all": MaskSettings(points=corners)})
+    tracker = MaskedTracker(Every(), ZoneWatcher(Sinks([]), {"street": scene}).masks)
+    assert tracker.update(frame(size=(200, 400)), [standing(200, bottom)]) == []
+    played = Played(SceneSettings(zones={"all": zone(points=corners)}))
+    played.at(0.0, {1: (200, bottom)})
+    assert [kind for kind, *_ in played.found()] == ["entered"]
+
+
+def test_masks_outside_the_frame_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    corners = ((900.0, 700.0), (1900.0, 700.0), (1900.0, 1000.0))
+    tracker = MaskedTracker(Every(), lambda _: (MaskSettings(points=corners),))
+    for _ in range(3):
+        tracker.update(frame(size=(200, 400)), [])
+    assert caplog.text.count("points must be in the frame of 400 x 200 pixels") == 1
+
+
+@pytest.mark.parametrize(("largest", "told"), [(300.0, True), (0.9, False)])
+def test_pixels_of_frames_of_another_size_are_told(
+    largest: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = ((0.0, 0.0), (largest, 0.0), (largest, largest / 2))
+    scene = SceneSettings(zones={"yard": zone(points=corners)}, masks={"screen": MaskSettings(points=corners)})
+    watcher = ZoneWatcher(Sinks([]), {"street": scene})
+    tracker = MaskedTracker(Every(), watcher.masks)
+    for size in ((200, 400), (200, 400), (400, 800), (400, 800)):
+        picture = frame(size=size)
+        tracker.update(picture, [])
+        watcher.frame(picture, [], {})
+    text = "points are pixels of a frame of 400 x 200, and frames are 800 x 400 now"
+    assert [f"street: {what}: {text}" in caplog.text for what in ("yard", "a mask")] == [told, told]
+    assert caplog.text.count("points are pixels") == (2 if told else 0)
+
+
 def test_an_output_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     class Broken(Kept):
         def zone(self, event: object) -> None:
