@@ -158,23 +158,23 @@ class ConfigRun:
         health: Health,
         stack: contextlib.ExitStack,
         *,
-        removed: Callable[[str], object] = lambda _name: None,
+        changed: Callable[[str, SceneSettings | None], object] = lambda _name, _scene: None,
     ) -> None:
         """Give the pipeline its cameras, and follow the file until the end of the stack.
 
-        `removed` is called with the name of each camera that the file has no more.
+        `changed` is called with the name of each camera and its zones, lines and masks when they change, and with
+        None once the file has the camera no more.
         """
-        if not self.live:
-            for name, parts in self._recorded.items():
-                pipeline.follower.set_thresholds(name, parts.thresholds)
-                zones.set_scene(name, self._initial[name].scene)
-            return
 
         def set_scene(name: str, scene: SceneSettings | None) -> None:
             zones.set_scene(name, scene)
-            if scene is None:
-                removed(name)
+            changed(name, scene)
 
+        if not self.live:
+            for name, parts in self._recorded.items():
+                pipeline.follower.set_thresholds(name, parts.thresholds)
+                set_scene(name, self._initial[name].scene)
+            return
         cameras = Cameras(pipeline, self._detectors, self._open, set_scene)
         stack.callback(cameras.close)
         cameras.apply(self._initial)

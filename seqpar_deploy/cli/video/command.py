@@ -15,7 +15,7 @@ from seqpar_deploy.cli.video import outlets
 from seqpar_deploy.cli.video.cameras import CameraOpener, ConfigRun
 from seqpar_deploy.cli.video.config import DEFAULT, Config, read_config, write_example
 from seqpar_deploy.cli.video.dry_run import dry_run
-from seqpar_deploy.cli.video.outputs import Outputs
+from seqpar_deploy.cli.video.outputs import Outputs, tell_scene
 from seqpar_deploy.cli.video.recognizer import open_monitor, open_recognizer
 from seqpar_deploy.cli.video.request import VideoRequest, check_apart, check_options
 from seqpar_deploy.cli.video.summary import log_drift, log_summary, raise_failures
@@ -35,7 +35,6 @@ from seqpar_deploy.video.pipeline import Pipeline, Summary
 from seqpar_deploy.video.sinks import Sinks
 from seqpar_deploy.video.sinks.annotated import AnnotatedSink, files_for
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
-from seqpar_deploy.video.sinks.preview import forget_stream
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sources.source import Source
 from seqpar_deploy.video.sources.spec import SourceSpec, check_fps, expand_sources
@@ -140,7 +139,7 @@ def _run(request: VideoRequest, config: Config | None) -> None:
             open_ended=cameras is not None and live,
         )
         if cameras is not None:
-            cameras.attach(pipeline, zones, health, stack, removed=lambda name: forget_stream(outputs, name))
+            cameras.attach(pipeline, zones, health, stack, changed=lambda name, scene: tell_scene(outputs, name, scene))
         summary, interrupted = _run_until_signal(pipeline, recognizer)
     nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
     if not nobody_reads:

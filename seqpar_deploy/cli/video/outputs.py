@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from seqpar_deploy.cli.video import outlets
@@ -16,12 +16,14 @@ from seqpar_deploy.video.sinks.annotated import AnnotatedSink
 from seqpar_deploy.video.sinks.draw_zones import Outlines
 from seqpar_deploy.video.sinks.jsonl import JsonlSink
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
+from seqpar_deploy.video.sinks.mqtt import MqttSink
 from seqpar_deploy.video.sinks.preview import PreviewSink
 from seqpar_deploy.video.sinks.report import ReportSink
 from seqpar_deploy.video.sinks.server import Post, metrics_routes
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.types import Sink
 from seqpar_deploy.video.uncertain_crops import UncertainCrops
+from seqpar_deploy.video.zones.settings import SceneSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,3 +93,13 @@ class Outputs:
         if folder is None or most is None:
             return None
         return UncertainCrops(folder, most, self.recognizer.label_set, self.recognizer.thresholds)
+
+
+def tell_scene(sinks: Iterable[Sink], stream: str, scene: SceneSettings | None) -> None:
+    """Tell the outputs which zones and lines a camera has now, None if it is removed."""
+    shown = scene or SceneSettings()
+    for sink in sinks:
+        if isinstance(sink, MqttSink):
+            sink.set_zones(stream, shown.zones, shown.lines)
+        elif isinstance(sink, PreviewSink) and scene is None:
+            sink.forget(stream)

@@ -20,7 +20,14 @@ def birth_topic(discovery_prefix: str) -> str:
 
 
 def discovery(
-    stream: str, state: Mapping[str, Any], *, discovery_prefix: str, prefix: str, state_topic: str, status_topic: str
+    stream: str,
+    state: Mapping[str, Any],
+    *,
+    discovery_prefix: str,
+    prefix: str,
+    state_topic: str,
+    status_topic: str,
+    published: Mapping[str, bytes] | None = None,
 ) -> tuple[str, str]:
     """Return topic and payload of the discovery message of a stream.
 
@@ -34,8 +41,11 @@ def discovery(
         prefix: Prefix of our topics. Devices of different prefixes differ.
         state_topic: Topic of the state.
         status_topic: Topic of the last will.
+        published: Earlier messages by topic. Home Assistant is told to remove what the earlier one of this topic has
+            and this one has not. Default: none.
     """
     device = f"seqpar_{_slug(stream)}_{_hash(prefix, stream)}"
+    topic = f"{discovery_prefix}/device/{device}/config"
     components: dict[str, dict[str, Any]] = {}
 
     def add(key: str, name: str, platform: str, template: str, **more: Any) -> None:
@@ -65,6 +75,9 @@ def discovery(
             template = f"value_json.lines[{_literal(line)}][{_literal(direction)}]"
             key = f"line_{_hash(line)}_{direction}"
             add(key, f"{line} {direction}", "sensor", template, state_class="total_increasing", icon="mdi:walk")
+    earlier = json.loads((published or {}).get(topic) or "{}").get("components", {})
+    for key in earlier.keys() - components.keys():
+        components[key] = {"platform": earlier[key]["platform"]}  # alone, it removes the component
     payload = {
         "device": {"identifiers": [device], "name": stream, "manufacturer": "seqpar-deploy", "model": "Person stream"},
         "origin": {"name": "seqpar-deploy", "sw_version": seqpar_deploy.__version__},
@@ -73,7 +86,7 @@ def discovery(
         "availability": [{"topic": status_topic}],  # payloads online and offline are Home Assistant's defaults
         "qos": 1,
     }
-    return f"{discovery_prefix}/device/{device}/config", json.dumps(payload, ensure_ascii=False)
+    return topic, json.dumps(payload, ensure_ascii=False)
 
 
 def _literal(text: str) -> str:

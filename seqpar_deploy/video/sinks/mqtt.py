@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +168,17 @@ class MqttSink:
         topic = f"{self._broker.prefix}/{topic_level(event.stream)}/zones/{topic_level(event.zone)}"
         self._queue(topic, event_line(event))
 
+    def set_zones(self, stream: str, zones: Collection[str], lines: Collection[str]) -> None:
+        """Note all zones and lines of a stream: their states begin with 0, and those of others are removed.
+
+        Args:
+            stream: Name of the stream.
+            zones: Names of its zones. Default before the first call: those that have an event.
+            lines: Names of its lines. Default before the first call: as of zones.
+        """
+        if self._states:
+            self._states.set_zones(stream, zones, lines)
+
     def close(self) -> None:
         end = time.monotonic() + self._linger
         with self._change:
@@ -281,6 +292,7 @@ class MqttSink:
                     prefix=prefix,
                     state_topic=topic,
                     status_topic=self._status_topic,
+                    published=self._retained,
                 )
                 content = {name: text.encode("utf-8", "replace"), **content}  # the device before its state
             with self._change:

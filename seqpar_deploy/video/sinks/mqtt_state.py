@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from seqpar_deploy.video.types import Event, ZoneEvent
@@ -29,6 +29,11 @@ class _Stream:
     zones: dict[str, _Zone] = dataclasses.field(default_factory=dict)
     lines: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     taken: dict[str, Any] | None = None
+
+    def keep(self, zones: Collection[str], lines: Collection[str]) -> None:
+        """Keep these zones and lines, and no others."""
+        self.zones = {name: self.zones.get(name) or _Zone() for name in zones}
+        self.lines = {name: self.lines.get(name) or {"in": 0, "out": 0} for name in lines}
 
     def values(self, now: float) -> dict[str, Any]:
         zones = {
@@ -54,7 +59,15 @@ class StreamStates:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
+        self._named: dict[str, tuple[Collection[str], Collection[str]]] = {}  # zones and lines, by stream
         self._lock = threading.Lock()
+
+    def set_zones(self, stream: str, zones: Collection[str], lines: Collection[str]) -> None:
+        """Note the names of all zones and lines of a stream. Their counts begin with 0, others are dropped."""
+        with self._lock:
+            self._named[stream] = zones, lines
+            if stream in self._streams:
+                self._streams[stream].keep(zones, lines)
 
     def frame(self, stream: str) -> None:
         """Note a frame."""
@@ -76,10 +89,14 @@ class StreamStates:
     def zone(self, event: ZoneEvent) -> None:
         """Note an event of a zone or line."""
         with self._lock:
-            stream = self._of(event.stream)
-            if event.kind == "crossed" and event.direction is not None:
+            stream, (zones, lines) = self._of(event.stream), self._named.get(event.stream, (None, None))
+            if event.kind == "crossed" and event.direction is not None and (lines is None or event.zone in lines):
                 stream.lines.setdefault(event.zone, {"in": 0, "out": 0})[event.direction] += 1
-            elif event.kind in ("entered", "left") and event.track_id is not None:
+            elif (
+                event.kind in ("entered", "left")
+                and event.track_id is not None
+                and (zones is None or event.zone in zones)
+            ):
                 zone = stream.zones.setdefault(event.zone, _Zone())
                 if event.kind == "entered":
                     zone.inside.add(event.track_id)
@@ -104,4 +121,5 @@ class StreamStates:
     def _of(self, stream: str) -> _Stream:
         if stream not in self._streams:
             self._streams[stream] = _Stream(latest=self._clock())
+            self._streams[stream].keep(*self._named.get(stream, ((), ())))
         return self._streams[stream]

@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from seqpar_deploy.video.sinks.draw_zones import Outlines, no_outlines
 from seqpar_deploy.video.sinks.latest_people import LatestPeople
 from seqpar_deploy.video.sinks.live_stream import BOUNDARY, LiveStream
 from seqpar_deploy.video.sinks.metrics import Health
-from seqpar_deploy.video.types import Event, Frame, Person, Sink, TrackedBox, ZoneEvent
+from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox, ZoneEvent
 
 _SOURCES = "img-src 'self'; connect-src 'self'"
 
@@ -147,13 +147,6 @@ class PreviewSink(BaseSink):
             return None
         crop = self._latest.crop(int(number))
         return None if crop is None else Answer(body=crop, type="image/jpeg")
-
-
-def forget_stream(sinks: Iterable[Sink], stream: str) -> None:
-    """Remove a stream from the pages among some sinks."""
-    for sink in sinks:
-        if isinstance(sink, PreviewSink):
-            sink.forget(stream)
 
 
 def _json(values: object) -> Answer:

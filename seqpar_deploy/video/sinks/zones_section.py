@@ -56,12 +56,16 @@ class ZoneTotals:
 
     def __init__(self) -> None:
         self._places: dict[Place, _Totals] = {}
+        self._left_out: set[Place] = set()
         self.version = 0
 
     def add(self, event: ZoneEvent) -> None:
         """Add the count of an interval. Other events are ignored."""
         place = event.stream, event.zone
-        if event.kind != "counted" or (place not in self._places and len(self._places) >= _MOST_PLACES):
+        if event.kind != "counted":
+            return
+        if place not in self._places and len(self._places) >= _MOST_PLACES:
+            self._left_out.add(place)
             return
         self._places.setdefault(place, _Totals()).add(event)
         self.version += 1
@@ -85,6 +89,7 @@ class ZoneTotals:
             "details",
             tag("summary", f"Zones and lines: {counted(passages, 'passage')}"),
             tag("p", note, class_="note"),
+            self._note_left_out(),
             table(
                 ("", *(join(name, tag("span", what)) for name, what, _ in columns)),
                 _rows(columns, attributes),
@@ -94,6 +99,12 @@ class ZoneTotals:
             open="",
             id="zones",
         )
+
+    def _note_left_out(self) -> Html | None:
+        if not self._left_out:
+            return None
+        left_out = counted(len(self._left_out), "zone or line", "zones and lines")
+        return tag("p", f"The first {_MOST_PLACES} are shown. The events have {left_out} more.", class_="note")
 
 
 def _rows(columns: Sequence[tuple[str, str, _Totals]], attributes: Sequence[str]) -> Iterable[Sequence[object]]:

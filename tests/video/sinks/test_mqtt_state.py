@@ -103,6 +103,55 @@ def test_the_state_of_a_stream() -> None:
     assert states.changes()["street"]["seen"] == 0  # a stream that was silent for long was forgotten
 
 
+def test_zones_begin_with_0_and_go_when_they_are_removed() -> None:
+    states = StreamStates()
+    states.set_zones("street", {DOOR}, {"gate"})
+    assert states.changes() == {}  # the camera has not been seen
+    states.frame("street")
+    found = states.changes()["street"]
+    assert found["zones"] == {DOOR: {"people": 0, "entered": 0, "left": 0}}
+    assert found["lines"] == {"gate": {"in": 0, "out": 0}}
+    states.zone(at_door("entered", 1))
+    states.zone(crossed("in"))
+    states.set_zones("street", {"yard", DOOR}, ())
+    states.zone(crossed("in"))  # of the frame before
+    found = states.changes()["street"]
+    assert found["zones"][DOOR]["people"] == 1
+    assert (found["zones"]["yard"]["people"], found["lines"]) == (0, {})
+    states.set_zones("street", (), ())
+    states.zone(at_door("left", 1))
+    assert states.changes()["street"]["zones"] == {}
+
+
+def test_home_assistant_is_told_to_remove_what_is_no_more() -> None:
+    def discovery(state: dict[str, Any], published: dict[str, bytes]) -> dict[str, Any]:
+        topic, text = home_assistant.discovery(
+            "street",
+            state,
+            discovery_prefix="homeassistant",
+            prefix="seqpar",
+            state_topic="seqpar/street/state",
+            status_topic="seqpar/status",
+            published=published,
+        )
+        published[topic] = text.encode()
+        found: dict[str, Any] = json.loads(text)["components"]
+        return found
+
+    states, published = StreamStates(), dict[str, bytes]()
+    states.set_zones("street", {DOOR}, {"gate"})
+    states.frame("street")
+    full = discovery(states.changes()["street"], published)
+    states.set_zones("street", (), {"gate"})
+    for _ in range(2):
+        less = discovery(states.changes().get("street", {"zones": [], "lines": ["gate"]}), published)
+        gone = {key for key, component in less.items() if component == {"platform": "sensor"}}
+        assert {full[key]["name"] for key in gone} == {f"{DOOR} {what}" for what in ("people", "entered", "left")}
+        assert {key: less[key] for key in less.keys() - gone} == {key: full[key] for key in full.keys() - gone}
+    states.set_zones("street", {DOOR}, {"gate"})
+    assert discovery(states.changes()["street"], published) == full
+
+
 def test_templates_of_home_assistant_read_the_state() -> None:
     """Each sensor's template gives the value in the state, whatever the name of the zone."""
     jinja2 = pytest.importorskip("jinja2")

@@ -145,3 +145,14 @@ def test_the_section_fits_its_page(browser: Browser, tmp_path: Path, width: int)
     assert browser.sideways() <= 0
     assert driver.find_element("css selector", "#zones table").is_displayed()
     assert browser.complaints() == []
+
+
+def test_what_the_report_has_no_room_for_is_told() -> None:
+    totals = ZoneTotals()
+    for _ in range(2):
+        for number in range(103):
+            totals.add(count(zone=f"gate {number}"))
+    html = str(totals.section(["hat"]))
+    assert "gate 99" in html
+    assert "gate 100" not in html
+    assert "The events have 3 zones and lines more" in html
