@@ -14,6 +14,7 @@ import dataclasses
 import ipaddress
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -44,7 +45,7 @@ _CHANNEL = re.compile(
     re.IGNORECASE,
 )
 
-_MOST = 1000  # remembered texts, because an application may open new addresses for years
+_MOST = 2000  # remembered values, and spellings of addresses
 _SHORTEST = 6  # characters of a value that is looked for in any text; shorter ones would hit ordinary words
 
 
@@ -71,7 +72,8 @@ class Address:
         given = path.split("/")[1:]
         for number, part in enumerate(given):
             stream_key = self.scheme.startswith("rtmp") and 0 < number == len(given) - 1
-            if stream_key or before in _BEFORE_CREDENTIALS or _may_be_secret(part):
+            secret = _may_be_secret(part) or _known.has_path(given[number:])
+            if stream_key or before in _BEFORE_CREDENTIALS or secret:
                 parts.append(MASK)
                 break
             parts.append(part)
@@ -173,32 +175,43 @@ def remember_value(value: str) -> None:
 
 
 class _Known:
-    """Texts to replace, the last ones remembered. For any thread."""
+    """Texts to replace, the last ones remembered. For any thread.
+
+    Values and addresses are bounded apart, because an application may open new addresses for years.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._texts: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self._values: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self._addresses: collections.OrderedDict[str, str] = collections.OrderedDict()
         self._pattern: re.Pattern[str] | None = None
         self.values: collections.deque[str] = collections.deque(maxlen=_MOST)
 
     def add(self, text: str, replacement: str) -> None:
+        texts = self._values if replacement == MASK else self._addresses
         with self._lock:
-            self._texts[text] = replacement
-            self._texts.move_to_end(text)
-            while len(self._texts) > _MOST:
-                self._texts.popitem(last=False)
+            texts[text] = replacement
+            texts.move_to_end(text)
+            while len(texts) > _MOST:
+                texts.popitem(last=False)
             self._pattern = None
+
+    def has_path(self, parts: Sequence[str]) -> bool:
+        """Return whether the parts of a path begin with those of a value that has several."""
+        several = (value.strip("/").split("/") for value in self.values.copy() if "/" in value)
+        return any(list(map(unquote, parts[: len(value)])) == value for value in several)
 
     def replace(self, text: str) -> str:
         with self._lock:
-            if not self._texts:
+            known = {**self._addresses, **self._values}
+            if not known:
                 return text
             if self._pattern is None:
-                longest_first = sorted(self._texts, key=len, reverse=True)
+                longest_first = sorted(known, key=len, reverse=True)
                 words = (rf"(?<![A-Za-z0-9]){re.escape(one)}(?![A-Za-z0-9])" for one in longest_first)
                 self._pattern = re.compile("|".join(words))
-            pattern, texts = self._pattern, dict(self._texts)
-        return pattern.sub(lambda found: texts[found[0]], text)
+            pattern = self._pattern
+        return pattern.sub(lambda found: known[found[0]], text)
 
 
 _known = _Known()
@@ -239,11 +252,13 @@ def _is_domain(host: str) -> bool:
 
 
 def _may_be_secret(part: str) -> bool:
+    spellings = {part}
     for _ in range(3):  # encoded more than once
         part = unquote(part)
+        spellings.add(part)
     if not _HARMLESS.fullmatch(part) or _CREDENTIAL.search(part) or _UUID.search(part):
         return True
-    if any(value == part or (len(value) > 2 and value in part) for value in _known.values.copy()):
+    if any(value == one or (len(value) > 2 and value in one) for value in _known.values.copy() for one in spellings):
         return True
     return any(len(word) >= _LONG and not word.isalpha() and not word.isdigit() for word in re.split(r"[\W_]+", part))
 

@@ -133,3 +133,28 @@ def test_the_form_of_an_address_in_an_error_stays_readable(form: str) -> None:
     assert redaction.redacted(f"the address must be {form} or so, got another form") == (
         f"the address must be {form} or so, got another form"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("hookTok3n/abc", "http://127.0.0.1:8080/in/hookTok3n/abc"),
+        ("lobby/sekret", "rtsp://camera/lobby/sekret/1"),
+        ("/lobby/se kret/", "rtsp://camera//lobby/se%20kret//1"),
+        ("pa%41word", "rtsp://camera/pa%2541word/1"),
+    ],
+)
+def test_a_value_of_several_parts_of_a_path_is_not_shown(value: str, address: str) -> None:
+    redaction.remember_value(value)
+    found = redaction.shown(address)
+    assert found.endswith("/***")
+    assert not any(word in found for word in ("Tok3n", "lobby", "kret", "pa%", "word"))
+    assert redaction.shown("rtsp://other/live/1") == "rtsp://other/live/1"
+
+
+def test_many_addresses_leave_values_hidden() -> None:
+    redaction.remember_value("theServeToken123")
+    for number in range(500):
+        redaction.remember(f"rtsp://admin:commonPassw0rd@camera-{number}/live")
+    found = redaction.redacted("theServeToken123 and commonPassw0rd")
+    assert found == "*** and ***"
