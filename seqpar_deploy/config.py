@@ -7,6 +7,7 @@ Ranges of one field are in its annotation (`Positive`). Rules on several fields 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import re
 import sys
@@ -42,7 +43,7 @@ Text = Annotated[str, msgspec.Meta(pattern=r"\S")]  # not empty
 def parse_toml(content: bytes, *, source: str, error: type[SeqparError]) -> dict[str, Any]:
     """Parse a TOML file to plain values. `source` names the file in errors. Raises `error`."""
     try:
-        return dict(msgspec.toml.decode(content))
+        return dict(msgspec.toml.decode(content.removeprefix(codecs.BOM_UTF8)))  # Windows' editors write it
     except (ValueError, RecursionError) as problem:  # msgspec's errors, and UnicodeDecodeError
         raise error(f"{source} must be TOML: {_one_line(problem)}") from None
 
@@ -127,7 +128,7 @@ def _expected(problem: str, kind: Any) -> str:
         if meta.pattern:
             return "text that is not empty"
     match = re.match(r"Expected (.+?)(, got .*)?$", problem)
-    expected = match[1].replace("`", "").replace("0.0", "0") if match else ""
+    expected = re.sub(r"\b0\.0\b", "0", match[1].replace("`", "")) if match else ""
     words = re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), expected)
     return words.removesuffix(" | nothing")  # a key that may be absent
 

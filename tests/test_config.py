@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 
 from seqpar_deploy.config import Positive, PositiveNumber, Text, parse_json, parse_toml, typed, without_format
-from seqpar_deploy.errors import RecipeError
+from seqpar_deploy.errors import RecipeError, VideoError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,3 +104,14 @@ def test_formats() -> None:
     assert without_format({"format": 1, "a": 2}, 1, source="x", error=RecipeError, hint="y") == {"a": 2}
     with pytest.raises(RecipeError, match=r"^x: format must be 1, got True; y$"):
         without_format({"format": True}, 1, source="x", error=RecipeError, hint="y")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rate:
+    fps: Annotated[float, msgspec.Meta(ge=0.01, le=1000.0)]
+
+
+def test_a_byte_order_mark_is_ignored_and_limits_are_whole() -> None:
+    values = parse_toml(b"\xef\xbb\xbffps = 0.001", source="f", error=VideoError)
+    with pytest.raises(VideoError, match=r"fps must be a number >= 0\.01, got 0\.001"):
+        typed(values, Rate, source="f", error=VideoError)

@@ -134,7 +134,7 @@ def _camera(camera: CameraSettings, folder: Path) -> CameraSettings:
 
 
 def _file_or_name(value: str, folder: Path) -> str:
-    return value if value in ("-", MOTION) else str(folder / value)
+    return value if value in ("", "-", MOTION) else str(folder / value)
 
 
 @functools.cache

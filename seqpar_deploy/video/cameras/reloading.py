@@ -154,6 +154,6 @@ def state_of(path: Path) -> FileState | None:
 
 def _text(content: bytes) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise VideoError("the config file must be UTF-8, got another encoding; save it again") from None

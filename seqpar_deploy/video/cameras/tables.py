@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from seqpar_deploy.errors import BackendUnavailableError, VideoError
@@ -63,6 +63,30 @@ def changed(text: str, path: Path, change: Callable[[Any], object]) -> str:
     change(table)
     result = str(load_tomlkit().dumps(document))
     return result if table or len(path) < 3 else removed(result, path)
+
+
+def added(text: str, block: str, after: Sequence[tuple[int, int]]) -> str:
+    """Return the text with a block of lines below the last of some tables, given as of `spans`, at the end if none."""
+    lines = text.splitlines(keepends=True)
+    place = len(lines)
+    if after:
+        start, end = after[-1]
+        place = start + len(trimmed(lines[start:end]))
+    if place and not lines[place - 1].endswith("\n"):
+        lines[place - 1] += "\n"
+    return "".join([*lines[:place], block, *lines[place:]])
+
+
+def written(path: Path, values: Mapping[str, Any]) -> str:
+    """Return a table and those in it as text, each with a header and a blank line above."""
+    lines = [f"{key(name)} = {_literal(value)}\n" for name, value in values.items() if not isinstance(value, Mapping)]
+    tables = [written((*path, name), value) for name, value in values.items() if isinstance(value, Mapping)]
+    own = ["\n", f"[{'.'.join(map(key, path))}]\n", *lines] if lines or not tables else []
+    return "".join([*own, *tables])
+
+
+def _literal(value: Any) -> str:
+    return str(load_tomlkit().item(value).as_string())
 
 
 def spans(text: str) -> Iterator[tuple[int, int, Path]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from seqpar_deploy.errors import VideoError
-from seqpar_deploy.video.cameras.tables import changed, key, load_tomlkit, parsed, removed, renamed, spans, trimmed
+from seqpar_deploy.video.cameras.tables import added, changed, key, load_tomlkit, parsed, removed, renamed, spans
 from seqpar_deploy.video.zones.geometry import Point
 
 Kind = Literal["zones", "lines", "masks"]
@@ -107,7 +107,7 @@ def _moved(text: str, camera: str, drawn: Iterable[Drawn]) -> str:
 
 def _added(text: str, camera: str, one: Drawn) -> str:
     """Add a table below the last one of its kind, or else of its camera."""
-    lines, tables = text.splitlines(keepends=True), list(spans(text))
+    tables = list(spans(text))
     points = f"points = [{', '.join(f'[{x!r}, {y!r}]' for x, y in one.points or ())}]\n"
     path = ("cameras", camera, one.kind)
     ours = [(start, end) for start, end, header in tables if header[:3] == path]
@@ -117,11 +117,7 @@ def _added(text: str, camera: str, one: Drawn) -> str:
     table = f"[{'.'.join(map(key, (*path, one.name)))}]\n{points}"
     if not ours:
         return changed(text, path[:2], lambda camera: camera.update({one.kind: {one.name: _inline(points)}}))
-    start, end = ours[-1]
-    place = start + len(trimmed(lines[start:end]))
-    if not lines[place - 1].endswith("\n"):
-        lines[place - 1] += "\n"
-    return "".join([*lines[:place], "\n", table, *lines[place:]])
+    return added(text, f"\n{table}", ours)
 
 
 def _inline(points: str) -> Any:

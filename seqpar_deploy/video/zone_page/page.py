@@ -100,7 +100,7 @@ class ZonePage:
             if save.version != _version(content):
                 text = f"{self._path.name} has changed meanwhile; reload the page, and draw again\n"
                 return Answer(body=text.encode("utf-8"), status=409)
-            new = with_scene(content.decode("utf-8"), self._camera, save.shapes).encode("utf-8")
+            new = with_scene(content.decode("utf-8-sig"), self._camera, save.shapes).encode("utf-8")
             self._read(new)
             if new != content:
                 self._write(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,79 @@ def test_the_first_camera_of_a_file_is_added() -> None:
 def test_what_is_no_change_is_refused(path: str, body: bytes, words: str) -> None:
     with pytest.raises(VideoError, match=words):
         change_of(path, body)(TWO)
+
+
+SHAPE = "points = [[0, 0], [1, 0], [1, 1]]\n"
+FORMS = {
+    "tables": f"""# top
+[cameras.gate]  # g
+address = "0"  # a
+fps = 5
+
+# the hall
+[cameras.gate.zones.hall]  # h
+{SHAPE}
+# the yard
+[cameras.yard]
+address = "1"
+# end""",
+    "zones above": f"""[cameras.gate.zones.hall]
+{SHAPE}# g
+[cameras.gate]
+address = "0"
+
+# the yard
+[cameras.yard]
+address = "1"
+""",
+    "inline": '# top\ncameras.gate = { address = "0" }\n# the yard\n[cameras.yard]\naddress = "1"\n',
+    "dotted": '# top\ncameras.gate.address = "0"\n# the yard\ncameras.yard.address = "1"\n',
+    "one table": '# top\n[cameras]\ngate.address = "0"\n# the yard\nyard.address = "1"\n',
+    "Windows": '# top\r\n[cameras.gate]\r\naddress = "0"\r\n\r\n# the yard\r\n[cameras.yard]\r\naddress = "1"\r\n',
+}
+SETTINGS = {
+    "address": 'address = "7"\n',
+    "new key": 'address = "0"\nmax_fps = 3\n',
+    "more": f"""address = "0"
+fps = 5
+[zones.hall]
+{SHAPE}[zones.room]
+{SHAPE}[lines.door]
+points = [[0, 0], [1, 1]]
+""",
+    "other": f'address = "0"\n[zones.room]\n{SHAPE}',
+}
+
+
+@pytest.mark.parametrize("name", ["gate", "new", "hall.1"])
+@pytest.mark.parametrize("body", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("content", FORMS.values(), ids=FORMS)
+def test_every_form_is_changed_and_its_comments_stay(content: str, body: str, name: str) -> None:
+    tomlkit = pytest.importorskip("tomlkit")
+    after = change_of(name, body.encode())(content)
+    expected = tomlkit.parse(content).unwrap()
+    expected["cameras"][name] = tomlkit.parse(body).unwrap()
+    assert tomlkit.parse(after).unwrap() == expected
+    parse_config(after.encode(), Path("c.toml"))
+    comments = set(re.findall("# [a-z ]+", content))
+    if "zones.hall" not in body and name == "gate":
+        comments -= {"# h"}  # beside a table that is gone
+    assert comments <= set(re.findall("# [a-z ]+", after))
+    assert after.index("# the yard") < after.index("yard", after.index("# the yard") + 10)
+
+
+def test_what_stays_is_not_rewritten() -> None:
+    after = change_of("gate", SETTINGS["more"].encode())(FORMS["tables"])
+    assert after.startswith(FORMS["tables"].split("\n\n# the yard")[0])
+
+
+def test_a_form_that_takes_no_new_camera_is_refused_in_one_line() -> None:
+    with pytest.raises(VideoError, match=r"\[cameras\.new\], got another form; change the file") as caught:
+        change_of("new", b'address = "7"')('cameras = { gate = { address = "0" } }\n')
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read() -> None:
+    assert cameras(change_of("gate", b'\xef\xbb\xbfaddress = "7"')(TWO)) == {"gate": "7", "yard": "1"}
+    config = parse_config(b"\xef\xbb\xbf" + TWO.encode(), Path("c.toml"))
+    assert set(config.cameras) == {"gate", "yard"}
