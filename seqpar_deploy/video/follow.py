@@ -22,7 +22,7 @@ from seqpar_deploy.video.finding import Finder
 from seqpar_deploy.video.options import VideoOptions
 from seqpar_deploy.video.privacy.veil import Veil
 from seqpar_deploy.video.track import ByteTracker
-from seqpar_deploy.video.types import Detector, Event, Frame, Person, Readiness, TrackedBox, Tracker
+from seqpar_deploy.video.types import Detector, Event, ForgetsStreams, Frame, Person, Readiness, TrackedBox, Tracker
 
 Followed = tuple[Frame, list[TrackedBox], dict[int, Person]]
 Stage = Callable[[str], contextlib.AbstractContextManager[None]]  # entered around each stage, by its name
@@ -236,6 +236,8 @@ class Follower:
         if (finder := self._finders.pop(stream, None)) is not None:
             self._last_ids[stream] = finder.last_id
         self._veils.pop(stream, None)
+        if isinstance(self._detector, ForgetsStreams):
+            self._detector.forget(stream)
         self._timestamps.pop(stream, None)
         if not self._timestamps:
             self._before = self._newest

@@ -145,6 +145,19 @@ class Readiness(Protocol):
         ...
 
 
+@runtime_checkable
+class ForgetsStreams(Protocol):
+    """Protocol of a `Detector` that learns from the frames of a stream."""
+
+    def forget(self, stream: str) -> None:
+        """Forget a stream that has ended. A later one with its name may show another place.
+
+        Args:
+            stream: Name of the stream.
+        """
+        ...
+
+
 class Tracker(Protocol):
     """Protocol of a tracker, which follows people through the frames of one stream."""
 

@@ -11,6 +11,8 @@ from fakes.predictions import predicted
 
 from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.video import Box, Follower, Frame, SelectionOptions, TrackedBox, VideoOptions
+from seqpar_deploy.video.detect.motion import MotionDetector
+from seqpar_deploy.video.detect.per_stream import StreamDetectors
 from seqpar_deploy.video.privacy.blur import CELLS, HEAD, LEVELS, Hidden, blurred, place_of, wholly_blurred
 from seqpar_deploy.video.privacy.veil import MISSED_FOR, Veil
 
@@ -259,3 +261,25 @@ def test_without_blur_nothing_is_copied(label_set: Any, rng: np.random.Generator
     recognizer, kept, shown = follow(label_set, image, None)
     assert all(one.image is image for one in shown)
     assert any(crop is recognizer.crops[0] for crop in kept)
+
+
+def test_a_stream_that_starts_over_is_hidden_until_its_new_place_is_known(label_set: Any) -> None:
+    """The second place looks much like the first one, as two doors in one wall do."""
+
+    def shown(follower: Follower, door: int, stream: str) -> list[bool]:
+        found = []
+        for index in range(8):
+            image = np.full((*SIZE, 3), 150, dtype=np.uint8)
+            image[40:, door : door + 60] = (20, 40, 60)
+            image[::2, door : door + 60 : 2] = 250  # not plain, so that blurring changes it
+            one = Frame(stream=stream, index=index, timestamp=index / 10, image=image)
+            found += [bool((seen.image != image).any()) for seen, *_ in follower.follow(one, wait=False)]
+        return found
+
+    detector = StreamDetectors(MotionDetector())
+    options = VideoOptions(blur="heads")
+    with Follower(Sees(label_set), lambda _: None, options=options, detector=detector) as follower:
+        first = shown(follower, 40, "gate")
+        follower.finish("gate")
+        assert first[0]
+        assert shown(follower, 200, "gate") == shown(follower, 200, "fresh") == first

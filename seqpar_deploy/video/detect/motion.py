@@ -90,6 +90,10 @@ class MotionDetector:
         if scene is not None:
             scene.learn()
 
+    def forget(self, stream: str) -> None:
+        """Forget the background of a stream that has ended."""
+        self._scenes.pop(stream, None)
+
     def close(self) -> None:
         """Forget the backgrounds."""
         self._scenes.clear()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from seqpar_deploy.errors import SeqparError
 from seqpar_deploy.redaction import redacted
 from seqpar_deploy.video.sinks.metrics import Health
-from seqpar_deploy.video.types import Box, Detector, Frame, LooksAhead, Readiness
+from seqpar_deploy.video.types import Box, Detector, ForgetsStreams, Frame, LooksAhead, Readiness
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,12 @@ class StreamDetectors:
             detector = self._own.get(first.stream, self._usual)
             if isinstance(detector, LooksAhead):
                 detector.look_ahead(itertools.chain([first], rest))
+
+    def forget(self, stream: str) -> None:
+        """Let detectors forget a stream that has ended, also the usual one, which it may have had before."""
+        for detector in (self._own.get(stream), self._usual):
+            if isinstance(detector, ForgetsStreams):
+                detector.forget(stream)
 
     def close(self) -> None:
         """Close the detectors of streams. Safe to call twice."""
