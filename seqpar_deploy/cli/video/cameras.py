@@ -158,17 +158,18 @@ class ConfigRun:
         health: Health,
         stack: contextlib.ExitStack,
         *,
-        changed: Callable[[str, SceneSettings | None], object] = lambda _name, _scene: None,
+        changed: Callable[[str, SourceSpec | None, SceneSettings | None], object] = lambda _name, _spec, _scene: None,
     ) -> None:
         """Give the pipeline its cameras, and follow the file until the end of the stack.
 
-        `changed` is called with the name of each camera and its zones, lines and masks when they change, and with
-        None once the file has the camera no more.
+        `changed` is called with each camera's name, source, and zones, lines and masks when they change, and with None
+        for them once the file has the camera no more.
         """
 
         def set_scene(name: str, scene: SceneSettings | None) -> None:
             zones.set_scene(name, scene)
-            changed(name, scene)
+            parts = cameras.parts(name) if self.live else self._recorded[name]
+            changed(name, parts.source.spec if parts else None, scene)
 
         if not self.live:
             for name, parts in self._recorded.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 
@@ -15,7 +16,7 @@ from seqpar_deploy.cli.video import outlets
 from seqpar_deploy.cli.video.cameras import CameraOpener, ConfigRun
 from seqpar_deploy.cli.video.config import DEFAULT, Config, read_config, write_example
 from seqpar_deploy.cli.video.dry_run import dry_run
-from seqpar_deploy.cli.video.outputs import Outputs, tell_scene
+from seqpar_deploy.cli.video.outputs import Outputs, tell_camera
 from seqpar_deploy.cli.video.recognizer import open_monitor, open_recognizer
 from seqpar_deploy.cli.video.request import VideoRequest, check_apart, check_options
 from seqpar_deploy.cli.video.summary import log_drift, log_summary, raise_failures
@@ -139,7 +140,7 @@ def _run(request: VideoRequest, config: Config | None) -> None:
             open_ended=cameras is not None and live,
         )
         if cameras is not None:
-            cameras.attach(pipeline, zones, health, stack, changed=lambda name, scene: tell_scene(outputs, name, scene))
+            cameras.attach(pipeline, zones, health, stack, changed=functools.partial(tell_camera, outputs))
         summary, interrupted = _run_until_signal(pipeline, recognizer)
     nobody_reads = sinks.all_lost and all(isinstance(error, ReaderGoneError) for error in sinks.all_lost)
     if not nobody_reads:

@@ -115,7 +115,7 @@ def open_kept(
             bundle="" if local is None else local.bundle.digest,
             clock=clock,
             crops=crops,
-            sources={spec.name: _source(spec) for spec in specs},
+            sources={spec.name: source_of_rows(spec) for spec in specs},
             metrics=metrics,
             health=health,
         )
@@ -194,6 +194,6 @@ def _secret(request: VideoRequest) -> str | None:
     return check_secret(found, f"the environment variable {SECRET}") if found else None
 
 
-def _source(spec: SourceSpec) -> str:
+def source_of_rows(spec: SourceSpec) -> str:
     """Return the source of rows: a file that pictures can be loaded from, or an address without credentials."""
     return spec.shown if spec.is_url or spec.live or spec.pictures else str(Path(spec.place).absolute())

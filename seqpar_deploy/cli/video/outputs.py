@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from seqpar_deploy.cli.video import outlets
 from seqpar_deploy.cli.video.request import VideoRequest
@@ -95,10 +96,19 @@ class Outputs:
         return UncertainCrops(folder, most, self.recognizer.label_set, self.recognizer.thresholds)
 
 
-def tell_scene(sinks: Iterable[Sink], stream: str, scene: SceneSettings | None) -> None:
-    """Tell the outputs which zones and lines a camera has now, None if it is removed."""
+@runtime_checkable
+class _NamesSources(Protocol):
+    """Protocol of an output that keeps the source of a stream."""
+
+    def set_source(self, stream: str, source: str) -> None: ...
+
+
+def tell_camera(sinks: Iterable[Sink], stream: str, spec: SourceSpec | None, scene: SceneSettings | None) -> None:
+    """Tell the outputs the source, zones and lines that a camera has now. None if it is removed."""
     shown = scene or SceneSettings()
     for sink in sinks:
+        if spec and isinstance(sink, _NamesSources):
+            sink.set_source(stream, outlets.source_of_rows(spec))
         if isinstance(sink, MqttSink):
             sink.set_zones(stream, shown.zones, shown.lines)
         elif isinstance(sink, PreviewSink) and scene is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import os
@@ -79,6 +80,7 @@ class LiveFolder:
 
         Raises:
             OSError: A file cannot be read or written.
+            SinkError: A file is damaged. All days without such a file are compacted.
         """
         today = stamp_of(now)[:8]
         with self._mutex:
@@ -93,9 +95,15 @@ class LiveFolder:
                     file = self._dated_back(file, files, today)
                 if file.kind == "part" and file.day < today:
                     groups.setdefault((file.day, file.schema), []).append(file)
+            failures: list[Exception] = []
             for (day, schema), parts in groups.items():
-                self._write_day(day, schema, parts, now)
+                try:
+                    self._write_day(day, schema, parts, now)
+                except (OSError, SinkError) as error:
+                    failures.append(error)
             self._old = superseded(self._files())
+        if failures:
+            raise failures[0]
 
     def delete_before(self, time: datetime.datetime, now: datetime.datetime) -> int:
         """Delete people of before a time: files that are older, and rows of the day in which the time lies.
@@ -190,7 +198,6 @@ class LiveFolder:
         last = self._filtered.get(file)
         if last is not None and (now - last).total_seconds() < _FILTER_EVERY:
             return 0
-        self._filtered[file] = now
         pc = import_compute()
 
         def keeps(table: Any) -> Any:
@@ -199,6 +206,7 @@ class LiveFolder:
 
         rows = [(table.num_rows, pc.sum(keeps(table)).as_py() or 0) for table in self._tables(file)]
         if all(all_ == kept for all_, kept in rows):
+            self._filtered[file] = now
             return 0
         new = LiveFile(kind="day", day=file.day, stamp=max(stamp_of(now), f"{int(file.stamp) + 1}"), schema=file.schema)
         self._write(new, file, (table.filter(keeps(table)) for table in self._tables(file)))
@@ -208,15 +216,27 @@ class LiveFolder:
 
     def _write(self, file: LiveFile, like: LiveFile, tables: Iterable[Any]) -> None:
         """Write a file with the schema and the metadata of another one."""
-        with import_pyarrow().parquet.ParquetFile(self.path / like.name) as opened:
+        with self._opened(like) as opened:
             schema = opened.schema_arrow
         write_tables(self.path / file.name, schema, _grouped(tables, schema))
 
     def _tables(self, file: LiveFile) -> Iterator[Any]:
         pa = import_pyarrow()
-        with pa.parquet.ParquetFile(self.path / file.name) as opened:
+        with self._opened(file) as opened:
             for batch in opened.iter_batches(_ROWS):
                 yield pa.Table.from_batches([batch], schema=opened.schema_arrow)
+
+    @contextlib.contextmanager
+    def _opened(self, file: LiveFile) -> Iterator[Any]:
+        """Open a Parquet file. Raises SinkError, which names the file, if it is damaged, also while it is read."""
+        pa = import_pyarrow()
+        try:
+            with pa.parquet.ParquetFile(self.path / file.name) as opened:
+                yield opened
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the file's content
+                raise
+            raise SinkError(f"{self.path / file.name} must be a Parquet file, got a damaged one; remove it") from None
 
     def _recover(self) -> None:
         """Remove what killed runs were writing, and keep the people who were in view when they were killed."""
@@ -226,11 +246,7 @@ class LiveFolder:
         files = self._files()
         for file in sorted(files):
             if file.kind == "open":
-                try:
-                    self._close_open(file, files)
-                except import_pyarrow().ArrowException:
-                    path = self.path / file.name
-                    raise SinkError(f"{path} must be a Parquet file, got a damaged one; remove it") from None
+                self._close_open(file, files)
                 self._remove(file)
 
     def _close_open(self, file: LiveFile, files: set[LiveFile]) -> None:
@@ -240,7 +256,7 @@ class LiveFolder:
         later += [one for one in files if one.kind == "open" and one.schema == file.schema and one.stamp > file.stamp]
         known: set[str] = set()
         for one in later:
-            with pa.parquet.ParquetFile(self.path / one.name) as opened:
+            with self._opened(one) as opened:
                 known.update(opened.read(columns=["id"])["id"].to_pylist())
         table = pa.concat_tables(list(self._tables(file)))
         table = table.filter(pa.array([id_ not in known for id_ in table["id"].to_pylist()], type=pa.bool_()))

@@ -95,7 +95,9 @@ class LivePeopleSink(BaseSink):
         import_pyarrow()
         self.name = f"people in {folder}"
         self._metadata = ResultMetadata(bundle=bundle, label_set=label_set, plan=PLAN)
-        self._clock, self._crops, self._sources = clock or WallClock(live=True), crops, sources or {}
+        self._clock, self._crops, self._sources = clock or WallClock(live=True), crops, dict(sources or {})
+        self._next: dict[str, str] = {}  # sources of streams that are not yet at their present camera
+        self._running: set[str] = set()
         self._folder = LiveFolder(Path(folder), self._metadata)
         self._part_seconds = part_seconds
         self._ended: collections.deque[_Row] = collections.deque()
@@ -117,7 +119,28 @@ class LivePeopleSink(BaseSink):
         self._thread.start()
 
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
+        with self._change:
+            self._running.add(frame.stream)
         self._clock.frame(frame)
+
+    def set_source(self, stream: str, source: str) -> None:
+        """Set the source of the rows of a stream, from its next start on. Safe in any thread.
+
+        Args:
+            stream: Name of the stream.
+            source: Its source, without credentials.
+        """
+        with self._change:
+            if stream in self._running:
+                self._next[stream] = source
+            else:
+                self._sources[stream] = source
+
+    def stream_ended(self, stream: str) -> None:
+        with self._change:
+            self._running.discard(stream)
+            if (source := self._next.pop(stream, None)) is not None:
+                self._sources[stream] = source
 
     def event(self, event: Event) -> None:
         row = self._row(event.person)

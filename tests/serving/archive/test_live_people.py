@@ -370,3 +370,86 @@ def _check_once(folder: Path) -> None:
         assert len(ids) == len(set(ids))
         return
     raise AssertionError(json.dumps(os.listdir(folder)))
+
+
+def test_a_day_that_could_not_be_shortened_is_shortened_in_the_next_round(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Run(tmp_path, clock) as run:
+        for track in range(1, 49):  # two days
+            run.see(track)
+            run.flush(hours=1)
+        run.flush(minutes=1)
+        before = clock.time - datetime.timedelta(hours=30)
+        run.sink.delete_before(before)
+        clock.forward(hours=2)
+        before += datetime.timedelta(hours=2)
+        with monkeypatch.context() as full:
+            full.setattr(live_folder, "write_tables", _full)
+            with pytest.raises(SinkError, match="No space"):
+                run.sink.delete_before(before)
+        clock.forward(minutes=5)
+        assert run.sink.delete_before(before) == 1
+        assert all(row["captured_at"] >= before for row in found(tmp_path))
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_damaged_part_is_named_and_other_days_are_compacted(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path, clock)
+    for track in (1, 2):
+        run.see(track)
+        run.see(10, "appeared" if track == 1 else "changed")
+        run.flush()
+    damaged = max(tmp_path.glob("part-*"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    clock.forward(days=1)
+    for _ in range(3):
+        run.see(3)
+        with pytest.raises(SinkError, match=rf"{damaged.name} must be a Parquet file, got a damaged one; remove it"):
+            run.flush(minutes=5)
+    clock.forward(days=1)
+    for _ in range(3):
+        with pytest.raises(SinkError, match=damaged.name):
+            run.flush(minutes=5)
+    assert kinds(tmp_path).count("open") <= 2
+    assert len(list(tmp_path.glob("day-20261201-*"))) == 1
+    damaged.unlink()
+    run.flush(minutes=5)
+    assert len(list(tmp_path.glob("day-20261130-*"))) == 1
+    run.die()
+
+
+def test_after_a_kill_the_damaged_file_is_named(tmp_path: Path, clock: Clock) -> None:
+    run = Run(tmp_path, clock)
+    run.see(10, "appeared")
+    run.flush()
+    run.see(1)
+    run.flush()
+    run.die()
+    for damaged in (max(tmp_path.glob("part-*")), max(tmp_path.glob("open-*"))):
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:50])
+        with pytest.raises(SinkError, match=rf"{damaged.name} must be a Parquet file, got a damaged one; remove it"):
+            Run(tmp_path, clock)
+        damaged.write_bytes(content)
+    with Run(tmp_path, clock):
+        assert tracks(tmp_path) == [1, 10]
+
+
+def test_the_source_of_a_camera_changes_with_its_next_start(tmp_path: Path, clock: Clock) -> None:
+    with Run(tmp_path, clock, sources={"gate-3": "rtsp://old/1"}) as run:
+        run.see(1)
+        run.sink.set_source("gate-3", "rtsp://new/1")
+        run.sink.set_source("yard", "rtsp://yard/1")
+        run.see(2)  # of the camera before
+        run.see(3, stream="yard")
+        run.sink.stream_ended("gate-3")
+        run.see(4)
+        run.flush()
+    sources = {row["track_id"]: row["source"] for row in found(tmp_path)}
+    assert sources == {1: "rtsp://old/1", 2: "rtsp://old/1", 3: "rtsp://yard/1", 4: "rtsp://new/1"}
