@@ -110,6 +110,10 @@ class Cameras:
             self._settings = dict(wanted)
             return changes
 
+    def parts(self, name: str) -> Opened | None:
+        """Return the present parts of a camera, None if there is none of that name. For `set_scene`."""
+        return self._parts.get(name)
+
     def close(self) -> None:
         """Close the detectors of all cameras, after the run. Safe to call twice."""
         with self._lock:

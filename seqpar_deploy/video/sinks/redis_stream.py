@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import re
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,13 @@ class RedisServer:
             raise SinkError("--redis-ca needs a rediss:// address, got redis://; write rediss://, or omit it")
         if ca is not None and not ca.is_file():
             raise SinkError(f"--redis-ca must be a file of certificates (PEM), got {ca}; check the path")
+        if ca is not None:
+            try:
+                ssl.create_default_context(cafile=ca)
+            except OSError as error:  # ssl.SSLError is one
+                raise SinkError(
+                    f"--redis-ca {ca} must hold certificates (PEM), got {error.strerror}; check it"
+                ) from None
         self._client = _client(place, ca)
 
     def check(self) -> None:
@@ -192,11 +200,13 @@ class RedisServer:
         except redis.ConnectionError as error:
             why = _why_lost(error, self._place)
         except redis.RedisError as error:
-            text = one_line(error)
+            text = one_line(error).rpartition("of pipeline caused error: ")[2]  # after the command, with its event
             if "NOAUTH" in text or "WRONGPASS" in text:
                 why = "refuses the user or the password; check both in the address"
             elif "WRONGTYPE" in text:
                 why = _OTHER_TYPE
+            elif "maxmemory" in text:
+                why = "has no memory left; raise its maxmemory, or lower --redis-most"
             else:
                 why = f"refuses: {text.partition(': ')[2] or text}"
         raise UndeliveredError(why)

@@ -21,12 +21,13 @@ _ENDING = 5.0  # seconds for the thread to end
 
 _AGE = re.compile(r"(\d{1,5})([mhdw])")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST = 100 * 365 * _UNITS["d"]
 
 _log = logging.getLogger(__name__)
 
 
 def parse_age(text: str) -> float:
-    """Return the seconds of an age: a number with m, h, d or w. Raises SinkError.
+    """Return the seconds of an age of up to 100 years: a number with m, h, d or w. Raises SinkError.
 
     Example:
         >>> parse_age("7d")
@@ -36,6 +37,8 @@ def parse_age(text: str) -> float:
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not seconds:
         raise SinkError(f"--retain must be a time with m, h, d or w, got {text!r}; for example 12h or 7d")
+    if seconds > _LONGEST:
+        raise SinkError(f"--retain must be at most 100 years, got {text!r}; omit it to delete nothing")
     return float(seconds)
 
 

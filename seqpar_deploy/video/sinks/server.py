@@ -294,7 +294,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         """Read the body of a request. Raises _Refused."""
-        length = self.headers.get("Content-Length", "")
+        length = self.headers.get("Content-Length")
+        if length is None and not self.headers.get("Transfer-Encoding"):
+            return b""  # as RFC 9110 says, and curl without data sends
+        length = length or ""
         if not (length.isascii() and length.isdigit()) or self.headers.get("Transfer-Encoding"):
             raise _Refused(line("the request must have a Content-Length, got none", 411))
         if len(length) > 12 or int(length) > _LONGEST_BODY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,16 @@ def test_behind_a_proxy_the_origin_is_the_public_address(host: str) -> None:
         assert site.post(Host=host, Cookie=cookie, Origin="http://cams.example.com:444") == 403
     finally:
         site.server.close()
+
+
+def test_a_request_without_a_body_needs_no_length(site: Site) -> None:
+    """As of curl without data."""
+    lines = ["POST /change HTTP/1.1", f"Host: 127.0.0.1:{site.port}", f"Authorization: {BEARER}", "Connection: close"]
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as connection:
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert [body for _, body in site.posted] == [b""]
 
 
 def test_a_body_is_bounded(site: Site) -> None:

@@ -179,3 +179,25 @@ def test_names_without_credentials(address: str, shown: str) -> None:
     assert server.shown == shown
     assert "hunter2" not in repr(vars(server))
     server.close()
+
+
+def test_certificates_that_are_none_are_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("junk")
+    with pytest.raises(SinkError, match=r"--redis-ca .*ca\.pem must hold certificates \(PEM\), got"):
+        redis_stream.RedisServer("rediss://127.0.0.1:6379", ca=tmp_path / "ca.pem")
+
+
+@pytest.mark.heavy
+def test_a_full_redis_is_told_without_the_event_and_recovers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    health = Health()
+    with redis_server(tmp_path, options=["--maxmemory", "1", "--maxmemory-policy", "noeviction"]) as port:
+        sink = RedisSink(f"redis://127.0.0.1:{port}/0/seqpar", health=health, linger=0.1)
+        sink.event(event())
+        until(health.problems)
+        assert health.problems()[0].endswith("has no memory left; raise its maxmemory, or lower --redis-most")
+        with redis.Redis(port=port) as client:
+            client.config_set("maxmemory", 0)
+        until(lambda: not health.problems())
+        sink.close()
+        assert len(entries(port, "seqpar")) == 1
+    assert "XADD" not in caplog.text

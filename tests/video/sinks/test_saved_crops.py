@@ -240,7 +240,7 @@ def test_ages(text: str, seconds: float) -> None:
     assert parse_age(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1.5h", "0d", "7 days", "1y"])
+@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1.5h", "0d", "7 days", "1y", "6000w"])
 def test_ages_that_are_none(text: str) -> None:
     with pytest.raises(SinkError, match="--retain must be"):
         parse_age(text)
