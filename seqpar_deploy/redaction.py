@@ -45,6 +45,8 @@ _CHANNEL = re.compile(
     re.IGNORECASE,
 )
 
+_REFERENCE = re.compile(r"\$\{\w+\}")  # of a secret that is still to be filled in, whose name is shown
+
 _MOST = 2000  # remembered values, and spellings of addresses
 _SHORTEST = 6  # characters of a value that is looked for in any text; shorter ones would hit ordinary words
 
@@ -161,7 +163,7 @@ def remember(text: str) -> None:
         for one in {parts.userinfo, unquote(parts.userinfo)}:
             _known.add(base64.b64encode(one.encode("utf-8", "surrogateescape")).decode("ascii"), MASK)
             for value in (one, one.partition(":")[2] or one):
-                if _is_distinctive(value) and value not in str(parts):
+                if _is_distinctive(value) and value not in str(parts) and not _REFERENCE.fullmatch(value):
                     remember_value(value)
 
 

@@ -158,3 +158,8 @@ def test_many_addresses_leave_values_hidden() -> None:
         redaction.remember(f"rtsp://admin:commonPassw0rd@camera-{number}/live")
     found = redaction.redacted("theServeToken123 and commonPassw0rd")
     assert found == "*** and ***"
+
+
+def test_the_name_of_a_secret_that_is_not_filled_in_is_shown() -> None:
+    redaction.remember("rtsp://admin:${CAMERA_PASSWORD}@10.0.0.5/live")
+    assert redaction.redacted("${CAMERA_PASSWORD} must have a value") == "${CAMERA_PASSWORD} must have a value"

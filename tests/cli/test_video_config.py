@@ -182,6 +182,13 @@ def test_a_dry_run_checks_the_settings_of_each_camera(tmp_path: Path, bundle_dir
         assert word in error
 
 
+def test_sources_beside_cameras_are_refused_by_a_dry_run_too(tmp_path: Path, bundle_dir: Path, clip: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"[cameras.yard]\naddress = '{clip}'\n")
+    for more in ([], ["--dry-run"]):
+        done = run("seqpar", "video", clip, "-b", bundle_dir, "--config", tmp_path / "c.toml", *more, code=2)
+        assert "error: sources must be SOURCES or the cameras of" in done.stderr
+
+
 def test_a_camera_is_read_as_its_settings_say(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
         "max_fps = 2\n[cameras.gate]\naddress = 'rtsp://gate/1'\nrtsp_transport = 'udp'\nhwaccel = 'auto'\n"

@@ -20,7 +20,7 @@ from seqpar_deploy.cli.video.outputs import Outputs, tell_camera
 from seqpar_deploy.cli.video.recognizer import open_monitor, open_recognizer
 from seqpar_deploy.cli.video.request import VideoRequest, check_apart, check_options
 from seqpar_deploy.cli.video.summary import log_drift, log_summary, raise_failures
-from seqpar_deploy.errors import ReaderGoneError, ServerUnavailableError, VideoError
+from seqpar_deploy.errors import ReaderGoneError, ServerUnavailableError
 from seqpar_deploy.files import check_writable
 from seqpar_deploy.interruption import stop_on_signal
 from seqpar_deploy.machine import limit_malloc_arenas, usable_cores
@@ -160,8 +160,7 @@ def _expand(request: VideoRequest, config: Config | None, opener: CameraOpener) 
         specs = expand_sources(request.sources or [], live=request.live, fps=request.fps)
         check_fps(specs, request.fps)
         return specs
-    if request.sources:
-        raise VideoError(f"sources must be SOURCES or the cameras of {config.path}, got both; omit one of them")
+    config.check_sources(request)
     return opener.specs(config.cameras)
 
 

@@ -43,6 +43,11 @@ class Config:
     cameras: Mapping[str, CameraSettings]
     state: FileState | None = None
 
+    def check_sources(self, request: VideoRequest) -> None:
+        """Raise VideoError if there are sources besides the cameras of the file."""
+        if self.cameras and request.sources:
+            raise VideoError(f"sources must be SOURCES or the cameras of {self.path}, got both; omit one of them")
+
     def over(self, request: VideoRequest) -> VideoRequest:
         """Return a request with the options of the file, except those that the command line has."""
         return dataclasses.replace(request, **{k: v for k, v in self.options.items() if k not in request.given})

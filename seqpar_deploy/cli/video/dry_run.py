@@ -60,6 +60,7 @@ def dry_run(request: VideoRequest, config: Config | None) -> None:
         expand=expand,
         checks=(
             lambda _: check_options(request),
+            lambda _: config.check_sources(request) if config else None,
             lambda _: outlets.check_outlets(request),
             lambda specs: None if cameras else check_fps(specs, request.fps),
             *(functools.partial(opener.check, name, settings) for name, settings in cameras.items()),

@@ -82,7 +82,7 @@ def _files_in(place: Path) -> list[Path]:
     except OSError as error:
         raise SearchError(f"{folder} cannot be read: {error.strerror}; check its permissions") from None
     if not files:
-        raise SearchError(f"{folder} must have results (.parquet), got none; wait for the first shard, or name another")
+        raise SearchError(f"{folder} must have results (.parquet), got none; wait for the first file, or name another")
     return files
 
 
