@@ -79,6 +79,11 @@ PROPERTIES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _default(name: str) -> Any:
+    spec = PROPERTIES[name]
+    return spec[3 if spec[0] in (str, bool) else 5]
+
+
 def _guarded(default: Any) -> Callable[[_Method], _Method]:
     """Make a virtual method post an exception as an error, and return `default`: C code cannot handle exceptions."""
 
@@ -114,9 +119,7 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._values: dict[str, Any] = {
-            name: spec[3 if spec[0] in (str, bool) else 5] for name, spec in PROPERTIES.items()
-        }
+        self._values: dict[str, Any] = {name: _default(name) for name in PROPERTIES}
         self._session: Session | None = None
         self._lease: shared.Lease | None = None
         self._detector: Detector | None = None
@@ -125,6 +128,8 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         self._info: Any = None
         self._segment: Any = None
         self._failed = False
+        self._taken = [0]  # greatest track ID so far: a restart continues, because stream and ID name a person
+        self._warned: set[str] = set()
         self.set_in_place(True)  # buffers that others hold too are copied, without their pixels
         self.set_passthrough(False)
         self.set_gap_aware(True)
@@ -136,7 +141,7 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         return self._values[spec.name]
 
     def do_set_property(self, spec: Any, value: Any) -> None:
-        self._values[spec.name] = value
+        self._values[spec.name] = _default(spec.name) if value is None else value
 
     @_guarded(False)
     def do_start(self) -> bool:
@@ -159,6 +164,7 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
                 detector=self._detector,
                 on_error=self.post_error,
                 on_warning=self._post_warning,
+                taken=self._taken,
             )
         except BaseException:
             self._release()
@@ -186,6 +192,11 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         resized = before is not None and (before.width, before.height) != (info.width, info.height)
         if self._session is not None and resized:
             self._session.restart()  # boxes of another size cannot be compared
+        if info.par_n != info.par_d:
+            self._warn_once(
+                f"pixels are {info.par_n}:{info.par_d}, not square, so people are out of shape; put videoscale ! "
+                "video/x-raw,pixel-aspect-ratio=1/1 before the element"
+            )
         return True
 
     @_guarded(Gst.FlowReturn.ERROR)
@@ -212,6 +223,13 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
             self._segment = event.parse_segment().copy()
         elif self._session is None:
             return
+        elif event.type == Gst.EventType.TAG:
+            found, turned = event.parse_tag().get_string(Gst.TAG_IMAGE_ORIENTATION)
+            if found and turned != "rotate-0":
+                self._warn_once(
+                    f"frames are to be shown with {turned}, and are read as they are; put videoflip "
+                    "video-direction=auto before the element"
+                )
         elif event.type == Gst.EventType.EOS:
             if not self._failed:
                 self._session.finish()
@@ -243,8 +261,8 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
 
     @_guarded(False)
     def do_propose_allocation(self, _decided: Any, query: Any) -> bool:
-        """Ask downstream, since frames pass as they are."""
-        return native.peer_query(native.address(self.srcpad), native.address(query))
+        """Ask downstream, since frames pass as they are. Who crops them must do so before us, not downstream."""
+        return native.ask_for_memory(native.address(self.srcpad), native.address(query))
 
     def added_latency(self) -> int:
         """Return the nanoseconds that a frame of a live source may wait here."""
@@ -260,6 +278,11 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         debug = "".join(traceback.format_exception(error)) if not ours else NAME
         gerror = GLib.Error.new_literal(Gst.StreamError.quark(), " ".join(text.split()), Gst.StreamError.FAILED)
         self.post_message(Gst.Message.new_error(self, gerror, debug))
+
+    def _warn_once(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
+            self._post_warning(line)
 
     def _post_warning(self, line: str) -> None:
         gerror = GLib.Error.new_literal(Gst.StreamError.quark(), line, Gst.StreamError.FAILED)
@@ -279,11 +302,16 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         return regions
 
     def _seconds(self, buffer: Any) -> float | None:
-        """Return the running time of a buffer."""
-        if buffer.pts == Gst.CLOCK_TIME_NONE or self._segment is None:
+        """Return the running time of a buffer, as at normal speed if it plays faster or slower."""
+        segment = self._segment
+        if buffer.pts == Gst.CLOCK_TIME_NONE or segment is None:
             return None
-        time = self._segment.to_running_time(Gst.Format.TIME, buffer.pts)
-        return None if time == Gst.CLOCK_TIME_NONE else time / Gst.SECOND
+        if segment.format != Gst.Format.TIME:
+            return float(buffer.pts / Gst.SECOND)
+        time = segment.to_running_time(Gst.Format.TIME, buffer.pts)
+        if time == Gst.CLOCK_TIME_NONE:
+            return None
+        return float((segment.base + (time - segment.base) * abs(segment.rate)) / Gst.SECOND)
 
     def _picture(self, buffer: Any, info: Any) -> Any:
         meta = GstVideo.buffer_get_video_meta(buffer)

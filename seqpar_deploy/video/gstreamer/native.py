@@ -27,8 +27,8 @@ class _Region(ctypes.Structure):
         ("roi_type", ctypes.c_uint32),
         ("id", ctypes.c_int),
         ("parent_id", ctypes.c_int),
-        ("x", ctypes.c_uint),
-        ("y", ctypes.c_uint),
+        ("x", ctypes.c_int),  # guint, into which upstream elements write negative numbers too
+        ("y", ctypes.c_int),
         ("w", ctypes.c_uint),
         ("h", ctypes.c_uint),
         ("params", ctypes.c_void_p),
@@ -87,6 +87,11 @@ class _Libraries:
             float: (self.type_of(b"gdouble"), _function(gobject, "g_value_set_double", None, value, ctypes.c_double)),
         }
         self.peer_query = _function(gst, "gst_pad_peer_query", ctypes.c_int, pointer, pointer)
+        self.crop_type = _function(video, "gst_video_crop_meta_api_get_type", size)()
+        self.find_meta = _function(
+            gst, "gst_query_find_allocation_meta", ctypes.c_int, pointer, size, ctypes.POINTER(ctypes.c_uint)
+        )
+        self.remove_meta = _function(gst, "gst_query_remove_nth_allocation_meta", None, pointer, ctypes.c_uint)
         latency = ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64)
         self.parse_latency = _function(gst, "gst_query_parse_latency", None, pointer, *latency)
         self.set_latency = _function(
@@ -192,10 +197,14 @@ def _new_structure(structure: Structure) -> int:
     return made
 
 
-def peer_query(pad: int, query: int) -> bool:
-    """Pass a query on to the peer of a pad, which may write its answer into it."""
+def ask_for_memory(pad: int, query: int) -> bool:
+    """Pass an allocation query on to the peer of a pad, and remove from its answer that it crops frames itself."""
+    c, index = _libraries(), ctypes.c_uint(0)
     with writable(query):
-        return bool(_libraries().peer_query(pad, query))
+        answered = bool(c.peer_query(pad, query))
+        while c.find_meta(query, c.crop_type, ctypes.byref(index)):
+            c.remove_meta(query, index)
+    return answered
 
 
 def add_latency(query: int, nanoseconds: int) -> None:

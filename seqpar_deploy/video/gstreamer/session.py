@@ -159,13 +159,14 @@ class Session:
         detector: Detector | None = None,
         on_error: Callable[[Exception], object] = lambda _error: None,
         on_warning: Callable[[str], object] = lambda _line: None,
+        taken: list[int] | None = None,
     ) -> None:
         self.stats = SessionStats()
         self._stream, self._options = stream, options
         self._on_error, self._on_warning = on_error, on_warning
         self._gate = Gate(recognizer)
         self._regions = GivenRegions() if detector is None else None
-        self._taken = [0]  # greatest track ID so far
+        self._taken = [0] if taken is None else taken
         self._follower = Follower(
             self._gate, on_event, options=options.video, detector=detector or self._regions, tracker=self._new_tracker
         )

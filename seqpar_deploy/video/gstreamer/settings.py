@@ -61,13 +61,17 @@ class Settings:
 
     def session(self) -> SessionOptions:
         """Return the options of the session. Raises VideoError."""
+        labels = tuple(label.strip() for label in self.region_labels.split(",") if label.strip())
+        if not labels:
+            usual = ",".join(LABELS)
+            raise VideoError(f"region-labels must be one or more labels, or *, got none; the default is {usual}")
         selection = SelectionOptions(max_crops_per_second=self.crops_per_second, max_latency=self.max_latency)
         return SessionOptions(
             video=VideoOptions(selection=selection),
             sync=self.sync,
             budget=self.frame_budget / 1000,
             use_track_ids=self.use_track_ids,
-            labels=tuple(label.strip() for label in self.region_labels.split(",") if label.strip()),
+            labels=labels,
         )
 
     def open_detector(self) -> Detector | None:
@@ -77,6 +81,10 @@ class Settings:
             if given:
                 raise VideoError("detector-threshold needs detector with an .onnx file; add it, or omit the threshold")
             return None
+        if given and not self.detector.lower().endswith(".onnx"):
+            raise VideoError(
+                f"detector-threshold needs detector with an .onnx file, got {self.detector}; omit the threshold"
+            )
         score = self.detector_threshold if given else OnnxOptions().score
         backend = cast(BackendName, self.backend)
         return open_detector(

@@ -126,6 +126,69 @@ def seek(text: str) -> None:
     pipeline.set_state(Gst.State.NULL)
 
 
+def twice(text: str) -> None:
+    """Play, stop and play again, as who restarts a lost stream does."""
+    pipeline = Gst.parse_launch(text)
+    play(pipeline)
+    play(pipeline)
+
+
+def fast(rate: str, text: str) -> None:
+    """Play at another speed."""
+    pipeline = Gst.parse_launch(text)
+    pipeline.set_state(Gst.State.PAUSED)
+    pipeline.get_state(WITHIN)
+    flags = Gst.SeekFlags.FLUSH
+    if not pipeline.seek(float(rate), Gst.Format.TIME, flags, Gst.SeekType.SET, 0, Gst.SeekType.NONE, 0):
+        raise SystemExit("the seek failed")
+    play(pipeline)
+
+
+def pushed(form: str, text: str) -> None:
+    """Push 20 frames, 5 per second, of a source whose segment is in this format. Somebody leaves for a minute."""
+    pipeline = Gst.parse_launch(text)
+    source = pipeline.get_by_name("source")
+    source.set_property("format", getattr(Gst.Format, form))
+    for number in range(20):
+        buffer = Gst.Buffer.new_wrapped(bytes(128 * 128 * 3))
+        buffer.pts = int((number / 5 + (60 if number >= 10 else 0)) * Gst.SECOND)
+        source.emit("push-buffer", buffer)
+    source.emit("end-of-stream")
+    play(pipeline)
+
+
+def offered(text: str) -> None:
+    """Say what the element saw of a picture whose right half is wanted, if who is behind it offers to crop."""
+    from gi.repository import GObject, GstVideo
+
+    from seqpar_deploy.video.gstreamer import element, native
+
+    kinds = [GstVideo.video_meta_api_get_type(), GstVideo.video_crop_meta_api_get_type()]
+    names = [GObject.type_name(kind) for kind in kinds]
+    say(kind="offer", names=names)
+    read = element.to_rgb
+
+    def spy(data: Any, layout: Any) -> Any:
+        picture = read(data, layout)
+        say(kind="picture", first=picture[0, 0].tolist())
+        return picture
+
+    def answer(_pad: Gst.Pad, info: Any) -> Any:
+        query = info.get_query()
+        if query.type != Gst.QueryType.ALLOCATION:
+            return Gst.PadProbeReturn.OK
+        with native.writable(native.address(query)):
+            for kind in kinds:
+                query.add_allocation_meta(kind, None)
+        return Gst.PadProbeReturn.HANDLED
+
+    element.to_rgb = spy
+    pipeline = Gst.parse_launch(text)
+    end = pipeline.get_by_name("end").get_static_pad("sink")
+    end.add_probe(Gst.PadProbeType.QUERY_DOWNSTREAM, answer)
+    play(pipeline)
+
+
 def together(text: str) -> None:
     from seqpar_deploy.video.gstreamer import shared
 
@@ -165,7 +228,7 @@ def cycles(count: str, text: str) -> None:
         )
 
 
+JOBS = (has, run, held, seek, twice, fast, pushed, offered, together, cycles)
+
 if __name__ == "__main__":
-    {"has": has, "run": run, "held": held, "seek": seek, "together": together, "cycles": cycles}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    {job.__name__: job for job in JOBS}[sys.argv[1]](*sys.argv[2:])

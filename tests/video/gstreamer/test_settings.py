@@ -31,12 +31,14 @@ def test_properties_become_options() -> None:
         ({"bundle": "b", "backend": "tpu"}, "got tpu"),
         ({"bundle": "b", "detector": "yolo"}, "yolo"),
         ({"bundle": "b", "detector_threshold": 0.5}, "detector-threshold"),
+        ({"bundle": "b", "detector_threshold": 0.5, "detector": "motion"}, "got motion; omit the threshold"),
+        ({"bundle": "b", "region_labels": " , "}, "region-labels must be one or more"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(values: dict[str, object], word: str) -> None:
     settings = Settings(**values)  # type: ignore[arg-type]
     errors: list[str] = []
-    for part in (settings.request, settings.open_detector):
+    for part in (settings.request, settings.session, settings.open_detector):
         try:
             part()
         except SeqparError as error:
