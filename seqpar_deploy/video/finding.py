@@ -30,11 +30,13 @@ class Seen:
         frame: The frame.
         found: Raw detections, also of what may be no person.
         tracked: Those that belong to a track.
+        evidence: What is known of the tracks. Another one after the size of the frames has changed.
     """
 
     frame: Frame
     found: Sequence[Box]
     tracked: list[TrackedBox]
+    evidence: Evidence
 
 
 class Finder:
@@ -47,12 +49,18 @@ class Finder:
     """
 
     def __init__(self, detector: Detector, tracker: Tracker, *, after: int = 0) -> None:
-        self._detector, self._tracker = detector, tracker
-        self._after = 0 if isinstance(tracker, KeepsTrackIds) and tracker.keeps_track_ids else after
+        self._detector = detector
         self.last_id = after
-        self._evidence = Evidence()
+        self.size: tuple[int, int] | None = None  # height and width of the latest frame
+        self.start_over(tracker)
         self._held: deque[Seen] = deque()
         self._unsure_at = -math.inf  # timestamp of the latest frame with a box that is not certainly a person
+
+    def start_over(self, tracker: Tracker) -> None:
+        """Begin new tracks, for frames of another size, whose boxes cannot be compared. Frames that wait still do."""
+        self._tracker = tracker
+        self._after = 0 if isinstance(tracker, KeepsTrackIds) and tracker.keeps_track_ids else self.last_id
+        self._evidence = Evidence()
 
     def detect(self, frame: Frame) -> list[Box]:
         """Return the raw detections, clipped to the frame. Raises DetectorError if one is invalid."""
@@ -60,6 +68,7 @@ class Finder:
 
     def track(self, frame: Frame, found: Sequence[Box]) -> None:
         """Track the detections of the next frame. The frame then waits for `people` or `decided`."""
+        self.size = (frame.image.shape[0], frame.image.shape[1])
         tracked = self._tracker.update(frame, found)
         if self._after:
             tracked = [dataclasses.replace(one, track_id=self._after + one.track_id) for one in tracked]
@@ -70,7 +79,8 @@ class Finder:
         if any(box.evidence < 1 for box in found):
             self._unsure_at = frame.timestamp
         self._add_first_boxes(tracked)
-        seen = Seen(frame=frame, found=found, tracked=self._evidence.observe(frame, tracked))
+        tracked = self._evidence.observe(frame, tracked)
+        seen = Seen(frame=frame, found=found, tracked=tracked, evidence=self._evidence)
         self._fill_gaps(seen)
         self._held.append(seen)
 
@@ -78,7 +88,7 @@ class Finder:
         """Yield the frames that need not wait any more, with the people in them: all frames if `wait` is false."""
         while self._held and not (wait and self._undecided()):
             seen = self._held.popleft()
-            yield seen.frame, self._evidence.people(seen.frame, seen.tracked)
+            yield seen.frame, seen.evidence.people(seen.frame, seen.tracked)
 
     def _undecided(self) -> bool:
         """Whether the oldest frame waits: something in it may turn out to be a person."""
@@ -88,7 +98,7 @@ class Finder:
 
     def _add_first_boxes(self, tracked: Sequence[TrackedBox]) -> None:
         """Add boxes of the frame before to tracks that begin in this one: a tracker reports them a frame late."""
-        if not self._held:
+        if not self._held or self._held[-1].evidence is not self._evidence:
             return
         before = self._held[-1]
         taken = {id(one.box) for one in before.tracked}
@@ -105,7 +115,7 @@ class Finder:
         """Add boxes to the waiting frames between two boxes of a track."""
         for one in now.tracked:
             gap: list[Seen] = []
-            for seen in reversed(self._held):
+            for seen in reversed([each for each in self._held if each.evidence is self._evidence]):
                 before = next((other for other in seen.tracked if other.track_id == one.track_id), None)
                 if before is not None or now.frame.timestamp - seen.frame.timestamp > GAP or one.box.evidence == 1:
                     break

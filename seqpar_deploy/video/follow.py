@@ -40,6 +40,7 @@ class Follower:
     wait for inference. A `Follower` is a context manager. At the end of the block all tracks end. The caller closes the
     Recognizer and a detector that it passed.
 
+    If the size of a stream's frames changes, its tracks end, and new ones begin.
     After `finish(stream)`, further frames of that stream start anew. Track IDs go on, so that none comes twice.
 
     Args:
@@ -283,6 +284,8 @@ class Follower:
             if self._blur is not None:
                 self._veils[frame.stream] = Veil(self._blur)
         finder = self._finders[frame.stream]
+        if finder.size not in (None, frame.image.shape[:2]):
+            finder.start_over(self._new_tracker())
         with self._stage("detect"):
             found = finder.detect(frame)
         with self._stage("track"):

@@ -28,6 +28,11 @@ class _Recent:
     timestamp: float  # of its frame
     frames: int = 0  # since then
 
+    def scaled(self, x: float, y: float) -> _Recent:
+        """Return it in frames of another size, which show the same."""
+        left, top, right, bottom = x * self.box.left, y * self.box.top, x * self.box.right, y * self.box.bottom
+        return dataclasses.replace(self, box=Box(left=left, top=top, right=right, bottom=bottom))
+
     def room(self, now: float) -> float:
         """Return the pixels that the person may have walked since then."""
         return min(MOST_ROOM, SPEED * (now - self.timestamp)) * (self.box.bottom - self.box.top)
@@ -43,11 +48,15 @@ class Veil:
     def __init__(self, blur: Blur) -> None:
         self._blur: Blur = blur
         self._recent: list[_Recent] = []
+        self._size: tuple[int, int] | None = None  # height and width of the latest frame
         self._waiting: deque[list[Hidden] | None] = deque()  # of the frames that were not shown yet; None is all of it
 
     def see(self, frame: Frame, found: Sequence[Box], *, ready: bool) -> None:
         """Note what is to be blurred in the next frame. Without a detector that is ready, it is the whole frame."""
-        now = frame.timestamp
+        now, size = frame.timestamp, (frame.image.shape[0], frame.image.shape[1])
+        if self._size not in (None, size):
+            self._recent = [one.scaled(size[1] / self._size[1], size[0] / self._size[0]) for one in self._recent]
+        self._size = size
         missed = [dataclasses.replace(one, frames=one.frames + 1) for one in _not_continued(self._recent, found)]
         missed = [one for one in missed if now - one.timestamp <= MISSED_FOR or one.frames <= MISSED_FRAMES]
         self._recent = [*(_Recent(box=box, timestamp=now) for box in found), *missed]

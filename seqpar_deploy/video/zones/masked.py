@@ -57,7 +57,6 @@ class MaskedTracker:
         masks, size = self._masks(frame.stream), (frame.image.shape[1], frame.image.shape[0])
         known = self._polygons.get(frame.stream)
         if known is None or known.masks != masks or known.size != size:
-            before = known.size if known and known.masks == masks else None
-            polygons = [place(f"{frame.stream}: a mask", mask.points, size, before) for mask in masks]
+            polygons = [place(f"{frame.stream}: a mask", mask.points, size) for mask in masks]
             known = self._polygons[frame.stream] = _Placed(masks, size, polygons)
         return known.polygons

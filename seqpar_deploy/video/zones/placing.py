@@ -12,11 +12,8 @@ Size = tuple[int, int]  # width and height of frames
 _log = logging.getLogger(__name__)
 
 
-def place(title: str, points: Sequence[Point], size: Size, before: Size | None = None) -> tuple[Point, ...]:
-    """Return points in pixels of frames of this size.
-
-    Warns if a point is outside, or if points are pixels and the frames had another size `before`.
-    """
+def place(title: str, points: Sequence[Point], size: Size) -> tuple[Point, ...]:
+    """Return points in pixels of frames of this size. Warns if a point is outside."""
     width, height = size
     placed = in_pixels(points, width, height)
     if any(x > width or y > height for x, y in placed):
@@ -24,9 +21,13 @@ def place(title: str, points: Sequence[Point], size: Size, before: Size | None =
             "%s: points must be in the frame of %d x %d pixels, got one outside; draw it anew with seqpar zones",
             title, width, height,
         )  # fmt: skip
-    elif before not in (None, size) and not are_shares(points):
+    return placed
+
+
+def warn_of_pixels(title: str, points: Sequence[Point], before: Size, size: Size) -> None:
+    """Warn if points are pixels of frames of another size than now."""
+    if not are_shares(points):
         _log.warning(
             "%s: points are pixels of a frame of %d x %d, and frames are %d x %d now; draw it anew with seqpar zones",
-            title, *before, width, height,
+            title, *before, *size,
         )  # fmt: skip
-    return placed

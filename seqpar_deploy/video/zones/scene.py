@@ -121,8 +121,7 @@ class Scene:
                     self._meters.forget(self._stream, [name])
         if self._size is not None and size != self._size:
             for shape in self._shapes.values():
-                title = f"{self._stream}: {shape.name}"
-                shape.tracks = shape.tracks.moved(place(title, shape.settings.points, size, self._size))
+                shape.tracks = shape.tracks.moved(place(f"{self._stream}: {shape.name}", shape.settings.points, size))
         known = self._shapes
         self._shapes = {name: known.get(name) or self._new(name, each, size) for name, each in wanted.items()}
         self._settings, self._size = settings, size

@@ -11,6 +11,7 @@ from seqpar_deploy.video.sinks.fan_out import Sinks
 from seqpar_deploy.video.sinks.metrics import Metrics
 from seqpar_deploy.video.types import Event, Frame, Person, TrackedBox
 from seqpar_deploy.video.zones.meters import ZoneMeters
+from seqpar_deploy.video.zones.placing import Size, warn_of_pixels
 from seqpar_deploy.video.zones.scene import Scene
 from seqpar_deploy.video.zones.settings import MaskSettings, SceneSettings
 
@@ -54,6 +55,7 @@ class ZoneWatcher(BaseSink):
         self._lock = threading.Lock()  # never held during a call of the sinks
         self._settings: dict[str, SceneSettings] = {}
         self._scenes: dict[str, Scene] = {}
+        self._sizes: dict[str, Size] = {}  # of the latest frames, by stream
         for stream, scene in (scenes or {}).items():
             self.set_scene(stream, scene)
 
@@ -99,6 +101,7 @@ class ZoneWatcher(BaseSink):
     def frame(self, frame: Frame, boxes: Sequence[TrackedBox], people: Mapping[int, Person]) -> None:
         with self._lock:
             settings = self._settings.get(frame.stream, _NOTHING)
+            self._note_size(frame, settings)
             scene = self._scenes.get(frame.stream)
             if scene is None and (settings.zones or settings.lines):
                 scene = self._scenes[frame.stream] = self._new(frame.stream, settings)
@@ -126,6 +129,7 @@ class ZoneWatcher(BaseSink):
         """
         with self._lock:
             scene = self._scenes.pop(stream, None)
+            self._sizes.pop(stream, None)
             names = scene.names if scene else set()
             events = scene.end() if scene else []
             settings = self._settings.get(stream, _NOTHING)
@@ -138,6 +142,15 @@ class ZoneWatcher(BaseSink):
         for stream in list(self._scenes):
             self.stream_ended(stream)
         self._inner.close()
+
+    def _note_size(self, frame: Frame, settings: SceneSettings) -> None:
+        size = frame.image.shape[1], frame.image.shape[0]
+        before = self._sizes.get(frame.stream)
+        self._sizes[frame.stream] = size
+        if before not in (None, size):
+            for shapes in (settings.zones, settings.lines, settings.masks):
+                for name, shape in shapes.items():
+                    warn_of_pixels(f"{frame.stream}: {name}", shape.points, before, size)
 
     def _new(self, stream: str, settings: SceneSettings) -> Scene:
         return Scene(stream, settings, leave_after=self._leave_after, meters=self._meters, clock=self._clock)

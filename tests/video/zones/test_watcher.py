@@ -181,7 +181,7 @@ def test_pixels_of_frames_of_another_size_are_told(
         tracker.update(picture, [])
         watcher.frame(picture, [], {})
     text = "points are pixels of a frame of 400 x 200, and frames are 800 x 400 now"
-    assert [f"street: {what}: {text}" in caplog.text for what in ("yard", "a mask")] == [told, told]
+    assert [f"street: {what}: {text}" in caplog.text for what in ("yard", "screen")] == [told, told]
     assert caplog.text.count("points are pixels") == (2 if told else 0)
 
 
