@@ -29,7 +29,7 @@ _IN_TEXT = re.compile(
 _QUOTED = re.compile(r"(['\"])([A-Za-z][A-Za-z0-9+.-]+://[^\n]*?)\1(?=[\s,;:.)\]}]|$)")  # it may hold spaces
 _WITHOUT_SCHEME = re.compile(r"(?<![\w/@*])[^\s:/@'\"=\[\]*]+:(?!//)\S*@(?=[\w\[])")
 _FORM = re.compile(  # in messages on how to write one
-    r"(\[USER:PASSWORD@\])?HOST(\[:PORT\])?(/PATH|\[/(PREFIX|PATH)\]|\[/DB\[/STREAM\]\])?"
+    r"(\[USER:PASSWORD@\]|USER:PASSWORD@)?HOST(\[:PORT\])?(/PATH|\[/(PREFIX|PATH)\]|\[/DB\[/STREAM\]\])?"
 )
 _PUNCTUATION = re.compile(r"[\])}>'\",;:.!?]*$")  # of the text around an address
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.~%-]+)?\]|\w[\w.-]*)(?::\d{0,5})?(?=[/?#;]|$)")

@@ -163,3 +163,8 @@ def test_many_addresses_leave_values_hidden() -> None:
 def test_the_name_of_a_secret_that_is_not_filled_in_is_shown() -> None:
     redaction.remember("rtsp://admin:${CAMERA_PASSWORD}@10.0.0.5/live")
     assert redaction.redacted("${CAMERA_PASSWORD} must have a value") == "${CAMERA_PASSWORD} must have a value"
+
+
+def test_advice_on_how_to_write_an_address_is_not_masked() -> None:
+    text = "it answered 401: write http://USER:PASSWORD@HOST/PATH"
+    assert redaction.redacted(text) == text

@@ -137,7 +137,7 @@ class RunProgress:
     def __init__(self, sources: Sequence[Source], on_progress: OnProgress) -> None:
         self._sources, self._on_progress = sources, on_progress
         self._lengths: dict[str, int] = {}
-        self._unprobed = [source for source in sources if not source.spec.is_url]
+        self._unprobed = [source for source in sources if source.spec.can_be_read_twice]
 
     def look(self, ahead: int = 0) -> None:
         """Probe some files and report progress. `ahead` frames were read in addition, to learn from them."""

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.progress import OnProgress
@@ -29,7 +28,6 @@ from seqpar_deploy.video.sinks.fan_out import one_line
 from seqpar_deploy.video.sinks.metrics import Health, Metrics
 from seqpar_deploy.video.sources.live import LiveSources
 from seqpar_deploy.video.sources.source import Source
-from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.track import ByteTracker
 from seqpar_deploy.video.types import Detector, Event, Frame, LooksAhead, Sink, StreamSink, Tracker
 
@@ -241,7 +239,7 @@ class Pipeline:
 
     def _look_ahead(self, source: Source) -> None:
         """Let the detector learn from the first seconds of a file. Errors are left to the reading proper."""
-        if not isinstance(self._detector, LooksAhead) or not _can_be_read_twice(source.spec):
+        if not isinstance(self._detector, LooksAhead) or not source.spec.can_be_read_twice:
             return
         with (
             self._meters.stage("look ahead"),
@@ -314,14 +312,14 @@ class Pipeline:
                     beat()
             if self._overload is not None:
                 self._overload.look(counts, self._meters.spent())
-            if self._progress is not None:
-                self._progress.look(self._ahead)
             if self._stop_requested:
                 self.stop()
             since = self._in_sinks_since
             if self._stopping and since is not None and time.monotonic() - since > _HUNG_AFTER:
                 self._hung = True
                 self._results.close()
+            if self._progress is not None:
+                self._progress.look(self._ahead)  # it opens files, which may take long
         if self._progress is not None:
             self._progress.look(self._ahead)
 
@@ -382,9 +380,3 @@ class Pipeline:
             self._in_sinks_since = time.monotonic()
             self._sinks.close()
             self._in_sinks_since = None
-
-
-def _can_be_read_twice(spec: SourceSpec) -> bool:
-    """Whether a recording can be read again from its start. A pipe cannot, a URL may not."""
-    place = Path(spec.place)
-    return not spec.is_url and (not place.exists() or place.is_file() or place.is_dir())

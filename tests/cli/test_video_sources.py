@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -56,3 +61,42 @@ def test_an_output_that_is_an_input_by_another_name(tmp_path: Path, bundle_dir: 
     done = run("seqpar", "video", clip, "-b", bundle_dir, "--annotate", tmp_path / "out.mp4", code=2)
     assert "out.mp4" in done.error
     assert clip.read_bytes() == before
+
+
+def test_a_pipe_is_read_once_and_to_its_end(tmp_path: Path, bundle_dir: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts", frames=60, every=5)
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(clip.read_bytes()), daemon=True)
+    writer.start()
+    done = run("seqpar", "video", pipe, "-b", bundle_dir, "--events", tmp_path / "events.jsonl")
+    writer.join(20)
+    assert "60 frames" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_pipe_without_a_writer_is_left_at_a_signal(number: int, tmp_path: Path, bundle_dir: Path) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "seqpar_deploy", "video", str(pipe), "-b", str(bundle_dir), "-v"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        try:
+            assert process.stderr is not None
+            next(
+                line for line in process.stderr if "classify" in line or "recogni" in line.lower() or str(pipe) in line
+            )
+            time.sleep(1)  # until it opens the pipe
+            process.send_signal(number)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+
+
+def test_a_recording_that_was_cut_is_exit_code_2(tmp_path: Path, bundle_dir: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=60, every=5, options={"movflags": "+faststart"})
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    done = run("seqpar", "video", clip, "-b", bundle_dir, "--events", tmp_path / "events.jsonl", code=2)
+    assert "it is incomplete" in done.stderr
+    assert "copy it again" in done.stderr

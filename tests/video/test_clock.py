@@ -64,3 +64,16 @@ def test_after_an_interruption_the_wall_clock_tells_how_long_it_was():
     assert clock.at(7.1, 0.1) == pytest.approx(42)
     wall.now += 0.1
     assert clock.at(7.2, 0.1) == pytest.approx(42.1)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_clock_that_is_set_back_by_less_than_a_second_goes_on(live: bool) -> None:
+    """As of short recordings, one after the other in one file: each begins with the same time stamps."""
+    stamps: list[float | None] = [0.1 * number for _ in range(4) for number in range(9)]
+    times = _times(stamps, live=live)
+    assert times == sorted(set(times))
+    assert times[-1] == pytest.approx(3.5, abs=1.0)  # the first frames of each are closer together
+
+
+def test_frames_out_of_order_stay_together() -> None:
+    assert _times([0.0, 0.1, 0.4, 0.2, 0.3, 0.5, 0.6])[-1] == pytest.approx(0.6)

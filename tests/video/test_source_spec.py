@@ -183,3 +183,9 @@ def test_live_and_recorded_sources_need_an_option_to_be_mixed(folder):
         expand_sources(names)
     assert [spec.live for spec in expand_sources(names, live=True)] == [True, True]
     assert [spec.live for spec in expand_sources(names, live=False)] == [False, False]
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(fps: float, tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="fps must be above 0"):
+        expand_sources([str(tmp_path)], fps=fps)

@@ -18,6 +18,7 @@ from seqpar_deploy.preprocess import RgbImage
 from seqpar_deploy.redaction import redacted
 from seqpar_deploy.video.sources.opening import Opener
 from seqpar_deploy.video.sources.orientation import Matrix, Upright
+from seqpar_deploy.video.sources.playlist import is_playlist
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions, Tally
 from seqpar_deploy.video.sources.stream_choice import Counts, choose_stream, count_packets, describe_choice
@@ -69,6 +70,7 @@ class Connection:
         self._closing = closing
         self._opener = Opener(self._av, spec, options)
         self._upright = Upright(spec.name, tally, self._av.video.reformatter.VideoReformatter())
+        self.declared = 0  # frames that the container says it has, 0 if it does not tell
         self._chosen = ""  # the latest line on the choice of a stream
 
     def pictures(self) -> Iterator[Picture]:
@@ -109,7 +111,11 @@ class Connection:
             if container.format.name == "mjpeg" and not stream.codec_context.width:
                 raise VideoError(_UNKNOWN)
             self._upright.begin(stream)
-            self._tally.note(length=0 if live else _length(container, stream))
+            length = 0 if live else _length(container, stream)
+            self._tally.note(length=length)
+            # A part of a playlist or of an answer that is missing may hold all of a stream.
+            several = self._spec.is_url or is_playlist(self._spec.place)
+            self.declared = length if several or _is_of_stream(container, stream) else 0
             rate = stream.average_rate or stream.guessed_rate
             period = float(1 / rate) if rate else 0.04
             self._tally.note(rate=float(rate or 0), codec=stream.codec_context.name)
@@ -246,6 +252,11 @@ def _length(container: InputContainer, stream: VideoStream) -> int:
     else:
         seconds = (container.duration or 0) / 1e6  # microseconds
     return max(0, round(seconds * float(rate))) if rate else 0
+
+
+def _is_of_stream(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether the length is that of the pictures, and not of sound that may be longer."""
+    return bool(stream.frames or stream.duration or len(container.streams) == 1)
 
 
 def _stamp(picture: VideoFrame) -> float | None:

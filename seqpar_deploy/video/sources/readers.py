@@ -9,8 +9,7 @@ from typing import Protocol
 from seqpar_deploy.errors import VideoError
 from seqpar_deploy.video.sources.connection import Connection, Picture
 from seqpar_deploy.video.sources.picture_sequence import PictureSequence
-from seqpar_deploy.video.sources.playlist import is_playlist
-from seqpar_deploy.video.sources.recorded_url import RecordedUrl
+from seqpar_deploy.video.sources.recording import Recording
 from seqpar_deploy.video.sources.snapshots import Snapshots
 from seqpar_deploy.video.sources.spec import SourceSpec
 from seqpar_deploy.video.sources.state import SourceOptions, Tally
@@ -45,9 +44,7 @@ def reader_of(spec: SourceSpec, options: SourceOptions, tally: Tally, closing: t
     if spec.polled:
         return Snapshots(spec, options, tally, closing)
     connection = Connection(spec, options, tally, closing)
-    if (spec.is_url or is_playlist(spec.place)) and not spec.live:
-        return RecordedUrl(connection, spec, tally, closing)
-    return connection
+    return connection if spec.live else Recording(connection, spec, closing)
 
 
 class _Unreadable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import re
 from pathlib import Path
@@ -47,6 +48,12 @@ class SourceSpec:
         return _scheme(self.place) != ""
 
     @property
+    def can_be_read_twice(self) -> bool:
+        """Whether it can be read again from its start. A pipe cannot, a URL may not."""
+        place = Path(self.place)
+        return not self.is_url and (not place.exists() or place.is_file() or place.is_dir())
+
+    @property
     def is_device(self) -> bool:
         """Whether `place` is a local camera."""
         return _is_device(self.place)
@@ -64,6 +71,8 @@ def expand_sources(names: list[str], *, live: bool | None = None, fps: float | N
     most. `fps` is of sequences of pictures (default: 25) and of snapshot URLs (default: 5 requests per second). Raises
     VideoError if a name matches nothing, or if sources are both live and recorded.
     """
+    if fps is not None and not 0 < fps < math.inf:
+        raise VideoError(f"fps must be above 0, got {fps:g}; omit it for the default")
     places = _with_sequences([found for name in names for found in _places(name)])
     if not places:
         raise VideoError(
