@@ -55,7 +55,7 @@ def source(name: str, **stats: Any) -> Any:
     """A stand-in; `probe` frames are what its container promises."""
     probe = stats.pop("probe", 0)
     return SimpleNamespace(
-        spec=SimpleNamespace(name=name, is_url=False), stats=SourceStats(**stats), probe_length=lambda: probe
+        spec=SimpleNamespace(name=name, can_be_read_twice=True), stats=SourceStats(**stats), probe_length=lambda: probe
     )
 
 
