@@ -21,7 +21,7 @@ from seqpar_deploy.video import Follower, Frame
 from seqpar_deploy.video.detect.motion import MotionDetector
 from seqpar_deploy.video.types import Box, Event, Person, TrackedBox
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("element_runs")]
 
 SAMPLES = data_dir("samples") / "vtest"
 FIRST, FRAMES = 690, 100  # of the street clip in the whole video
@@ -33,17 +33,6 @@ DECODED = (
 SNOW = f"videotestsrc pattern=snow num-buffers={{}} ! video/x-raw,format=RGB,width={WIDTH},height={HEIGHT}"
 
 Numbered = tuple[float, float, float, float, float, int]  # a box, its score and its track
-
-
-@pytest.fixture(autouse=True)
-def _element_runs() -> None:
-    if why := gst.lacking():
-        pytest.skip(why)
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    return tmp_path / "registry.bin"
 
 
 @pytest.fixture

@@ -9,20 +9,9 @@ import pytest
 from video.gstreamer import gst
 from video.gstreamer.test_element import DECODED, SNOW
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("element_runs")]
 
 SQUARE = "appsrc name=source caps=video/x-raw,format=RGB,width=128,height=128,framerate=5/1"
-
-
-@pytest.fixture(autouse=True)
-def _element_runs() -> None:
-    if why := gst.lacking():
-        pytest.skip(why)
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    return tmp_path / "registry.bin"
 
 
 @pytest.fixture
