@@ -128,7 +128,7 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         self._info: Any = None
         self._segment: Any = None
         self._failed = False
-        self._taken = [0]  # greatest track ID so far: a restart continues, because stream and ID name a person
+        self._last_id = 0  # greatest track ID so far: a restart continues, because stream and ID name a person
         self._warned: set[str] = set()
         self.set_in_place(True)  # buffers that others hold too are copied, without their pixels
         self.set_passthrough(False)
@@ -164,7 +164,7 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
                 detector=self._detector,
                 on_error=self.post_error,
                 on_warning=self._post_warning,
-                taken=self._taken,
+                after=self._last_id,
             )
         except BaseException:
             self._release()
@@ -324,6 +324,8 @@ class SeqparAttributes(GstBase.BaseTransform):  # type: ignore[misc]
         session, detector, lease, attacher = self._session, self._detector, self._lease, self._attacher
         self._session = self._detector = self._lease = self._attacher = self._info = self._segment = None
         ended = session is None or session.close()
+        if session is not None:
+            self._last_id = session.last_id
         if attacher is not None:
             attacher.close()
         if ended and detector is not None:

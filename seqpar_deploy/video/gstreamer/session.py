@@ -138,9 +138,11 @@ class Session:
         detector: Detects people. Default: the regions that are passed to `process`.
         on_error: Called once with the first error of the threads. `process` raises it as well. Default: none.
         on_warning: Called with a line if the detector is slower than the budget. Default: none.
+        after: The highest track ID that the stream has had before. Default: 0.
 
     Attributes:
         stats: Counts since the start.
+        last_id: The highest track ID of our own tracker so far, else `after`.
 
     Example:
         with Session(recognizer, print, stream="gate", options=SessionOptions(sync=True)) as session:
@@ -159,14 +161,14 @@ class Session:
         detector: Detector | None = None,
         on_error: Callable[[Exception], object] = lambda _error: None,
         on_warning: Callable[[str], object] = lambda _line: None,
-        taken: list[int] | None = None,
+        after: int = 0,
     ) -> None:
         self.stats = SessionStats()
         self._stream, self._options = stream, options
         self._on_error, self._on_warning = on_error, on_warning
         self._gate = Gate(recognizer)
         self._regions = GivenRegions() if detector is None else None
-        self._taken = [0] if taken is None else taken
+        self._taken = [after]
         self._follower = Follower(
             self._gate, on_event, options=options.video, detector=detector or self._regions, tracker=self._new_tracker
         )
@@ -325,6 +327,10 @@ class Session:
             call()
         except ShutError:
             _log.debug("%s: the last crops are not recognised", self._stream)
+
+    @property
+    def last_id(self) -> int:
+        return self._taken[0]
 
     def _new_tracker(self) -> Tracker:
         def own() -> Tracker:
