@@ -73,6 +73,18 @@ def at_door(kind: Any, track_id: int) -> ZoneEvent:
     return ZoneEvent(kind=kind, stream="street", zone=DOOR, timestamp=1.0, track_id=track_id, person=person(track_id))
 
 
+def discovery(state: dict[str, Any], published: dict[str, bytes] | None = None) -> tuple[str, str]:
+    return home_assistant.discovery(
+        "street",
+        state,
+        discovery_prefix="homeassistant",
+        prefix="seqpar",
+        state_topic="seqpar/street/state",
+        status_topic="seqpar/status",
+        published=published,
+    )
+
+
 def test_the_state_of_a_stream() -> None:
     now = 0.0
     states = StreamStates(clock=lambda: now)
@@ -124,16 +136,8 @@ def test_zones_begin_with_0_and_go_when_they_are_removed() -> None:
 
 
 def test_home_assistant_is_told_to_remove_what_is_no_more() -> None:
-    def discovery(state: dict[str, Any], published: dict[str, bytes]) -> dict[str, Any]:
-        topic, text = home_assistant.discovery(
-            "street",
-            state,
-            discovery_prefix="homeassistant",
-            prefix="seqpar",
-            state_topic="seqpar/street/state",
-            status_topic="seqpar/status",
-            published=published,
-        )
+    def components(state: dict[str, Any]) -> dict[str, Any]:
+        topic, text = discovery(state, published)
         published[topic] = text.encode()
         found: dict[str, Any] = json.loads(text)["components"]
         return found
@@ -141,15 +145,15 @@ def test_home_assistant_is_told_to_remove_what_is_no_more() -> None:
     states, published = StreamStates(), dict[str, bytes]()
     states.set_zones("street", {DOOR}, {"gate"})
     states.frame("street")
-    full = discovery(states.changes()["street"], published)
+    full = components(states.changes()["street"])
     states.set_zones("street", (), {"gate"})
     for _ in range(2):
-        less = discovery(states.changes().get("street", {"zones": [], "lines": ["gate"]}), published)
+        less = components(states.changes().get("street", {"zones": [], "lines": ["gate"]}))
         gone = {key for key, component in less.items() if component == {"platform": "sensor"}}
         assert {full[key]["name"] for key in gone} == {f"{DOOR} {what}" for what in ("people", "entered", "left")}
         assert {key: less[key] for key in less.keys() - gone} == {key: full[key] for key in full.keys() - gone}
     states.set_zones("street", {DOOR}, {"gate"})
-    assert discovery(states.changes()["street"], published) == full
+    assert components(states.changes()["street"]) == full
 
 
 def test_templates_of_home_assistant_read_the_state() -> None:
@@ -161,14 +165,7 @@ def test_templates_of_home_assistant_read_the_state() -> None:
         states.zone(at_door("entered", track))
     states.zone(crossed("out"))
     state = states.changes()["street"]
-    topic, text = home_assistant.discovery(
-        "street",
-        state,
-        discovery_prefix="homeassistant",
-        prefix="seqpar",
-        state_topic="seqpar/street/state",
-        status_topic="seqpar/status",
-    )
+    topic, text = discovery(state)
     found = json.loads(text)
     assert topic.startswith("homeassistant/device/seqpar_street_")
     assert topic.endswith("/config")
